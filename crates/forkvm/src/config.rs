@@ -1,0 +1,71 @@
+//! What a tenant may set: the program's surroundings and its limits.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// Limits of one program. Times are wall-clock time, sizes are bytes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Limits {
+    /// Longest time `main()` may take until the program waits for requests. Setting `max_boot_time`.
+    pub max_boot_time: Duration,
+    /// Longest time a request may take end to end: wait for a fork, guest time, host calls. `max_request_time`.
+    pub max_request_time: Duration,
+    /// Longest wait for a free fork, never more than what is left of the request's time. `max_wait`.
+    pub max_wait: Duration,
+    /// Guest memory in all: the program, its stack and heap. Setting `max_memory`.
+    pub max_memory: u64,
+    /// Memory that one request may newly dirty. Setting `max_request_memory`.
+    pub max_request_memory: u64,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            max_boot_time: Duration::from_secs(16),
+            max_request_time: Duration::from_secs(8),
+            max_wait: Duration::from_secs(1),
+            max_memory: 256 << 20,
+            max_request_memory: 64 << 20,
+        }
+    }
+}
+
+/// A program's name, surroundings and limits. Two equal configurations of one file are the same program.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Config {
+    /// The tenant's name: `argv[0]`, `KVM_NAME`, and the name in every message.
+    pub name: String,
+    /// The tenant's group, `KVM_GROUP` in the program's environment.
+    pub group: String,
+    /// `argv[1..]`. Setting `main_arguments`.
+    pub main_arguments: Vec<String>,
+    /// Additional `KEY=value` entries of the environment. Setting `environment`.
+    pub environment: Vec<String>,
+    /// Files and folders the program may read; everything else does not exist for it. Setting `allowed_paths`.
+    pub allowed_paths: Vec<PathBuf>,
+    /// The working directory the program sees. Setting `current_working_directory`.
+    pub current_working_directory: String,
+    /// Most forks of this program at once. Setting `concurrency`.
+    pub concurrency: usize,
+    /// How long an unused fork is kept. Setting `idle_time`.
+    pub idle_time: Duration,
+    /// Time, memory and size limits.
+    pub limits: Limits,
+}
+
+impl Config {
+    /// The default settings for a program of this name.
+    pub fn new(name: impl Into<String>) -> Self {
+        Self {
+            name: name.into(),
+            group: "test".into(),
+            main_arguments: Vec::new(),
+            environment: Vec::new(),
+            allowed_paths: Vec::new(),
+            current_working_directory: "/".into(),
+            concurrency: 2,
+            idle_time: Duration::from_secs(60),
+            limits: Limits::default(),
+        }
+    }
+}

@@ -1,0 +1,19 @@
+//! The engine: loads a static Linux program into a KVM guest, runs its `main()`, freezes the machine,
+//! and answers every request in a copy-on-write fork of that frozen state.
+//!
+//! The way through it: [`Program::boot`] makes a [`Program`] (a frozen master and its pool of forks);
+//! [`Program::answer`] runs one request in a fork and hands back an [`Answer`], which holds the fork while
+//! its body is being read; dropping the answer resets the fork and gives it back to the pool.
+//!
+//! The engine knows nothing of Varnish. Its two users are the VMOD and the command `forkvm`.
+
+mod arch;
+mod config;
+mod elf;
+mod kvm;
+mod linux;
+mod memory;
+mod request;
+
+pub use config::{Config, Limits};
+pub use request::{CachePolicy, Header, Host, Quiet, Request, Stream};

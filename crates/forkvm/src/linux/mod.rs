@@ -1,0 +1,133 @@
+//! The Linux personality: the system calls a static program makes at start and in ordinary work.
+//!
+//! Everything a call may leave behind on the host's side (descriptors and their offsets, the working
+//! directory, the heap's break, mappings, signal handlers) lives in one [`Linux`] value. The master's value is
+//! taken at the freeze and each fork's is cloned from it again at every reset, so a new field can't be forgotten.
+#![forbid(unsafe_code)]
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::request::Host;
+
+/// A pointer from the program that is not (wholly) mapped with the needed permission: EFAULT.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("bad guest address {0:#x}")]
+pub struct BadAddress(pub u64);
+
+/// What a page of the program may be used for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Protection {
+    /// The page may be read.
+    pub read: bool,
+    /// The page may be written.
+    pub write: bool,
+    /// The page may be executed.
+    pub execute: bool,
+}
+
+/// The program's memory as its own instructions see it: user pages only, with their permissions.
+/// Every access is a checked copy.
+pub trait UserMemory {
+    /// Copies from the program. Fails if any byte is unreadable to the program; `buf` is then unspecified.
+    fn read(&self, address: u64, buf: &mut [u8]) -> Result<(), BadAddress>;
+    /// Copies to the program and records the pages for the reset. Fails if any byte is not writable by
+    /// the program; some bytes may then have been written.
+    fn write(&mut self, address: u64, bytes: &[u8]) -> Result<(), BadAddress>;
+    /// Fills with zeros, like [`UserMemory::write`], but needs no write permission of the program (it serves
+    /// fresh mappings). `address` and `len` are multiples of the page size.
+    fn clear(&mut self, address: u64, len: u64) -> Result<(), BadAddress>;
+    /// True while the page tables may still be edited: before the freeze.
+    fn can_protect(&self) -> bool;
+    /// Changes the permissions of whole pages (multiples of the page size). Only before the freeze; after it,
+    /// or for an address that is not the program's, it fails and changes nothing.
+    fn protect(&mut self, address: u64, len: u64, protection: Protection) -> Result<(), BadAddress>;
+}
+
+/// Where the program's memory lies. Addresses and lengths are multiples of the page size.
+///
+/// Heap and mappings share the same physical pages, seen through two windows of equal length:
+/// byte `i` of the brk window and byte `i` of the mmap window are one. `brk` grows from the bottom,
+/// `mmap` takes from the top, so either may use all of it; the personality sees that they never overlap.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct HeapLayout {
+    /// First address of the brk window (just after the ELF's own segments, or near).
+    pub brk_window: u64,
+    /// First address of the mmap window.
+    pub mmap_window: u64,
+    /// Length of both windows in bytes.
+    pub len: u64,
+}
+
+/// What the personality is told about the program at its start.
+#[derive(Debug, Clone)]
+pub struct Setup {
+    /// The two windows of the heap.
+    pub heap: HeapLayout,
+    /// Address range of the stack, for `/proc/self/maps` and `getrlimit`.
+    pub stack: std::ops::Range<u64>,
+    /// The name that `/proc/self/exe` and `AT_EXECFN` give.
+    pub executable: String,
+    /// Files and folders the program may read.
+    pub allowed_paths: Vec<PathBuf>,
+    /// The working directory.
+    pub current_working_directory: String,
+}
+
+/// A system call as it arrived: number and the six argument registers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Call {
+    /// RAX.
+    pub number: u64,
+    /// RDI, RSI, RDX, R10, R8, R9.
+    pub args: [u64; 6],
+}
+
+/// What the engine has to do after a call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// Resume with this in RAX (an errno is negative).
+    Return(i64),
+    /// Resume with 0 after this much time, or end the request at its deadline, whichever is first.
+    Sleep(Duration),
+    /// Set the FS base (already checked to be a user address), resume with 0.
+    SetFsBase(u64),
+    /// Set the GS base (already checked to be a user address), resume with 0.
+    SetGsBase(u64),
+    /// Write the FS base to this address, resume with 0 or EFAULT.
+    GetFsBase(u64),
+    /// Write the GS base to this address, resume with 0 or EFAULT.
+    GetGsBase(u64),
+    /// `exit` or `exit_group` with this status.
+    Exit(i32),
+    /// The program ended itself by this signal (`abort`, `raise`, `kill` of itself).
+    Killed(i32),
+    /// The call would wait for ever: nobody else is there to end the wait (`futex`, `pause`, `poll` on nothing).
+    Deadlock(&'static str),
+}
+
+/// The state the personality keeps for one machine.
+#[derive(Debug, Clone)]
+pub struct Linux {
+    setup: std::sync::Arc<Setup>,
+}
+
+impl Linux {
+    /// The state of a program that has not run yet.
+    pub fn new(setup: Setup) -> Self {
+        Self { setup: std::sync::Arc::new(setup) }
+    }
+
+    /// Carries out one system call. Never blocks, never panics, whatever the arguments.
+    pub fn call(&mut self, call: Call, memory: &mut dyn UserMemory, host: &mut dyn Host) -> Outcome {
+        let _ = (call, memory, host, &self.setup);
+        Outcome::Return(-38)
+    }
+
+    /// Maps `len` bytes (rounded up to pages) of zeroed read-write memory for the engine's own use in this machine
+    /// (a request's body). `None` if the heap is full.
+    pub fn map_for_engine(&mut self, len: u64, memory: &mut dyn UserMemory) -> Option<u64> {
+        let _ = (len, memory);
+        None
+    }
+}

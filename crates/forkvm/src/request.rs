@@ -1,0 +1,61 @@
+//! A request as the engine takes it, and what its user gets back beside the body.
+
+/// A header line: field name and value, both without line ends.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Header {
+    /// Field name, as sent.
+    pub name: String,
+    /// Field value. Bytes, since HTTP allows any but CR, LF and NUL.
+    pub value: Vec<u8>,
+}
+
+/// One request to a program. Everything is copied into guest memory, nothing is kept.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Request<'a> {
+    /// The method, such as `GET`. Empty counts as `GET`.
+    pub method: &'a str,
+    /// The URL as the client sent it, without NUL bytes.
+    pub url: &'a [u8],
+    /// The backend's free argument (`kvm.backend(…, arg)`), empty if there is none.
+    pub arg: &'a [u8],
+    /// All request headers.
+    pub headers: &'a [Header],
+    /// The whole request body.
+    pub body: &'a [u8],
+}
+
+/// Which way a guest's output came.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stream {
+    /// File descriptor 1.
+    Stdout,
+    /// File descriptor 2.
+    Stderr,
+    /// The `log` hypercall (0x7F000).
+    Log,
+}
+
+/// What the engine's user does with a guest's output, while a program boots or a request runs.
+pub trait Host {
+    /// Takes a piece of output. It is not line-buffered and may hold any bytes.
+    fn output(&mut self, stream: Stream, bytes: &[u8]);
+}
+
+/// A [`Host`] that throws all output away.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Quiet;
+
+impl Host for Quiet {
+    fn output(&mut self, _stream: Stream, _bytes: &[u8]) {}
+}
+
+/// How long an answer may be cached, if the guest said so. Times in seconds.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct CachePolicy {
+    /// Time to live.
+    pub ttl: f32,
+    /// Time an expired answer may be served while a new one is fetched.
+    pub grace: f32,
+    /// Time an expired answer may be kept for conditional fetches.
+    pub keep: f32,
+}

@@ -1,0 +1,239 @@
+#!/bin/bash
+# Sets up what the project needs on Debian 12: build packages, and Vinyl Cache
+# 9.0 (Varnish Cache's name since 2026) in a prefix of its own. Run it as often
+# as you like; when everything is there it does nothing.
+#
+#   VINYL_PREFIX=DIR   where to (default /opt/vmod-kvm/vinyl for root,
+#                      ~/.local/share/vmod-kvm/vinyl for others)
+#   VINYL_FROM=source|binary   only this way (default: source, then binary)
+#   VINYL_SUITE=forky  Debian suite to take it from
+set -euo pipefail
+here=$(dirname "$(readlink -f "$0")")
+# shellcheck source=scripts/env.sh
+. "$here/env.sh"
+
+# Raise the number when the way Vinyl is installed changes.
+vinyl_want="vinyl-cache 9.0 recipe 1"
+packages="
+    build-essential autoconf automake libtool pkg-config git curl ca-certificates
+    libpcre2-dev libedit-dev libncurses-dev libjemalloc-dev
+    python3 python3-docutils python3-sphinx patchelf
+    libclang1-14 libclang-common-14-dev
+    musl-tools libpng-dev zlib1g-dev libsqlite3-dev"
+
+pkg_stamp=$VINYL_PREFIX/.packages-stamp
+vinyl_stamp=$VINYL_PREFIX/.vinyl-stamp
+have() { [ -r "$1" ] && [ "$(<"$1")" = "$2" ]; }
+if have "$pkg_stamp" "$packages" && have "$vinyl_stamp" "$vinyl_want"; then
+    exit 0
+fi
+
+suite=${VINYL_SUITE:-forky}
+export DEBIAN_FRONTEND=noninteractive
+die() { echo "setup: error: $*" >&2; exit 1; }
+command -v apt-get >/dev/null || die "this script knows Debian 12 only (no apt-get here).
+  By hand: install Vinyl Cache 9.0 with its headers, a C compiler, libclang, musl-gcc,
+  static libpng, zlib and sqlite3, and see scripts/setup.sh for the layout of \$VINYL_PREFIX/compat."
+[ "$(dpkg --print-architecture)" = amd64 ] || die "only amd64 is supported"
+
+mkdir -p "$VINYL_PREFIX" || die "cannot write to $VINYL_PREFIX; set VINYL_PREFIX to another folder"
+[ -w "$VINYL_PREFIX" ] || die "cannot write to $VINYL_PREFIX; set VINYL_PREFIX to another folder"
+exec 9>"$VINYL_PREFIX.lock"
+flock 9 # a second set-up at the same time waits here, then finds everything done
+
+work=$(mktemp -d "${TMPDIR:-/var/tmp}/vmod-kvm-setup.XXXXXX")
+ok=
+# shellcheck disable=SC2317 # called by the trap
+cleanup() { if [ -n "$ok" ]; then rm -rf "$work"; fi; }
+trap cleanup EXIT
+
+# step TEXT COMMAND...: one line of progress; the command's output goes to a log,
+# whose end is shown if it fails. Returns the command's success.
+step() {
+    local text=$1 log t0=$SECONDS
+    shift
+    log=$work/$(printf %s "$text" | tr -cs 'A-Za-z0-9.' '-').log
+    printf 'setup: %-52s ' "$text"
+    # A subshell with -e of its own, in the background: "if" would switch -e off.
+    (set -e; "$@") >"$log" 2>&1 </dev/null &
+    if wait $!; then
+        echo "ok  $((SECONDS - t0)) s"
+        return 0
+    fi
+    echo failed
+    tail -n 5 "$log" | sed 's/^/    | /'
+    echo "    full log: $log"
+    return 1
+}
+
+# --- Debian packages ---------------------------------------------------------
+
+missing_packages() {
+    local p
+    for p in $packages; do
+        [ "$(dpkg-query -W -f '${db:Status-Status}' "$p" 2>/dev/null)" = installed ] || echo "$p"
+    done
+}
+
+install_packages() {
+    # An unrelated source of this machine may be out of reach; install decides.
+    $sudo apt-get -q update || echo "warning: apt-get update was not complete"
+    $sudo env DEBIAN_FRONTEND=noninteractive \
+        apt-get -q install -y --no-install-recommends "$@"
+}
+
+mapfile -t missing < <(missing_packages)
+if [ ${#missing[@]} -gt 0 ]; then
+    sudo=
+    if [ "$(id -u)" != 0 ]; then
+        sudo="sudo -n"
+        if ! $sudo true 2>/dev/null; then
+            ok=1
+            die "installing packages needs root. Please run, then try again:
+
+  sudo apt-get install -y --no-install-recommends ${missing[*]}
+"
+        fi
+    fi
+    step "${#missing[@]} Debian packages" install_packages "${missing[@]}" ||
+        die "packages could not be installed: ${missing[*]}"
+fi
+printf '%s' "$packages" >"$pkg_stamp"
+
+# --- Vinyl Cache -------------------------------------------------------------
+
+# A private apt state: the machine's own lists and sources stay as they are.
+apt_state=$work/apt
+mirror=$(sed -n 's/^URIs: *//p' /etc/apt/sources.list.d/debian.sources 2>/dev/null | head -n 1)
+[ -n "$mirror" ] || mirror=$(sed -nE 's/^deb +(\[[^]]*\] +)?([^ ]+) .*/\2/p' /etc/apt/sources.list 2>/dev/null | head -n 1)
+[ -n "$mirror" ] || mirror=http://deb.debian.org/debian
+
+private_apt() {
+    apt-get -q -o Dir::State::Lists="$apt_state/lists" -o Dir::Cache="$apt_state/cache" \
+        -o Dir::Etc::sourcelist="$apt_state/sources.list" -o Dir::Etc::sourceparts=/dev/null \
+        -o APT::Sandbox::User="$(id -un)" -o Acquire::Languages=none -o Acquire::Retries=2 \
+        -o Acquire::IndexTargets::deb::DEP-11::DefaultEnabled=false "$@"
+}
+
+fetch_lists() {
+    local key=/usr/share/keyrings/debian-archive-keyring.gpg t
+    mkdir -p "$apt_state/lists/partial" "$apt_state/cache/archives/partial"
+    for t in deb deb-src; do
+        echo "$t [signed-by=$key] $mirror $suite main"
+    done >"$apt_state/sources.list"
+    private_apt update
+}
+
+fetch_source() {
+    mkdir -p "$work/source" && cd "$work/source"
+    private_apt source --download-only vinyl-cache
+    private_apt download vtest2-source # varnishtest's source, a package of its own
+}
+
+build_source() {
+    cd "$work/source"
+    # apt has checked the signatures already
+    dpkg-source --no-check -x vinyl-cache_*.dsc tree
+    dpkg-deb -x vtest2-source_*.deb vtest2
+    mkdir -p tree/bin/vinyltest/vtest2
+    cp -a vtest2/usr/src/vtest2/. tree/bin/vinyltest/vtest2/
+    cd tree
+    autoreconf -i
+    VCC_GCC=gcc VCC_CFLAGS="-g -O2" ./configure -q --prefix="$VINYL_PREFIX" \
+        --localstatedir=/var --disable-dependency-tracking --without-contrib
+    make -s -j"$(nproc)"
+}
+
+install_source() {
+    empty_prefix
+    make -s -C "$work/source/tree" install
+    make_compat "$VINYL_PREFIX" "$VINYL_PREFIX/lib" "$VINYL_PREFIX/lib"
+}
+
+fetch_binary() {
+    mkdir -p "$work/binary" && cd "$work/binary"
+    private_apt download vinyl-cache libvinylapi3 libvinylapi-dev libc6
+}
+
+# Debian's binaries want a newer libc than Debian 12's: they get their own, in
+# the prefix, by interpreter and rpath.
+install_binary() {
+    local f lib=$VINYL_PREFIX/usr/lib/x86_64-linux-gnu
+    empty_prefix
+    for f in "$work"/binary/*.deb; do
+        dpkg-deb -x "$f" "$VINYL_PREFIX"
+    done
+    for f in "$VINYL_PREFIX"/usr/sbin/vinyld "$VINYL_PREFIX"/usr/bin/vinyl{test,adm,log,stat,ncsa,top,hist}; do
+        patchelf --set-interpreter "$lib/ld-linux-x86-64.so.2" --force-rpath --set-rpath "$lib" "$f"
+    done
+    sed -i "s#^prefix=.*#prefix=$VINYL_PREFIX/usr#" "$lib/pkgconfig/vinylapi.pc"
+    make_compat "$VINYL_PREFIX/usr" "$lib"
+}
+
+# What an earlier set-up left goes; anything else is not ours to delete.
+empty_prefix() {
+    local others
+    others=$(cd "$VINYL_PREFIX" && find . -mindepth 1 -maxdepth 1 ! -name '.*-stamp' \
+        ! -name bin ! -name sbin ! -name lib ! -name include ! -name share ! -name var \
+        ! -name usr ! -name etc ! -name compat ! -name lib64 ! -name build.log)
+    if [ -n "$others" ] || { [ -e "$VINYL_PREFIX/bin" ] && [ ! -e "$VINYL_PREFIX/bin/vinyltest" ]; }; then
+        echo "$VINYL_PREFIX holds other things; set VINYL_PREFIX to an empty folder"
+        return 1
+    fi
+    find "$VINYL_PREFIX" -mindepth 1 -maxdepth 1 ! -name .packages-stamp -exec rm -rf {} +
+}
+
+# make_compat ROOT LIBDIR: the names that the crate "varnish" 0.8 expects. It
+# knows those of before the project was renamed, and takes a pkg-config version
+# of 9 or more for another product with other structures: so we say 8.0.1.
+make_compat() {
+    local root=$1 lib=$2 c=$VINYL_PREFIX/compat t
+    mkdir -p "$c"/{bin,lib,pkgconfig,include/cache}
+    echo '#include "cache/cache_vinyld.h"' >"$c/include/cache/cache_varnishd.h"
+    for t in adm hist log ncsa stat test top; do
+        ln -sfn "$root/bin/vinyl$t" "$c/bin/varnish$t"
+        ln -sfn "$root/bin/vinyl$t" "$c/bin/vinyl$t"
+    done
+    ln -sfn "$root/sbin/vinyld" "$c/bin/varnishd"
+    ln -sfn "$root/sbin/vinyld" "$c/bin/vinyld"
+    ln -sfn "$root/share/vinyl-cache/vmodtool.py" "$c/vmodtool.py"
+    ln -sfn "$lib/libvinylapi.so" "$c/lib/libvarnishapi.so"
+    ln -sfn "$lib/libvinylapi.so" "$c/lib/libvinylapi.so"
+    ln -sfn "$lib/libvinylapi.so.3" "$c/lib/libvinylapi.so.3"
+    sed -e 's/^Version:.*/Version: 8.0.1/' \
+        -e "s#^Cflags:.*#Cflags: -I$c/include -I\${pkgincludedir}#" \
+        -e "s#^Libs:.*#Libs: -L$c/lib -lvarnishapi#" \
+        "$lib/pkgconfig/vinylapi.pc" >"$c/pkgconfig/varnishapi.pc"
+    ln -sfn "$lib/pkgconfig/vinylapi.pc" "$c/pkgconfig/vinylapi.pc"
+    ls -L "$c"/bin/* "$c"/lib/* "$c"/pkgconfig/* "$c/vmodtool.py" # fails for a dangling link
+    LD_LIBRARY_PATH=$c/lib "$c/bin/varnishd" -V
+}
+
+from_source() {
+    step "Vinyl Cache source, from Debian $suite" fetch_source &&
+        step "Vinyl Cache build (about a minute)" build_source &&
+        step "Vinyl Cache into $VINYL_PREFIX" install_source
+}
+from_binary() {
+    step "Vinyl Cache binaries, from Debian $suite" fetch_binary &&
+        step "Vinyl Cache into $VINYL_PREFIX" install_binary
+}
+
+if ! have "$vinyl_stamp" "$vinyl_want"; then
+    step "package lists of Debian $suite" fetch_lists ||
+        die "cannot read Debian's package lists from $mirror"
+    case ${VINYL_FROM:-any} in
+    source) from_source || die "Vinyl Cache could not be built" ;;
+    binary) from_binary || die "Vinyl Cache could not be installed" ;;
+    any)
+        if ! from_source; then
+            echo "setup: the source did not work out, taking Debian's binary packages"
+            from_binary || die "Vinyl Cache could not be installed"
+        fi
+        ;;
+    *) die "VINYL_FROM is 'source' or 'binary', not '$VINYL_FROM'" ;;
+    esac
+    printf '%s' "$vinyl_want" >"$vinyl_stamp"
+fi
+ok=1
+echo "setup: done; $("$VARNISHD" -V 2>&1 | head -n 1)"
