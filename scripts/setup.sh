@@ -48,15 +48,14 @@ cleanup() { if [ -n "$ok" ]; then rm -rf "$work"; fi; }
 trap cleanup EXIT
 
 # step TEXT COMMAND...: one line of progress; the command's output goes to a log,
-# whose end is shown if it fails. Returns the command's success.
+# whose end is shown if it fails. Returns the command's success. The commands
+# below are chained with "&&", since "set -e" does not hold in a condition.
 step() {
     local text=$1 log t0=$SECONDS
     shift
     log=$work/$(printf %s "$text" | tr -cs 'A-Za-z0-9.' '-').log
     printf 'setup: %-52s ' "$text"
-    # A subshell with -e of its own, in the background: "if" would switch -e off.
-    (set -e; "$@") >"$log" 2>&1 </dev/null &
-    if wait $!; then
+    if ("$@") >"$log" 2>&1 </dev/null; then
         echo "ok  $((SECONDS - t0)) s"
         return 0
     fi
@@ -117,70 +116,67 @@ private_apt() {
 
 fetch_lists() {
     local key=/usr/share/keyrings/debian-archive-keyring.gpg t
-    mkdir -p "$apt_state/lists/partial" "$apt_state/cache/archives/partial"
+    mkdir -p "$apt_state/lists/partial" "$apt_state/cache/archives/partial" || return
     for t in deb deb-src; do
         echo "$t [signed-by=$key] $mirror $suite main"
     done >"$apt_state/sources.list"
-    private_apt update
+    private_apt update --error-on=any
 }
 
 fetch_source() {
-    mkdir -p "$work/source" && cd "$work/source"
-    private_apt source --download-only vinyl-cache
-    private_apt download vtest2-source # varnishtest's source, a package of its own
+    mkdir -p "$work/source" && cd "$work/source" &&
+        private_apt source --download-only vinyl-cache &&
+        private_apt download vtest2-source # varnishtest's source, a package of its own
 }
 
 build_source() {
-    cd "$work/source"
     # apt has checked the signatures already
-    dpkg-source --no-check -x vinyl-cache_*.dsc tree
-    dpkg-deb -x vtest2-source_*.deb vtest2
-    mkdir -p tree/bin/vinyltest/vtest2
-    cp -a vtest2/usr/src/vtest2/. tree/bin/vinyltest/vtest2/
-    cd tree
-    autoreconf -i
-    VCC_GCC=gcc VCC_CFLAGS="-g -O2" ./configure -q --prefix="$VINYL_PREFIX" \
-        --localstatedir=/var --disable-dependency-tracking --without-contrib
-    make -s -j"$(nproc)"
+    cd "$work/source" &&
+        dpkg-source --no-check -x vinyl-cache_*.dsc tree &&
+        dpkg-deb -x vtest2-source_*.deb vtest2 &&
+        mkdir -p tree/bin/vinyltest/vtest2 &&
+        cp -a vtest2/usr/src/vtest2/. tree/bin/vinyltest/vtest2/ &&
+        cd tree &&
+        autoreconf -i &&
+        VCC_GCC=gcc VCC_CFLAGS="-g -O2" ./configure -q --prefix="$VINYL_PREFIX" \
+            --localstatedir=/var --disable-dependency-tracking --without-contrib &&
+        make -s -j"$(nproc)"
 }
 
 install_source() {
-    empty_prefix
-    make -s -C "$work/source/tree" install
-    make_compat "$VINYL_PREFIX" "$VINYL_PREFIX/lib" "$VINYL_PREFIX/lib"
+    empty_prefix && make -s -C "$work/source/tree" install &&
+        make_compat "$VINYL_PREFIX" "$VINYL_PREFIX/lib"
 }
 
 fetch_binary() {
-    mkdir -p "$work/binary" && cd "$work/binary"
-    private_apt download vinyl-cache libvinylapi3 libvinylapi-dev libc6
+    mkdir -p "$work/binary" && cd "$work/binary" &&
+        private_apt download vinyl-cache libvinylapi3 libvinylapi-dev libc6
 }
 
 # Debian's binaries want a newer libc than Debian 12's: they get their own, in
 # the prefix, by interpreter and rpath.
 install_binary() {
     local f lib=$VINYL_PREFIX/usr/lib/x86_64-linux-gnu
-    empty_prefix
+    empty_prefix || return
     for f in "$work"/binary/*.deb; do
-        dpkg-deb -x "$f" "$VINYL_PREFIX"
+        dpkg-deb -x "$f" "$VINYL_PREFIX" || return
     done
     for f in "$VINYL_PREFIX"/usr/sbin/vinyld "$VINYL_PREFIX"/usr/bin/vinyl{test,adm,log,stat,ncsa,top,hist}; do
-        patchelf --set-interpreter "$lib/ld-linux-x86-64.so.2" --force-rpath --set-rpath "$lib" "$f"
+        patchelf --set-interpreter "$lib/ld-linux-x86-64.so.2" --force-rpath --set-rpath "$lib" "$f" || return
     done
-    sed -i "s#^prefix=.*#prefix=$VINYL_PREFIX/usr#" "$lib/pkgconfig/vinylapi.pc"
-    make_compat "$VINYL_PREFIX/usr" "$lib"
+    sed -i "s#^prefix=.*#prefix=$VINYL_PREFIX/usr#" "$lib/pkgconfig/vinylapi.pc" &&
+        make_compat "$VINYL_PREFIX/usr" "$lib"
 }
 
 # What an earlier set-up left goes; anything else is not ours to delete.
 empty_prefix() {
-    local others
-    others=$(cd "$VINYL_PREFIX" && find . -mindepth 1 -maxdepth 1 ! -name '.*-stamp' \
-        ! -name bin ! -name sbin ! -name lib ! -name include ! -name share ! -name var \
-        ! -name usr ! -name etc ! -name compat ! -name lib64 ! -name build.log)
-    if [ -n "$others" ] || { [ -e "$VINYL_PREFIX/bin" ] && [ ! -e "$VINYL_PREFIX/bin/vinyltest" ]; }; then
-        echo "$VINYL_PREFIX holds other things; set VINYL_PREFIX to an empty folder"
+    if [ -n "$(ls "$VINYL_PREFIX")" ] && [ ! -d "$VINYL_PREFIX/compat" ]; then
+        echo "$VINYL_PREFIX is not empty and not made by this script; set VINYL_PREFIX to an empty folder"
         return 1
     fi
-    find "$VINYL_PREFIX" -mindepth 1 -maxdepth 1 ! -name .packages-stamp -exec rm -rf {} +
+    # compat goes last and comes first: it is what marks the prefix as ours
+    find "$VINYL_PREFIX" -mindepth 1 -maxdepth 1 ! -name compat ! -name .packages-stamp -exec rm -rf {} + &&
+        rm -rf "$VINYL_PREFIX/compat" && mkdir "$VINYL_PREFIX/compat"
 }
 
 # make_compat ROOT LIBDIR: the names that the crate "varnish" 0.8 expects. It
@@ -188,7 +184,7 @@ empty_prefix() {
 # of 9 or more for another product with other structures: so we say 8.0.1.
 make_compat() {
     local root=$1 lib=$2 c=$VINYL_PREFIX/compat t
-    mkdir -p "$c"/{bin,lib,pkgconfig,include/cache}
+    mkdir -p "$c"/{bin,lib,pkgconfig,include/cache} || return
     echo '#include "cache/cache_vinyld.h"' >"$c/include/cache/cache_varnishd.h"
     for t in adm hist log ncsa stat test top; do
         ln -sfn "$root/bin/vinyl$t" "$c/bin/varnish$t"
@@ -200,13 +196,13 @@ make_compat() {
     ln -sfn "$lib/libvinylapi.so" "$c/lib/libvarnishapi.so"
     ln -sfn "$lib/libvinylapi.so" "$c/lib/libvinylapi.so"
     ln -sfn "$lib/libvinylapi.so.3" "$c/lib/libvinylapi.so.3"
+    ln -sfn "$lib/pkgconfig/vinylapi.pc" "$c/pkgconfig/vinylapi.pc"
     sed -e 's/^Version:.*/Version: 8.0.1/' \
         -e "s#^Cflags:.*#Cflags: -I$c/include -I\${pkgincludedir}#" \
         -e "s#^Libs:.*#Libs: -L$c/lib -lvarnishapi#" \
-        "$lib/pkgconfig/vinylapi.pc" >"$c/pkgconfig/varnishapi.pc"
-    ln -sfn "$lib/pkgconfig/vinylapi.pc" "$c/pkgconfig/vinylapi.pc"
-    ls -L "$c"/bin/* "$c"/lib/* "$c"/pkgconfig/* "$c/vmodtool.py" # fails for a dangling link
-    LD_LIBRARY_PATH=$c/lib "$c/bin/varnishd" -V
+        "$lib/pkgconfig/vinylapi.pc" >"$c/pkgconfig/varnishapi.pc" &&
+        ls -L "$c"/bin/* "$c"/lib/* "$c"/pkgconfig/* "$c/vmodtool.py" && # no dangling link
+        "$c/bin/varnishd" -V
 }
 
 from_source() {
