@@ -165,7 +165,16 @@ install_binary() {
         patchelf --set-interpreter "$lib/ld-linux-x86-64.so.2" --force-rpath --set-rpath "$lib" "$f" || return
     done
     sed -i "s#^prefix=.*#prefix=$VINYL_PREFIX/usr#" "$lib/pkgconfig/vinylapi.pc" &&
-        make_compat "$VINYL_PREFIX/usr" "$lib"
+        make_compat "$VINYL_PREFIX/usr" "$lib" &&
+        rm "$VINYL_PREFIX"/compat/bin/{varnishd,vinyld} &&
+        # these binaries look for their own VMODs (std ...) in /usr/lib; -V stands alone
+        cat >"$VINYL_PREFIX/compat/bin/varnishd" <<END &&
+#!/bin/sh
+if [ "\$*" = -V ]; then exec $VINYL_PREFIX/usr/sbin/vinyld -V; fi
+exec $VINYL_PREFIX/usr/sbin/vinyld -p vmod_path=$lib/vinyl-cache/vmods "\$@"
+END
+        chmod +x "$VINYL_PREFIX/compat/bin/varnishd" &&
+        ln -s varnishd "$VINYL_PREFIX/compat/bin/vinyld"
 }
 
 # What an earlier set-up left goes; anything else is not ours to delete.
@@ -174,7 +183,7 @@ empty_prefix() {
         echo "$VINYL_PREFIX is not empty and not made by this script; set VINYL_PREFIX to an empty folder"
         return 1
     fi
-    # compat goes last and comes first: it is what marks the prefix as ours
+    # compat marks the prefix as ours: it goes last and comes first
     find "$VINYL_PREFIX" -mindepth 1 -maxdepth 1 ! -name compat ! -name .packages-stamp -exec rm -rf {} + &&
         rm -rf "$VINYL_PREFIX/compat" && mkdir "$VINYL_PREFIX/compat"
 }
