@@ -41,8 +41,9 @@ mkdir -p "$VINYL_PREFIX" || die "cannot write to $VINYL_PREFIX; set VINYL_PREFIX
 exec 9>"$VINYL_PREFIX.lock"
 flock 9 # a second set-up at the same time waits here, then finds everything done
 
+# Sources, build and logs. Kept when something failed.
 work=$(mktemp -d "${TMPDIR:-/var/tmp}/vmod-kvm-setup.XXXXXX")
-ok=
+ok= kept_logs=
 # shellcheck disable=SC2317 # called by the trap
 cleanup() { if [ -n "$ok" ]; then rm -rf "$work"; fi; }
 trap cleanup EXIT
@@ -103,7 +104,7 @@ printf '%s' "$packages" >"$pkg_stamp"
 
 # A private apt state: the machine's own lists and sources stay as they are.
 apt_state=$work/apt
-mirror=$(sed -n 's/^URIs: *//p' /etc/apt/sources.list.d/debian.sources 2>/dev/null | head -n 1)
+mirror=$(sed -n 's/^URIs: *\([^ ]*\).*/\1/p' /etc/apt/sources.list.d/debian.sources 2>/dev/null | head -n 1)
 [ -n "$mirror" ] || mirror=$(sed -nE 's/^deb +(\[[^]]*\] +)?([^ ]+) .*/\2/p' /etc/apt/sources.list 2>/dev/null | head -n 1)
 [ -n "$mirror" ] || mirror=http://deb.debian.org/debian
 
@@ -233,12 +234,15 @@ if ! have "$vinyl_stamp" "$vinyl_want"; then
     any)
         if ! from_source; then
             echo "setup: the source did not work out, taking Debian's binary packages"
+            kept_logs=1
             from_binary || die "Vinyl Cache could not be installed"
         fi
         ;;
     *) die "VINYL_FROM is 'source' or 'binary', not '$VINYL_FROM'" ;;
     esac
+    # Tells one installation from the next, for those who build against it.
+    date -u +"$vinyl_want, %F %T" >"$VINYL_PREFIX/.vinyl-build"
     printf '%s' "$vinyl_want" >"$vinyl_stamp"
 fi
-ok=1
+if [ -z "$kept_logs" ]; then ok=1; fi
 echo "setup: done; $("$VARNISHD" -V 2>&1 | head -n 1)"

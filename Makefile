@@ -1,0 +1,65 @@
+# "make help" lists the targets.
+
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+
+# One profile for everything: "cargo test" does not rebuild the VMOD's shared
+# object, so the build before it must be of the same profile.
+CARGO_FLAGS := --release --workspace
+GUESTS := $(CURDIR)/target/guests
+TARGET := $(or $(CARGO_TARGET_DIR),$(CURDIR)/target)
+PREFIX ?= /usr/local
+
+# Varnish's own folder (set up by scripts/setup.sh) for every cargo command.
+ENV := . scripts/env.sh &&
+SCRIPTS := $(wildcard scripts/*.sh scripts/svm/*.sh) .ci/run
+
+.PHONY: help demo demo-check test test-svm check bench install build guests setup clean
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+demo: build guests ## five tenants on http://127.0.0.1:8080 (PORT=), until Ctrl-C
+	@$(ENV) LIB=$(TARGET)/release GUESTS=$(GUESTS) scripts/demo.sh
+
+demo-check: build guests ## the demo on a free port, every answer checked
+	@$(ENV) LIB=$(TARGET)/release GUESTS=$(GUESTS) scripts/demo.sh --check
+
+test: build guests ## all tests (needs /dev/kvm)
+	$(ENV) cargo test $(CARGO_FLAGS)
+
+test-svm: setup guests ## the engine's tests on a stock kernel's KVM, in QEMU (NPT=0: shadow paging)
+	$(ENV) GUESTS=$(GUESTS) scripts/svm/test.sh
+
+check: setup ## formatting, lints, shell syntax
+	cargo fmt --all --check
+	$(ENV) cargo clippy --workspace --all-targets -- -D warnings
+	for f in $(SCRIPTS); do bash -n $$f || exit; done
+	if command -v shellcheck >/dev/null; then shellcheck -x $(SCRIPTS); fi
+
+bench: build guests ## speed and memory, as a table and as JSON
+	@$(ENV) LIB=$(TARGET)/release GUESTS=$(GUESTS) scripts/bench.sh
+
+install: build ## the VMOD into VMODDIR=, the command "forkvm" into PREFIX=/usr/local (DESTDIR= honoured)
+	@$(ENV) set -e; dir="$(VMODDIR)"; [ -n "$$dir" ] || dir=$$(pkg-config --variable=vmoddir varnishapi); \
+	install -vD -m 644 $(TARGET)/release/libvmod_kvm.so "$(DESTDIR)$$dir/libvmod_kvm.so"; \
+	install -vD -m 755 $(TARGET)/release/forkvm "$(DESTDIR)$(PREFIX)/bin/forkvm"
+
+# The bindings depend on the very Varnish they were made from, which cargo does
+# not see: another one means they are built anew.
+build: setup ## the VMOD and the command, in target/release
+	@$(ENV) mkdir -p $(TARGET); \
+	if ! cmp -s "$$VINYL_PREFIX/.vinyl-build" $(TARGET)/.vinyl-build; then \
+	  for p in release dev; do cargo clean -q --profile $$p -p varnish -p varnish-sys 2>/dev/null || true; done; \
+	  cp "$$VINYL_PREFIX/.vinyl-build" $(TARGET)/.vinyl-build; \
+	fi
+	$(ENV) cargo build $(CARGO_FLAGS)
+
+guests: setup ## the example programs, in target/guests
+	@$(MAKE) --no-print-directory -C guest-sdk/examples OUT=$(GUESTS)
+
+setup: ## Varnish and build packages, once (scripts/setup.sh)
+	@scripts/setup.sh
+
+clean: ## remove what was built here (Varnish stays)
+	cargo clean
