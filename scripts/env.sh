@@ -1,3 +1,4 @@
+# shellcheck shell=sh
 # Environment for building against and running the project's own Varnish.
 # Source it (". scripts/env.sh"); the Makefile does so for every recipe.
 # Works in any POSIX shell; setup.sh fills the prefix that it points to.

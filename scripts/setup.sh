@@ -29,105 +29,35 @@ if have "$pkg_stamp" "$packages" && have "$vinyl_stamp" "$vinyl_want"; then
 fi
 
 suite=${VINYL_SUITE:-forky}
-export DEBIAN_FRONTEND=noninteractive
-die() { echo "setup: error: $*" >&2; exit 1; }
+# Sources, build and logs. Kept when something failed.
+work=$(mktemp -d "${TMPDIR:-/var/tmp}/vmod-kvm-setup.XXXXXX")
+name=setup
+# shellcheck source=scripts/lib.sh
+. "$here/lib.sh"
+done_clean=
+# shellcheck disable=SC2317 # called by the trap
+cleanup() { if [ -n "$done_clean" ]; then rm -rf "$work"; fi; }
+trap cleanup EXIT
+
 command -v apt-get >/dev/null || die "this script knows Debian 12 only (no apt-get here).
   By hand: install Vinyl Cache 9.0 with its headers, a C compiler, libclang, musl-gcc,
   static libpng, zlib and sqlite3, and see scripts/setup.sh for the layout of \$VINYL_PREFIX/compat."
 [ "$(dpkg --print-architecture)" = amd64 ] || die "only amd64 is supported"
 
-mkdir -p "$VINYL_PREFIX" || die "cannot write to $VINYL_PREFIX; set VINYL_PREFIX to another folder"
-[ -w "$VINYL_PREFIX" ] || die "cannot write to $VINYL_PREFIX; set VINYL_PREFIX to another folder"
+if ! { mkdir -p "$VINYL_PREFIX" && [ -w "$VINYL_PREFIX" ]; }; then
+    die "cannot write to $VINYL_PREFIX; set VINYL_PREFIX to another folder"
+fi
 exec 9>"$VINYL_PREFIX.lock"
 flock 9 # a second set-up at the same time waits here, then finds everything done
 
-# Sources, build and logs. Kept when something failed.
-work=$(mktemp -d "${TMPDIR:-/var/tmp}/vmod-kvm-setup.XXXXXX")
-ok= kept_logs=
-# shellcheck disable=SC2317 # called by the trap
-cleanup() { if [ -n "$ok" ]; then rm -rf "$work"; fi; }
-trap cleanup EXIT
-
-# step TEXT COMMAND...: one line of progress; the command's output goes to a log,
-# whose end is shown if it fails. Returns the command's success. The commands
-# below are chained with "&&", since "set -e" does not hold in a condition.
-step() {
-    local text=$1 log t0=$SECONDS
-    shift
-    log=$work/$(printf %s "$text" | tr -cs 'A-Za-z0-9.' '-').log
-    printf 'setup: %-52s ' "$text"
-    if ("$@") >"$log" 2>&1 </dev/null; then
-        echo "ok  $((SECONDS - t0)) s"
-        return 0
-    fi
-    echo failed
-    tail -n 5 "$log" | sed 's/^/    | /'
-    echo "    full log: $log"
-    return 1
-}
-
-# --- Debian packages ---------------------------------------------------------
-
-missing_packages() {
-    local p
-    for p in $packages; do
-        [ "$(dpkg-query -W -f '${db:Status-Status}' "$p" 2>/dev/null)" = installed ] || echo "$p"
-    done
-}
-
-install_packages() {
-    # An unrelated source of this machine may be out of reach; install decides.
-    $sudo apt-get -q update || echo "warning: apt-get update was not complete"
-    $sudo env DEBIAN_FRONTEND=noninteractive \
-        apt-get -q install -y --no-install-recommends "$@"
-}
-
-mapfile -t missing < <(missing_packages)
-if [ ${#missing[@]} -gt 0 ]; then
-    sudo=
-    if [ "$(id -u)" != 0 ]; then
-        sudo="sudo -n"
-        if ! $sudo true 2>/dev/null; then
-            ok=1
-            die "installing packages needs root. Please run, then try again:
-
-  sudo apt-get install -y --no-install-recommends ${missing[*]}
-"
-        fi
-    fi
-    step "${#missing[@]} Debian packages" install_packages "${missing[@]}" ||
-        die "packages could not be installed: ${missing[*]}"
-fi
+# shellcheck disable=SC2086 # a list of words
+need_packages $packages
 printf '%s' "$packages" >"$pkg_stamp"
-
-# --- Vinyl Cache -------------------------------------------------------------
-
-# A private apt state: the machine's own lists and sources stay as they are.
-apt_state=$work/apt
-mirror=$(sed -n 's/^URIs: *\([^ ]*\).*/\1/p' /etc/apt/sources.list.d/debian.sources 2>/dev/null | head -n 1)
-[ -n "$mirror" ] || mirror=$(sed -nE 's/^deb +(\[[^]]*\] +)?([^ ]+) .*/\2/p' /etc/apt/sources.list 2>/dev/null | head -n 1)
-[ -n "$mirror" ] || mirror=http://deb.debian.org/debian
-
-private_apt() {
-    apt-get -q -o Dir::State::Lists="$apt_state/lists" -o Dir::Cache="$apt_state/cache" \
-        -o Dir::Etc::sourcelist="$apt_state/sources.list" -o Dir::Etc::sourceparts=/dev/null \
-        -o APT::Sandbox::User="$(id -un)" -o Acquire::Languages=none -o Acquire::Retries=2 \
-        -o Acquire::IndexTargets::deb::DEP-11::DefaultEnabled=false "$@"
-}
-
-fetch_lists() {
-    local key=/usr/share/keyrings/debian-archive-keyring.gpg t
-    mkdir -p "$apt_state/lists/partial" "$apt_state/cache/archives/partial" || return
-    for t in deb deb-src; do
-        echo "$t [signed-by=$key] $mirror $suite main"
-    done >"$apt_state/sources.list"
-    private_apt update --error-on=any
-}
 
 fetch_source() {
     mkdir -p "$work/source" && cd "$work/source" &&
-        private_apt source --download-only vinyl-cache &&
-        private_apt download vtest2-source # varnishtest's source, a package of its own
+        private_apt apt-get -q source --download-only vinyl-cache &&
+        private_apt apt-get -q download vtest2-source # varnishtest's source, a package of its own
 }
 
 build_source() {
@@ -151,7 +81,7 @@ install_source() {
 
 fetch_binary() {
     mkdir -p "$work/binary" && cd "$work/binary" &&
-        private_apt download vinyl-cache libvinylapi3 libvinylapi-dev libc6
+        private_apt apt-get -q download vinyl-cache libvinylapi3 libvinylapi-dev libc6
 }
 
 # Debian's binaries want a newer libc than Debian 12's: they get their own, in
@@ -225,16 +155,17 @@ from_binary() {
         step "Vinyl Cache into $VINYL_PREFIX" install_binary
 }
 
+keep_logs=
 if ! have "$vinyl_stamp" "$vinyl_want"; then
-    step "package lists of Debian $suite" fetch_lists ||
-        die "cannot read Debian's package lists from $mirror"
+    step "package lists of Debian $suite" private_apt_lists "$suite" ||
+        die "cannot read Debian's package lists from $(debian_mirror)"
     case ${VINYL_FROM:-any} in
     source) from_source || die "Vinyl Cache could not be built" ;;
     binary) from_binary || die "Vinyl Cache could not be installed" ;;
     any)
         if ! from_source; then
             echo "setup: the source did not work out, taking Debian's binary packages"
-            kept_logs=1
+            keep_logs=1
             from_binary || die "Vinyl Cache could not be installed"
         fi
         ;;
@@ -244,5 +175,5 @@ if ! have "$vinyl_stamp" "$vinyl_want"; then
     date -u +"$vinyl_want, %F %T" >"$VINYL_PREFIX/.vinyl-build"
     printf '%s' "$vinyl_want" >"$vinyl_stamp"
 fi
-if [ -z "$kept_logs" ]; then ok=1; fi
+if [ -z "$keep_logs" ]; then done_clean=1; fi
 echo "setup: done; $("$VARNISHD" -V 2>&1 | head -n 1)"
