@@ -1,0 +1,3 @@
+//! The Varnish VMOD `kvm`.
+
+mod ffi;
