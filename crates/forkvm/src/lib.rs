@@ -13,7 +13,9 @@ mod elf;
 mod kvm;
 mod linux;
 mod memory;
+mod probe;
 mod request;
 
 pub use config::{Config, Limits};
+pub use probe::{KvmReport, KvmUnavailable, probe};
 pub use request::{CachePolicy, Header, Host, Quiet, Request, Stream};

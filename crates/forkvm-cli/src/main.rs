@@ -1,0 +1,4 @@
+//! The command `forkvm`.
+fn main() {
+    println!("{:?}", forkvm::probe());
+}

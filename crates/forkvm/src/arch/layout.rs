@@ -1,0 +1,107 @@
+//! Where everything lies, in guest-physical and in virtual addresses.
+//!
+//! Guest-physical memory is one piece, in this order:
+//!
+//! | part | memslot | dirty-logged |
+//! |---|---|---|
+//! | descriptor tables, ring-0 stubs, ring-0 stack | 1 | no |
+//! | user stubs, frozen CPU state, request area | 0 | yes |
+//! | page tables | 0 | yes (never written after the freeze) |
+//! | the ELF's segments | 0 | yes |
+//! | stack | 0 | yes |
+//! | heap | 0 | yes |
+//!
+//! The first slot is not logged because every exception pushes to the ring-0 stack and would fill the dirty
+//! ring; reset always copies that one page back instead.
+
+use std::ops::Range;
+
+/// Size of a page. The engine uses no large pages: KVM logs dirty memory in 4 KiB pages.
+pub const PAGE: u64 = 4096;
+
+/// Guest-physical address of the GDT.
+pub const GDT: u64 = 0x1000;
+/// Guest-physical address of the TSS and its I/O bitmap.
+pub const TSS: u64 = 0x2000;
+/// Guest-physical address of the IDT.
+pub const IDT: u64 = 0x3000;
+/// Guest-physical address of the ring-0 code.
+pub const KERNEL_STUBS: u64 = 0x4000;
+/// Guest-physical address of the one page of ring-0 stack. Below it lies an unmapped page.
+pub const KERNEL_STACK: u64 = 0x6000;
+/// End of memslot 1 (not dirty-logged), start of memslot 0.
+pub const UNLOGGED_END: u64 = 0x8000;
+
+/// Guest-physical address of the stubs that run in ring 3.
+pub const USER_STUBS: u64 = 0x8000;
+/// Guest-physical address of the frozen vector state (an XSAVE image), read-only to the guest.
+pub const XSAVE_IMAGE: u64 = 0x9000;
+/// Room for the XSAVE image: 2.7 KiB with AVX-512 and PKRU, 11 KiB with AMX.
+pub const XSAVE_LEN: u64 = 0x4000;
+/// Guest-physical address of the frozen FS and GS base, read-only to the guest.
+pub const FROZEN_BASES: u64 = XSAVE_IMAGE + XSAVE_LEN;
+/// Guest-physical address of the request area: the entry block, then the request itself.
+pub const REQUEST_AREA: u64 = 0xe000;
+/// Length of the request area. Larger requests go to the heap.
+pub const REQUEST_AREA_LEN: u64 = 0x1_0000;
+/// Guest-physical address of the first page table (the PML4).
+pub const PAGE_TABLES: u64 = REQUEST_AREA + REQUEST_AREA_LEN;
+
+/// Virtual address of guest-physical 0: the monitor's own pages are seen here, in a PML4 slot that programs
+/// do not use. It lies in the lower half since `kvm_pvm` can't run ring 3 in the first slots of the upper one.
+pub const MONITOR_BASE: u64 = 0x7e00_0000_0000;
+/// Where a static-PIE program is loaded.
+pub const PIE_BASE: u64 = 0x5555_0000_0000;
+/// Lowest address a program's segment may have: nothing lies at 0 (Linux: `vm.mmap_min_addr`).
+pub const LOWEST_SEGMENT: u64 = 0x1_0000;
+/// First address after those that a program's segments and its brk window may have.
+pub const PROGRAM_END: u64 = 0x7d00_0000_0000;
+/// Virtual address of the mmap window of the heap.
+pub const MMAP_WINDOW: u64 = 0x7f00_0000_0000;
+/// First address after the stack.
+pub const STACK_TOP: u64 = 0x7ffd_0000_0000;
+
+/// Virtual address of a monitor page given its guest-physical address.
+pub const fn monitor(gpa: u64) -> u64 {
+    MONITOR_BASE + gpa
+}
+
+/// First address after the ring-0 stack: RSP on entry of every exception.
+pub const KERNEL_STACK_TOP: u64 = KERNEL_STACK + PAGE;
+
+/// Rounds up to whole pages. `None` on overflow.
+pub fn page_up(value: u64) -> Option<u64> {
+    value.checked_next_multiple_of(PAGE)
+}
+
+/// Rounds down to whole pages.
+pub const fn page_down(value: u64) -> u64 {
+    value & !(PAGE - 1)
+}
+
+/// The parts whose place depends on the program and its settings. All are whole pages.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Layout {
+    /// Guest-physical range of the page tables.
+    pub tables: Range<u64>,
+    /// Guest-physical address of the ELF's first page; its pages follow in order of their virtual address.
+    pub image: u64,
+    /// Guest-physical range of the stack.
+    pub stack: Range<u64>,
+    /// Guest-physical range of the heap.
+    pub heap: Range<u64>,
+    /// Virtual address of the brk window of the heap.
+    pub brk_window: u64,
+}
+
+impl Layout {
+    /// Virtual range of the stack.
+    pub fn stack_window(&self) -> Range<u64> {
+        STACK_TOP - (self.stack.end - self.stack.start)..STACK_TOP
+    }
+
+    /// Length of guest-physical memory.
+    pub fn memory_len(&self) -> u64 {
+        self.heap.end
+    }
+}

@@ -1,0 +1,193 @@
+//! Four-level page tables (Intel SDM Vol. 3A, 4.5): building them before a machine first runs, editing
+//! permissions before the freeze, and walking them for the host's own accesses.
+//!
+//! Accessed and dirty bits are preset, so that no table page is ever written by the processor and enters the
+//! dirty ring. After the freeze nobody writes the tables any more.
+
+use std::collections::BTreeSet;
+use std::ops::Range;
+
+use super::layout::{PAGE, PAGE_TABLES};
+use crate::linux::Protection;
+use crate::memory::{Mapping, OutOfRange};
+
+const PRESENT: u64 = 1 << 0;
+const WRITABLE: u64 = 1 << 1;
+const USER: u64 = 1 << 2;
+const ACCESSED: u64 = 1 << 5;
+const DIRTY: u64 = 1 << 6;
+const NO_EXECUTE: u64 = 1 << 63;
+/// Bits 51:12 of an entry: the physical address.
+const ADDRESS: u64 = 0x000f_ffff_ffff_f000;
+
+/// Entries of a table.
+const ENTRIES: u64 = 512;
+/// First address after the lower canonical half.
+const LOWER_HALF_END: u64 = 1 << 47;
+
+/// Who may use a page.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Owner {
+    /// Ring 0 only: our tables and stubs.
+    Kernel,
+    /// Ring 3.
+    User,
+}
+
+/// A run of pages to be mapped.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MapRange {
+    /// First virtual address.
+    pub address: u64,
+    /// First guest-physical address.
+    pub physical: u64,
+    /// Length in bytes.
+    pub len: u64,
+    /// Who may use the pages.
+    pub owner: Owner,
+    /// For what.
+    pub protection: Protection,
+}
+
+impl MapRange {
+    fn virtual_range(&self) -> Range<u64> {
+        self.address..self.address + self.len
+    }
+}
+
+/// The index of `address` in the table of `level` (4 is the PML4, 1 the last).
+fn index(address: u64, level: u32) -> u64 {
+    address >> (12 + 9 * (level - 1)) & (ENTRIES - 1)
+}
+
+/// Bytes of page tables needed to map these virtual ranges.
+pub fn tables_len(ranges: impl Iterator<Item = Range<u64>>) -> u64 {
+    let mut tables = BTreeSet::new();
+    for range in ranges.filter(|range| !range.is_empty()) {
+        for level in 1..=3 {
+            let covered = 12 + 9 * level;
+            for table in range.start >> covered..=(range.end - 1) >> covered {
+                tables.insert((level, table));
+            }
+        }
+    }
+    (1 + tables.len() as u64) * PAGE
+}
+
+fn leaf_bits(owner: Owner, protection: Protection) -> u64 {
+    // A page nobody may use stays not present; write and execute without read do not exist here.
+    if !(protection.read || protection.write || protection.execute) {
+        return 0;
+    }
+    let mut bits = PRESENT | ACCESSED | DIRTY;
+    if owner == Owner::User {
+        bits |= USER;
+    }
+    if protection.write {
+        bits |= WRITABLE;
+    }
+    if !protection.execute {
+        bits |= NO_EXECUTE;
+    }
+    bits
+}
+
+/// Builds page tables in guest memory, taking table pages from a given range.
+pub struct Builder<'a> {
+    memory: &'a Mapping,
+    next: u64,
+    end: u64,
+}
+
+impl<'a> Builder<'a> {
+    /// Starts with an empty PML4 in the first page of `tables` (zeroed memory).
+    pub fn new(memory: &'a Mapping, tables: Range<u64>) -> Self {
+        Self { memory, next: tables.start + PAGE, end: tables.end }
+    }
+
+    /// Maps a range. A page mapped twice gets the later mapping.
+    pub fn map(&mut self, range: &MapRange) -> Result<(), OutOfRange> {
+        let bits = leaf_bits(range.owner, range.protection);
+        for offset in (0..range.len).step_by(PAGE as usize) {
+            let entry = self.leaf_entry(range.address + offset)?;
+            let value = (range.physical + offset) | bits;
+            // The physical address stays in the entry of an inaccessible page, so that `protect` can bring it back.
+            self.memory.write_u64(entry, value)?;
+        }
+        Ok(())
+    }
+
+    /// Guest-physical address of the last-level entry for `address`, making tables on the way.
+    fn leaf_entry(&mut self, address: u64) -> Result<u64, OutOfRange> {
+        let mut table = PAGE_TABLES;
+        for level in (2..=4).rev() {
+            let at = table + index(address, level) * 8;
+            let entry = self.memory.read_u64(at)?;
+            table = if entry & PRESENT != 0 {
+                entry & ADDRESS
+            } else {
+                let fresh = self.next;
+                if fresh >= self.end {
+                    return Err(OutOfRange { address: fresh, len: PAGE });
+                }
+                self.next += PAGE;
+                self.memory.write_u64(at, fresh | PRESENT | WRITABLE | USER | ACCESSED)?;
+                fresh
+            };
+        }
+        Ok(table + index(address, 1) * 8)
+    }
+}
+
+/// Finds the last-level entry of a virtual address: where it lies and its value.
+fn walk(memory: &Mapping, address: u64) -> Option<(u64, u64)> {
+    if address >= LOWER_HALF_END {
+        return None;
+    }
+    let mut table = PAGE_TABLES;
+    for level in (2..=4).rev() {
+        let entry = memory.read_u64(table + index(address, level) * 8).ok()?;
+        if entry & PRESENT == 0 {
+            return None;
+        }
+        table = entry & ADDRESS;
+    }
+    let at = table + index(address, 1) * 8;
+    Some((at, memory.read_u64(at).ok()?))
+}
+
+/// What the host wants to do at a user address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Access {
+    /// Read what the program can read.
+    Read,
+    /// Write what the program can write.
+    Write,
+    /// Fill a page of the program whatever its permission.
+    Any,
+}
+
+/// The guest-physical address behind a user address, if the program itself may access it so.
+pub fn translate(memory: &Mapping, address: u64, access: Access) -> Option<u64> {
+    let (_, entry) = walk(memory, address)?;
+    let needed = match access {
+        Access::Read => PRESENT | USER,
+        Access::Write => PRESENT | USER | WRITABLE,
+        Access::Any => 0,
+    };
+    (entry & needed == needed && entry & ADDRESS != 0).then_some((entry & ADDRESS) | (address & (PAGE - 1)))
+}
+
+/// Changes the permission of the user page at `address`. Returns true if something was taken away, `None` if no
+/// page of the program lies there.
+pub fn protect(memory: &Mapping, address: u64, protection: Protection) -> Option<bool> {
+    let (at, entry) = walk(memory, address)?;
+    let is_user = entry & PRESENT == 0 || entry & USER != 0;
+    if entry & ADDRESS == 0 || !is_user {
+        return None;
+    }
+    let new = (entry & ADDRESS) | leaf_bits(Owner::User, protection);
+    memory.write_u64(at, new).ok()?;
+    let lost = (entry & !new) & (PRESENT | WRITABLE) | (new & !entry) & NO_EXECUTE;
+    Some(lost != 0)
+}

@@ -1,0 +1,9 @@
+//! The file descriptors of KVM: the machine and its memslots, the vCPU and its run page, the dirty ring.
+
+mod ring;
+mod vcpu;
+mod vm;
+
+pub use ring::DirtyRing;
+pub use vcpu::{Exit, RunPage, Vcpu};
+pub use vm::{Vm, open};

@@ -1,0 +1,184 @@
+//! A vCPU: running it, and its registers through the run page (`KVM_CAP_SYNC_REGS`), which costs no ioctl.
+
+use std::sync::atomic::AtomicU8;
+
+use kvm_bindings::{
+    CpuId, KVM_EXIT_DIRTY_RING_FULL, KVM_EXIT_INTR, KVM_EXIT_IO, KVM_EXIT_IO_OUT, KVM_SYNC_X86_EVENTS, KVM_SYNC_X86_REGS,
+    KVM_SYNC_X86_SREGS, Msrs, kvm_debugregs, kvm_msr_entry, kvm_regs, kvm_sregs, kvm_vcpu_events, kvm_xcrs,
+};
+use kvm_ioctls::VcpuFd;
+
+use super::ring::DirtyRing;
+
+/// Why `KVM_RUN` came back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Exit {
+    /// One `out` of four bytes to this port.
+    Out(u16),
+    /// Any other port access: `in`, string instructions, other widths. KVM holds a completion for it.
+    OtherIo {
+        /// The port.
+        port: u16,
+    },
+    /// A signal, or `immediate_exit`.
+    Interrupted,
+    /// The dirty ring has no room for what the next instruction may write.
+    RingFull,
+    /// Anything else, by its exit reason (Linux: `KVM_EXIT_*`): the machine can't go on.
+    Dead(u32),
+}
+
+/// The flag by which another thread ends a run (`kvm_run.immediate_exit`).
+#[derive(Debug, Clone, Copy)]
+pub struct RunPage(*mut u8);
+
+// SAFETY: the pointer is only used through `immediate_exit`, atomically, by a holder who keeps the vCPU alive.
+unsafe impl Send for RunPage {}
+
+impl RunPage {
+    /// The flag.
+    ///
+    /// # Safety
+    /// The vCPU it came from must still exist.
+    pub unsafe fn immediate_exit(&self) -> &AtomicU8 {
+        // SAFETY: inside the vCPU's run page, which lives as long as the vCPU; the kernel reads it as a plain byte.
+        unsafe { AtomicU8::from_ptr(self.0) }
+    }
+}
+
+/// A machine's one vCPU.
+#[derive(Debug)]
+pub struct Vcpu {
+    // Before the descriptor, so that it is unmapped first.
+    ring: Option<DirtyRing>,
+    fd: VcpuFd,
+}
+
+impl Vcpu {
+    pub(super) fn new(mut fd: VcpuFd, cpuid: &CpuId, ring_entries: Option<u32>) -> Result<Self, kvm_ioctls::Error> {
+        fd.set_cpuid2(cpuid)?;
+        let map_error = |error: std::io::Error| kvm_ioctls::Error::new(error.raw_os_error().unwrap_or(libc::EIO));
+        let ring = ring_entries.map(|len| DirtyRing::map(&fd, len)).transpose().map_err(map_error)?;
+        fd.get_kvm_run().kvm_valid_regs = u64::from(KVM_SYNC_X86_REGS);
+        Ok(Self { ring, fd })
+    }
+
+    /// The dirty ring, if the machine has one.
+    pub fn ring(&mut self) -> Option<&mut DirtyRing> {
+        self.ring.as_mut()
+    }
+
+    /// Where another thread finds the flag that ends a run.
+    pub fn run_page(&mut self) -> RunPage {
+        RunPage(&raw mut self.fd.get_kvm_run().immediate_exit)
+    }
+
+    /// One `KVM_RUN`.
+    pub fn run(&mut self) -> Exit {
+        match self.fd.run().map(|_| ()) {
+            Ok(()) => {}
+            Err(error) if matches!(error.errno(), libc::EINTR | libc::EAGAIN) => return Exit::Interrupted,
+            Err(_) => return Exit::Dead(self.fd.get_kvm_run().exit_reason),
+        }
+        let run = self.fd.get_kvm_run();
+        match run.exit_reason {
+            KVM_EXIT_IO => {
+                // SAFETY: exit reason KVM_EXIT_IO says that this member of the union is the valid one.
+                let io = unsafe { run.__bindgen_anon_1.io };
+                if u32::from(io.direction) == KVM_EXIT_IO_OUT && io.count == 1 && io.size == 4 {
+                    Exit::Out(io.port)
+                } else {
+                    Exit::OtherIo { port: io.port }
+                }
+            }
+            KVM_EXIT_INTR => Exit::Interrupted,
+            KVM_EXIT_DIRTY_RING_FULL => Exit::RingFull,
+            reason => Exit::Dead(reason),
+        }
+    }
+
+    /// Has KVM finish what the last exit left pending, without running the guest. False if it can't.
+    pub fn drain(&mut self) -> bool {
+        let run = self.fd.get_kvm_run();
+        run.immediate_exit = 1;
+        run.kvm_dirty_regs = 0;
+        let exit = self.run();
+        self.fd.get_kvm_run().immediate_exit = 0;
+        exit == Exit::Interrupted
+    }
+
+    /// Registers as of the last exit.
+    pub fn regs(&mut self) -> kvm_regs {
+        // SAFETY: the union holds plain numbers only; any bytes are a valid kvm_regs.
+        unsafe { self.fd.get_kvm_run().s.regs.regs }
+    }
+
+    /// Sets the registers for the next run.
+    pub fn set_regs(&mut self, regs: kvm_regs) {
+        let run = self.fd.get_kvm_run();
+        run.s.regs.regs = regs;
+        run.kvm_dirty_regs |= u64::from(KVM_SYNC_X86_REGS);
+    }
+
+    /// Resumes after a hypercall or system call with this in RAX. RIP stays as reported: whether it is at or past
+    /// the `out` differs between KVMs.
+    pub fn set_result(&mut self, rax: u64) {
+        let mut regs = self.regs();
+        regs.rax = rax;
+        self.set_regs(regs);
+    }
+
+    /// Sets segment and control registers for the next run.
+    pub fn set_sregs_at_next_run(&mut self, sregs: kvm_sregs) {
+        let run = self.fd.get_kvm_run();
+        run.s.regs.sregs = sregs;
+        run.kvm_dirty_regs |= u64::from(KVM_SYNC_X86_SREGS);
+    }
+
+    /// Drops whatever exceptions, interrupts or shadows are pending, at the next run.
+    pub fn clear_events_at_next_run(&mut self, events: kvm_vcpu_events) {
+        let run = self.fd.get_kvm_run();
+        run.s.regs.events = events;
+        run.kvm_dirty_regs |= u64::from(KVM_SYNC_X86_EVENTS);
+    }
+
+    /// Segment and control registers, by ioctl.
+    pub fn sregs(&self) -> Result<kvm_sregs, kvm_ioctls::Error> {
+        self.fd.get_sregs()
+    }
+
+    /// Sets segment and control registers, by ioctl.
+    pub fn set_sregs(&self, sregs: &kvm_sregs) -> Result<(), kvm_ioctls::Error> {
+        self.fd.set_sregs(sregs)
+    }
+
+    /// Pending events, by ioctl.
+    pub fn events(&self) -> Result<kvm_vcpu_events, kvm_ioctls::Error> {
+        self.fd.get_vcpu_events()
+    }
+
+    /// XCR0 and its like, by ioctl.
+    pub fn xcrs(&self) -> Result<kvm_xcrs, kvm_ioctls::Error> {
+        self.fd.get_xcrs()
+    }
+
+    /// Sets XCR0, by ioctl.
+    pub fn set_xcrs(&self, xcrs: &kvm_xcrs) -> Result<(), kvm_ioctls::Error> {
+        self.fd.set_xcrs(xcrs)
+    }
+
+    /// Sets one model-specific register. False if KVM refuses it.
+    pub fn set_msr(&self, index: u32, data: u64) -> Result<bool, kvm_ioctls::Error> {
+        let entry = kvm_msr_entry { index, data, ..Default::default() };
+        let msrs = Msrs::from_entries(&[entry]).map_err(|_| kvm_ioctls::Error::new(libc::ENOMEM))?;
+        Ok(self.fd.set_msrs(&msrs)? == 1)
+    }
+
+    /// Puts the debug registers into their state after reset, by ioctl. Ring 3 can't write them, but a #DB sets DR6.
+    pub fn clear_debug_registers(&self) -> Result<(), kvm_ioctls::Error> {
+        /// DR6 and DR7 after reset (Intel SDM Vol. 3A, 10.1.1, Table 10-1).
+        const DR6: u64 = 0xffff_0ff0;
+        const DR7: u64 = 0x400;
+        self.fd.set_debug_regs(&kvm_debugregs { dr6: DR6, dr7: DR7, ..Default::default() })
+    }
+}

@@ -1,0 +1,92 @@
+//! A virtual machine: its memslots and its dirty ring's size.
+
+use std::os::fd::AsRawFd;
+
+use kvm_bindings::{
+    CpuId, KVM_CAP_DIRTY_LOG_RING, KVM_CAP_DIRTY_LOG_RING_ACQ_REL, KVM_MEM_LOG_DIRTY_PAGES, KVMIO, kvm_dirty_gfn,
+    kvm_enable_cap, kvm_userspace_memory_region,
+};
+use kvm_ioctls::{Kvm, VmFd};
+
+use super::vcpu::Vcpu;
+use crate::arch::layout::UNLOGGED_END;
+use crate::memory::Mapping;
+
+/// Memslot of everything the program can write, dirty-logged in forks.
+pub const LOGGED_SLOT: u32 = 0;
+/// Memslot of descriptor tables and ring-0 stack, never logged.
+const UNLOGGED_SLOT: u32 = 1;
+
+/// `_IO(KVMIO, 0xc7)`: KVM_RESET_DIRTY_RINGS (Linux: include/uapi/linux/kvm.h), which kvm-ioctls does not have.
+const KVM_RESET_DIRTY_RINGS: libc::c_ulong = (KVMIO as libc::c_ulong) << 8 | 0xc7;
+
+/// Opens /dev/kvm.
+pub fn open() -> Result<Kvm, kvm_ioctls::Error> {
+    Kvm::new()
+}
+
+/// A machine whose memory is mapped.
+#[derive(Debug)]
+pub struct Vm {
+    fd: VmFd,
+    ring_entries: Option<u32>,
+}
+
+impl Vm {
+    /// A machine over `memory`. With `ring_entries` (a power of two) its writes to the logged slot are recorded in a
+    /// dirty ring of that many entries.
+    pub fn new(kvm: &Kvm, memory: &Mapping, ring_entries: Option<u32>) -> Result<Self, kvm_ioctls::Error> {
+        let vm = Self { fd: kvm.create_vm()?, ring_entries };
+        if let Some(entries) = ring_entries {
+            vm.enable_ring(entries)?;
+        }
+        vm.set_slot(UNLOGGED_SLOT, 0, 0, UNLOGGED_END, memory)?;
+        vm.map_logged(memory)?;
+        Ok(vm)
+    }
+
+    fn enable_ring(&self, entries: u32) -> Result<(), kvm_ioctls::Error> {
+        let bytes = u64::from(entries) * size_of::<kvm_dirty_gfn>() as u64;
+        // Since Linux 6.1 the capability has a name that promises acquire/release order; x86 has it under either.
+        let enable = |cap| self.fd.enable_cap(&kvm_enable_cap { cap, args: [bytes, 0, 0, 0], ..Default::default() });
+        enable(KVM_CAP_DIRTY_LOG_RING_ACQ_REL).or_else(|_| enable(KVM_CAP_DIRTY_LOG_RING))
+    }
+
+    fn map_logged(&self, memory: &Mapping) -> Result<(), kvm_ioctls::Error> {
+        let flags = if self.ring_entries.is_some() { KVM_MEM_LOG_DIRTY_PAGES } else { 0 };
+        self.set_slot(LOGGED_SLOT, flags, UNLOGGED_END, memory.len() - UNLOGGED_END, memory)
+    }
+
+    fn set_slot(&self, slot: u32, flags: u32, start: u64, len: u64, memory: &Mapping) -> Result<(), kvm_ioctls::Error> {
+        let region = kvm_userspace_memory_region {
+            slot,
+            flags,
+            guest_phys_addr: start,
+            memory_size: len,
+            userspace_addr: memory.host_address() + start,
+        };
+        // SAFETY: the range lies inside `memory`, whose owner keeps it mapped as long as the machine (a machine's
+        // fields are dropped vCPU, VM, memory, in that order); the guest may do with it as it likes.
+        unsafe { self.fd.set_user_memory_region(region) }
+    }
+
+    /// Makes the processor forget all it knows of the page tables, by taking the memory away and giving it again.
+    /// Needed after the host took a permission away in them: KVM's shadow page tables (and a real TLB) only pick
+    /// up permissions that are added.
+    pub fn forget_translations(&self, memory: &Mapping) -> Result<(), kvm_ioctls::Error> {
+        self.set_slot(LOGGED_SLOT, 0, UNLOGGED_END, 0, memory)?;
+        self.map_logged(memory)
+    }
+
+    /// The machine's one vCPU.
+    pub fn vcpu(&self, cpuid: &CpuId) -> Result<Vcpu, kvm_ioctls::Error> {
+        Vcpu::new(self.fd.create_vcpu(0)?, cpuid, self.ring_entries)
+    }
+
+    /// Has KVM write-protect the pages of all ring entries marked for reset, so that they are logged again.
+    pub fn reset_dirty_rings(&self) -> std::io::Result<()> {
+        // SAFETY: the ioctl takes no argument and touches only the rings of this VM's vCPU.
+        let result = unsafe { libc::ioctl(self.fd.as_raw_fd(), KVM_RESET_DIRTY_RINGS, 0) };
+        if result < 0 { Err(std::io::Error::last_os_error()) } else { Ok(()) }
+    }
+}

@@ -1,0 +1,284 @@
+//! The process as it sees itself: ids, limits, names, CPUs, random bytes, its end.
+
+use std::ops::Range;
+
+use rustix::io::Errno;
+use rustix::rand::{GetRandomFlags, getrandom as host_random};
+
+use super::Outcome;
+use super::abi::{CHUNK, Guest, Layout, PAGE, Reply, USER_END, Value, count, flags, int};
+use super::fds::MAX_DESCRIPTORS;
+use super::time::{Clocks, timeval_bytes};
+
+/// Most bytes of one getrandom(2) or read of `/dev/urandom`; a caller that wants more has to ask again.
+const MAX_RANDOM: u64 = 1 << 20;
+
+const RLIM_INFINITY: u64 = u64::MAX;
+const PR_SET_NAME: u64 = 15;
+const PR_GET_NAME: u64 = 16;
+const PR_GET_DUMPABLE: u64 = 3;
+const PR_SET_DUMPABLE: u64 = 4;
+const PR_SET_VMA: u64 = 0x5356_4d41;
+const LINUX_CAPABILITY_VERSION_3: u32 = 0x2008_0522;
+
+/// What a process may set about itself.
+#[derive(Debug, Clone)]
+pub struct Process {
+    name: [u8; 16],
+    umask: u32,
+}
+
+impl Process {
+    /// A process that runs this executable.
+    pub fn new(executable: &str) -> Self {
+        let file_name = executable.rsplit('/').next().unwrap_or_default();
+        let mut name = [0; 16];
+        // The last byte stays NUL (TASK_COMM_LEN).
+        for (place, byte) in name.iter_mut().take(15).zip(file_name.bytes()) {
+            *place = byte;
+        }
+        Self { name, umask: 0o022 }
+    }
+
+    /// The name that `ps` would show.
+    pub fn name(&self) -> &[u8] {
+        self.name.split(|&byte| byte == 0).next().unwrap_or_default()
+    }
+}
+
+/// uname(2), `struct new_utsname`: six fields of 65 bytes.
+pub fn uname(guest: &mut Guest<'_>, address: u64) -> Value {
+    let fields: [&[u8]; 6] = [b"Linux", b"localhost", b"6.1.0", b"#1 SMP", b"x86_64", b"(none)"];
+    let layout = fields.iter().enumerate().fold(Layout::<390>::new(), |layout, (i, text)| layout.bytes(i * 65, text));
+    guest.write(address, layout.done())?;
+    Ok(0)
+}
+
+/// sysinfo(2), `struct sysinfo`.
+pub fn sysinfo(clocks: &Clocks, guest: &mut Guest<'_>, total: u64, free: u64, address: u64) -> Value {
+    let layout = Layout::<112>::new()
+        .u64(0, clocks.running().as_secs())
+        .u64(32, total)
+        .u64(40, free)
+        .u16(80, 1) // processes
+        .u32(104, 1); // bytes in a unit of memory
+    guest.write(address, layout.done())?;
+    Ok(0)
+}
+
+/// prlimit64(2) and getrlimit(2): the limits are what they are, and a wish to change one within them is granted
+/// without effect.
+pub fn rlimit(guest: &mut Guest<'_>, stack: &Range<u64>, resource: u64, new: u64, old: u64) -> Value {
+    let limit = match int(resource) {
+        // RLIMIT_STACK, RLIMIT_CORE, RLIMIT_NPROC, RLIMIT_NOFILE.
+        3 => stack.end.saturating_sub(stack.start),
+        4 => 0,
+        6 => 1,
+        7 => super::abi::length(MAX_DESCRIPTORS),
+        0..=15 => RLIM_INFINITY,
+        _ => return Err(Errno::INVAL),
+    };
+    if new != 0 {
+        let wanted: [u8; 16] = guest.read(new)?;
+        let (soft, hard) = (super::abi::field_u64(&wanted, 0), super::abi::field_u64(&wanted, 8));
+        if soft > hard {
+            return Err(Errno::INVAL);
+        }
+        if hard > limit {
+            return Err(Errno::PERM);
+        }
+    }
+    guest.write_unless_null(old, Layout::<16>::new().u64(0, limit).u64(8, limit).done())?;
+    Ok(0)
+}
+
+/// getrusage(2), `struct rusage`: the user time comes first.
+pub fn getrusage(clocks: &Clocks, guest: &mut Guest<'_>, who: u64, address: u64) -> Value {
+    let user = match int(who) {
+        // RUSAGE_SELF, RUSAGE_THREAD; RUSAGE_CHILDREN has none.
+        0 | 1 => clocks.now(2)?,
+        -1 => rustix::time::Timespec { tv_sec: 0, tv_nsec: 0 },
+        _ => return Err(Errno::INVAL),
+    };
+    guest.write(address, Layout::<144>::new().bytes(0, timeval_bytes(user).done()).done())?;
+    Ok(0)
+}
+
+/// sched_getaffinity(2): one CPU. The kernel gives the size of what it wrote.
+pub fn sched_getaffinity(guest: &mut Guest<'_>, pid: u64, size: u64, address: u64) -> Value {
+    if !matches!(int(pid), 0 | 1) {
+        return Err(Errno::SRCH);
+    }
+    if size < 8 || !size.is_multiple_of(8) {
+        return Err(Errno::INVAL);
+    }
+    guest.write(address, &1u64.to_le_bytes())?;
+    Ok(8)
+}
+
+/// getcpu(2)
+pub fn getcpu(guest: &mut Guest<'_>, cpu: u64, node: u64) -> Value {
+    guest.write_unless_null(cpu, &[0; 4])?;
+    guest.write_unless_null(node, &[0; 4])?;
+    Ok(0)
+}
+
+/// prctl(2): the process's name, and settings that are true anyway.
+pub fn prctl(process: &mut Process, guest: &mut Guest<'_>, args: [u64; 6]) -> Value {
+    let [what, argument, ..] = args;
+    match what & 0xffff_ffff {
+        PR_SET_NAME => {
+            let text = match guest.read_string(argument, 16, Errno::NAMETOOLONG) {
+                // A longer name is cut.
+                Err(Errno::NAMETOOLONG) => guest.read::<15>(argument)?.to_vec(),
+                other => other?,
+            };
+            process.name = [0; 16];
+            for (place, byte) in process.name.iter_mut().take(15).zip(text) {
+                *place = byte;
+            }
+            Ok(0)
+        }
+        PR_GET_NAME => {
+            guest.write(argument, &process.name)?;
+            Ok(0)
+        }
+        PR_GET_DUMPABLE => Ok(0),
+        PR_SET_DUMPABLE if argument == 0 => Ok(0),
+        // PR_SET_VMA_ANON_NAME labels a mapping, which only /proc would show.
+        PR_SET_VMA => Ok(0),
+        _ => Err(Errno::INVAL),
+    }
+}
+
+/// arch_prctl(2). Shadow stacks and other CET features are not there, which EINVAL says.
+pub fn arch_prctl(code: u64, address: u64) -> Reply {
+    // A base outside the user half would be accepted by the CPU and mean kernel memory, or nothing.
+    let checked = if address < USER_END { Ok(address) } else { Err(Errno::PERM) };
+    Ok(match code {
+        0x1001 => Outcome::SetGsBase(checked?),
+        0x1002 => Outcome::SetFsBase(checked?),
+        0x1003 => Outcome::GetFsBase(address),
+        0x1004 => Outcome::GetGsBase(address),
+        _ => return Err(Errno::INVAL),
+    })
+}
+
+/// umask(2). No file is ever made, but a program may ask for what it set.
+pub fn umask(process: &mut Process, mask: u64) -> i64 {
+    i64::from(std::mem::replace(&mut process.umask, flags(mask) & 0o777))
+}
+
+/// capget(2), `struct __user_cap_data_struct` twice: none.
+pub fn capget(guest: &mut Guest<'_>, header: u64, data: u64) -> Value {
+    let version = guest.read_u32(header)?;
+    if version != LINUX_CAPABILITY_VERSION_3 {
+        guest.write(header, &LINUX_CAPABILITY_VERSION_3.to_le_bytes())?;
+        return if data == 0 { Ok(0) } else { Err(Errno::INVAL) };
+    }
+    guest.write_unless_null(data, &[0; 24])?;
+    Ok(0)
+}
+
+/// getresuid(2), getresgid(2): all three are 0.
+pub fn getres_ids(guest: &mut Guest<'_>, args: [u64; 6]) -> Value {
+    for address in args.iter().take(3) {
+        guest.write(*address, &[0; 4])?;
+    }
+    Ok(0)
+}
+
+/// Random bytes of the host straight to the program: getrandom(2), `/dev/urandom`.
+pub fn random(guest: &mut Guest<'_>, address: u64, len: u64) -> Value {
+    let mut bytes = [0; CHUNK];
+    let mut done = 0u64;
+    while done < len.min(MAX_RANDOM) {
+        let most = usize::try_from(len.min(MAX_RANDOM) - done).unwrap_or(CHUNK).min(CHUNK);
+        let piece = bytes.get_mut(..most).ok_or(Errno::FAULT)?;
+        // The host's generator is ready long before anything can run here; if it is not, say so and don't wait.
+        let got = host_random(&mut *piece, GetRandomFlags::NONBLOCK)?;
+        let at = address.checked_add(done).ok_or(Errno::FAULT)?;
+        guest.write(at, piece.get(..got).unwrap_or_default())?;
+        done = done.saturating_add(super::abi::length(got));
+    }
+    Ok(count(usize::try_from(done).unwrap_or(0)))
+}
+
+/// getrandom(2): GRND_NONBLOCK, GRND_RANDOM, GRND_INSECURE all mean the same generator.
+pub fn getrandom(guest: &mut Guest<'_>, address: u64, len: u64, how: u64) -> Value {
+    let how = flags(how);
+    if how & !7 != 0 || how & 6 == 6 {
+        return Err(Errno::INVAL);
+    }
+    random(guest, address, len)
+}
+
+/// Bytes of guest memory for a number of pages.
+pub fn bytes_of(pages: u64) -> u64 {
+    pages.saturating_mul(PAGE)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::linux::testing::{Machine, SCRATCH};
+    use syscalls::Sysno;
+
+    #[test]
+    fn bases_must_be_user_addresses() {
+        let mut machine = Machine::new(Vec::new());
+        assert_eq!(machine.outcome(Sysno::arch_prctl, &[0x1002, 0x7000]), Outcome::SetFsBase(0x7000));
+        assert_eq!(machine.outcome(Sysno::arch_prctl, &[0x1001, 0x7000]), Outcome::SetGsBase(0x7000));
+        assert_eq!(machine.outcome(Sysno::arch_prctl, &[0x1003, 0x7000]), Outcome::GetFsBase(0x7000));
+        for bad in [0x8000_0000_0000, 0xffff_8000_0000_0000, u64::MAX] {
+            assert_eq!(machine.call(Sysno::arch_prctl, &[0x1002, bad]), -1);
+        }
+        assert_eq!(machine.call(Sysno::arch_prctl, &[0x3001, 0]), -22);
+    }
+
+    #[test]
+    fn randomness_differs_and_is_bounded() {
+        let mut machine = Machine::new(Vec::new());
+        assert_eq!(machine.call(Sysno::getrandom, &[SCRATCH, 32, 0]), 32);
+        let first = machine.get(SCRATCH, 32);
+        assert_eq!(machine.call(Sysno::getrandom, &[SCRATCH, 32, 1]), 32);
+        assert_ne!(first, machine.get(SCRATCH, 32));
+        assert_eq!(machine.call(Sysno::getrandom, &[SCRATCH, 32, 8]), -22);
+        assert_eq!(machine.call(Sysno::getrandom, &[SCRATCH, 0, 0]), 0);
+        assert_eq!(machine.call(Sysno::getrandom, &[0, u64::MAX, 0]), -14);
+    }
+
+    #[test]
+    fn names_and_limits() {
+        let mut machine = Machine::new(Vec::new());
+        assert_eq!(machine.call(Sysno::uname, &[SCRATCH]), 0);
+        assert_eq!(machine.get(SCRATCH, 6), b"Linux\0");
+        assert_eq!(machine.get(SCRATCH + 4 * 65, 7), b"x86_64\0");
+        assert_eq!(machine.call(Sysno::prlimit64, &[0, 3, 0, SCRATCH]), 0);
+        assert_eq!(machine.get(SCRATCH, 8), 0x10_0000u64.to_le_bytes());
+        let more = machine.put(0, Layout::<16>::new().u64(0, 1 << 30).u64(8, 1 << 30).done());
+        assert_eq!(machine.call(Sysno::setrlimit, &[3, more]), -1);
+        assert_eq!(machine.call(Sysno::getrlimit, &[77, SCRATCH]), -22);
+        let name = machine.put_str(0, "a-name-longer-than-fits");
+        assert_eq!(machine.call(Sysno::prctl, &[PR_SET_NAME, name]), 0);
+        assert_eq!(machine.call(Sysno::prctl, &[PR_GET_NAME, SCRATCH]), 0);
+        assert_eq!(machine.get(SCRATCH, 16), b"a-name-longer-t\0");
+    }
+
+    #[test]
+    fn the_rest_of_the_process() {
+        let mut machine = Machine::new(Vec::new());
+        assert_eq!(machine.call(Sysno::getpid, &[]), 1);
+        assert_eq!(machine.call(Sysno::gettid, &[]), 1);
+        assert_eq!(machine.call(Sysno::getuid, &[]), 0);
+        assert_eq!(machine.call(Sysno::set_tid_address, &[SCRATCH]), 1);
+        assert_eq!(machine.call(Sysno::sched_getaffinity, &[0, 128, SCRATCH]), 8);
+        assert_eq!(machine.call(Sysno::sched_getaffinity, &[0, 7, SCRATCH]), -22);
+        assert_eq!(machine.call(Sysno::umask, &[0o77]), 0o22);
+        assert_eq!(machine.call(Sysno::umask, &[0]), 0o77);
+        assert_eq!(machine.call(Sysno::sysinfo, &[SCRATCH]), 0);
+        assert_eq!(machine.call(Sysno::getrusage, &[0, SCRATCH]), 0);
+        assert_eq!(machine.outcome(Sysno::exit_group, &[3]), Outcome::Exit(3));
+        assert_eq!(machine.outcome(Sysno::exit, &[u64::MAX]), Outcome::Exit(255));
+    }
+}

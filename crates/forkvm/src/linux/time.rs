@@ -1,0 +1,231 @@
+//! Clocks and sleeping: clock_gettime(2), gettimeofday(2), nanosleep(2), times(2) and their relatives.
+
+use std::time::Duration;
+
+use rustix::io::Errno;
+use rustix::time::{ClockId, Timespec, clock_gettime as host_clock};
+
+use super::Outcome;
+use super::abi::{Guest, Layout, Reply, Value, field_u64, flags, int};
+
+const NANOS: i64 = 1_000_000_000;
+const TIMER_ABSTIME: u32 = 1;
+/// `CLK_TCK`, which is 100 for every program (sysconf(3)).
+const TICKS: i64 = 100;
+
+/// Nothing but when the program started: all clocks are the host's.
+#[derive(Debug, Clone)]
+pub struct Clocks {
+    start: Timespec,
+}
+
+impl Clocks {
+    /// Clocks of a program that starts now.
+    pub fn new() -> Self {
+        Self { start: host_clock(ClockId::Monotonic) }
+    }
+
+    /// Time since the start, which is also what is told as CPU time. A fork's CPU time would be that of whichever
+    /// host thread carries it and could go backwards; this is monotonic and never too little.
+    pub fn running(&self) -> Duration {
+        between(self.start, host_clock(ClockId::Monotonic))
+    }
+
+    /// The time of a `CLOCK_*` (time.h), if there is such a clock.
+    pub fn now(&self, clock: u64) -> Result<Timespec, Errno> {
+        let host = match clock_id(clock) {
+            Some(Clock::Host(host)) => host,
+            Some(Clock::Cpu) => return Ok(timespec(self.running())),
+            None => return Err(Errno::INVAL),
+        };
+        Ok(host_clock(host))
+    }
+}
+
+enum Clock {
+    Host(ClockId),
+    Cpu,
+}
+
+fn clock_id(clock: u64) -> Option<Clock> {
+    Some(match int(clock) {
+        // REALTIME and REALTIME_COARSE, which may be finer than its name. TAI's offset is not set up anywhere.
+        0 | 5 | 11 => Clock::Host(ClockId::Realtime),
+        // MONOTONIC, MONOTONIC_RAW, MONOTONIC_COARSE.
+        1 | 4 | 6 => Clock::Host(ClockId::Monotonic),
+        // PROCESS_CPUTIME_ID, THREAD_CPUTIME_ID.
+        2 | 3 => Clock::Cpu,
+        // BOOTTIME.
+        7 => Clock::Host(ClockId::Boottime),
+        _ => return None,
+    })
+}
+
+fn timespec(duration: Duration) -> Timespec {
+    Timespec {
+        tv_sec: i64::try_from(duration.as_secs()).unwrap_or(i64::MAX),
+        tv_nsec: i64::from(duration.subsec_nanos()),
+    }
+}
+
+/// The time from `earlier` to `later`, zero if that is past.
+fn between(earlier: Timespec, later: Timespec) -> Duration {
+    let nanos = |time: Timespec| i128::from(time.tv_sec) * i128::from(NANOS) + i128::from(time.tv_nsec);
+    let difference = nanos(later).saturating_sub(nanos(earlier)).max(0);
+    Duration::from_nanos(u64::try_from(difference).unwrap_or(u64::MAX))
+}
+
+/// `struct timespec`: seconds, nanoseconds.
+pub fn timespec_bytes(time: Timespec) -> Layout<16> {
+    Layout::new().i64(0, time.tv_sec).i64(8, time.tv_nsec)
+}
+
+/// `struct timeval`: seconds, microseconds.
+pub fn timeval_bytes(time: Timespec) -> Layout<16> {
+    Layout::new().i64(0, time.tv_sec).i64(8, time.tv_nsec / 1000)
+}
+
+fn read_timespec(guest: &Guest<'_>, address: u64) -> Result<Timespec, Errno> {
+    let bytes: [u8; 16] = guest.read(address)?;
+    let time = Timespec { tv_sec: field_u64(&bytes, 0).cast_signed(), tv_nsec: field_u64(&bytes, 8).cast_signed() };
+    if time.tv_sec < 0 || !(0..NANOS).contains(&time.tv_nsec) { Err(Errno::INVAL) } else { Ok(time) }
+}
+
+/// A relative time of the program, from a `struct timespec`.
+pub fn read_duration(guest: &Guest<'_>, address: u64) -> Result<Duration, Errno> {
+    let time = read_timespec(guest, address)?;
+    Ok(between(Timespec { tv_sec: 0, tv_nsec: 0 }, time))
+}
+
+/// A relative time of the program, from a `struct timeval`.
+pub fn read_timeval(guest: &Guest<'_>, address: u64) -> Result<Duration, Errno> {
+    let bytes: [u8; 16] = guest.read(address)?;
+    let (seconds, micros) = (field_u64(&bytes, 0).cast_signed(), field_u64(&bytes, 8).cast_signed());
+    let seconds = u64::try_from(seconds).map_err(|_| Errno::INVAL)?;
+    let micros = u64::try_from(micros).map_err(|_| Errno::INVAL)?;
+    Ok(Duration::from_secs(seconds).saturating_add(Duration::from_micros(micros)))
+}
+
+/// The time left until an absolute time of the program.
+pub fn read_deadline(clocks: &Clocks, guest: &Guest<'_>, clock: u64, address: u64) -> Result<Duration, Errno> {
+    let deadline = read_timespec(guest, address)?;
+    Ok(between(clocks.now(clock)?, deadline))
+}
+
+/// clock_gettime(2)
+pub fn clock_gettime(clocks: &Clocks, guest: &mut Guest<'_>, clock: u64, address: u64) -> Value {
+    let now = clocks.now(clock)?;
+    guest.write(address, timespec_bytes(now).done())?;
+    Ok(0)
+}
+
+/// clock_getres(2)
+pub fn clock_getres(guest: &mut Guest<'_>, clock: u64, address: u64) -> Value {
+    clock_id(clock).ok_or(Errno::INVAL)?;
+    guest.write_unless_null(address, timespec_bytes(Timespec { tv_sec: 0, tv_nsec: 1 }).done())?;
+    Ok(0)
+}
+
+/// gettimeofday(2); the time zone is UTC.
+pub fn gettimeofday(guest: &mut Guest<'_>, address: u64, zone: u64) -> Value {
+    guest.write_unless_null(address, timeval_bytes(host_clock(ClockId::Realtime)).done())?;
+    guest.write_unless_null(zone, Layout::<8>::new().done())?;
+    Ok(0)
+}
+
+/// time(2)
+pub fn time(guest: &mut Guest<'_>, address: u64) -> Value {
+    let seconds = host_clock(ClockId::Realtime).tv_sec;
+    guest.write_unless_null(address, &seconds.to_le_bytes())?;
+    Ok(seconds)
+}
+
+/// times(2)
+pub fn times(clocks: &Clocks, guest: &mut Guest<'_>, address: u64) -> Value {
+    let ticks = i64::try_from(clocks.running().as_millis()).unwrap_or(i64::MAX) / (1000 / TICKS);
+    // struct tms: user, system, and those of children.
+    guest.write_unless_null(address, Layout::<32>::new().i64(0, ticks).done())?;
+    Ok(ticks)
+}
+
+/// nanosleep(2). Nothing can interrupt it, so the remaining time is never written.
+pub fn nanosleep(guest: &Guest<'_>, address: u64) -> Reply {
+    Ok(Outcome::Sleep(read_duration(guest, address)?))
+}
+
+/// clock_nanosleep(2)
+pub fn clock_nanosleep(clocks: &Clocks, guest: &Guest<'_>, clock: u64, how: u64, address: u64) -> Reply {
+    if clock_id(clock).is_none() || int(clock) == 3 {
+        return Err(Errno::INVAL);
+    }
+    let duration = if flags(how) & TIMER_ABSTIME != 0 {
+        read_deadline(clocks, guest, clock, address)?
+    } else {
+        read_duration(guest, address)?
+    };
+    Ok(Outcome::Sleep(duration))
+}
+
+/// getitimer(2), and setitimer(2) and alarm(2) where they only disarm: there is no timer, which is what zeros say.
+/// Arming one fails, because its signal could not be delivered.
+pub fn itimer(guest: &mut Guest<'_>, new: Option<u64>, old: u64) -> Value {
+    if let Some(new) = new.filter(|new| *new != 0) {
+        let wanted: [u8; 32] = guest.read(new)?;
+        if field_u64(&wanted, 16) != 0 || field_u64(&wanted, 24) != 0 {
+            return Err(Errno::NOSYS);
+        }
+    }
+    guest.write_unless_null(old, Layout::<32>::new().done())?;
+    Ok(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::linux::testing::{Machine, SCRATCH};
+    use syscalls::Sysno;
+
+    #[test]
+    fn clocks_tell_the_hosts_time() {
+        let mut machine = Machine::new(Vec::new());
+        for clock in [0, 1, 2, 3, 4, 5, 6, 7, 11] {
+            assert_eq!(machine.call(Sysno::clock_gettime, &[clock, SCRATCH]), 0, "{clock}");
+        }
+        assert_eq!(machine.call(Sysno::clock_gettime, &[99, SCRATCH]), -22);
+        assert_eq!(machine.call(Sysno::clock_gettime, &[0, 1]), -14);
+        let now = machine.call(Sysno::time, &[SCRATCH]);
+        let stored = i64::from_le_bytes(machine.get(SCRATCH, 8).try_into().unwrap());
+        assert_eq!(now, stored);
+        assert!(now > 1_700_000_000);
+        assert_eq!(machine.call(Sysno::gettimeofday, &[SCRATCH, 0]), 0);
+        let seconds = i64::from_le_bytes(machine.get(SCRATCH, 8).try_into().unwrap());
+        assert!((now..now + 5).contains(&seconds));
+    }
+
+    #[test]
+    fn sleeps_relative_and_absolute() {
+        let mut machine = Machine::new(Vec::new());
+        let time = machine.put(0, timespec_bytes(Timespec { tv_sec: 1, tv_nsec: 5 }).done());
+        assert_eq!(machine.outcome(Sysno::nanosleep, &[time, 0]), Outcome::Sleep(Duration::new(1, 5)));
+        assert_eq!(machine.outcome(Sysno::clock_nanosleep, &[1, 0, time]), Outcome::Sleep(Duration::new(1, 5)));
+        assert_eq!(machine.outcome(Sysno::clock_nanosleep, &[0, 1, time]), Outcome::Sleep(Duration::ZERO));
+        let later = host_clock(ClockId::Realtime).tv_sec + 100;
+        let time = machine.put(0, timespec_bytes(Timespec { tv_sec: later, tv_nsec: 0 }).done());
+        let Outcome::Sleep(duration) = machine.outcome(Sysno::clock_nanosleep, &[0, 1, time]) else { panic!() };
+        assert!((98..=100).contains(&duration.as_secs()));
+        let bad = machine.put(0, timespec_bytes(Timespec { tv_sec: 1, tv_nsec: NANOS }).done());
+        assert_eq!(machine.call(Sysno::nanosleep, &[bad, 0]), -22);
+        let long = machine.put(0, timespec_bytes(Timespec { tv_sec: i64::MAX, tv_nsec: 0 }).done());
+        assert!(matches!(machine.outcome(Sysno::nanosleep, &[long]), Outcome::Sleep(_)));
+    }
+
+    #[test]
+    fn timers_may_be_disarmed_only() {
+        let mut machine = Machine::new(Vec::new());
+        let off = machine.put(0, &[0; 32]);
+        assert_eq!(machine.call(Sysno::setitimer, &[0, off, SCRATCH + 64]), 0);
+        let on = machine.put(0, Layout::<32>::new().i64(16, 1).done());
+        assert_eq!(machine.call(Sysno::setitimer, &[0, on, 0]), -38);
+        assert_eq!(machine.call(Sysno::alarm, &[0]), 0);
+    }
+}

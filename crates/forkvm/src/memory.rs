@@ -1,0 +1,332 @@
+//! Guest memory as the host sees it: mappings of the master's memfd, checked copies in and out by
+//! guest-physical and by user address, and the record of pages a fork has dirtied.
+
+use std::fs::File;
+use std::sync::Arc;
+
+use vm_memory::mmap::{MmapRegion, MmapRegionBuilder, MmapRegionError};
+use vm_memory::{FileOffset, VolatileMemory, VolatileSlice};
+
+use crate::arch::layout::{KERNEL_STACK, PAGE, page_down};
+use crate::arch::paging::{self, Access};
+use crate::linux::{BadAddress, Protection, UserMemory};
+
+/// A guest-physical range that is not inside the machine's memory: a bug of the engine, never the guest's doing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("guest-physical range {address:#x}+{len:#x} is outside the machine's memory")]
+pub struct OutOfRange {
+    /// First address.
+    pub address: u64,
+    /// Length in bytes.
+    pub len: u64,
+}
+
+/// One mapping of a machine's whole memory.
+#[derive(Debug)]
+pub struct Mapping {
+    region: MmapRegion,
+}
+
+impl Mapping {
+    fn new(file: &Arc<File>, len: u64, protection: i32, flags: i32) -> Result<Self, MmapRegionError> {
+        let region = MmapRegionBuilder::new(len as usize)
+            .with_file_offset(FileOffset::from_arc(file.clone(), 0))
+            .with_mmap_prot(protection)
+            .with_mmap_flags(flags)
+            .build()?;
+        Ok(Self { region })
+    }
+
+    /// The memory itself, writable: for the machine that becomes the master.
+    pub fn shared(file: &Arc<File>, len: u64) -> Result<Self, MmapRegionError> {
+        Self::new(file, len, libc::PROT_READ | libc::PROT_WRITE, libc::MAP_SHARED)
+    }
+
+    /// The sealed master, for reading. Private, since Linux before 6.7 refuses even a read-only shared mapping of a
+    /// file sealed against writes.
+    pub fn frozen(file: &Arc<File>, len: u64) -> Result<Self, MmapRegionError> {
+        Self::new(file, len, libc::PROT_READ, libc::MAP_PRIVATE | libc::MAP_NORESERVE)
+    }
+
+    /// A fork: copy-on-write of the sealed master.
+    pub fn fork(file: &Arc<File>, len: u64) -> Result<Self, MmapRegionError> {
+        Self::new(file, len, libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_NORESERVE)
+    }
+
+    /// Length in bytes.
+    pub fn len(&self) -> u64 {
+        self.region.size() as u64
+    }
+
+    /// Host address of guest-physical 0, for KVM's memslots.
+    pub fn host_address(&self) -> u64 {
+        self.region.as_ptr() as u64
+    }
+
+    fn slice(&self, address: u64, len: u64) -> Result<VolatileSlice<'_>, OutOfRange> {
+        let error = OutOfRange { address, len };
+        let (start, count) =
+            (usize::try_from(address).map_err(|_| error)?, usize::try_from(len).map_err(|_| error)?);
+        self.region.get_slice(start, count).map_err(|_| error)
+    }
+
+    /// Copies out of the machine.
+    pub fn read(&self, address: u64, buf: &mut [u8]) -> Result<(), OutOfRange> {
+        self.slice(address, buf.len() as u64)?.copy_to(buf);
+        Ok(())
+    }
+
+    /// Copies into the machine. Nothing is recorded: see [`GuestMemory`] for writes to a fork.
+    pub fn write(&self, address: u64, bytes: &[u8]) -> Result<(), OutOfRange> {
+        self.slice(address, bytes.len() as u64)?.copy_from(bytes);
+        Ok(())
+    }
+
+    /// Reads a little-endian number.
+    pub fn read_u64(&self, address: u64) -> Result<u64, OutOfRange> {
+        let mut bytes = [0; 8];
+        self.read(address, &mut bytes)?;
+        Ok(u64::from_le_bytes(bytes))
+    }
+
+    /// Writes a little-endian number.
+    pub fn write_u64(&self, address: u64, value: u64) -> Result<(), OutOfRange> {
+        self.write(address, &value.to_le_bytes())
+    }
+
+    /// Copies one page from the same place of another mapping.
+    fn copy_page(&self, from: &Mapping, page: u32) -> Result<(), OutOfRange> {
+        let address = u64::from(page) * PAGE;
+        from.slice(address, PAGE)?.copy_to_volatile_slice(self.slice(address, PAGE)?);
+        Ok(())
+    }
+
+    /// Gives all private pages back to the host; the fork then reads the master again.
+    pub fn drop_private_pages(&self) -> std::io::Result<()> {
+        // SAFETY: the range is exactly this mapping, and private pages hold nothing but guest memory, of which no
+        // Rust reference exists.
+        let result =
+            unsafe { libc::madvise(self.region.as_ptr().cast(), self.region.size(), libc::MADV_DONTNEED) };
+        if result == 0 { Ok(()) } else { Err(std::io::Error::last_os_error()) }
+    }
+}
+
+/// The pages a fork may differ from the master in, each once.
+#[derive(Debug)]
+pub struct DirtyPages {
+    list: Vec<u32>,
+    seen: Vec<u64>,
+}
+
+impl DirtyPages {
+    fn new(pages: u64) -> Self {
+        Self { list: Vec::with_capacity(64), seen: vec![0; pages.div_ceil(64) as usize] }
+    }
+
+    /// Adds a page. A page number outside the machine is ignored.
+    pub fn add(&mut self, page: u32) {
+        let (word, bit) = (page as usize / 64, 1u64 << (page % 64));
+        if let Some(word) = self.seen.get_mut(word)
+            && *word & bit == 0
+        {
+            *word |= bit;
+            self.list.push(page);
+        }
+    }
+
+    /// How many pages there are.
+    pub fn len(&self) -> usize {
+        self.list.len()
+    }
+
+    fn clear(&mut self) {
+        for &page in &self.list {
+            self.seen[page as usize / 64] = 0;
+        }
+        self.list = Vec::with_capacity(64);
+    }
+}
+
+/// A machine's memory, with every write of the host recorded where a reset will need it.
+#[derive(Debug)]
+pub struct GuestMemory {
+    mapping: Mapping,
+    /// `None` in the machine that becomes the master.
+    dirty: Option<DirtyPages>,
+    /// Set when a page lost a permission, until the caller made the processor forget it.
+    lost_permission: bool,
+}
+
+impl GuestMemory {
+    /// The memory of the machine that runs `main()`: page tables may be edited, nothing is recorded.
+    pub fn booting(mapping: Mapping) -> Self {
+        Self { mapping, dirty: None, lost_permission: false }
+    }
+
+    /// The memory of a fork.
+    pub fn forked(mapping: Mapping) -> Self {
+        let pages = mapping.len() / PAGE;
+        Self { mapping, dirty: Some(DirtyPages::new(pages)), lost_permission: false }
+    }
+
+    /// The raw mapping.
+    pub fn mapping(&self) -> &Mapping {
+        &self.mapping
+    }
+
+    /// The pages dirtied so far; `None` in the machine that becomes the master.
+    pub fn dirty(&mut self) -> Option<&mut DirtyPages> {
+        self.dirty.as_mut()
+    }
+
+    /// How many pages are on the list of dirtied ones.
+    pub fn dirty_len(&self) -> usize {
+        self.dirty.as_ref().map_or(0, DirtyPages::len)
+    }
+
+    /// True once after permissions were taken away: the processor may still remember the old ones.
+    pub fn take_lost_permission(&mut self) -> bool {
+        std::mem::take(&mut self.lost_permission)
+    }
+
+    /// Writes by guest-physical address and records the pages.
+    pub fn write_physical(&mut self, address: u64, bytes: &[u8]) -> Result<(), OutOfRange> {
+        self.mapping.write(address, bytes)?;
+        if let Some(dirty) = &mut self.dirty
+            && !bytes.is_empty()
+        {
+            for page in address / PAGE..=(address + bytes.len() as u64 - 1) / PAGE {
+                dirty.add(page as u32);
+            }
+        }
+        Ok(())
+    }
+
+    /// Copies every dirtied page back from the master. The pages stay mapped and on the list: they are not logged
+    /// again. The ring-0 stack, which is in the unlogged slot, always comes back.
+    pub fn restore(&mut self, master: &Mapping) -> Result<(), OutOfRange> {
+        self.mapping.copy_page(master, (KERNEL_STACK / PAGE) as u32)?;
+        for &page in self.dirty.iter().flat_map(|dirty| &dirty.list) {
+            self.mapping.copy_page(master, page)?;
+        }
+        Ok(())
+    }
+
+    /// Forgets the list and gives the pages back. The caller has had KVM write-protect them all again.
+    pub fn shrink(&mut self) -> std::io::Result<()> {
+        self.mapping.drop_private_pages()?;
+        if let Some(dirty) = &mut self.dirty {
+            dirty.clear();
+        }
+        Ok(())
+    }
+
+    /// Calls `piece` with each physically contiguous piece of a user range: guest-physical address, offset, length.
+    fn pieces(
+        &mut self,
+        address: u64,
+        len: u64,
+        access: Access,
+        mut piece: impl FnMut(&mut Self, u64, u64, u64) -> Result<(), OutOfRange>,
+    ) -> Result<(), BadAddress> {
+        let end = address.checked_add(len).ok_or(BadAddress(address))?;
+        let mut at = address;
+        while at < end {
+            let n = (page_down(at) + PAGE).min(end) - at;
+            let physical = paging::translate(&self.mapping, at, access).ok_or(BadAddress(at))?;
+            piece(self, physical, at - address, n).map_err(|_| BadAddress(at))?;
+            at += n;
+        }
+        Ok(())
+    }
+
+    /// Checks that the program can read a whole range.
+    pub fn check_readable(&self, address: u64, len: u64) -> Result<(), BadAddress> {
+        let end = address.checked_add(len).ok_or(BadAddress(address))?;
+        let mut at = address;
+        while at < end {
+            paging::translate(&self.mapping, at, Access::Read).ok_or(BadAddress(at))?;
+            at = page_down(at) + PAGE;
+        }
+        Ok(())
+    }
+
+    /// Copies a bounded piece of the program's memory out. Fails if the program can't read all of it.
+    pub fn read_vec(&self, address: u64, len: usize) -> Result<Vec<u8>, BadAddress> {
+        let mut bytes = vec![0; len];
+        self.read(address, &mut bytes)?;
+        Ok(bytes)
+    }
+
+    /// Reads a number at a user address.
+    pub fn read_u64(&self, address: u64) -> Result<u64, BadAddress> {
+        let mut bytes = [0; 8];
+        self.read(address, &mut bytes)?;
+        Ok(u64::from_le_bytes(bytes))
+    }
+
+    /// Reads a NUL-terminated string of at most `limit` bytes.
+    pub fn read_c_string(&self, address: u64, limit: usize) -> Result<Vec<u8>, BadAddress> {
+        let mut string = Vec::new();
+        let mut chunk = [0u8; 256];
+        while string.len() < limit {
+            let at = address.checked_add(string.len() as u64).ok_or(BadAddress(address))?;
+            // Never read past the page: the string may end just before an unmapped one.
+            let n = ((page_down(at) + PAGE - at) as usize).min(chunk.len()).min(limit - string.len());
+            self.read(at, &mut chunk[..n])?;
+            if let Some(end) = chunk[..n].iter().position(|&byte| byte == 0) {
+                string.extend_from_slice(&chunk[..end]);
+                return Ok(string);
+            }
+            string.extend_from_slice(&chunk[..n]);
+        }
+        Ok(string)
+    }
+}
+
+impl UserMemory for GuestMemory {
+    fn read(&self, address: u64, buf: &mut [u8]) -> Result<(), BadAddress> {
+        let end = address.checked_add(buf.len() as u64).ok_or(BadAddress(address))?;
+        let mut at = address;
+        while at < end {
+            let n = (page_down(at) + PAGE).min(end) - at;
+            let physical = paging::translate(&self.mapping, at, Access::Read).ok_or(BadAddress(at))?;
+            let offset = (at - address) as usize;
+            self.mapping.read(physical, &mut buf[offset..offset + n as usize]).map_err(|_| BadAddress(at))?;
+            at += n;
+        }
+        Ok(())
+    }
+
+    fn write(&mut self, address: u64, bytes: &[u8]) -> Result<(), BadAddress> {
+        self.pieces(address, bytes.len() as u64, Access::Write, |memory, physical, offset, n| {
+            memory.write_physical(physical, &bytes[offset as usize..(offset + n) as usize])
+        })
+    }
+
+    fn clear(&mut self, address: u64, len: u64) -> Result<(), BadAddress> {
+        const ZEROS: [u8; PAGE as usize] = [0; PAGE as usize];
+        self.pieces(address, len, Access::Any, |memory, physical, _, n| {
+            memory.write_physical(physical, &ZEROS[..n as usize])
+        })
+    }
+
+    fn can_protect(&self) -> bool {
+        self.dirty.is_none()
+    }
+
+    fn protect(&mut self, address: u64, len: u64, protection: Protection) -> Result<(), BadAddress> {
+        let end = address.checked_add(len).ok_or(BadAddress(address))?;
+        if !self.can_protect() {
+            return Err(BadAddress(address));
+        }
+        // All or nothing: look before editing.
+        for at in (address..end).step_by(PAGE as usize) {
+            paging::translate(&self.mapping, at, Access::Any).ok_or(BadAddress(at))?;
+        }
+        for at in (address..end).step_by(PAGE as usize) {
+            self.lost_permission |= paging::protect(&self.mapping, at, protection).ok_or(BadAddress(at))?;
+        }
+        Ok(())
+    }
+}

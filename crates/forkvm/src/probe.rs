@@ -1,0 +1,308 @@
+//! What this host's KVM offers, found by trying it in a guest: where `syscall` arrives, and which instructions work.
+//! CPUID is no guide here, since a guest on `kvm_pvm` sees and has the host's features whatever KVM lists.
+
+use std::fs::File;
+use std::sync::Arc;
+
+use kvm_bindings::{CpuId, KVM_MAX_CPUID_ENTRIES, kvm_regs, kvm_sregs};
+use kvm_ioctls::{Cap, Kvm};
+use once_cell::sync::OnceCell;
+
+use crate::arch::layout::PAGE_TABLES;
+use crate::arch::paging::{Builder, tables_len};
+use crate::arch::regs::{
+    CR4_BASE, CR4_FSGSBASE, CR4_OSXSAVE, CR4_PKE, CR4_SMEP, CR4_UMIP, MSR_CSTAR, MSR_LSTAR, MSR_SFMASK, MSR_STAR, RFLAGS,
+    SFMASK_RING0, STAR, user_sregs,
+};
+use crate::arch::stubs::{self, PORT_HYPERCALL, PORT_SYSCALL, SyscallEntry};
+use crate::arch::monitor;
+use crate::kvm::{Exit, Vcpu, Vm};
+use crate::memory::{Mapping, OutOfRange};
+
+/// XCR0 bits of AMX (Intel SDM Vol. 1, 13.3): not offered where KVM lets us choose.
+const XCR0_AMX: u64 = 3 << 17;
+/// The dirty ring's smallest useful size in entries. Intel's page-modification log takes 512 and KVM 64 of them.
+const RING_ENTRIES_LEAST: u32 = 1024;
+
+/// Why no guest can run here, and what to do about it.
+#[derive(Debug, thiserror::Error)]
+pub enum KvmUnavailable {
+    /// There is no device.
+    #[error("/dev/kvm is missing: enable virtualisation in the firmware or the hypervisor, then `modprobe kvm_intel` or `modprobe kvm_amd`")]
+    NoDevice,
+    /// The device is there, but not for us.
+    #[error("user {user} may not use /dev/kvm: add the user to the group that owns it (`usermod -aG kvm NAME`), then log in again")]
+    NotAllowed {
+        /// Effective user id.
+        user: u32,
+    },
+    /// Another failure to open or use it.
+    #[error("/dev/kvm can't be used ({step}): {source}")]
+    Failed {
+        /// What was being done.
+        step: &'static str,
+        /// KVM's answer.
+        source: kvm_ioctls::Error,
+    },
+    /// A kernel too old for us.
+    #[error("this kernel's KVM lacks {what}: Linux {since} or newer is needed")]
+    Lacks {
+        /// The capability.
+        what: &'static str,
+        /// The first Linux that has it.
+        since: &'static str,
+    },
+    /// The processor can't do what programs need.
+    #[error("guests on this machine can't use {0}")]
+    NoInstruction(&'static str),
+    /// No memory for the probing guest.
+    #[error("no memory for a guest: {0}")]
+    Memory(String),
+    /// `syscall` in the probing guest arrived nowhere we know.
+    #[error("`syscall` in a guest does not arrive where it should ({0}); please report this with the output of `forkvm doctor`")]
+    NoSyscall(String),
+}
+
+impl From<OutOfRange> for KvmUnavailable {
+    fn from(error: OutOfRange) -> Self {
+        Self::Memory(error.to_string())
+    }
+}
+
+/// What was found. All of it holds for every guest of this process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct KvmReport {
+    /// `KVM_GET_API_VERSION`, 12 since Linux 2.6.
+    pub api_version: i32,
+    /// Where `syscall` arrives: true for ring 0 (Intel, AMD), false for ring 3 (`kvm_pvm`).
+    pub syscall_enters_ring0: bool,
+    /// `wrfsbase` and its like work.
+    pub fsgsbase: bool,
+    /// Protection keys work.
+    pub protection_keys: bool,
+    /// XCR0: the vector state programs may use (Intel SDM Vol. 1, 13.3).
+    pub xcr0: u64,
+    /// CR4 of every guest.
+    pub cr4: u64,
+    /// Largest dirty ring in bytes.
+    pub dirty_ring_bytes: u32,
+}
+
+/// The opened device and what every machine needs of the probe.
+#[derive(Debug)]
+pub(crate) struct KvmHost {
+    pub kvm: Kvm,
+    pub cpuid: CpuId,
+    pub report: KvmReport,
+    pub entry: SyscallEntry,
+}
+
+/// Opens /dev/kvm and probes it, once in a process. Fails with what to do; a later call tries again.
+pub fn probe() -> Result<KvmReport, KvmUnavailable> {
+    host().map(|host| host.report)
+}
+
+/// The probed device.
+pub(crate) fn host() -> Result<&'static KvmHost, KvmUnavailable> {
+    static HOST: OnceCell<KvmHost> = OnceCell::new();
+    HOST.get_or_try_init(KvmHost::open)
+}
+
+/// Adds the step to KVM's error.
+fn failed(step: &'static str) -> impl Fn(kvm_ioctls::Error) -> KvmUnavailable {
+    move |source| KvmUnavailable::Failed { step, source }
+}
+
+impl KvmHost {
+    fn open() -> Result<Self, KvmUnavailable> {
+        let kvm = crate::kvm::open().map_err(|source| match source.errno() {
+            libc::ENOENT | libc::ENXIO | libc::ENODEV => KvmUnavailable::NoDevice,
+            libc::EACCES | libc::EPERM => KvmUnavailable::NotAllowed { user: rustix::process::geteuid().as_raw() },
+            _ => KvmUnavailable::Failed { step: "open", source },
+        })?;
+        if !kvm.check_extension(Cap::SyncRegs) {
+            return Err(KvmUnavailable::Lacks { what: "KVM_CAP_SYNC_REGS", since: "4.17" });
+        }
+        let ring = [kvm_bindings::KVM_CAP_DIRTY_LOG_RING_ACQ_REL, kvm_bindings::KVM_CAP_DIRTY_LOG_RING]
+            .map(|cap| kvm.check_extension_raw(cap.into()))
+            .into_iter()
+            .max()
+            .and_then(|bytes| u32::try_from(bytes).ok())
+            .unwrap_or(0);
+        if ring < RING_ENTRIES_LEAST * 16 {
+            return Err(KvmUnavailable::Lacks { what: "the dirty ring (KVM_CAP_DIRTY_LOG_RING)", since: "5.11" });
+        }
+        let cpuid = kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES).map_err(failed("KVM_GET_SUPPORTED_CPUID"))?;
+        let report = KvmReport {
+            api_version: kvm.get_api_version(),
+            syscall_enters_ring0: false,
+            fsgsbase: false,
+            protection_keys: false,
+            xcr0: 0,
+            cr4: CR4_BASE,
+            dirty_ring_bytes: ring,
+        };
+        let mut host = Self { kvm, cpuid, report, entry: SyscallEntry::Ring3 };
+        host.probe()?;
+        Ok(host)
+    }
+
+    fn probe(&mut self) -> Result<(), KvmUnavailable> {
+        let mut guest = ProbeGuest::new(self)?;
+        let addresses = stubs::addresses();
+        self.entry = guest.syscall_entry(addresses.probe_syscall)?;
+        self.report.syscall_enters_ring0 = self.entry == SyscallEntry::Ring0;
+
+        if !guest.try_with(CR4_OSXSAVE, addresses.probe_xsave)? {
+            return Err(KvmUnavailable::NoInstruction("XSAVE"));
+        }
+        // XGETBV's low half; nothing above bit 31 is defined.
+        self.report.xcr0 = guest.vcpu.regs().rax & 0xffff_ffff;
+        self.report.fsgsbase = guest.try_with(CR4_FSGSBASE, addresses.probe_fsgsbase)?;
+        self.report.protection_keys = guest.try_with(CR4_PKE, addresses.probe_pku)?;
+        guest.accept(CR4_UMIP);
+        // With SMEP kvm_pvm loops at a ring-3 `syscall`; where `syscall` enters ring 0 it is one more lock on the door.
+        if self.entry == SyscallEntry::Ring0 {
+            guest.accept(CR4_SMEP);
+        }
+        self.report.cr4 = guest.cr4;
+        Ok(())
+    }
+
+    /// Gives a new vCPU its CPUID-independent state: XCR0 and the MSRs of `syscall`.
+    pub fn prepare(&self, vcpu: &Vcpu) -> Result<(), kvm_ioctls::Error> {
+        let addresses = stubs::addresses();
+        let (lstar, mask) = match self.entry {
+            SyscallEntry::Ring3 => (addresses.syscall_ring3, 0),
+            SyscallEntry::Ring0 => (addresses.syscall_ring0, SFMASK_RING0),
+        };
+        prepare(&self.kvm, &self.cpuid, vcpu, lstar, mask, addresses.syscall_32)
+    }
+
+    /// Length of a dirty ring, in entries, for a request limit of this many pages.
+    pub fn ring_entries(&self, pages: u64) -> u32 {
+        /// Largest ring asked for: the limit is then checked every 4,096 pages or less.
+        const MOST: u64 = 4096;
+        let wanted = pages.next_power_of_two().clamp(u64::from(RING_ENTRIES_LEAST), MOST);
+        (wanted as u32).min(self.report.dirty_ring_bytes / 16)
+    }
+}
+
+fn prepare(kvm: &Kvm, cpuid: &CpuId, vcpu: &Vcpu, lstar: u64, mask: u64, cstar: u64) -> Result<(), kvm_ioctls::Error> {
+    for (msr, value) in [(MSR_STAR, STAR), (MSR_LSTAR, lstar), (MSR_SFMASK, mask)] {
+        if !vcpu.set_msr(msr, value)? {
+            return Err(kvm_ioctls::Error::new(libc::EINVAL));
+        }
+    }
+    // Intel has no CSTAR in 64-bit mode; a refusal does no harm, since `syscall` from 32-bit code is then #UD.
+    let _ = vcpu.set_msr(MSR_CSTAR, cstar);
+    // CPUID.(EAX=0DH,ECX=0):EDX:EAX, the XCR0 bits that KVM supports.
+    let supported = cpuid
+        .as_slice()
+        .iter()
+        .find(|leaf| leaf.function == 0xd && leaf.index == 0)
+        .map_or(0, |leaf| u64::from(leaf.edx) << 32 | u64::from(leaf.eax));
+    if supported != 0 && kvm.check_extension(Cap::Xcrs) {
+        let mut xcrs = vcpu.xcrs()?;
+        if let Some(xcr0) = xcrs.xcrs.iter_mut().take(xcrs.nr_xcrs as usize).find(|register| register.xcr == 0) {
+            xcr0.value = supported & !XCR0_AMX;
+            vcpu.set_xcrs(&xcrs)?;
+        }
+    }
+    Ok(())
+}
+
+/// The smallest guest: the monitor alone.
+struct ProbeGuest {
+    vcpu: Vcpu,
+    template: kvm_sregs,
+    cr4: u64,
+    // Dropped after the vCPU: VM, then its memory.
+    _vm: Vm,
+    _memory: Mapping,
+}
+
+impl ProbeGuest {
+    fn new(host: &KvmHost) -> Result<Self, KvmUnavailable> {
+        let ranges = monitor::ranges();
+        let tables = PAGE_TABLES
+            ..PAGE_TABLES + tables_len(ranges.iter().map(|range| range.address..range.address + range.len));
+        let memory = |error: std::io::Error| KvmUnavailable::Memory(error.to_string());
+        let file: File = rustix::fs::memfd_create("forkvm-probe", rustix::fs::MemfdFlags::CLOEXEC)
+            .map_err(|error| memory(error.into()))?
+            .into();
+        file.set_len(tables.end).map_err(memory)?;
+        let mapping =
+            Mapping::shared(&Arc::new(file), tables.end).map_err(|error| KvmUnavailable::Memory(error.to_string()))?;
+        // Ring 3 may use the system-call port in this guest, wherever `syscall` turns out to arrive.
+        monitor::install(&mapping, SyscallEntry::Ring3)?;
+        let mut builder = Builder::new(&mapping, tables);
+        ranges.iter().try_for_each(|range| builder.map(range))?;
+        let vm = Vm::new(&host.kvm, &mapping, None).map_err(failed("KVM_CREATE_VM"))?;
+        let vcpu = vm.vcpu(&host.cpuid).map_err(failed("KVM_CREATE_VCPU"))?;
+        let addresses = stubs::addresses();
+        prepare(&host.kvm, &host.cpuid, &vcpu, addresses.syscall_ring3, 0, addresses.syscall_32)
+            .map_err(failed("KVM_SET_MSRS"))?;
+        let template = vcpu.sregs().map_err(failed("KVM_GET_SREGS"))?;
+        Ok(Self { vcpu, template, cr4: CR4_BASE, _vm: vm, _memory: mapping })
+    }
+
+    /// Runs ring-3 code at `address` until it exits.
+    fn run(&mut self, address: u64) -> Result<Exit, KvmUnavailable> {
+        self.vcpu
+            .set_sregs(&user_sregs(&self.template, self.cr4, 0, 0))
+            .map_err(failed("KVM_SET_SREGS"))?;
+        self.vcpu.set_regs(kvm_regs { rip: address, rflags: RFLAGS, ..Default::default() });
+        loop {
+            match self.vcpu.run() {
+                Exit::Interrupted => {}
+                exit => return Ok(exit),
+            }
+        }
+    }
+
+    fn syscall_entry(&mut self, address: u64) -> Result<SyscallEntry, KvmUnavailable> {
+        let exit = self.run(address)?;
+        if exit != Exit::Out(PORT_SYSCALL) {
+            return Err(KvmUnavailable::NoSyscall(format!("{exit:?}")));
+        }
+        let sregs = self.vcpu.sregs().map_err(failed("KVM_GET_SREGS"))?;
+        let entry = if sregs.cs.dpl == 3 { SyscallEntry::Ring3 } else { SyscallEntry::Ring0 };
+        // The exit was in the middle of something; finish it before the next probe.
+        self.vcpu.drain();
+        Ok(entry)
+    }
+
+    /// Sets a CR4 bit if KVM takes it.
+    fn accept(&mut self, bit: u64) -> bool {
+        let taken = self.vcpu.set_sregs(&user_sregs(&self.template, self.cr4 | bit, 0, 0)).is_ok();
+        if taken {
+            self.cr4 |= bit;
+        }
+        taken
+    }
+
+    /// Tries a probe with a CR4 bit, which stays set if the instruction works.
+    fn try_with(&mut self, bit: u64, address: u64) -> Result<bool, KvmUnavailable> {
+        let before = self.cr4;
+        self.accept(bit);
+        let works = self.run(address)? == Exit::Out(PORT_HYPERCALL);
+        self.vcpu.drain();
+        if !works {
+            self.cr4 = before;
+        }
+        Ok(works)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_ring_is_never_smaller_than_what_intel_needs() {
+        let Ok(host) = host() else { return };
+        assert_eq!(host.ring_entries(1), 1024);
+        assert_eq!(host.ring_entries(1 << 20), 4096);
+    }
+}
