@@ -101,13 +101,13 @@ static const char HEAD[] =
 	"</div>\n"
 	"<h2>From xpizza.com, just now</h2>\n<div class=\"views\">\n"
 	"<a href=\"/x/?size=800\"><img alt=\"The whole Mandelbrot set\" src=\"/x/?size=384\"></a>\n"
-	"<a href=\"/x/?x=-0.7436&amp;y=0.1318&amp;zoom=40&amp;size=800\">"
-	"<img alt=\"Seahorse valley\" src=\"/x/?x=-0.7436&amp;y=0.1318&amp;zoom=40&amp;size=384\"></a>\n"
+	"<a href=\"/x/?x=-0.75&amp;y=0.1&amp;zoom=25&amp;size=800\">"
+	"<img alt=\"Seahorse valley\" src=\"/x/?x=-0.75&amp;y=0.1&amp;zoom=25&amp;size=384\"></a>\n"
 	"<a href=\"/x/?x=-0.743643887&amp;y=0.131825904&amp;zoom=2000&amp;size=800\">"
 	"<img alt=\"A spiral in the seahorse valley\" "
 	"src=\"/x/?x=-0.743643887&amp;y=0.131825904&amp;zoom=2000&amp;size=384\"></a>\n"
-	"<a href=\"/x/?x=-1.7687&amp;y=0.0017&amp;zoom=300&amp;size=800\">"
-	"<img alt=\"A small copy of the set\" src=\"/x/?x=-1.7687&amp;y=0.0017&amp;zoom=300&amp;size=384\"></a>\n"
+	"<a href=\"/x/?x=-1.7584&amp;zoom=60&amp;size=800\">"
+	"<img alt=\"A small copy of the set\" src=\"/x/?x=-1.7584&amp;zoom=60&amp;size=384\"></a>\n"
 	"</div>\n"
 	"<h2>The request</h2>\n<div class=\"wrap\"><table>\n";
 

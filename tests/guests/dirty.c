@@ -1,0 +1,27 @@
+// /N writes to N pages (at most 20000, 80 MB) and answers how many it wrote to and how many it found written
+// to before: that has to be 0.
+
+#include "query.h"
+
+enum { PAGE = 4096, PAGES = 20000 };
+static uint8_t pages[PAGES][PAGE] __attribute__((aligned(PAGE)));
+
+KVM_EXPORT void my_backend(const char *url)
+{
+	const int wanted = atoi(url + 1), n = wanted < 0 ? 0 : wanted > PAGES ? PAGES : wanted;
+	int found = 0;
+
+	for (int i = 0; i < n; i++) {
+		const int place = (i * 67 + 13) % PAGE;
+
+		found += pages[i][place] != 0;
+		pages[i][place] = 1;
+	}
+	say("wrote %d found %d\n", n, found);
+	done(200);
+}
+
+int main(void)
+{
+	return 0;
+}
