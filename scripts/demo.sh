@@ -1,0 +1,201 @@
+#!/bin/bash
+# The demo: Varnish on 127.0.0.1:${PORT:-8080} with five tenants (vcl/demo.vcl),
+# until Ctrl-C. "make demo" builds what it needs and calls it.
+#   --check   on a free port; checks every answer, then ends with a status
+# Environment: LIB, the folder of libvmod_kvm.so; GUESTS, the folder of the example programs.
+set -euo pipefail
+here=$(dirname "$(readlink -f "$0")")
+root=$(dirname "$here")
+# shellcheck source=scripts/env.sh
+. "$here/env.sh"
+lib=${LIB:-$root/target/release}
+guests=${GUESTS:-$root/target/guests}
+port=${PORT:-8080}
+check=
+case ${1:-} in
+--check) check=1 port=0 ;;
+'') ;;
+*) sed -n '2,5s/^# //p' "$0"; exit 2 ;;
+esac
+die() { echo "demo: $*" >&2; exit 1; }
+
+# --- what must be there ------------------------------------------------------
+
+if [ ! -e /dev/kvm ]; then
+    die "there is no /dev/kvm. Load the kernel's module (sudo modprobe kvm_intel, or kvm_amd);
+  if that fails, switch virtualisation on in the BIOS or, in a virtual machine, allow it nested virtualisation."
+fi
+if ! (: <>/dev/kvm) 2>/dev/null; then
+    group=$(stat -c %G /dev/kvm)
+    if [ "$group" = root ]; then
+        die "$(id -un) may not use /dev/kvm, which is root's alone here. Run the demo as root, or give the device
+  to the group kvm and yourself that group, then log in again:
+    sudo groupadd -f kvm; sudo chgrp kvm /dev/kvm; sudo chmod 660 /dev/kvm; sudo usermod -aG kvm $(id -un)"
+    fi
+    die "$(id -un) may not use /dev/kvm. Members of the group $group may; join it, then log in again:
+    sudo usermod -aG $group $(id -un)"
+fi
+[ -e "$lib/libvmod_kvm.so" ] || die "no $lib/libvmod_kvm.so; run: make build"
+for g in page hello mandelbrot counter sqlite; do
+    [ -x "$guests/$g" ] || die "no $guests/$g; run: make guests"
+done
+if [ "$port" != 0 ]; then
+    why=$(python3 - "$port" 2>&1 <<'PY'
+import socket, sys
+s = socket.socket()
+s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+try:
+    s.bind(("127.0.0.1", int(sys.argv[1])))
+except (OSError, OverflowError, ValueError) as e:
+    sys.exit(getattr(e, "strerror", None) or str(e))
+PY
+    ) || die "cannot listen on 127.0.0.1:$port ($why). Take another port: make demo PORT=8081"
+fi
+
+# --- Varnish -----------------------------------------------------------------
+
+work=$(mktemp -d "${TMPDIR:-/tmp}/vmod-kvm-demo.XXXXXX")
+varnish=
+# shellcheck disable=SC2317 # called by the trap
+cleanup() {
+    if [ -n "$varnish" ]; then
+        # A worker thread keeps its VCL for up to a minute after its last request,
+        # and a polite stop waits for that: two seconds of it are enough here.
+        local child
+        child=$(pgrep -P "$varnish" || true)
+        kill "$varnish" 2>/dev/null || true
+        for _ in {1..20}; do
+            kill -0 "$varnish" 2>/dev/null || break
+            sleep 0.1
+        done
+        if [ -n "$child" ]; then kill -KILL "$child" 2>/dev/null || true; fi
+        wait "$varnish" 2>/dev/null || true
+    fi
+    rm -rf "$work"
+}
+trap cleanup EXIT
+trap 'echo; echo "demo: stopped"; exit 0' INT
+trap 'exit 143' TERM HUP
+
+# As root, Varnish would drop to the user "vinyl" or "vcache" where there is
+# one, and that user is seldom in the group of /dev/kvm. So it stays what it is.
+jail=()
+if [ "$(id -u)" = 0 ]; then
+    jail=(-j none)
+    echo "demo: Varnish runs as root: you are root, and no other user is set up for /dev/kvm here." \
+        "In production, give Varnish's user the group kvm instead."
+else
+    echo "demo: Varnish runs as $(id -un), who may use /dev/kvm. Nothing in the demo needs root."
+fi
+
+sed "s#@GUESTS@#$guests#" "$root/vcl/demo.vcl" >"$work/demo.vcl"
+# The demo's VMOD by its folder, Varnish's own by theirs. setpriv: should this
+# script be killed the hard way, Varnish ends too.
+setpriv --pdeathsig TERM "$VARNISHD" -F ${jail[@]+"${jail[@]}"} -n "$work/varnish" -a "127.0.0.1:$port" \
+    -p "vmod_path=$lib:$(pkg-config --variable=vmoddir varnishapi)" -s malloc,64m \
+    -f "$work/demo.vcl" >"$work/varnishd.log" 2>&1 </dev/null &
+varnish=$!
+
+# alive: fails with Varnish's own words when it has ended.
+alive() {
+    if ! kill -0 "$varnish" 2>/dev/null; then
+        cat "$work/varnishd.log" >&2
+        varnish=
+        die "Varnish ended"
+    fi
+}
+
+listen=
+for _ in {1..300}; do
+    listen=$(varnishadm -n "$work/varnish" -t 2 debug.listen_address 2>/dev/null | awk 'NF {print $2 ":" $3; exit}') || true
+    [ -z "$listen" ] || break
+    alive
+    sleep 0.1
+done
+[ -n "$listen" ] || { cat "$work/varnishd.log" >&2; die "Varnish did not start within 30 s"; }
+
+# get HOST PATH: a request; the status in $status, files head and body.
+get() {
+    status=$(curl -sS -m 20 -D "$work/head" -o "$work/body" -w '%{http_code}' -H "Host: $1" "http://$listen$2") || status=000
+}
+
+tenants=(vpizza.com wpizza.com xpizza.com ypizza.com zpizza.com)
+deadline=$((SECONDS + 60))
+for t in "${tenants[@]}"; do
+    until get "$t" / && [ "$status" = 200 ]; do
+        alive
+        if [ $SECONDS -ge $deadline ]; then
+            cat "$work/varnishd.log" >&2
+            varnishlog -n "$work/varnish" -d -g raw -i Error,VCL_Error,VCL_Log,FetchError 2>/dev/null | tail -n 20 >&2 || true
+            die "$t is not ready after 60 s; its last answer was ${status/000/none}"
+        fi
+        sleep 0.2
+    done
+done
+
+# --- the answers -------------------------------------------------------------
+
+show() {
+    get "$1" /
+    printf '\n$ curl -D - -H "Host: %s" http://%s/\n' "$1" "$listen"
+    cat "$work/head"
+    if grep -qi '^content-type: *text/' "$work/head"; then
+        head -n 12 "$work/body" | sed '$a\' # sed: a newline at the end, if there is none
+        [ "$(wc -l <"$work/body")" -le 12 ] || echo "..."
+    else
+        echo "<$(stat -c %s "$work/body") bytes of $(sed -n 's/\r$//; s/^content-type: *//Ip' "$work/head")>"
+    fi
+}
+
+for t in "${tenants[@]}"; do show "$t"; done
+
+if [ -z "$check" ]; then
+    cat <<END
+
+Ready. In a browser:
+  http://$listen/      vpizza.com, a page that links to the others
+  http://$listen/w/    wpizza.com, hello           http://$listen/x/    xpizza.com, a picture for each URL
+  http://$listen/y/    ypizza.com, a counter       http://$listen/z/    zpizza.com, a database in memory
+The log: varnishlog -n $work/varnish    (with: . scripts/env.sh)
+Ctrl-C ends it.
+END
+    rc=0
+    wait "$varnish" || rc=$?
+    cat "$work/varnishd.log" >&2
+    varnish=
+    die "Varnish ended ($rc)"
+fi
+
+failed=0 passed=0
+# expect TEXT COMMAND...
+expect() {
+    local text=$1
+    shift
+    if "$@"; then
+        passed=$((passed + 1))
+    else
+        failed=$((failed + 1))
+        echo "demo-check: FAILED: $text"
+        sed 's/^/    | /' "$work/head"
+        head -c 300 "$work/body" | tr -c '[:print:]\n' '?' | sed 's/^/    | /'
+    fi
+}
+has() { [ "$status" = 200 ] && grep -qi "^content-type: *$1" "$work/head" && grep -qai -e "$2" "$work/body"; }
+png() { [ "$status" = 200 ] && grep -qi '^content-type: *image/png' "$work/head" && python3 "$here/check-png.py" "$work/body"; }
+
+echo
+get vpizza.com / && expect "vpizza.com: an HTML page" has text/html '<html'
+get "$listen" / && expect "the address alone: the page of vpizza.com" has text/html '<html'
+get wpizza.com / && expect "wpizza.com: hello" has text/ hello
+get "$listen" /w && expect "/w: hello" has text/ hello
+get xpizza.com / && expect "xpizza.com: a PNG" png
+get "$listen" /x/2 && expect "/x/2: a PNG" png
+for i in {1..3}; do
+    get ypizza.com / && expect "ypizza.com: the counter says 1, request $i" has text/ '^1$'
+done
+get "$listen" /y/ && expect "/y/: the counter says 1" has text/ '^1$'
+get zpizza.com / && expect "zpizza.com: an answer from the database" has text/ '.'
+get "$listen" /z/ && expect "/z/: an answer from the database" has text/ '.'
+get nobody.example / && expect "an unknown tenant: 503" [ "$status" = 503 ]
+echo "demo-check: $passed passed, $failed failed"
+[ $failed = 0 ]

@@ -1,0 +1,50 @@
+#!/bin/bash
+# The engine's tests on a stock kernel's kvm_amd ("make test-svm"): everything is
+# built out here, then all test programs run in one boot, once with nested paging
+# and once with shadow paging.
+#   NPT=1|0          only this one
+#   FORKVM_SLOW=50   by how much the tests stretch their time limits
+#   GUESTS=DIR       the example programs
+set -euo pipefail
+here=$(dirname "$(readlink -f "$0")")
+root=$(dirname "$(dirname "$here")")
+# shellcheck source=scripts/env.sh
+. "$here/../env.sh"
+
+if [ "${1:-}" = --inside ]; then
+    # In the machine: PROGRAM... One after the other, each with its own verdict.
+    shift
+    passed=0 failed=()
+    for program in "$@"; do
+        echo "--- $(basename "$program")"
+        if "$program" --test-threads=2; then passed=$((passed + 1)); else failed+=("$(basename "$program")"); fi
+    done
+    if [ ${#failed[@]} -gt 0 ]; then echo "test programs failed: ${failed[*]}"; fi
+    echo "test programs: $passed passed, ${#failed[@]} failed"
+    [ ${#failed[@]} = 0 ]
+    exit
+fi
+
+"$here/build.sh"
+cd "$root"
+mapfile -t programs < <(cargo test --release --no-run -p forkvm --message-format json-render-diagnostics |
+    python3 -c '
+import json, sys
+for line in sys.stdin:
+    m = json.loads(line)
+    if m["reason"] == "compiler-artifact" and m["profile"]["test"] and m["executable"]:
+        print(m["executable"])')
+[ ${#programs[@]} -gt 0 ] || { echo "test-svm: no test programs were built" >&2; exit 1; }
+
+# What cargo would set for them. CI: without /dev/kvm they fail, not skip.
+export CI=true FORKVM_SLOW=${FORKVM_SLOW:-50} CARGO_MANIFEST_DIR=$root/crates/forkvm RUST_BACKTRACE=1
+cd "$CARGO_MANIFEST_DIR"
+status=0
+for npt in ${NPT:-1 0}; do
+    echo "=== Linux ${SVM_KERNEL:-6.1}, kvm_amd npt=$npt, ${#programs[@]} test programs"
+    "$here/run.sh" -t "${SVM_LIMIT:-1800}" -k "npt=$npt" -- "$here/test.sh" --inside "${programs[@]}" || {
+        status=$?
+        echo "test-svm: failed with npt=$npt ($status)" >&2
+    }
+done
+exit $status
