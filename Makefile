@@ -14,7 +14,7 @@ PREFIX ?= /usr/local
 ENV := . scripts/env.sh &&
 SCRIPTS := $(wildcard scripts/*.sh scripts/svm/*.sh) .ci/run
 
-.PHONY: help demo demo-check test test-svm check bench install build guests setup clean
+.PHONY: help demo demo-check test test-svm check bench install build guests test-guests setup clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -25,10 +25,10 @@ demo: build guests ## five tenants on http://127.0.0.1:8080 (PORT=), until Ctrl-
 demo-check: build guests ## the demo on a free port, every answer checked
 	@$(ENV) LIB=$(TARGET)/release GUESTS=$(GUESTS) scripts/demo.sh --check
 
-test: build guests ## all tests (needs /dev/kvm)
+test: build guests test-guests ## all tests (needs /dev/kvm)
 	$(ENV) cargo test $(CARGO_FLAGS)
 
-test-svm: setup guests ## the engine's tests on a stock kernel's KVM, in QEMU (NPT=0: shadow paging)
+test-svm: setup guests test-guests ## the engine's tests on a stock kernel's KVM, in QEMU (NPT=0: shadow paging)
 	$(ENV) GUESTS=$(GUESTS) scripts/svm/test.sh
 
 check: setup ## formatting, lints, shell syntax
@@ -56,7 +56,10 @@ build: setup ## the VMOD and the command, in target/release
 	$(ENV) cargo build $(CARGO_FLAGS)
 
 guests: setup ## the example programs, in target/guests
-	@$(MAKE) --no-print-directory -C guest-sdk/examples OUT=$(GUESTS)
+	@$(MAKE) -s -C guest-sdk/examples OUT=$(GUESTS)
+
+test-guests: setup # programs that only the tests use
+	@$(MAKE) -s -C tests/guests OUT=$(GUESTS)/test
 
 setup: ## Varnish and build packages, once (scripts/setup.sh)
 	@scripts/setup.sh

@@ -140,7 +140,7 @@ show() {
     printf '\n$ curl -D - -H "Host: %s" http://%s/\n' "$1" "$listen"
     cat "$work/head"
     if grep -qi '^content-type: *text/' "$work/head"; then
-        head -n 12 "$work/body" | sed '$a\' # sed: a newline at the end, if there is none
+        head -n 12 "$work/body" | awk 1 # which adds a last newline if there is none
         [ "$(wc -l <"$work/body")" -le 12 ] || echo "..."
     else
         echo "<$(stat -c %s "$work/body") bytes of $(sed -n 's/\r$//; s/^content-type: *//Ip' "$work/head")>"
