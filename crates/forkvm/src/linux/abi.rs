@@ -90,11 +90,20 @@ impl Guest<'_> {
 
     /// Copies bytes to the program unless the pointer is null, as most optional results have it.
     pub fn write_unless_null(&mut self, address: u64, bytes: &[u8]) -> Result<(), Errno> {
-        if address == 0 { Ok(()) } else { self.write(address, bytes) }
+        if address == 0 {
+            Ok(())
+        } else {
+            self.write(address, bytes)
+        }
     }
 
     /// A NUL-terminated string of at most `most` bytes with its NUL; without it, `too_long`.
-    pub fn read_string(&self, address: u64, most: usize, too_long: Errno) -> Result<Vec<u8>, Errno> {
+    pub fn read_string(
+        &self,
+        address: u64,
+        most: usize,
+        too_long: Errno,
+    ) -> Result<Vec<u8>, Errno> {
         // The string may end just before unmapped memory, so no piece may reach into the next page.
         let mut text = Vec::new();
         let mut at = address;
@@ -139,7 +148,10 @@ impl<const N: usize> Layout<N> {
     /// Puts bytes at an offset. Offsets are constants of this program, so what would not fit is a mistake
     /// that a unit test of the structure shows; it is left out rather than panicking.
     pub fn bytes(mut self, offset: usize, value: &[u8]) -> Self {
-        let place = self.0.get_mut(offset..).and_then(|rest| rest.get_mut(..value.len()));
+        let place = self
+            .0
+            .get_mut(offset..)
+            .and_then(|rest| rest.get_mut(..value.len()));
         debug_assert!(place.is_some(), "{} bytes at {offset} of {N}", value.len());
         if let Some(place) = place {
             place.copy_from_slice(value);
@@ -206,9 +218,15 @@ mod tests {
         let mut memory = TestMemory::new(0x1000, 0x1000);
         let mut host = Recorder::default();
         memory.write(0x1ffc, b"abc\0").unwrap();
-        let guest = Guest { memory: &mut memory, host: &mut host };
+        let guest = Guest {
+            memory: &mut memory,
+            host: &mut host,
+        };
         assert_eq!(guest.read_path(0x1ffc).unwrap(), b"abc");
-        assert_eq!(guest.read_string(0x1ffc, 3, Errno::NAMETOOLONG), Err(Errno::NAMETOOLONG));
+        assert_eq!(
+            guest.read_string(0x1ffc, 3, Errno::NAMETOOLONG),
+            Err(Errno::NAMETOOLONG)
+        );
         assert_eq!(guest.read_path(0x2000), Err(Errno::FAULT));
         assert_eq!(guest.read_path(u64::MAX), Err(Errno::FAULT));
     }
@@ -223,7 +241,10 @@ mod tests {
     #[test]
     fn layouts_are_little_endian() {
         let laid_out = Layout::<12>::new().u32(0, 1).i64(4, -2);
-        assert_eq!(laid_out.done(), [1, 0, 0, 0, 0xfe, 255, 255, 255, 255, 255, 255, 255]);
+        assert_eq!(
+            laid_out.done(),
+            [1, 0, 0, 0, 0xfe, 255, 255, 255, 255, 255, 255, 255]
+        );
         assert_eq!(field_u64(laid_out.done(), 4), u64::MAX - 1);
         assert_eq!(field_u32(laid_out.done(), 10), 0);
     }

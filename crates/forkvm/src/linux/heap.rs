@@ -15,7 +15,11 @@ pub const MAX_MAPPINGS: usize = 16 << 10;
 const MAX_USED: usize = 4 << 10;
 
 /// What every page of both windows allows from the start.
-pub const READ_WRITE: Protection = Protection { read: true, write: true, execute: false };
+pub const READ_WRITE: Protection = Protection {
+    read: true,
+    write: true,
+    execute: false,
+};
 
 /// What a program asked for when it made a mapping.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -73,7 +77,15 @@ impl Clone for Heap {
     }
 
     fn clone_from(&mut self, source: &Self) {
-        let Self { layout, pages, brk, mappings, used, brk_tables, mmap_tables } = self;
+        let Self {
+            layout,
+            pages,
+            brk,
+            mappings,
+            used,
+            brk_tables,
+            mmap_tables,
+        } = self;
         *layout = source.layout;
         *pages = source.pages;
         *brk = source.brk;
@@ -88,7 +100,10 @@ impl Heap {
     /// An empty heap.
     pub fn new(layout: HeapLayout) -> Self {
         let below = |window: u64| USER_END.saturating_sub(window);
-        let len = layout.len.min(below(layout.brk_window)).min(below(layout.mmap_window));
+        let len = layout
+            .len
+            .min(below(layout.brk_window))
+            .min(below(layout.mmap_window));
         Self {
             layout,
             pages: len / PAGE,
@@ -107,8 +122,14 @@ impl Heap {
 
     /// Pages that neither the break nor a mapping has.
     pub fn free_pages(&self) -> u64 {
-        let mapped: u64 = self.mappings.iter().map(|(pages, _)| pages.end - pages.start).sum();
-        self.pages.saturating_sub(mapped).saturating_sub(self.brk_pages())
+        let mapped: u64 = self
+            .mappings
+            .iter()
+            .map(|(pages, _)| pages.end - pages.start)
+            .sum();
+        self.pages
+            .saturating_sub(mapped)
+            .saturating_sub(self.brk_pages())
     }
 
     /// Number of pages below the break.
@@ -167,7 +188,11 @@ impl Heap {
 
     /// The one mapping that all these pages belong to.
     pub fn mapping_of(&self, pages: &Pages) -> Option<Mapping> {
-        self.mappings.overlapping(pages.clone()).next().filter(|(found, _)| found == pages).map(|(_, mapping)| mapping)
+        self.mappings
+            .overlapping(pages.clone())
+            .next()
+            .filter(|(found, _)| found == pages)
+            .map(|(_, mapping)| mapping)
     }
 
     /// Makes pages below the break as good as new.
@@ -196,14 +221,24 @@ impl Heap {
     }
 
     /// Finds `count` free pages as high as possible and maps them.
-    pub fn map(&mut self, count: u64, mapping: Mapping, memory: &mut dyn UserMemory) -> Result<Pages, Full> {
+    pub fn map(
+        &mut self,
+        count: u64,
+        mapping: Mapping,
+        memory: &mut dyn UserMemory,
+    ) -> Result<Pages, Full> {
         let pages = self.find(count, memory.can_protect()).ok_or(Full)?;
         self.map_at(pages.clone(), mapping, memory)?;
         Ok(pages)
     }
 
     /// Maps these pages, which read as zero afterwards; what was mapped there is gone.
-    pub fn map_at(&mut self, pages: Pages, mapping: Mapping, memory: &mut dyn UserMemory) -> Result<(), Full> {
+    pub fn map_at(
+        &mut self,
+        pages: Pages,
+        mapping: Mapping,
+        memory: &mut dyn UserMemory,
+    ) -> Result<(), Full> {
         if self.is_crowded() || pages.start < self.brk_pages() || pages.end > self.pages {
             return Err(Full);
         }
@@ -226,7 +261,13 @@ impl Heap {
     pub fn set_wanted(&mut self, pages: Pages, protection: Protection) {
         let changed: Vec<_> = self.mappings.overlapping(pages).collect();
         for (pages, mapping) in changed {
-            self.mappings.insert(pages, Mapping { protection, ..mapping });
+            self.mappings.insert(
+                pages,
+                Mapping {
+                    protection,
+                    ..mapping
+                },
+            );
         }
     }
 
@@ -255,17 +296,24 @@ impl Heap {
     /// True if the page tables allow at least `wanted` on all these pages.
     pub fn allows(&self, window: Window, pages: Pages, wanted: Protection) -> bool {
         let within = |allowed: Protection| {
-            allowed.read >= wanted.read && allowed.write >= wanted.write && allowed.execute >= wanted.execute
+            allowed.read >= wanted.read
+                && allowed.write >= wanted.write
+                && allowed.execute >= wanted.execute
         };
         let tables = self.tables(window);
-        let exceptions_allow = tables.overlapping(pages.clone()).all(|(_, allowed)| within(allowed));
+        let exceptions_allow = tables
+            .overlapping(pages.clone())
+            .all(|(_, allowed)| within(allowed));
         exceptions_allow && (within(READ_WRITE) || tables.covers(pages))
     }
 
     /// Fills pages with zeros, as far as they were ever used.
     pub fn zero(&self, pages: Pages, memory: &mut dyn UserMemory) -> Result<(), BadAddress> {
         self.used.overlapping(pages).try_for_each(|(used, ())| {
-            memory.clear(self.address(Window::Mmap, used.start), (used.end - used.start).saturating_mul(PAGE))
+            memory.clear(
+                self.address(Window::Mmap, used.start),
+                (used.end - used.start).saturating_mul(PAGE),
+            )
         })
     }
 
@@ -308,8 +356,14 @@ impl Heap {
     fn find(&self, count: u64, can_protect: bool) -> Option<Pages> {
         let mut end = self.pages;
         loop {
-            let start = end.checked_sub(count).filter(|start| *start >= self.brk_pages())?;
-            let retired = if can_protect { None } else { self.mmap_tables.last_overlapping(start..end) };
+            let start = end
+                .checked_sub(count)
+                .filter(|start| *start >= self.brk_pages())?;
+            let retired = if can_protect {
+                None
+            } else {
+                self.mmap_tables.last_overlapping(start..end)
+            };
             match self.mappings.last_overlapping(start..end).or(retired) {
                 Some(taken) => end = taken.start,
                 None => return Some(start..end),
@@ -318,9 +372,20 @@ impl Heap {
     }
 
     /// Gives pages their usual permissions back. Fails, changing nothing, where it is too late for that.
-    fn open(&mut self, window: Window, pages: Pages, memory: &mut dyn UserMemory) -> Result<(), Full> {
-        let unusual: Vec<_> = self.tables(window).overlapping(pages).map(|(pages, _)| pages).collect();
-        unusual.into_iter().try_for_each(|pages| self.protect(window, pages, READ_WRITE, memory))
+    fn open(
+        &mut self,
+        window: Window,
+        pages: Pages,
+        memory: &mut dyn UserMemory,
+    ) -> Result<(), Full> {
+        let unusual: Vec<_> = self
+            .tables(window)
+            .overlapping(pages)
+            .map(|(pages, _)| pages)
+            .collect();
+        unusual
+            .into_iter()
+            .try_for_each(|pages| self.protect(window, pages, READ_WRITE, memory))
     }
 
     fn mark_used(&mut self, pages: Pages) {

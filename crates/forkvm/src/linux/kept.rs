@@ -20,7 +20,10 @@ fn new_stamp() -> u64 {
 impl<T: Clone> Kept<T> {
     /// Keeps a value.
     pub fn new(value: T) -> Self {
-        Self { value, stamp: new_stamp() }
+        Self {
+            value,
+            stamp: new_stamp(),
+        }
     }
 
     /// Makes this equal to `master`, reusing what is allocated.

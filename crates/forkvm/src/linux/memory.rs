@@ -39,7 +39,9 @@ const MADV_DONTNEED: i32 = 4;
 /// Advice that may be ignored: NORMAL, RANDOM, SEQUENTIAL, WILLNEED, FREE, DONTFORK, DOFORK, MERGEABLE,
 /// UNMERGEABLE, HUGEPAGE, NOHUGEPAGE, DONTDUMP, DODUMP, KEEPONFORK, COLD, PAGEOUT, POPULATE_READ, POPULATE_WRITE.
 /// FREE is allowed to keep the contents; the others have no contents to change.
-const MADV_HARMLESS: [i32; 18] = [0, 1, 2, 3, 8, 10, 11, 12, 13, 14, 15, 16, 17, 19, 20, 21, 22, 23];
+const MADV_HARMLESS: [i32; 18] = [
+    0, 1, 2, 3, 8, 10, 11, 12, 13, 14, 15, 16, 17, 19, 20, 21, 22, 23,
+];
 
 /// A file to map: what `mmap` copies from.
 #[derive(Debug)]
@@ -65,7 +67,11 @@ pub struct MapRequest {
 
 fn protection(prot: u32) -> Protection {
     // On x86-64 whatever is writable or executable is readable.
-    Protection { read: prot & 7 != 0, write: prot & PROT_WRITE != 0, execute: prot & PROT_EXEC != 0 }
+    Protection {
+        read: prot & 7 != 0,
+        write: prot & PROT_WRITE != 0,
+        execute: prot & PROT_EXEC != 0,
+    }
 }
 
 /// The addresses of whole pages, or `None` if they are none that a program can have.
@@ -86,9 +92,19 @@ pub fn brk(heap: &mut Heap, guest: &mut Guest<'_>, address: u64) -> Value {
 
 /// mmap(2). Anonymous memory, and copies of files; `MAP_SHARED` is like `MAP_PRIVATE`, since there is nobody
 /// to share with and files can't be written.
-pub fn mmap(heap: &mut Heap, guest: &mut Guest<'_>, request: MapRequest, source: Option<MapSource<'_>>) -> Value {
+pub fn mmap(
+    heap: &mut Heap,
+    guest: &mut Guest<'_>,
+    request: MapRequest,
+    source: Option<MapSource<'_>>,
+) -> Value {
     let (kind, prot) = (flags(request.flags), flags(request.prot));
-    if request.len == 0 || !matches!(kind & MAP_TYPE, MAP_SHARED | MAP_PRIVATE | MAP_SHARED_VALIDATE) {
+    if request.len == 0
+        || !matches!(
+            kind & MAP_TYPE,
+            MAP_SHARED | MAP_PRIVATE | MAP_SHARED_VALIDATE
+        )
+    {
         return Err(Errno::INVAL);
     }
     if kind & MAP_HUGETLB != 0 {
@@ -102,18 +118,27 @@ pub fn mmap(heap: &mut Heap, guest: &mut Guest<'_>, request: MapRequest, source:
         return Err(Errno::ACCESS);
     }
     let count = request.len.div_ceil(PAGE);
-    let mapping = Mapping { protection: wanted, file: source.is_some() };
+    let mapping = Mapping {
+        protection: wanted,
+        file: source.is_some(),
+    };
 
     let (window, pages) = if kind & (MAP_FIXED | MAP_FIXED_NOREPLACE) != 0 {
         map_fixed(heap, guest, request, mapping)?
     } else {
         (Window::Mmap, heap.map(count, mapping, guest.memory)?)
     };
-    let filled = source.map_or(Ok(()), |source| fill(heap, guest, window, pages.clone(), &source));
+    let filled = source.map_or(Ok(()), |source| {
+        fill(heap, guest, window, pages.clone(), &source)
+    });
     let finished = filled.and_then(|()| {
         // Only execution needs the page tables' consent. A mapping asked for with less than read-write may
         // have to become read-write after the freeze, so it is left as it is.
-        if wanted.execute { Ok(heap.protect(window, pages.clone(), wanted, guest.memory)?) } else { Ok(()) }
+        if wanted.execute {
+            Ok(heap.protect(window, pages.clone(), wanted, guest.memory)?)
+        } else {
+            Ok(())
+        }
     });
     if let Err(errno) = finished {
         if window == Window::Mmap {
@@ -146,7 +171,9 @@ fn map_fixed(
     }
     match window {
         Window::Mmap => heap.map_at(pages.clone(), mapping, guest.memory)?,
-        Window::Brk if pages.end <= heap.brk_pages() => heap.reopen_brk(pages.clone(), guest.memory)?,
+        Window::Brk if pages.end <= heap.brk_pages() => {
+            heap.reopen_brk(pages.clone(), guest.memory)?
+        }
         Window::Brk => return Err(Errno::NOMEM),
     }
     Ok((window, pages))
@@ -165,10 +192,14 @@ fn fill(
     let mut offset = source.offset;
     let mut chunk = vec![0; super::abi::CHUNK];
     while at < end {
-        let most = usize::try_from(end - at).unwrap_or(chunk.len()).min(chunk.len());
+        let most = usize::try_from(end - at)
+            .unwrap_or(chunk.len())
+            .min(chunk.len());
         let piece = chunk.get_mut(..most).ok_or(Errno::NOMEM)?;
         let got = rustix::io::pread(source.file, &mut *piece, offset)?;
-        let Some(bytes) = piece.get(..got).filter(|bytes| !bytes.is_empty()) else { break };
+        let Some(bytes) = piece.get(..got).filter(|bytes| !bytes.is_empty()) else {
+            break;
+        };
         guest.write(at, bytes)?;
         let got = super::abi::length(got);
         at = at.saturating_add(got);
@@ -196,7 +227,11 @@ pub fn mremap(heap: &mut Heap, guest: &mut Guest<'_>, args: [u64; 6]) -> Value {
     let [address, old_len, new_len, how, new_address, _] = args;
     let how = flags(how);
     let fixed = how & MREMAP_FIXED != 0;
-    if !address.is_multiple_of(PAGE) || new_len == 0 || old_len == 0 || how & !(MREMAP_MAYMOVE | MREMAP_FIXED) != 0 {
+    if !address.is_multiple_of(PAGE)
+        || new_len == 0
+        || old_len == 0
+        || how & !(MREMAP_MAYMOVE | MREMAP_FIXED) != 0
+    {
         return Err(Errno::INVAL);
     }
     if fixed && (how & MREMAP_MAYMOVE == 0 || !new_address.is_multiple_of(PAGE)) {
@@ -204,8 +239,12 @@ pub fn mremap(heap: &mut Heap, guest: &mut Guest<'_>, args: [u64; 6]) -> Value {
     }
     let old_addresses = whole_pages(address, old_len).ok_or(Errno::INVAL)?;
     let new_count = new_len.checked_next_multiple_of(PAGE).ok_or(Errno::NOMEM)? / PAGE;
-    let Some((Window::Mmap, old)) = heap.locate(old_addresses) else { return Err(Errno::FAULT) };
-    let Some(mapping) = heap.mapping_of(&old) else { return Err(Errno::FAULT) };
+    let Some((Window::Mmap, old)) = heap.locate(old_addresses) else {
+        return Err(Errno::FAULT);
+    };
+    let Some(mapping) = heap.mapping_of(&old) else {
+        return Err(Errno::FAULT);
+    };
 
     if !fixed {
         let old_count = old.end - old.start;
@@ -214,7 +253,9 @@ pub fn mremap(heap: &mut Heap, guest: &mut Guest<'_>, args: [u64; 6]) -> Value {
             return i64::try_from(address).map_err(|_| Errno::NOMEM);
         }
         let added = old.end..old.start.checked_add(new_count).ok_or(Errno::NOMEM)?;
-        if heap.mappings().is_free(added.clone()) && heap.map_at(added, mapping, guest.memory).is_ok() {
+        if heap.mappings().is_free(added.clone())
+            && heap.map_at(added, mapping, guest.memory).is_ok()
+        {
             return i64::try_from(address).map_err(|_| Errno::NOMEM);
         }
     }
@@ -227,7 +268,9 @@ pub fn mremap(heap: &mut Heap, guest: &mut Guest<'_>, args: [u64; 6]) -> Value {
     }
     let new = if fixed {
         let addresses = whole_pages(new_address, new_len).ok_or(Errno::INVAL)?;
-        let Some((Window::Mmap, new)) = heap.locate(addresses) else { return Err(Errno::NOMEM) };
+        let Some((Window::Mmap, new)) = heap.locate(addresses) else {
+            return Err(Errno::NOMEM);
+        };
         if new.start < old.end && old.start < new.end {
             return Err(Errno::INVAL);
         }
@@ -244,7 +287,12 @@ pub fn mremap(heap: &mut Heap, guest: &mut Guest<'_>, args: [u64; 6]) -> Value {
 
 /// Copies what both ranges have room for. Zero pages are left out: the new pages are zero, and a page that is
 /// not written costs the request nothing.
-fn move_contents(heap: &Heap, guest: &mut Guest<'_>, old: &Pages, new: &Pages) -> Result<(), Errno> {
+fn move_contents(
+    heap: &Heap,
+    guest: &mut Guest<'_>,
+    old: &Pages,
+    new: &Pages,
+) -> Result<(), Errno> {
     for (from, to) in old.clone().zip(new.clone()) {
         let page: [u8; 4096] = guest.read(heap.address(Window::Mmap, from))?;
         if page.iter().any(|&byte| byte != 0) {
@@ -256,9 +304,16 @@ fn move_contents(heap: &Heap, guest: &mut Guest<'_>, old: &Pages, new: &Pages) -
 
 /// mprotect(2). Before the freeze it changes the page tables. After it they are final: what they allow already
 /// is accepted (so a guard page or RELRO made by a request has no effect), anything more is EACCES.
-pub fn mprotect(heap: &mut Heap, guest: &mut Guest<'_>, address: u64, len: u64, prot: u64) -> Value {
+pub fn mprotect(
+    heap: &mut Heap,
+    guest: &mut Guest<'_>,
+    address: u64,
+    len: u64,
+    prot: u64,
+) -> Value {
     let prot = flags(prot);
-    if !address.is_multiple_of(PAGE) || prot & !(PROT_READ | PROT_WRITE | PROT_EXEC | PROT_SEM) != 0 {
+    if !address.is_multiple_of(PAGE) || prot & !(PROT_READ | PROT_WRITE | PROT_EXEC | PROT_SEM) != 0
+    {
         return Err(Errno::INVAL);
     }
     let addresses = whole_pages(address, len).ok_or(Errno::NOMEM)?;
@@ -291,7 +346,11 @@ pub fn mprotect(heap: &mut Heap, guest: &mut Guest<'_>, address: u64, len: u64, 
 }
 
 /// The program's own segments and its stack, whose permissions only the page tables know.
-fn mprotect_program(memory: &mut dyn UserMemory, addresses: std::ops::Range<u64>, wanted: Protection) -> Value {
+fn mprotect_program(
+    memory: &mut dyn UserMemory,
+    addresses: std::ops::Range<u64>,
+    wanted: Protection,
+) -> Value {
     if memory.can_protect() {
         let len = addresses.end - addresses.start;
         return match memory.protect(addresses.start, len, wanted) {
@@ -341,14 +400,24 @@ pub fn madvise(
         return Err(Errno::INVAL);
     }
     match heap.locate(addresses.clone()) {
-        Some((Window::Brk, pages)) if pages.end <= heap.brk_pages() => heap.zero(pages, guest.memory)?,
+        Some((Window::Brk, pages)) if pages.end <= heap.brk_pages() => {
+            heap.zero(pages, guest.memory)?
+        }
         Some((Window::Mmap, pages)) if heap.mappings().covers(pages.clone()) => {
-            let anonymous: Vec<_> = heap.mappings().overlapping(pages).filter(|(_, mapping)| !mapping.file).collect();
-            anonymous.into_iter().try_for_each(|(pages, _)| heap.zero(pages, guest.memory))?;
+            let anonymous: Vec<_> = heap
+                .mappings()
+                .overlapping(pages)
+                .filter(|(_, mapping)| !mapping.file)
+                .collect();
+            anonymous
+                .into_iter()
+                .try_for_each(|(pages, _)| heap.zero(pages, guest.memory))?;
         }
         Some(_) => return Err(Errno::NOMEM),
         None if stack.start <= addresses.start && addresses.end <= stack.end => {
-            guest.memory.clear(addresses.start, addresses.end - addresses.start)?;
+            guest
+                .memory
+                .clear(addresses.start, addresses.end - addresses.start)?;
         }
         // The program's own segments would get their file contents back, which are not kept.
         None => return Err(Errno::INVAL),
@@ -359,6 +428,15 @@ pub fn madvise(
 /// Memory for the engine: zeroed, read-write, the program's to free.
 pub fn map_for_engine(heap: &mut Heap, memory: &mut dyn UserMemory, len: u64) -> Option<u64> {
     let count = len.div_ceil(PAGE).max(1);
-    let pages = heap.map(count, Mapping { protection: READ_WRITE, file: false }, memory).ok()?;
+    let pages = heap
+        .map(
+            count,
+            Mapping {
+                protection: READ_WRITE,
+                file: false,
+            },
+            memory,
+        )
+        .ok()?;
     Some(heap.address(Window::Mmap, pages.start))
 }

@@ -5,10 +5,45 @@
 //! taken at the freeze and each fork's is cloned from it again at every reset, so a new field can't be forgotten.
 #![forbid(unsafe_code)]
 
+mod abi;
+mod fds;
+mod folders;
+mod heap;
+mod io;
+mod kept;
+mod memory;
+mod open;
+mod paths;
+mod pipes;
+mod poll;
+mod process;
+mod ranges;
+mod signals;
+mod sockets;
+mod stat;
+mod table;
+#[cfg(test)]
+mod testing;
+mod threads;
+mod time;
+
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
+use self::abi::Guest;
+use self::fds::Files;
+use self::heap::Heap;
+use self::kept::Kept;
+use self::open::Shared;
+use self::paths::{Absolute, Roots};
+use self::process::Process;
+use self::signals::Signals;
+use self::threads::Threads;
+use self::time::Clocks;
 use crate::request::Host;
+
+pub use self::table::name;
 
 /// A pointer from the program that is not (wholly) mapped with the needed permission: EFAULT.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -41,7 +76,8 @@ pub trait UserMemory {
     fn can_protect(&self) -> bool;
     /// Changes the permissions of whole pages (multiples of the page size). Only before the freeze; after it,
     /// or for an address that is not the program's, it fails and changes nothing.
-    fn protect(&mut self, address: u64, len: u64, protection: Protection) -> Result<(), BadAddress>;
+    fn protect(&mut self, address: u64, len: u64, protection: Protection)
+    -> Result<(), BadAddress>;
 }
 
 /// Where the program's memory lies. Addresses and lengths are multiples of the page size.
@@ -90,6 +126,8 @@ pub enum Outcome {
     Return(i64),
     /// Resume with 0 after this much time, or end the request at its deadline, whichever is first.
     Sleep(Duration),
+    /// The same with another value in RAX: a wait that ends with an error such as ETIMEDOUT.
+    SleepThen(Duration, i64),
     /// Set the FS base (already checked to be a user address), resume with 0.
     SetFsBase(u64),
     /// Set the GS base (already checked to be a user address), resume with 0.
@@ -109,25 +147,84 @@ pub enum Outcome {
 /// The state the personality keeps for one machine.
 #[derive(Debug, Clone)]
 pub struct Linux {
-    setup: std::sync::Arc<Setup>,
+    shared: Arc<Shared>,
+    heap: Kept<Heap>,
+    files: Kept<Files>,
+    signals: Kept<Signals>,
+    process: Kept<Process>,
+    threads: Kept<Threads>,
+    clocks: Kept<Clocks>,
 }
 
 impl Linux {
-    /// The state of a program that has not run yet.
+    /// The state of a program that has not run yet. Opens the allowed paths; see [`Linux::unusable_paths`].
     pub fn new(setup: Setup) -> Self {
-        Self { setup: std::sync::Arc::new(setup) }
+        let directory = Absolute::new(b"/", setup.current_working_directory.as_bytes()).text();
+        Self {
+            heap: Kept::new(Heap::new(setup.heap)),
+            files: Kept::new(Files::new(&directory)),
+            signals: Kept::new(Signals::new()),
+            process: Kept::new(Process::new(&setup.executable)),
+            threads: Kept::new(Threads::default()),
+            clocks: Kept::new(Clocks::new()),
+            shared: Arc::new(Shared {
+                roots: Roots::open(&setup.allowed_paths),
+                setup,
+            }),
+        }
+    }
+
+    /// Allowed paths that could not be opened, and why: they do not exist for the program.
+    pub fn unusable_paths(&self) -> impl Iterator<Item = (&std::path::Path, std::io::Error)> {
+        self.shared
+            .roots
+            .unusable()
+            .iter()
+            .map(|(path, errno)| (path.as_path(), (*errno).into()))
     }
 
     /// Carries out one system call. Never blocks, never panics, whatever the arguments.
-    pub fn call(&mut self, call: Call, memory: &mut dyn UserMemory, host: &mut dyn Host) -> Outcome {
-        let _ = (call, memory, host, &self.setup);
-        Outcome::Return(-38)
+    pub fn call(
+        &mut self,
+        call: Call,
+        memory: &mut dyn UserMemory,
+        host: &mut dyn Host,
+    ) -> Outcome {
+        table::call(self, &mut Guest { memory, host }, call)
     }
 
     /// Maps `len` bytes (rounded up to pages) of zeroed read-write memory for the engine's own use in this machine
     /// (a request's body). `None` if the heap is full.
     pub fn map_for_engine(&mut self, len: u64, memory: &mut dyn UserMemory) -> Option<u64> {
-        let _ = (len, memory);
-        None
+        memory::map_for_engine(&mut self.heap, memory, len)
+    }
+
+    /// Gets a master ready to be frozen: memory that the program had and freed is cleared now, once, so that no
+    /// request has to clear (and dirty) it before using it again. To be called while the memory may still be written.
+    pub fn before_freeze(&mut self, memory: &mut dyn UserMemory) -> Result<(), BadAddress> {
+        self.heap.clear_free_pages(memory)
+    }
+
+    /// Makes this state equal to the master's it was cloned from. Copies only what changed since, into what is
+    /// already allocated.
+    pub fn restore_from(&mut self, master: &Self) {
+        let Self {
+            shared,
+            heap,
+            files,
+            signals,
+            process,
+            threads,
+            clocks,
+        } = self;
+        if !Arc::ptr_eq(shared, &master.shared) {
+            *shared = Arc::clone(&master.shared);
+        }
+        heap.restore_from(&master.heap);
+        files.restore_from(&master.files);
+        signals.restore_from(&master.signals);
+        process.restore_from(&master.process);
+        threads.restore_from(&master.threads);
+        clocks.restore_from(&master.clocks);
     }
 }

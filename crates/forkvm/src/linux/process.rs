@@ -8,6 +8,7 @@ use rustix::rand::{GetRandomFlags, getrandom as host_random};
 use super::Outcome;
 use super::abi::{CHUNK, Guest, Layout, PAGE, Reply, USER_END, Value, count, flags, int};
 use super::fds::MAX_DESCRIPTORS;
+use super::heap::Heap;
 use super::time::{Clocks, timeval_bytes};
 
 /// Most bytes of one getrandom(2) or read of `/dev/urandom`; a caller that wants more has to ask again.
@@ -39,27 +40,34 @@ impl Process {
         }
         Self { name, umask: 0o022 }
     }
-
-    /// The name that `ps` would show.
-    pub fn name(&self) -> &[u8] {
-        self.name.split(|&byte| byte == 0).next().unwrap_or_default()
-    }
 }
 
 /// uname(2), `struct new_utsname`: six fields of 65 bytes.
 pub fn uname(guest: &mut Guest<'_>, address: u64) -> Value {
-    let fields: [&[u8]; 6] = [b"Linux", b"localhost", b"6.1.0", b"#1 SMP", b"x86_64", b"(none)"];
-    let layout = fields.iter().enumerate().fold(Layout::<390>::new(), |layout, (i, text)| layout.bytes(i * 65, text));
+    let fields: [&[u8]; 6] = [
+        b"Linux",
+        b"localhost",
+        b"6.1.0",
+        b"#1 SMP",
+        b"x86_64",
+        b"(none)",
+    ];
+    let layout = fields
+        .iter()
+        .enumerate()
+        .fold(Layout::<390>::new(), |layout, (i, text)| {
+            layout.bytes(i * 65, text)
+        });
     guest.write(address, layout.done())?;
     Ok(0)
 }
 
 /// sysinfo(2), `struct sysinfo`.
-pub fn sysinfo(clocks: &Clocks, guest: &mut Guest<'_>, total: u64, free: u64, address: u64) -> Value {
+pub fn sysinfo(clocks: &Clocks, heap: &Heap, guest: &mut Guest<'_>, address: u64) -> Value {
     let layout = Layout::<112>::new()
         .u64(0, clocks.running().as_secs())
-        .u64(32, total)
-        .u64(40, free)
+        .u64(32, heap.pages().saturating_mul(PAGE))
+        .u64(40, heap.free_pages().saturating_mul(PAGE))
         .u16(80, 1) // processes
         .u32(104, 1); // bytes in a unit of memory
     guest.write(address, layout.done())?;
@@ -68,7 +76,13 @@ pub fn sysinfo(clocks: &Clocks, guest: &mut Guest<'_>, total: u64, free: u64, ad
 
 /// prlimit64(2) and getrlimit(2): the limits are what they are, and a wish to change one within them is granted
 /// without effect.
-pub fn rlimit(guest: &mut Guest<'_>, stack: &Range<u64>, resource: u64, new: u64, old: u64) -> Value {
+pub fn rlimit(
+    guest: &mut Guest<'_>,
+    stack: &Range<u64>,
+    resource: u64,
+    new: u64,
+    old: u64,
+) -> Value {
     let limit = match int(resource) {
         // RLIMIT_STACK, RLIMIT_CORE, RLIMIT_NPROC, RLIMIT_NOFILE.
         3 => stack.end.saturating_sub(stack.start),
@@ -80,7 +94,10 @@ pub fn rlimit(guest: &mut Guest<'_>, stack: &Range<u64>, resource: u64, new: u64
     };
     if new != 0 {
         let wanted: [u8; 16] = guest.read(new)?;
-        let (soft, hard) = (super::abi::field_u64(&wanted, 0), super::abi::field_u64(&wanted, 8));
+        let (soft, hard) = (
+            super::abi::field_u64(&wanted, 0),
+            super::abi::field_u64(&wanted, 8),
+        );
         if soft > hard {
             return Err(Errno::INVAL);
         }
@@ -97,10 +114,18 @@ pub fn getrusage(clocks: &Clocks, guest: &mut Guest<'_>, who: u64, address: u64)
     let user = match int(who) {
         // RUSAGE_SELF, RUSAGE_THREAD; RUSAGE_CHILDREN has none.
         0 | 1 => clocks.now(2)?,
-        -1 => rustix::time::Timespec { tv_sec: 0, tv_nsec: 0 },
+        -1 => rustix::time::Timespec {
+            tv_sec: 0,
+            tv_nsec: 0,
+        },
         _ => return Err(Errno::INVAL),
     };
-    guest.write(address, Layout::<144>::new().bytes(0, timeval_bytes(user).done()).done())?;
+    guest.write(
+        address,
+        Layout::<144>::new()
+            .bytes(0, timeval_bytes(user).done())
+            .done(),
+    )?;
     Ok(0)
 }
 
@@ -154,7 +179,11 @@ pub fn prctl(process: &mut Process, guest: &mut Guest<'_>, args: [u64; 6]) -> Va
 /// arch_prctl(2). Shadow stacks and other CET features are not there, which EINVAL says.
 pub fn arch_prctl(code: u64, address: u64) -> Reply {
     // A base outside the user half would be accepted by the CPU and mean kernel memory, or nothing.
-    let checked = if address < USER_END { Ok(address) } else { Err(Errno::PERM) };
+    let checked = if address < USER_END {
+        Ok(address)
+    } else {
+        Err(Errno::PERM)
+    };
     Ok(match code {
         0x1001 => Outcome::SetGsBase(checked?),
         0x1002 => Outcome::SetFsBase(checked?),
@@ -190,10 +219,12 @@ pub fn getres_ids(guest: &mut Guest<'_>, args: [u64; 6]) -> Value {
 
 /// Random bytes of the host straight to the program: getrandom(2), `/dev/urandom`.
 pub fn random(guest: &mut Guest<'_>, address: u64, len: u64) -> Value {
-    let mut bytes = [0; CHUNK];
+    let mut bytes = vec![0; usize::try_from(len).unwrap_or(CHUNK).min(CHUNK)];
     let mut done = 0u64;
     while done < len.min(MAX_RANDOM) {
-        let most = usize::try_from(len.min(MAX_RANDOM) - done).unwrap_or(CHUNK).min(CHUNK);
+        let most = usize::try_from(len.min(MAX_RANDOM) - done)
+            .unwrap_or(bytes.len())
+            .min(bytes.len());
         let piece = bytes.get_mut(..most).ok_or(Errno::FAULT)?;
         // The host's generator is ready long before anything can run here; if it is not, say so and don't wait.
         let got = host_random(&mut *piece, GetRandomFlags::NONBLOCK)?;
@@ -213,11 +244,6 @@ pub fn getrandom(guest: &mut Guest<'_>, address: u64, len: u64, how: u64) -> Val
     random(guest, address, len)
 }
 
-/// Bytes of guest memory for a number of pages.
-pub fn bytes_of(pages: u64) -> u64 {
-    pages.saturating_mul(PAGE)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -227,9 +253,18 @@ mod tests {
     #[test]
     fn bases_must_be_user_addresses() {
         let mut machine = Machine::new(Vec::new());
-        assert_eq!(machine.outcome(Sysno::arch_prctl, &[0x1002, 0x7000]), Outcome::SetFsBase(0x7000));
-        assert_eq!(machine.outcome(Sysno::arch_prctl, &[0x1001, 0x7000]), Outcome::SetGsBase(0x7000));
-        assert_eq!(machine.outcome(Sysno::arch_prctl, &[0x1003, 0x7000]), Outcome::GetFsBase(0x7000));
+        assert_eq!(
+            machine.outcome(Sysno::arch_prctl, &[0x1002, 0x7000]),
+            Outcome::SetFsBase(0x7000)
+        );
+        assert_eq!(
+            machine.outcome(Sysno::arch_prctl, &[0x1001, 0x7000]),
+            Outcome::SetGsBase(0x7000)
+        );
+        assert_eq!(
+            machine.outcome(Sysno::arch_prctl, &[0x1003, 0x7000]),
+            Outcome::GetFsBase(0x7000)
+        );
         for bad in [0x8000_0000_0000, 0xffff_8000_0000_0000, u64::MAX] {
             assert_eq!(machine.call(Sysno::arch_prctl, &[0x1002, bad]), -1);
         }
@@ -256,7 +291,10 @@ mod tests {
         assert_eq!(machine.get(SCRATCH + 4 * 65, 7), b"x86_64\0");
         assert_eq!(machine.call(Sysno::prlimit64, &[0, 3, 0, SCRATCH]), 0);
         assert_eq!(machine.get(SCRATCH, 8), 0x10_0000u64.to_le_bytes());
-        let more = machine.put(0, Layout::<16>::new().u64(0, 1 << 30).u64(8, 1 << 30).done());
+        let more = machine.put(
+            0,
+            Layout::<16>::new().u64(0, 1 << 30).u64(8, 1 << 30).done(),
+        );
         assert_eq!(machine.call(Sysno::setrlimit, &[3, more]), -1);
         assert_eq!(machine.call(Sysno::getrlimit, &[77, SCRATCH]), -22);
         let name = machine.put_str(0, "a-name-longer-than-fits");
@@ -272,13 +310,22 @@ mod tests {
         assert_eq!(machine.call(Sysno::gettid, &[]), 1);
         assert_eq!(machine.call(Sysno::getuid, &[]), 0);
         assert_eq!(machine.call(Sysno::set_tid_address, &[SCRATCH]), 1);
-        assert_eq!(machine.call(Sysno::sched_getaffinity, &[0, 128, SCRATCH]), 8);
-        assert_eq!(machine.call(Sysno::sched_getaffinity, &[0, 7, SCRATCH]), -22);
+        assert_eq!(
+            machine.call(Sysno::sched_getaffinity, &[0, 128, SCRATCH]),
+            8
+        );
+        assert_eq!(
+            machine.call(Sysno::sched_getaffinity, &[0, 7, SCRATCH]),
+            -22
+        );
         assert_eq!(machine.call(Sysno::umask, &[0o77]), 0o22);
         assert_eq!(machine.call(Sysno::umask, &[0]), 0o77);
         assert_eq!(machine.call(Sysno::sysinfo, &[SCRATCH]), 0);
         assert_eq!(machine.call(Sysno::getrusage, &[0, SCRATCH]), 0);
         assert_eq!(machine.outcome(Sysno::exit_group, &[3]), Outcome::Exit(3));
-        assert_eq!(machine.outcome(Sysno::exit, &[u64::MAX]), Outcome::Exit(255));
+        assert_eq!(
+            machine.outcome(Sysno::exit, &[u64::MAX]),
+            Outcome::Exit(255)
+        );
     }
 }

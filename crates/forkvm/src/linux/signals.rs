@@ -47,7 +47,12 @@ pub struct Signals {
 impl Signals {
     /// As after `execve` from a shell.
     pub fn new() -> Self {
-        Self { actions: [Action::default(); 64], blocked: 0, pending: 0, stack: None }
+        Self {
+            actions: [Action::default(); 64],
+            blocked: 0,
+            pending: 0,
+            stack: None,
+        }
     }
 
     /// Sends the program a signal: what ends it, or `None` if it lives on.
@@ -77,16 +82,23 @@ impl Signals {
     fn deliver(&mut self, guest: &mut Guest<'_>) -> Option<Outcome> {
         let ready = self.pending & !self.blocked;
         self.pending &= self.blocked;
-        (1..=LAST).filter(|signal| ready & bit(*signal) != 0).find_map(|signal| self.send(signal, guest))
+        (1..=LAST)
+            .filter(|signal| ready & bit(*signal) != 0)
+            .find_map(|signal| self.send(signal, guest))
     }
 
     fn action(&self, signal: i32) -> Option<Action> {
-        self.actions.get(usize::try_from(signal.checked_sub(1)?).ok()?).copied()
+        self.actions
+            .get(usize::try_from(signal.checked_sub(1)?).ok()?)
+            .copied()
     }
 }
 
 fn bit(signal: i32) -> u64 {
-    u32::try_from(signal.saturating_sub(1)).ok().and_then(|shift| 1u64.checked_shl(shift)).unwrap_or(0)
+    u32::try_from(signal.saturating_sub(1))
+        .ok()
+        .and_then(|shift| 1u64.checked_shl(shift))
+        .unwrap_or(0)
 }
 
 fn check_size(size: u64) -> Result<(), Errno> {
@@ -106,10 +118,24 @@ pub fn rt_sigaction(signals: &mut Signals, guest: &mut Guest<'_>, args: [u64; 6]
         }
         let bytes: [u8; 32] = guest.read(new)?;
         let field = |offset| field_u64(&bytes, offset);
-        action = Some(Action { handler: field(0), flags: field(8), restorer: field(16), mask: field(24) });
+        action = Some(Action {
+            handler: field(0),
+            flags: field(8),
+            restorer: field(16),
+            mask: field(24),
+        });
     }
-    let Action { handler, flags, restorer, mask } = before;
-    let bytes = Layout::<32>::new().u64(0, handler).u64(8, flags).u64(16, restorer).u64(24, mask);
+    let Action {
+        handler,
+        flags,
+        restorer,
+        mask,
+    } = before;
+    let bytes = Layout::<32>::new()
+        .u64(0, handler)
+        .u64(8, flags)
+        .u64(16, restorer)
+        .u64(24, mask);
     guest.write_unless_null(old, bytes.done())?;
     let index = usize::try_from(signal.saturating_sub(1)).map_err(|_| Errno::INVAL)?;
     if let (Some(action), Some(place)) = (action, signals.actions.get_mut(index)) {
@@ -151,7 +177,11 @@ pub fn sigaltstack(signals: &mut Signals, guest: &mut Guest<'_>, new: u64, old: 
     let mut after = before;
     if new != 0 {
         let bytes: [u8; 24] = guest.read(new)?;
-        let (start, flags, size) = (field_u64(&bytes, 0), field_u32(&bytes, 8), field_u64(&bytes, 16));
+        let (start, flags, size) = (
+            field_u64(&bytes, 0),
+            field_u32(&bytes, 8),
+            field_u64(&bytes, 16),
+        );
         // SS_ONSTACK (1) is accepted and SS_AUTODISARM (1 << 31) has no handler to matter to.
         after = match flags & !(1 | 1 << 31) {
             SS_DISABLE => None,
@@ -196,7 +226,9 @@ pub fn suspend(signals: &mut Signals, guest: &mut Guest<'_>, mask: Option<u64>) 
             return Ok(outcome);
         }
     }
-    Ok(Outcome::Deadlock("waits for a signal, and nobody is there to send one"))
+    Ok(Outcome::Deadlock(
+        "waits for a signal, and nobody is there to send one",
+    ))
 }
 
 /// rt_sigtimedwait(2) without a timeout or with one.
@@ -212,10 +244,15 @@ pub fn rt_sigtimedwait(signals: &mut Signals, guest: &mut Guest<'_>, args: [u64;
         return Ok(Outcome::Return(i64::from(signal)));
     }
     if timeout == 0 {
-        return Ok(Outcome::Deadlock("waits for a signal, and nobody is there to send one"));
+        return Ok(Outcome::Deadlock(
+            "waits for a signal, and nobody is there to send one",
+        ));
     }
     let again = -i64::from(Errno::AGAIN.raw_os_error());
-    Ok(Outcome::SleepThen(super::time::read_duration(guest, timeout)?, again))
+    Ok(Outcome::SleepThen(
+        super::time::read_duration(guest, timeout)?,
+        again,
+    ))
 }
 
 #[cfg(test)]
@@ -225,7 +262,13 @@ mod tests {
     use syscalls::Sysno;
 
     fn act(machine: &mut Machine, signal: u64, handler: u64) -> i64 {
-        let action = machine.put(0, Layout::<32>::new().u64(0, handler).u64(8, 0x400_0000).done());
+        let action = machine.put(
+            0,
+            Layout::<32>::new()
+                .u64(0, handler)
+                .u64(8, 0x400_0000)
+                .done(),
+        );
         machine.call(Sysno::rt_sigaction, &[signal, action, SCRATCH + 64, 8])
     }
 
@@ -239,7 +282,10 @@ mod tests {
         let mut machine = Machine::new(Vec::new());
         assert_eq!(act(&mut machine, 11, 0x1234), 0);
         assert_eq!(machine.get(SCRATCH + 64, 32), [0; 32]);
-        assert_eq!(machine.call(Sysno::rt_sigaction, &[11, 0, SCRATCH + 64, 8]), 0);
+        assert_eq!(
+            machine.call(Sysno::rt_sigaction, &[11, 0, SCRATCH + 64, 8]),
+            0
+        );
         assert_eq!(field_u64(&machine.get(SCRATCH + 64, 32), 0), 0x1234);
         assert_eq!(act(&mut machine, 9, 1), -22);
         assert_eq!(act(&mut machine, 65, 1), -22);
@@ -251,7 +297,10 @@ mod tests {
     #[test]
     fn a_signal_to_oneself_ends_the_program_or_not() {
         let mut machine = Machine::new(Vec::new());
-        assert_eq!(machine.outcome(Sysno::tgkill, &[1, 1, 6]), Outcome::Killed(6));
+        assert_eq!(
+            machine.outcome(Sysno::tgkill, &[1, 1, 6]),
+            Outcome::Killed(6)
+        );
         assert_eq!(machine.call(Sysno::kill, &[1, 0]), 0);
         assert_eq!(machine.call(Sysno::kill, &[1, 17]), 0);
         assert_eq!(machine.call(Sysno::kill, &[2, 9]), -3);
@@ -279,11 +328,20 @@ mod tests {
     #[test]
     fn waiting_for_signals() {
         let mut machine = Machine::new(Vec::new());
-        assert!(matches!(machine.outcome(Sysno::pause, &[]), Outcome::Deadlock(_)));
+        assert!(matches!(
+            machine.outcome(Sysno::pause, &[]),
+            Outcome::Deadlock(_)
+        ));
         let set = machine.put(1, &u64::MAX.to_le_bytes());
         let time = machine.put(2, &[0; 16]);
-        assert!(matches!(machine.outcome(Sysno::rt_sigtimedwait, &[set, 0, time, 8]), Outcome::SleepThen(_, -11)));
-        assert!(matches!(machine.outcome(Sysno::rt_sigtimedwait, &[set, 0, 0, 8]), Outcome::Deadlock(_)));
+        assert!(matches!(
+            machine.outcome(Sysno::rt_sigtimedwait, &[set, 0, time, 8]),
+            Outcome::SleepThen(_, -11)
+        ));
+        assert!(matches!(
+            machine.outcome(Sysno::rt_sigtimedwait, &[set, 0, 0, 8]),
+            Outcome::Deadlock(_)
+        ));
         mask(&mut machine, 0, u64::MAX);
         machine.call(Sysno::tkill, &[1, 12]);
         assert_eq!(machine.call(Sysno::rt_sigtimedwait, &[set, 0, 0, 8]), 12);

@@ -29,7 +29,13 @@ pub struct TestMemory {
 impl TestMemory {
     /// One piece of read-write memory.
     pub fn new(start: u64, len: usize) -> Self {
-        Self { scratch: (start, vec![0; len]), heap: Vec::new(), protections: Vec::new(), frozen: false, cleared: 0 }
+        Self {
+            scratch: (start, vec![0; len]),
+            heap: Vec::new(),
+            protections: Vec::new(),
+            frozen: false,
+            cleared: 0,
+        }
     }
 
     /// The scratch area and the heap of [`linux`].
@@ -47,7 +53,10 @@ impl TestMemory {
         let scratch = fits(self.scratch.0, self.scratch.1.len()).map(|offset| (true, offset));
         let brk = || fits(BRK, self.heap.len()).map(|offset| (false, offset));
         let mmap = || fits(MMAP, self.heap.len()).map(|offset| (false, offset));
-        scratch.or_else(brk).or_else(mmap).ok_or(BadAddress(address))
+        scratch
+            .or_else(brk)
+            .or_else(mmap)
+            .ok_or(BadAddress(address))
     }
 
     fn bytes(&self, address: u64, len: usize) -> Result<&[u8], BadAddress> {
@@ -58,7 +67,11 @@ impl TestMemory {
 
     fn bytes_mut(&mut self, address: u64, len: usize) -> Result<&mut [u8], BadAddress> {
         let (scratch, offset) = self.place(address, len)?;
-        let bytes = if scratch { &mut self.scratch.1 } else { &mut self.heap };
+        let bytes = if scratch {
+            &mut self.scratch.1
+        } else {
+            &mut self.heap
+        };
         Ok(&mut bytes[offset..offset + len])
     }
 
@@ -66,10 +79,22 @@ impl TestMemory {
     pub fn protection(&self, address: u64) -> Protection {
         let page = address & !4095;
         let changed = self.protections.iter().rev().find(|(at, _)| *at == page);
-        changed.map_or(Protection { read: true, write: true, execute: false }, |(_, protection)| *protection)
+        changed.map_or(
+            Protection {
+                read: true,
+                write: true,
+                execute: false,
+            },
+            |(_, protection)| *protection,
+        )
     }
 
-    fn check(&self, address: u64, len: usize, allowed: fn(Protection) -> bool) -> Result<(), BadAddress> {
+    fn check(
+        &self,
+        address: u64,
+        len: usize,
+        allowed: fn(Protection) -> bool,
+    ) -> Result<(), BadAddress> {
         let pages = (address & !4095..address.saturating_add(len as u64)).step_by(4096);
         for page in pages {
             if !allowed(self.protection(page)) {
@@ -106,7 +131,12 @@ impl UserMemory for TestMemory {
         !self.frozen
     }
 
-    fn protect(&mut self, address: u64, len: u64, protection: Protection) -> Result<(), BadAddress> {
+    fn protect(
+        &mut self,
+        address: u64,
+        len: u64,
+        protection: Protection,
+    ) -> Result<(), BadAddress> {
         assert_eq!((address % 4096, len % 4096), (0, 0));
         if self.frozen {
             return Err(BadAddress(address));
@@ -162,7 +192,11 @@ impl Host for Recorder {
 /// A personality with the heap of this module and these allowed paths.
 pub fn linux(allowed_paths: Vec<PathBuf>) -> Linux {
     Linux::new(Setup {
-        heap: HeapLayout { brk_window: BRK, mmap_window: MMAP, len: HEAP_LEN },
+        heap: HeapLayout {
+            brk_window: BRK,
+            mmap_window: MMAP,
+            len: HEAP_LEN,
+        },
         stack: 0x7ffe_0000_0000..0x7ffe_0010_0000,
         executable: "/program".into(),
         allowed_paths,
@@ -183,14 +217,21 @@ pub struct Machine {
 impl Machine {
     /// A machine that may read these paths.
     pub fn new(allowed_paths: Vec<PathBuf>) -> Self {
-        Self { linux: linux(allowed_paths), memory: TestMemory::with_heap(), host: Recorder::default() }
+        Self {
+            linux: linux(allowed_paths),
+            memory: TestMemory::with_heap(),
+            host: Recorder::default(),
+        }
     }
 
     /// Makes a call; arguments not given are zero.
     pub fn outcome(&mut self, number: syscalls::Sysno, args: &[u64]) -> Outcome {
         let mut all = [0; 6];
         all[..args.len()].copy_from_slice(args);
-        let call = Call { number: number.id() as u64, args: all };
+        let call = Call {
+            number: number.id() as u64,
+            args: all,
+        };
         self.linux.call(call, &mut self.memory, &mut self.host)
     }
 

@@ -23,6 +23,8 @@ const FUTEX_CLOCK_REALTIME: u32 = 256;
 #[derive(Debug, Clone, Default)]
 pub struct Threads {
     explained: bool,
+    /// The same for the network.
+    pub network_explained: bool,
 }
 
 /// What a program is told when it tries to make another of itself.
@@ -37,7 +39,9 @@ fn refuse(threads: &mut Threads, guest: &mut Guest<'_>, what: Refused) -> Errno 
         threads.explained = true;
         guest.note(match what {
             Refused::Thread => "threads are not supported yet: the program could not start one",
-            Refused::Process => "other processes are not supported: the program could not fork or execute one",
+            Refused::Process => {
+                "other processes are not supported: the program could not fork or execute one"
+            }
         });
     }
     match what {
@@ -49,7 +53,15 @@ fn refuse(threads: &mut Threads, guest: &mut Guest<'_>, what: Refused) -> Errno 
 
 /// clone(2)
 pub fn clone(threads: &mut Threads, guest: &mut Guest<'_>, how: u64) -> Errno {
-    refuse(threads, guest, if how & CLONE_THREAD != 0 { Refused::Thread } else { Refused::Process })
+    refuse(
+        threads,
+        guest,
+        if how & CLONE_THREAD != 0 {
+            Refused::Thread
+        } else {
+            Refused::Process
+        },
+    )
 }
 
 /// clone3(2), `struct clone_args` starting with the flags.
@@ -83,7 +95,11 @@ pub fn futex(clocks: &Clocks, guest: &Guest<'_>, args: [u64; 6]) -> Reply {
             Ok(Outcome::Return(0))
         }
         FUTEX_CMP_REQUEUE => {
-            if guest.read_u32(address)? == flags(value3) { Ok(Outcome::Return(0)) } else { Err(Errno::AGAIN) }
+            if guest.read_u32(address)? == flags(value3) {
+                Ok(Outcome::Return(0))
+            } else {
+                Err(Errno::AGAIN)
+            }
         }
         FUTEX_WAIT | FUTEX_WAIT_BITSET => {
             if command == FUTEX_WAIT_BITSET && flags(value3) == 0 {
@@ -93,7 +109,9 @@ pub fn futex(clocks: &Clocks, guest: &Guest<'_>, args: [u64; 6]) -> Reply {
                 return Err(Errno::AGAIN);
             }
             if timeout == 0 {
-                return Ok(Outcome::Deadlock("waits for a lock or an event that no other thread can give"));
+                return Ok(Outcome::Deadlock(
+                    "waits for a lock or an event that no other thread can give",
+                ));
             }
             let duration = if command == FUTEX_WAIT {
                 read_duration(guest, timeout)?
@@ -101,7 +119,10 @@ pub fn futex(clocks: &Clocks, guest: &Guest<'_>, args: [u64; 6]) -> Reply {
                 let clock = u64::from(operation & FUTEX_CLOCK_REALTIME == 0);
                 read_deadline(clocks, guest, clock, timeout)?
             };
-            Ok(Outcome::SleepThen(duration, -i64::from(Errno::TIMEDOUT.raw_os_error())))
+            Ok(Outcome::SleepThen(
+                duration,
+                -i64::from(Errno::TIMEDOUT.raw_os_error()),
+            ))
         }
         // Locks with priority inheritance, and FUTEX_WAKE_OP, which no current C library uses.
         _ => Err(Errno::NOSYS),
@@ -141,7 +162,10 @@ mod tests {
         let wait_private = 128;
         assert_eq!(machine.call(Sysno::futex, &[word, 129, 1]), 0);
         assert_eq!(machine.call(Sysno::futex, &[word, wait_private, 8]), -11);
-        assert!(matches!(machine.outcome(Sysno::futex, &[word, wait_private, 7, 0]), Outcome::Deadlock(_)));
+        assert!(matches!(
+            machine.outcome(Sysno::futex, &[word, wait_private, 7, 0]),
+            Outcome::Deadlock(_)
+        ));
         let timed = machine.outcome(Sysno::futex, &[word, wait_private, 7, second]);
         assert_eq!(timed, Outcome::SleepThen(Duration::from_secs(1), -110));
         let past = machine.outcome(Sysno::futex, &[word, 9 | 256, 7, second, 0, u64::MAX]);

@@ -22,7 +22,9 @@ pub struct Clocks {
 impl Clocks {
     /// Clocks of a program that starts now.
     pub fn new() -> Self {
-        Self { start: host_clock(ClockId::Monotonic) }
+        Self {
+            start: host_clock(ClockId::Monotonic),
+        }
     }
 
     /// Time since the start, which is also what is told as CPU time. A fork's CPU time would be that of whichever
@@ -70,7 +72,8 @@ fn timespec(duration: Duration) -> Timespec {
 
 /// The time from `earlier` to `later`, zero if that is past.
 fn between(earlier: Timespec, later: Timespec) -> Duration {
-    let nanos = |time: Timespec| i128::from(time.tv_sec) * i128::from(NANOS) + i128::from(time.tv_nsec);
+    let nanos =
+        |time: Timespec| i128::from(time.tv_sec) * i128::from(NANOS) + i128::from(time.tv_nsec);
     let difference = nanos(later).saturating_sub(nanos(earlier)).max(0);
     Duration::from_nanos(u64::try_from(difference).unwrap_or(u64::MAX))
 }
@@ -82,32 +85,55 @@ pub fn timespec_bytes(time: Timespec) -> Layout<16> {
 
 /// `struct timeval`: seconds, microseconds.
 pub fn timeval_bytes(time: Timespec) -> Layout<16> {
-    Layout::new().i64(0, time.tv_sec).i64(8, time.tv_nsec / 1000)
+    Layout::new()
+        .i64(0, time.tv_sec)
+        .i64(8, time.tv_nsec / 1000)
 }
 
 fn read_timespec(guest: &Guest<'_>, address: u64) -> Result<Timespec, Errno> {
     let bytes: [u8; 16] = guest.read(address)?;
-    let time = Timespec { tv_sec: field_u64(&bytes, 0).cast_signed(), tv_nsec: field_u64(&bytes, 8).cast_signed() };
-    if time.tv_sec < 0 || !(0..NANOS).contains(&time.tv_nsec) { Err(Errno::INVAL) } else { Ok(time) }
+    let time = Timespec {
+        tv_sec: field_u64(&bytes, 0).cast_signed(),
+        tv_nsec: field_u64(&bytes, 8).cast_signed(),
+    };
+    if time.tv_sec < 0 || !(0..NANOS).contains(&time.tv_nsec) {
+        Err(Errno::INVAL)
+    } else {
+        Ok(time)
+    }
 }
 
 /// A relative time of the program, from a `struct timespec`.
 pub fn read_duration(guest: &Guest<'_>, address: u64) -> Result<Duration, Errno> {
     let time = read_timespec(guest, address)?;
-    Ok(between(Timespec { tv_sec: 0, tv_nsec: 0 }, time))
+    Ok(between(
+        Timespec {
+            tv_sec: 0,
+            tv_nsec: 0,
+        },
+        time,
+    ))
 }
 
 /// A relative time of the program, from a `struct timeval`.
 pub fn read_timeval(guest: &Guest<'_>, address: u64) -> Result<Duration, Errno> {
     let bytes: [u8; 16] = guest.read(address)?;
-    let (seconds, micros) = (field_u64(&bytes, 0).cast_signed(), field_u64(&bytes, 8).cast_signed());
+    let (seconds, micros) = (
+        field_u64(&bytes, 0).cast_signed(),
+        field_u64(&bytes, 8).cast_signed(),
+    );
     let seconds = u64::try_from(seconds).map_err(|_| Errno::INVAL)?;
     let micros = u64::try_from(micros).map_err(|_| Errno::INVAL)?;
     Ok(Duration::from_secs(seconds).saturating_add(Duration::from_micros(micros)))
 }
 
 /// The time left until an absolute time of the program.
-pub fn read_deadline(clocks: &Clocks, guest: &Guest<'_>, clock: u64, address: u64) -> Result<Duration, Errno> {
+pub fn read_deadline(
+    clocks: &Clocks,
+    guest: &Guest<'_>,
+    clock: u64,
+    address: u64,
+) -> Result<Duration, Errno> {
     let deadline = read_timespec(guest, address)?;
     Ok(between(clocks.now(clock)?, deadline))
 }
@@ -122,7 +148,14 @@ pub fn clock_gettime(clocks: &Clocks, guest: &mut Guest<'_>, clock: u64, address
 /// clock_getres(2)
 pub fn clock_getres(guest: &mut Guest<'_>, clock: u64, address: u64) -> Value {
     clock_id(clock).ok_or(Errno::INVAL)?;
-    guest.write_unless_null(address, timespec_bytes(Timespec { tv_sec: 0, tv_nsec: 1 }).done())?;
+    guest.write_unless_null(
+        address,
+        timespec_bytes(Timespec {
+            tv_sec: 0,
+            tv_nsec: 1,
+        })
+        .done(),
+    )?;
     Ok(0)
 }
 
@@ -154,7 +187,13 @@ pub fn nanosleep(guest: &Guest<'_>, address: u64) -> Reply {
 }
 
 /// clock_nanosleep(2)
-pub fn clock_nanosleep(clocks: &Clocks, guest: &Guest<'_>, clock: u64, how: u64, address: u64) -> Reply {
+pub fn clock_nanosleep(
+    clocks: &Clocks,
+    guest: &Guest<'_>,
+    clock: u64,
+    how: u64,
+    address: u64,
+) -> Reply {
     if clock_id(clock).is_none() || int(clock) == 3 {
         return Err(Errno::INVAL);
     }
@@ -189,7 +228,11 @@ mod tests {
     fn clocks_tell_the_hosts_time() {
         let mut machine = Machine::new(Vec::new());
         for clock in [0, 1, 2, 3, 4, 5, 6, 7, 11] {
-            assert_eq!(machine.call(Sysno::clock_gettime, &[clock, SCRATCH]), 0, "{clock}");
+            assert_eq!(
+                machine.call(Sysno::clock_gettime, &[clock, SCRATCH]),
+                0,
+                "{clock}"
+            );
         }
         assert_eq!(machine.call(Sysno::clock_gettime, &[99, SCRATCH]), -22);
         assert_eq!(machine.call(Sysno::clock_gettime, &[0, 1]), -14);
@@ -205,18 +248,61 @@ mod tests {
     #[test]
     fn sleeps_relative_and_absolute() {
         let mut machine = Machine::new(Vec::new());
-        let time = machine.put(0, timespec_bytes(Timespec { tv_sec: 1, tv_nsec: 5 }).done());
-        assert_eq!(machine.outcome(Sysno::nanosleep, &[time, 0]), Outcome::Sleep(Duration::new(1, 5)));
-        assert_eq!(machine.outcome(Sysno::clock_nanosleep, &[1, 0, time]), Outcome::Sleep(Duration::new(1, 5)));
-        assert_eq!(machine.outcome(Sysno::clock_nanosleep, &[0, 1, time]), Outcome::Sleep(Duration::ZERO));
+        let time = machine.put(
+            0,
+            timespec_bytes(Timespec {
+                tv_sec: 1,
+                tv_nsec: 5,
+            })
+            .done(),
+        );
+        assert_eq!(
+            machine.outcome(Sysno::nanosleep, &[time, 0]),
+            Outcome::Sleep(Duration::new(1, 5))
+        );
+        assert_eq!(
+            machine.outcome(Sysno::clock_nanosleep, &[1, 0, time]),
+            Outcome::Sleep(Duration::new(1, 5))
+        );
+        assert_eq!(
+            machine.outcome(Sysno::clock_nanosleep, &[0, 1, time]),
+            Outcome::Sleep(Duration::ZERO)
+        );
         let later = host_clock(ClockId::Realtime).tv_sec + 100;
-        let time = machine.put(0, timespec_bytes(Timespec { tv_sec: later, tv_nsec: 0 }).done());
-        let Outcome::Sleep(duration) = machine.outcome(Sysno::clock_nanosleep, &[0, 1, time]) else { panic!() };
+        let time = machine.put(
+            0,
+            timespec_bytes(Timespec {
+                tv_sec: later,
+                tv_nsec: 0,
+            })
+            .done(),
+        );
+        let Outcome::Sleep(duration) = machine.outcome(Sysno::clock_nanosleep, &[0, 1, time])
+        else {
+            panic!()
+        };
         assert!((98..=100).contains(&duration.as_secs()));
-        let bad = machine.put(0, timespec_bytes(Timespec { tv_sec: 1, tv_nsec: NANOS }).done());
+        let bad = machine.put(
+            0,
+            timespec_bytes(Timespec {
+                tv_sec: 1,
+                tv_nsec: NANOS,
+            })
+            .done(),
+        );
         assert_eq!(machine.call(Sysno::nanosleep, &[bad, 0]), -22);
-        let long = machine.put(0, timespec_bytes(Timespec { tv_sec: i64::MAX, tv_nsec: 0 }).done());
-        assert!(matches!(machine.outcome(Sysno::nanosleep, &[long]), Outcome::Sleep(_)));
+        let long = machine.put(
+            0,
+            timespec_bytes(Timespec {
+                tv_sec: i64::MAX,
+                tv_nsec: 0,
+            })
+            .done(),
+        );
+        assert!(matches!(
+            machine.outcome(Sysno::nanosleep, &[long]),
+            Outcome::Sleep(_)
+        ));
     }
 
     #[test]

@@ -1,0 +1,308 @@
+//! The table of system calls: number to function.
+
+use rustix::io::Errno;
+use syscalls::Sysno;
+
+use super::abi::{Guest, Reply, Value, flags, int};
+use super::stat::Change;
+use super::{
+    Call, Linux, Outcome, fds, folders, heap::Heap, io, memory, open, pipes, poll, process,
+    signals, sockets, stat, threads, time,
+};
+
+/// `AT_FDCWD` as an argument register, for calls without a descriptor to start from.
+const HERE: u64 = libc::AT_FDCWD as u64;
+
+/// The name of a call, for messages.
+pub fn name(number: u64) -> Option<&'static str> {
+    let number = usize::try_from(number).ok()?;
+    Sysno::new(number).map(|number| number.name())
+}
+
+/// Carries out one call. Calls that are not in the table give ENOSYS.
+pub fn call(linux: &mut Linux, guest: &mut Guest<'_>, call: Call) -> Outcome {
+    let Some(number) = usize::try_from(call.number).ok().and_then(Sysno::new) else {
+        return super::abi::failed(Errno::NOSYS);
+    };
+    let args = call.args;
+    let [a, b, c, d, e, _] = args;
+    let Linux {
+        shared,
+        heap,
+        files,
+        signals,
+        process,
+        threads,
+        clocks,
+    } = linux;
+    let stack = &shared.setup.stack;
+
+    match number {
+        // Memory.
+        Sysno::brk => memory::brk(heap, guest, a).into(),
+        Sysno::mmap => mmap(heap, files, guest, args).into(),
+        Sysno::munmap => memory::munmap(heap, guest, a, b).into(),
+        Sysno::mremap => memory::mremap(heap, guest, args).into(),
+        Sysno::mprotect => memory::mprotect(heap, guest, a, b, c).into(),
+        Sysno::madvise => memory::madvise(heap, stack, guest, a, b, c).into(),
+        // Memory is never swapped out nor shared with a file.
+        Sysno::msync
+        | Sysno::mlock
+        | Sysno::mlock2
+        | Sysno::munlock
+        | Sysno::mlockall
+        | Sysno::munlockall => ok(0),
+
+        // Reading and writing.
+        Sysno::read => io::read(files, guest, a, &io::Pieces::one(b, c), None).into(),
+        Sysno::pread64 => io::read(files, guest, a, &io::Pieces::one(b, c), Some(d)).into(),
+        Sysno::readv | Sysno::preadv | Sysno::preadv2 => {
+            vectored(linux, guest, number, args).into()
+        }
+        Sysno::write => io::write(files, signals, guest, a, &io::Pieces::one(b, c), None).into(),
+        Sysno::pwrite64 => {
+            io::write(files, signals, guest, a, &io::Pieces::one(b, c), Some(d)).into()
+        }
+        Sysno::writev | Sysno::pwritev | Sysno::pwritev2 => {
+            vectored(linux, guest, number, args).into()
+        }
+        Sysno::lseek => io::lseek(files, a, b, c).into(),
+        Sysno::fsync
+        | Sysno::fdatasync
+        | Sysno::fadvise64
+        | Sysno::readahead
+        | Sysno::syncfs
+        | Sysno::flock => io::no_effect(files, a).into(),
+        Sysno::sync => ok(0),
+        Sysno::pipe => pipes::pipe2(files, guest, a, 0).into(),
+        Sysno::pipe2 => pipes::pipe2(files, guest, a, b).into(),
+        Sysno::poll => poll::poll(files, guest, a, b, c).into(),
+        Sysno::ppoll => poll::ppoll(files, guest, a, b, c).into(),
+        Sysno::select => poll::select(files, guest, args, poll::Timeout::Timeval).into(),
+        Sysno::pselect6 => poll::select(files, guest, args, poll::Timeout::Timespec).into(),
+
+        // Descriptors.
+        Sysno::close => fds::close(files, a).into(),
+        Sysno::close_range => fds::close_range(files, a, b, c).into(),
+        Sysno::dup => fds::dup(files, a).into(),
+        Sysno::dup2 => fds::dup2(files, a, b).into(),
+        Sysno::dup3 => fds::dup3(files, a, b, c).into(),
+        Sysno::fcntl => fds::fcntl(files, guest, a, b, c).into(),
+        Sysno::ioctl => fds::ioctl(files, guest, a, b, c).into(),
+
+        // Files and folders.
+        Sysno::open => open::openat(shared, files, heap, guest, [HERE, a, b, c]).into(),
+        Sysno::openat => open::openat(shared, files, heap, guest, [a, b, c, d]).into(),
+        Sysno::creat => {
+            let how = u64::from(fds::O_CREAT | fds::O_TRUNC | 1);
+            open::openat(shared, files, heap, guest, [HERE, a, how, b]).into()
+        }
+        Sysno::fstat => stat::fstat(files, guest, a, b).into(),
+        Sysno::stat => stat::fstatat(shared, files, guest, [HERE, a, b, 0, 0, 0]).into(),
+        Sysno::lstat => {
+            stat::fstatat(shared, files, guest, [HERE, a, b, stat::NOFOLLOW, 0, 0]).into()
+        }
+        Sysno::newfstatat => stat::fstatat(shared, files, guest, args).into(),
+        Sysno::statx => stat::statx(shared, files, guest, args).into(),
+        Sysno::access => stat::access(shared, files, guest, [HERE, a, b, 0, 0, 0]).into(),
+        Sysno::faccessat => stat::access(shared, files, guest, [a, b, c, 0, 0, 0]).into(),
+        Sysno::faccessat2 => stat::access(shared, files, guest, args).into(),
+        Sysno::readlink => stat::readlink(shared, files, guest, [HERE, a, b, c, 0, 0]).into(),
+        Sysno::readlinkat => stat::readlink(shared, files, guest, args).into(),
+        Sysno::getdents64 => folders::getdents64(files, guest, a, b, c).into(),
+        Sysno::getcwd => folders::getcwd(files, guest, a, b).into(),
+        Sysno::chdir => folders::chdir(shared, files, guest, a).into(),
+        Sysno::fchdir => folders::fchdir(files, a).into(),
+        Sysno::umask => ok(process::umask(process, a)),
+
+        // Changing files and folders.
+        Sysno::mkdir | Sysno::mknod => refuse(stat::refuse(
+            shared,
+            files,
+            guest,
+            (HERE, a),
+            Change::Create,
+        )),
+        Sysno::mkdirat | Sysno::mknodat => {
+            refuse(stat::refuse(shared, files, guest, (a, b), Change::Create))
+        }
+        Sysno::symlink | Sysno::link => refuse(stat::refuse(
+            shared,
+            files,
+            guest,
+            (HERE, b),
+            Change::Create,
+        )),
+        Sysno::symlinkat => refuse(stat::refuse(shared, files, guest, (b, c), Change::Create)),
+        Sysno::linkat => refuse(stat::refuse(shared, files, guest, (c, d), Change::Create)),
+        Sysno::unlink
+        | Sysno::rmdir
+        | Sysno::rename
+        | Sysno::chmod
+        | Sysno::chown
+        | Sysno::lchown
+        | Sysno::truncate
+        | Sysno::utime
+        | Sysno::utimes => refuse(stat::refuse(
+            shared,
+            files,
+            guest,
+            (HERE, a),
+            Change::Existing,
+        )),
+        Sysno::utimensat | Sysno::futimesat if b == 0 => refuse(stat::refuse_open(files, a)),
+        Sysno::unlinkat
+        | Sysno::renameat
+        | Sysno::renameat2
+        | Sysno::fchmodat
+        | Sysno::fchownat
+        | Sysno::utimensat
+        | Sysno::futimesat => refuse(stat::refuse(shared, files, guest, (a, b), Change::Existing)),
+        Sysno::ftruncate | Sysno::fallocate | Sysno::fchmod | Sysno::fchown => {
+            refuse(stat::refuse_open(files, a))
+        }
+
+        // Time.
+        Sysno::clock_gettime => time::clock_gettime(clocks, guest, a, b).into(),
+        Sysno::clock_getres => time::clock_getres(guest, a, b).into(),
+        Sysno::gettimeofday => time::gettimeofday(guest, a, b).into(),
+        Sysno::time => time::time(guest, a).into(),
+        Sysno::times => time::times(clocks, guest, a).into(),
+        Sysno::nanosleep => time::nanosleep(guest, a).into(),
+        Sysno::clock_nanosleep => time::clock_nanosleep(clocks, guest, a, b, c).into(),
+        Sysno::getitimer => time::itimer(guest, None, b).into(),
+        Sysno::setitimer => time::itimer(guest, Some(b), c).into(),
+        Sysno::alarm if flags(a) == 0 => ok(0),
+
+        // The process.
+        Sysno::getpid
+        | Sysno::gettid
+        | Sysno::getpgrp
+        | Sysno::getpgid
+        | Sysno::getsid
+        | Sysno::setsid => ok(1),
+        // It has no child's exit to wait for, so it needs no address to clear.
+        Sysno::set_tid_address => ok(1),
+        Sysno::getppid
+        | Sysno::getuid
+        | Sysno::geteuid
+        | Sysno::getgid
+        | Sysno::getegid
+        | Sysno::getgroups => ok(0),
+        Sysno::getresuid | Sysno::getresgid => process::getres_ids(guest, args).into(),
+        Sysno::uname => process::uname(guest, a).into(),
+        Sysno::sysinfo => process::sysinfo(clocks, heap, guest, a).into(),
+        Sysno::getrlimit => process::rlimit(guest, stack, a, 0, b).into(),
+        Sysno::setrlimit => process::rlimit(guest, stack, a, b, 0).into(),
+        Sysno::prlimit64 if !matches!(int(a), 0 | 1) => refuse(Errno::SRCH),
+        Sysno::prlimit64 => process::rlimit(guest, stack, b, c, d).into(),
+        Sysno::getrusage => process::getrusage(clocks, guest, a, b).into(),
+        Sysno::sched_getaffinity => process::sched_getaffinity(guest, a, b, c).into(),
+        Sysno::sched_setaffinity | Sysno::sched_yield | Sysno::getpriority | Sysno::setpriority => {
+            ok(0)
+        }
+        Sysno::getcpu => process::getcpu(guest, a, b).into(),
+        Sysno::prctl => process::prctl(process, guest, args).into(),
+        Sysno::arch_prctl => process::arch_prctl(a, b).into(),
+        Sysno::capget => process::capget(guest, a, b).into(),
+        // PER_LINUX; asking with 0xffffffff changes nothing.
+        Sysno::personality if matches!(flags(a), 0 | u32::MAX) => ok(0),
+        Sysno::personality => refuse(Errno::INVAL),
+        Sysno::getrandom => process::getrandom(guest, a, b, c).into(),
+        Sysno::exit | Sysno::exit_group => Outcome::Exit(int(a) & 0xff),
+
+        // Signals.
+        Sysno::rt_sigaction => signals::rt_sigaction(signals, guest, args).into(),
+        Sysno::rt_sigprocmask => signals::rt_sigprocmask(signals, guest, args).into(),
+        Sysno::rt_sigpending => signals::rt_sigpending(signals, guest, a, b).into(),
+        Sysno::rt_sigsuspend => signals::suspend(signals, guest, Some(a)).into(),
+        Sysno::pause => signals::suspend(signals, guest, None).into(),
+        Sysno::rt_sigtimedwait => signals::rt_sigtimedwait(signals, guest, args).into(),
+        Sysno::sigaltstack => signals::sigaltstack(signals, guest, a, b).into(),
+        // Process 0 means the own group.
+        Sysno::kill if int(a) == 0 => signals::kill(signals, guest, &[], b).into(),
+        Sysno::kill | Sysno::tkill => signals::kill(signals, guest, &[int(a)], b).into(),
+        Sysno::tgkill => signals::kill(signals, guest, &[int(a), int(b)], c).into(),
+
+        // Threads.
+        Sysno::futex => threads::futex(clocks, guest, args).into(),
+        // The list says which locks to free when the thread dies; nobody is left then.
+        Sysno::set_robust_list => ok(0),
+        // MEMBARRIER_CMD_QUERY: no command is supported.
+        Sysno::membarrier if int(a) == 0 => ok(0),
+        Sysno::clone => refuse(threads::clone(threads, guest, a)),
+        Sysno::clone3 => refuse(threads::clone3(threads, guest, a, b)),
+        Sysno::fork | Sysno::vfork | Sysno::execve | Sysno::execveat => {
+            refuse(threads::process(threads, guest))
+        }
+        Sysno::wait4 | Sysno::waitid => refuse(Errno::CHILD),
+
+        // The network.
+        Sysno::socket | Sysno::socketpair => refuse(sockets::make(guest, threads, int(a))),
+        Sysno::connect
+        | Sysno::bind
+        | Sysno::listen
+        | Sysno::accept
+        | Sysno::accept4
+        | Sysno::getsockname
+        | Sysno::getpeername
+        | Sysno::getsockopt
+        | Sysno::setsockopt
+        | Sysno::sendto
+        | Sysno::recvfrom
+        | Sysno::sendmsg
+        | Sysno::recvmsg
+        | Sysno::shutdown => refuse(sockets::not_one(files, a)),
+
+        // Known and meant: glibc does without (rseq), or there is nothing behind it that could be shown.
+        _ => {
+            let _ = e;
+            refuse(Errno::NOSYS)
+        }
+    }
+}
+
+fn ok(value: i64) -> Outcome {
+    Outcome::Return(value)
+}
+
+fn refuse(errno: Errno) -> Outcome {
+    super::abi::failed(errno)
+}
+
+fn mmap(heap: &mut Heap, files: &fds::Files, guest: &mut Guest<'_>, args: [u64; 6]) -> Value {
+    let [address, len, prot, how, fd, offset] = args;
+    let source = if flags(how) & memory::MAP_ANONYMOUS != 0 {
+        None
+    } else {
+        open::map_source(files, fd, offset)?
+    };
+    memory::mmap(
+        heap,
+        guest,
+        memory::MapRequest {
+            address,
+            len,
+            prot,
+            flags: how,
+        },
+        open::as_source(&source),
+    )
+}
+
+/// readv(2), writev(2), and their forms with an offset.
+fn vectored(linux: &mut Linux, guest: &mut Guest<'_>, number: Sysno, args: [u64; 6]) -> Reply {
+    let [fd, vector, len, offset, _, how] = args;
+    let pieces = io::Pieces::vector(guest, vector, len)?;
+    let at = match number {
+        Sysno::preadv | Sysno::pwritev => Some(offset),
+        Sysno::preadv2 | Sysno::pwritev2 => io::v2_offset(offset, how)?,
+        _ => None,
+    };
+    match number {
+        Sysno::readv | Sysno::preadv | Sysno::preadv2 => {
+            io::read(&mut linux.files, guest, fd, &pieces, at)
+        }
+        _ => io::write(&mut linux.files, &mut linux.signals, guest, fd, &pieces, at),
+    }
+}
