@@ -53,6 +53,7 @@ build: setup ## the VMOD and the command, in target/release
 	  for p in release dev; do cargo clean -q --profile $$p -p varnish -p varnish-sys 2>/dev/null || true; done; \
 	  cp "$$VINYL_PREFIX/.vinyl-build" $(TARGET)/.vinyl-build; \
 	fi
+	@command -v cargo >/dev/null || { echo "Rust 1.95 or later is needed (rustup.rs)"; exit 1; }
 	$(ENV) cargo build $(CARGO_FLAGS)
 
 guests: setup ## the example programs, in target/guests

@@ -77,13 +77,14 @@ trap cleanup EXIT
 trap 'echo; echo "demo: stopped"; exit 0' INT
 trap 'exit 143' TERM HUP
 
-# As root, Varnish would drop to the user "vinyl" or "vcache" where there is
-# one, and that user is seldom in the group of /dev/kvm. So it stays what it is.
+# As root, Varnish would give its child process to the user "vcache" (or "vinyl")
+# where there is one, who is seldom in the group of /dev/kvm; and it stays root
+# where there is none. The demo is the same everywhere: it stays root.
 jail=()
 if [ "$(id -u)" = 0 ]; then
     jail=(-j none)
-    echo "demo: Varnish runs as root: you are root, and no other user is set up for /dev/kvm here." \
-        "In production, give Varnish's user the group kvm instead."
+    echo "demo: Varnish runs as root, since you are root and only users set up for it may use /dev/kvm." \
+        "In production, give Varnish's user the group instead (usermod -aG kvm vcache)."
 else
     echo "demo: Varnish runs as $(id -un), who may use /dev/kvm. Nothing in the demo needs root."
 fi
