@@ -64,7 +64,10 @@ fn bindings(out: &Path, include_paths: &[PathBuf]) -> Result<(), Box<dyn Error>>
     let vcs = quoted_after("v_used_(section(\".vmod_vcs\"))")?;
     // bindgen makes a constant of a pointer to a literal, but an extern static of an array.
     let constants = c
-        .replace("static const char Vmod_Json[] = {", "static const char *const Vmod_Json =")
+        .replace(
+            "static const char Vmod_Json[] = {",
+            "static const char *const Vmod_Json =",
+        )
         .replace("\n};\n#undef STRINGIFY", ";\n#undef STRINGIFY");
     fs::write(&source, constants)?;
 

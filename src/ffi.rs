@@ -1,18 +1,41 @@
 //! The VMOD's interface to Varnish: the functions behind vmod.vcc, and the table that varnishd finds them by.
 //!
-//! Every function here is called by C. Each converts its arguments, calls safe Rust, and lets no panic out.
+//! Every function here is called by C. Each turns its arguments into Rust's terms, calls safe Rust, and lets no panic
+//! out.
 
+use std::ffi::{CStr, c_int};
 use std::ptr;
 
-use varnish::ffi::{VCL_BACKEND, VCL_BOOL, VCL_STRING, VclEvent, vmod_data, vmod_priv, vrt_ctx};
+use varnish::ffi::{VCL_BACKEND, VCL_BOOL, VCL_STRING, VclEvent};
+use varnish::ffi::{VMOD_PRIV_METHODS_MAGIC, vmod_data, vmod_priv, vmod_priv_methods, vrt_ctx};
+use varnish::vcl::{Ctx, VclError};
+
+use crate::director::Director;
+use crate::fetch::Target;
+use crate::settings::{Given, Settings};
+use crate::vdi::{Registered, guard};
+use crate::{counters, registry};
 
 /// What vmodtool.py and bindgen made of vmod.vcc.
-#[expect(non_camel_case_types, non_snake_case, non_upper_case_globals, missing_docs)]
+#[allow(
+    non_camel_case_types,
+    non_snake_case,
+    non_upper_case_globals,
+    dead_code
+)]
 mod vcc_if {
     include!(concat!(env!("OUT_DIR"), "/vcc_if.rs"));
 }
 use vcc_if::{Vmod_vmod_kvm_Func, arg_vmod_kvm_backend, arg_vmod_kvm_tenant};
 
+/// The version as a C string.
+const VERSION: &CStr =
+    match CStr::from_bytes_with_nul(concat!(env!("CARGO_PKG_VERSION"), "\0").as_bytes()) {
+        Ok(version) => version,
+        Err(_) => panic!("a version has no NUL"),
+    };
+
+/// The functions. Their types are those of vmod.vcc, so the compiler checks that they fit.
 static FUNCTIONS: Vmod_vmod_kvm_Func = Vmod_vmod_kvm_Func {
     _event: Some(event),
     f_tenant: Some(tenant),
@@ -22,27 +45,164 @@ static FUNCTIONS: Vmod_vmod_kvm_Func = Vmod_vmod_kvm_Func {
 };
 
 /// What varnishd's `import` looks up by name. build.rs says why it is not vmodtool.py's own.
-#[expect(non_upper_case_globals)]
+#[allow(non_upper_case_globals)]
 #[unsafe(no_mangle)]
 pub static Vmod_kvm_Data: vmod_data = vmod_data {
-    // `$ABI strict`: both zero, and `abi` decides.
+    // `$ABI strict`: both are zero, and `abi` decides.
     vrt_major: 0,
     vrt_minor: 0,
     file_id: vcc_if::FILE_ID.as_ptr(),
     name: c"kvm".as_ptr(),
     func_name: c"Vmod_vmod_kvm_Func".as_ptr(),
     func: (&raw const FUNCTIONS).cast(),
-    func_len: size_of::<Vmod_vmod_kvm_Func>() as i32,
+    func_len: size_of::<Vmod_vmod_kvm_Func>() as c_int,
     proto: ptr::null(),
     json: vcc_if::Vmod_Json.as_ptr(),
     abi: varnish::ffi::VMOD_ABI_Version.as_ptr(),
     vcs: vcc_if::VCS.as_ptr(),
     version: VERSION.as_ptr(),
 };
-const VERSION: &std::ffi::CStr = match std::ffi::CStr::from_bytes_with_nul(concat!(env!("CARGO_PKG_VERSION"), "\0").as_bytes()) { Ok(v) => v, Err(_) => c"" };
 
-unsafe extern "C" fn event(_ctx: *const vrt_ctx, _priv: *mut vmod_priv, _event: VclEvent) -> i32 { 0 }
-unsafe extern "C" fn tenant(_ctx: *const vrt_ctx, _args: *mut arg_vmod_kvm_tenant) {}
-unsafe extern "C" fn backend(_ctx: *const vrt_ctx, _args: *mut arg_vmod_kvm_backend) -> VCL_BACKEND { VCL_BACKEND(ptr::null()) }
-unsafe extern "C" fn tenant_is_ready(_ctx: *const vrt_ctx, _priv: *mut vmod_priv, _name: VCL_STRING) -> VCL_BOOL { VCL_BOOL(0) }
-unsafe extern "C" fn version(_ctx: *const vrt_ctx) -> VCL_STRING { VCL_STRING(VERSION.as_ptr()) }
+/// Each VCL's director is kept in the VCL's private pointer, and dropped when the VCL is discarded.
+static VCL_METHODS: vmod_priv_methods = vmod_priv_methods {
+    magic: VMOD_PRIV_METHODS_MAGIC,
+    type_: c"kvm".as_ptr(),
+    fini: Some(discard),
+};
+
+/// A VCL is loaded, warm, cold or discarded.
+unsafe extern "C" fn event(ctx: *const vrt_ctx, vcl: *mut vmod_priv, event: VclEvent) -> c_int {
+    // Warm and cold need nothing: idle forks are freed by time, whatever the VCL's temperature.
+    if event != VclEvent::Load {
+        return 0;
+    }
+    let result = guard(|| -> Result<(), VclError> {
+        // SAFETY: varnishd calls us with a context and with this VCL's private pointer, which is empty at load.
+        let (mut ctx, vcl) = unsafe { (Ctx::from_ptr(ctx), vcl.as_mut().ok_or("no PRIV_VCL")?) };
+        counters::publish();
+        let registered = Registered::new(&mut ctx, Director::default())?;
+        // SAFETY: the methods are those of this type.
+        unsafe { vcl.put(Box::new(registered), &VCL_METHODS) };
+        Ok(())
+    });
+    fail_on_error(ctx, result.flatten()).map_or(1, |()| 0)
+}
+
+/// A VCL is discarded, after its last fetch.
+unsafe extern "C" fn discard(ctx: *const vrt_ctx, vcl: *mut std::ffi::c_void) {
+    let _ = guard(|| {
+        // SAFETY: what event() has put there.
+        unsafe { vmod_priv::on_fini::<Registered>(ctx, vcl) };
+        registry::prune();
+    });
+}
+
+/// `kvm.tenant()`
+unsafe extern "C" fn tenant(ctx: *const vrt_ctx, args: *mut arg_vmod_kvm_tenant) {
+    let result = guard(|| -> Result<(), VclError> {
+        // SAFETY: VCL calls us with arguments as in vmod.vcc, whose strings live as long as the call. Every optional one has
+        // a default there.
+        let (director, given) = unsafe {
+            let args = args.as_ref().ok_or("no arguments")?;
+            let given = Given {
+                name: bytes(args.name).unwrap_or_default(),
+                path: bytes(args.path).unwrap_or_default(),
+                group: bytes(args.group).unwrap_or_default(),
+                max_boot_time: args.max_boot_time.0.0,
+                max_request_time: args.max_request_time.0.0,
+                max_wait: args.max_wait.0.0,
+                idle_time: args.idle_time.0.0,
+                max_memory: args.max_memory.0,
+                max_request_memory: args.max_request_memory.0,
+                concurrency: args.concurrency.0,
+                main_arguments: bytes(args.main_arguments).unwrap_or_default(),
+                environment: bytes(args.environment).unwrap_or_default(),
+                allowed_paths: bytes(args.allowed_paths).unwrap_or_default(),
+                current_working_directory: bytes(args.current_working_directory)
+                    .unwrap_or_default(),
+                stdout: args.stdout.0 != 0,
+            };
+            (registered(args.arg1)?.director(), given)
+        };
+        let settings = Settings::check(&given).map_err(|bad| VclError::new(bad.to_string()))?;
+        let name = &settings.config.name;
+        if director.has(name) {
+            return Err(format!("kvm.tenant(\"{name}\"): name is given twice in this VCL").into());
+        }
+        director.add(registry::share(settings));
+        Ok(())
+    });
+    let _ = fail_on_error(ctx, result.flatten());
+}
+
+/// `kvm.backend()`
+unsafe extern "C" fn backend(ctx: *const vrt_ctx, args: *mut arg_vmod_kvm_backend) -> VCL_BACKEND {
+    let result = guard(|| -> Result<VCL_BACKEND, VclError> {
+        // SAFETY: as in tenant().
+        unsafe {
+            let args = args.as_ref().ok_or("no arguments")?;
+            let given = |valid: i8, value: &VCL_STRING| {
+                (valid != 0).then(|| bytes(VCL_STRING(value.0)).unwrap_or_default().to_vec())
+            };
+            let target = Target {
+                tenant: given(args.valid_tenant, &args.tenant),
+                url: given(args.valid_url, &args.url),
+                arg: given(args.valid_arg, &args.arg).unwrap_or_default(),
+            };
+            target.keep(&mut Ctx::from_ptr(ctx))?;
+            Ok(registered(args.arg1)?.backend())
+        }
+    });
+    fail_on_error(ctx, result.flatten()).unwrap_or(VCL_BACKEND(ptr::null()))
+}
+
+/// `kvm.tenant_is_ready()`
+unsafe extern "C" fn tenant_is_ready(
+    ctx: *const vrt_ctx,
+    vcl: *mut vmod_priv,
+    name: VCL_STRING,
+) -> VCL_BOOL {
+    let result = guard(|| -> Result<bool, VclError> {
+        // SAFETY: as in tenant().
+        unsafe {
+            Ok(registered(vcl)?
+                .director()
+                .is_ready(bytes(name).unwrap_or_default()))
+        }
+    });
+    VCL_BOOL(fail_on_error(ctx, result.flatten()).unwrap_or(false).into())
+}
+
+/// `kvm.version()`
+unsafe extern "C" fn version(_ctx: *const vrt_ctx) -> VCL_STRING {
+    VCL_STRING(VERSION.as_ptr())
+}
+
+/// Fails the VCL task (at load: the load) with the error's text.
+fn fail_on_error<T>(ctx: *const vrt_ctx, result: Result<T, VclError>) -> Option<T> {
+    match result {
+        Ok(value) => Some(value),
+        Err(error) => {
+            // SAFETY: varnishd called us with it.
+            let _ = guard(|| unsafe { Ctx::from_ptr(ctx) }.fail(error));
+            None
+        }
+    }
+}
+
+/// The director of the VCL whose private pointer this is.
+///
+/// SAFETY: `vcl` is the PRIV_VCL that varnishd called us with; the reference is not used after the call.
+unsafe fn registered<'a>(vcl: *mut vmod_priv) -> Result<&'a Registered, VclError> {
+    // SAFETY: event() has put it there at load, and it stays until the VCL is discarded.
+    unsafe { vcl.as_ref().and_then(|vcl| vcl.get_ref::<Registered>()) }
+        .ok_or_else(|| "kvm: not loaded".into())
+}
+
+/// A VCL string's bytes. `None` for an unset header and the like.
+///
+/// SAFETY: VCL called us with the string; the bytes are not used after the call.
+unsafe fn bytes<'a>(string: VCL_STRING) -> Option<&'a [u8]> {
+    // SAFETY: VCL strings are NULL or NUL-terminated.
+    (!string.0.is_null()).then(|| unsafe { CStr::from_ptr(string.0) }.to_bytes())
+}

@@ -1,3 +1,25 @@
-//! The Varnish VMOD `kvm`.
+//! The Varnish VMOD `kvm`: answers backend fetches by running tenants' programs in KVM guests.
+//!
+//! The way of a fetch: `kvm.backend()` in VCL leaves a [`fetch::Target`] with the task and returns the VCL's one
+//! director; varnishd calls it ([`vdi`]), it finds the tenant ([`director`]), takes the request from Varnish
+//! ([`request`]), has the tenant's program ([`tenant`]) answer it, and hands status and headers back; the body is
+//! read from the fork as Varnish asks for it ([`response`]).
+//!
+//! What is called by C, and the only `unsafe` code: [`ffi`] (the VCL functions), [`vdi`] (the director's
+//! callbacks) and [`fetch`] (what varnishd's structures hold).
 
+mod boot;
+mod counters;
+mod director;
+mod fetch;
 mod ffi;
+mod logging;
+mod name;
+mod registry;
+mod report;
+mod request;
+mod response;
+mod settings;
+mod tenant;
+mod vdi;
+mod words;

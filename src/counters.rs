@@ -1,0 +1,54 @@
+//! Counters in varnishstat: `KVM.*`, totals over all tenants. Figures for each tenant are in `backend.list -p`.
+//!
+//! Totals, since a counter of each tenant would be one more contended cache line in every request.
+#![forbid(unsafe_code)]
+
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use varnish::{Vsc, VscMetric};
+
+/// The counters, in shared memory.
+#[derive(VscMetric)]
+#[repr(C)]
+pub struct Counters {
+    /// Requests handed to a program
+    #[counter]
+    pub requests: AtomicU64,
+    /// Requests that a program failed: crashed, ran out of time or memory, or gave no response
+    #[counter]
+    pub failures: AtomicU64,
+    /// Failures because of max_request_time
+    #[counter]
+    pub timeouts: AtomicU64,
+    /// Requests answered 503, because no fork was free in time
+    #[counter]
+    pub busy: AtomicU64,
+    /// Fetches that failed, because the tenant is unknown or its program not ready
+    #[counter]
+    pub refused: AtomicU64,
+    /// Programs that became ready
+    #[counter]
+    pub boots: AtomicU64,
+    /// Programs that did not become ready
+    #[counter]
+    pub boot_failures: AtomicU64,
+}
+
+static COUNTERS: OnceLock<&Counters> = OnceLock::new();
+
+/// Makes the counters known to varnishstat. Called at each VCL load, since they need varnishd's child.
+pub fn publish() {
+    COUNTERS.get_or_init(|| {
+        // They stay as long as the child: a total must not go back to 0 when a VCL is discarded.
+        let vsc: &'static Vsc<Counters> = Box::leak(Box::new(Vsc::new("KVM", "")));
+        vsc
+    });
+}
+
+/// Adds one to the counter that `which` picks.
+pub fn count(which: fn(&Counters) -> &AtomicU64) {
+    if let Some(counters) = COUNTERS.get() {
+        which(counters).fetch_add(1, Ordering::Relaxed);
+    }
+}

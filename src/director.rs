@@ -1,0 +1,345 @@
+//! A VCL's tenants, and how a fetch is answered by one of their programs.
+#![forbid(unsafe_code)]
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Instant;
+
+use forkvm::{Answer, CachePolicy, Failure, Program, Request};
+use parking_lot::RwLock;
+use varnish::vcl::{Buffer, Ctx, LogTag, VclBackend, VclError};
+
+use crate::counters::count;
+use crate::fetch::Fetch;
+use crate::logging::{self, Output};
+use crate::name;
+use crate::report;
+use crate::request::{self, BadBody, Body};
+use crate::response::Response;
+use crate::tenant::{State, Tenant};
+
+/// The one backend of a VCL.
+#[derive(Default)]
+pub struct Director {
+    /// By name. Written in vcl_init only.
+    tenants: RwLock<HashMap<String, Arc<Tenant>>>,
+}
+
+impl Director {
+    /// Whether there is a tenant of this name already.
+    pub fn has(&self, name: &str) -> bool {
+        self.tenants.read().contains_key(name)
+    }
+
+    /// Adds a tenant.
+    pub fn add(&self, tenant: Arc<Tenant>) {
+        self.tenants
+            .write()
+            .insert(tenant.name().to_owned(), tenant);
+    }
+
+    /// Whether the tenant's program takes requests.
+    pub fn is_ready(&self, name: &[u8]) -> bool {
+        let tenant =
+            name::canonical(name).and_then(|name| self.tenants.read().get(&*name).cloned());
+        tenant.is_some_and(|tenant| matches!(tenant.state(), State::Ready(_)))
+    }
+
+    /// All tenants, in alphabetical order.
+    pub fn tenants(&self) -> Vec<Arc<Tenant>> {
+        let mut tenants: Vec<_> = self.tenants.read().values().cloned().collect();
+        tenants.sort_by(|a, b| a.name().cmp(b.name()));
+        tenants
+    }
+
+    /// The tenant that a fetch is for.
+    fn tenant(&self, given: Option<&[u8]>, fetch: &Fetch<'_, '_>) -> Result<Arc<Tenant>, String> {
+        let asked = given.or_else(|| fetch.header("host")).unwrap_or_default();
+        let name = match given {
+            Some(name) => name::canonical(name),
+            None => name::of_host(asked),
+        };
+        let tenants = self.tenants.read();
+        name.and_then(|name| tenants.get(&*name).cloned())
+            .ok_or_else(|| {
+                let shown = asked[..asked.len().min(100)].escape_ascii();
+                format!(
+                    "no tenant \"{shown}\" among the {} of this VCL",
+                    tenants.len()
+                )
+            })
+    }
+
+    /// Answers a fetch. An error is a failed fetch, a failed guest is a response.
+    fn respond(&self, fetch: &mut Fetch<'_, '_>) -> Result<Response, String> {
+        let target = fetch
+            .target()
+            .ok_or("kvm.backend() was not called in this task, or before a rollback")?;
+        let tenant = self.tenant(target.tenant.as_deref(), fetch)?;
+        let name = tenant.name();
+
+        let limits = &tenant.settings.config.limits;
+        let program = tenant
+            .program(Instant::now() + limits.max_request_time)
+            .map_err(|not_ready| format!("tenant {name}: {not_ready}"))?;
+
+        let headers = request::headers(fetch);
+        let method = fetch.method();
+        let url = target.url.clone().unwrap_or_else(|| fetch.url());
+        let body = match Body::read(fetch, &tenant) {
+            Ok(body) => body,
+            Err(bad) => return refuse_body(fetch, name, &bad),
+        };
+        let request = Request {
+            method: &method,
+            url: &url,
+            arg: &target.arg,
+            headers: &headers,
+            body: body.bytes(),
+        };
+
+        count(|counters| &counters.requests);
+        tenant.requests.fetch_add(1, Ordering::Relaxed);
+        let result = {
+            // From here: a slow upload is not the guest's, and is limited by Varnish's own timeouts.
+            let deadline = Instant::now() + limits.max_request_time;
+            let mut output = Output::of_request(name, tenant.settings.stdout, |record| {
+                fetch.log(LogTag::VclLog, record)
+            });
+            let result = Program::answer(&program, &request, deadline, &mut output);
+            output.finish();
+            result
+        };
+        drop(body);
+        match result {
+            Ok(answer) => {
+                if let Some(failure) = answer.failure() {
+                    log_failure(fetch, &tenant, failure);
+                }
+                hand_over(fetch, answer, &method).map_err(|error| format!("tenant {name}: {error}"))
+            }
+            Err(failure) => {
+                fail(fetch, &tenant, &failure).map_err(|error| format!("tenant {name}: {error}"))
+            }
+        }
+    }
+}
+
+impl VclBackend<Response> for Director {
+    fn get_response(&self, ctx: &mut Ctx<'_>) -> Result<Option<Response>, VclError> {
+        let mut fetch = Fetch::new(ctx)?;
+        let response = self.respond(&mut fetch).map_err(|reason| {
+            count(|counters| &counters.refused);
+            VclError::new(format!("kvm: {reason}"))
+        })?;
+        Ok(Some(response))
+    }
+
+    fn report(&self, _ctx: &mut Ctx<'_>, vsb: &mut Buffer<'_>) {
+        // A failed write shows as an incomplete list; there is nothing to do about it.
+        let _ = vsb.write(&report::short(&self.tenants()));
+    }
+
+    fn report_details(&self, _ctx: &mut Ctx<'_>, vsb: &mut Buffer<'_>) {
+        let _ = vsb.write(&report::details(&self.tenants()));
+    }
+
+    fn report_json(&self, _ctx: &mut Ctx<'_>, vsb: &mut Buffer<'_>) {
+        let _ = vsb.write(&report::short_json(&self.tenants()));
+    }
+
+    fn report_details_json(&self, _ctx: &mut Ctx<'_>, vsb: &mut Buffer<'_>) {
+        let _ = vsb.write(&report::details_json(&self.tenants()));
+    }
+}
+
+/// Makes the guest's answer the response.
+fn hand_over(
+    fetch: &mut Fetch<'_, '_>,
+    answer: Answer,
+    method: &str,
+) -> Result<Response, VclError> {
+    let status = answer.status();
+    fetch.set_status(status)?;
+    let content_type = answer.content_type();
+    if !content_type.is_empty() {
+        fetch.add_header("Content-Type", content_type)?;
+    }
+    let mut own_cache_control = false;
+    let mut lifetime = false;
+    for header in answer.headers() {
+        if header.name.eq_ignore_ascii_case("content-type") && !content_type.is_empty() {
+            // The type that came with the response counts; two would be one too many.
+            continue;
+        }
+        if header.name.eq_ignore_ascii_case("cache-control") {
+            own_cache_control = true;
+            lifetime |= gives_lifetime(&header.value);
+        }
+        lifetime |= header.name.eq_ignore_ascii_case("expires");
+        fetch.add_header(&header.name, &header.value)?;
+    }
+    if let (Some(policy), false) = (answer.cache(), own_cache_control) {
+        lifetime = true;
+        fetch.add_header("Cache-Control", cache_control(&policy).as_bytes())?;
+    }
+    // Not by a header such as no-store, which would reach the client. And not for 304: Varnish has asked whether what
+    // it has in its cache is still good, and takes the answer in that cached object only while it is cacheable.
+    if !lifetime && status != 304 {
+        fetch.set_uncacheable();
+    }
+
+    let len =
+        usize::try_from(answer.body_len()).map_err(|error| VclError::new(error.to_string()))?;
+    if matches!(status, 204 | 304) {
+        return Ok(Response::without_body());
+    }
+    // Varnish does not set it for a backend that isn't HTTP. HEAD says what GET would give.
+    fetch.add_header("Content-Length", len.to_string().as_bytes())?;
+    if method == "HEAD" || len == 0 {
+        return Ok(Response::without_body());
+    }
+    Ok(Response::guest(answer, len))
+}
+
+/// Whether a Cache-Control value lets a shared cache keep the response for a time it names.
+fn gives_lifetime(value: &[u8]) -> bool {
+    let value = value.to_ascii_lowercase();
+    let mut directives = value.split(|&c| c == b',').map(<[u8]>::trim_ascii);
+    let forbids = |directive: &[u8]| {
+        [&b"no-store"[..], b"no-cache", b"private"]
+            .iter()
+            .any(|name| directive.starts_with(name))
+    };
+    !directives.clone().any(forbids)
+        && directives.any(|directive| {
+            directive.starts_with(b"max-age=") || directive.starts_with(b"s-maxage=")
+        })
+}
+
+/// The guest's cache policy as a header. Varnish takes lifetimes from headers after the backend is done; set on the
+/// object they would be overwritten.
+fn cache_control(policy: &CachePolicy) -> String {
+    // Whole seconds, and a short lifetime is not none. (A negative or absurd float saturates.)
+    let seconds = |time: f32| {
+        if time > 0.0 {
+            time.round().max(1.0) as u32
+        } else {
+            0
+        }
+    };
+    format!(
+        "max-age={}, stale-while-revalidate={}",
+        seconds(policy.ttl),
+        seconds(policy.grace)
+    )
+}
+
+/// The response for a request that has no answer of the guest.
+fn fail(
+    fetch: &mut Fetch<'_, '_>,
+    tenant: &Tenant,
+    failure: &Failure,
+) -> Result<Response, VclError> {
+    log_failure(fetch, tenant, failure);
+    if failure.is_busy() {
+        plain(fetch, 503, "The service is busy, try again.\n", Some("1"))
+    } else {
+        plain(fetch, 500, "The service failed.\n", None)
+    }
+}
+
+fn log_failure(fetch: &mut Fetch<'_, '_>, tenant: &Tenant, failure: &Failure) {
+    if failure.is_busy() {
+        count(|counters| &counters.busy);
+    } else {
+        count(|counters| &counters.failures);
+        tenant.failures.fetch_add(1, Ordering::Relaxed);
+    }
+    if failure.is_timeout() {
+        count(|counters| &counters.timeouts);
+    }
+    log_error(fetch, tenant.name(), &failure.to_string());
+}
+
+fn log_error(fetch: &mut Fetch<'_, '_>, name: &str, text: &str) {
+    for record in logging::about(name, text) {
+        fetch.log(LogTag::Error, &record);
+    }
+}
+
+fn refuse_body(fetch: &mut Fetch<'_, '_>, name: &str, bad: &BadBody) -> Result<Response, String> {
+    log_error(fetch, name, &bad.to_string());
+    let response = match bad {
+        BadBody::TooLarge => plain(fetch, 413, "The request body is too large.\n", None),
+        BadBody::NoRoom => {
+            count(|counters| &counters.busy);
+            plain(fetch, 503, "The service is busy, try again.\n", Some("1"))
+        }
+        BadBody::Unreadable(_) => return Err(format!("tenant {name}: {bad}")),
+    };
+    response.map_err(|error| format!("tenant {name}: {error}"))
+}
+
+/// A response of our own: it tells the client what it can do, and the log the rest.
+fn plain(
+    fetch: &mut Fetch<'_, '_>,
+    status: u16,
+    text: &'static str,
+    retry_after: Option<&str>,
+) -> Result<Response, VclError> {
+    fetch.set_status(status)?;
+    fetch.add_header("Content-Type", b"text/plain; charset=utf-8")?;
+    if let Some(seconds) = retry_after {
+        fetch.add_header("Retry-After", seconds.as_bytes())?;
+    }
+    fetch.set_uncacheable();
+    fetch.add_header("Content-Length", text.len().to_string().as_bytes())?;
+    Ok(if fetch.method() == "HEAD" {
+        Response::without_body()
+    } else {
+        Response::text(text)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lifetime_is_max_age_without_a_but() {
+        assert!(gives_lifetime(b"public, Max-Age=60"));
+        assert!(gives_lifetime(b"s-maxage=1"));
+        for none in [
+            "",
+            "public",
+            "no-store",
+            "private, max-age=60",
+            "max-age=60, no-cache=\"set-cookie\"",
+        ] {
+            assert!(!gives_lifetime(none.as_bytes()), "{none}");
+        }
+    }
+
+    #[test]
+    fn a_policy_becomes_whole_seconds() {
+        let header = |ttl, grace| {
+            cache_control(&CachePolicy {
+                ttl,
+                grace,
+                keep: 0.0,
+            })
+        };
+        assert_eq!(header(10.0, 2.5), "max-age=10, stale-while-revalidate=3");
+        assert_eq!(header(0.001, 0.0), "max-age=1, stale-while-revalidate=0");
+        assert_eq!(
+            header(-5.0, f32::NAN),
+            "max-age=0, stale-while-revalidate=0"
+        );
+        assert_eq!(
+            header(f32::INFINITY, 0.0),
+            format!("max-age={}, stale-while-revalidate=0", u32::MAX)
+        );
+    }
+}

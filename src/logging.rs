@@ -1,0 +1,307 @@
+//! Text for Varnish's log: records of a readable length, without control characters, and the guests' output in them.
+#![forbid(unsafe_code)]
+
+use forkvm::{Host, Stream};
+use varnish::vcl::LogTag;
+
+/// Longest text of a record, in bytes. varnishd cuts records at `vsl_reclen`, 255 unless set.
+const RECORD: usize = 200;
+/// Most guest output that one request may log, in bytes.
+const REQUEST_OUTPUT: usize = 16 << 10;
+/// Most guest output that one boot may log, in bytes.
+const BOOT_OUTPUT: usize = 64 << 10;
+/// How much of a booting program's last stderr output is kept for the error message, in bytes.
+const STDERR_TAIL: usize = 2 << 10;
+
+/// Logs outside of a transaction: what happens at boot, in a thread of our own.
+pub fn log(tag: LogTag, tenant: &str, text: &str) {
+    for record in about(tenant, text) {
+        write(tag, &record);
+    }
+}
+
+fn write(tag: LogTag, record: &str) {
+    // Unit tests run outside of varnishd, where there is no log.
+    #[cfg(not(test))]
+    varnish::vcl::log(tag, record);
+    #[cfg(test)]
+    println!("{tag:?} {record}");
+}
+
+/// Records about a tenant, each with its name in front. The engine's messages begin with it already.
+pub fn about(tenant: &str, text: &str) -> impl Iterator<Item = String> {
+    records(without_tenant(tenant, text).as_bytes())
+        .map(move |record| format!("kvm: tenant {tenant}: {record}"))
+}
+
+/// A message of the engine without the "tenant NAME: " it begins with.
+pub fn without_tenant<'a>(tenant: &str, text: &'a str) -> &'a str {
+    let rest = text
+        .strip_prefix("tenant ")
+        .and_then(|text| text.strip_prefix(tenant));
+    rest.and_then(|text| text.strip_prefix(": "))
+        .unwrap_or(text)
+}
+
+/// Cuts text into records: at line ends, and where it is too long. Anything but printable ASCII is escaped, since
+/// logs are read in terminals and the text may be a guest's. (Text in other scripts stays legible in varnishlog
+/// only if the guest writes ASCII; UTF-8 can't be told from bytes once it may be cut anywhere.)
+pub fn records(text: &[u8]) -> impl Iterator<Item = String> {
+    text.split(|&c| c == b'\n')
+        .filter(|line| !line.is_empty())
+        .flat_map(|line| line.chunks(RECORD))
+        .map(escape)
+}
+
+fn escape(line: &[u8]) -> String {
+    let mut text = String::with_capacity(line.len());
+    for &c in line.strip_suffix(b"\r").unwrap_or(line) {
+        match c {
+            b' '..=b'~' => text.push(c.into()),
+            b'\t' => text.push(' '),
+            _ => text.extend(c.escape_ascii().map(char::from)),
+        }
+    }
+    text
+}
+
+/// Bytes that come in pieces, made into lines.
+#[derive(Default)]
+struct Lines {
+    begun: Vec<u8>,
+}
+
+impl Lines {
+    /// Takes a piece, and emits the lines that it ends.
+    fn push(&mut self, mut bytes: &[u8], mut emit: impl FnMut(&[u8])) {
+        while let Some(end) = bytes.iter().position(|&c| c == b'\n') {
+            let (line, rest) = bytes.split_at(end);
+            bytes = &rest[1..];
+            if self.begun.is_empty() {
+                emit(line);
+            } else {
+                self.begun.extend_from_slice(line);
+                emit(&self.begun);
+                self.begun.clear();
+            }
+        }
+        self.begun.extend_from_slice(bytes);
+        if self.begun.len() >= RECORD {
+            self.finish(emit);
+        }
+    }
+
+    /// Emits what has no line end.
+    fn finish(&mut self, mut emit: impl FnMut(&[u8])) {
+        if !self.begun.is_empty() {
+            emit(&self.begun);
+            self.begun.clear();
+        }
+    }
+}
+
+const STREAMS: [Stream; 3] = [Stream::Stdout, Stream::Stderr, Stream::Log];
+
+fn index(stream: Stream) -> usize {
+    match stream {
+        Stream::Stdout => 0,
+        Stream::Stderr => 1,
+        Stream::Log => 2,
+    }
+}
+
+fn label(stream: Stream) -> &'static str {
+    match stream {
+        Stream::Stdout => " stdout:",
+        Stream::Stderr => " stderr:",
+        Stream::Log => "",
+    }
+}
+
+/// A guest's output as log records, and not too many of them.
+pub struct Output<'a, F: FnMut(&str)> {
+    tenant: &'a str,
+    /// Whether stdout and stderr are logged. The `log` hypercall always is.
+    stdio: bool,
+    /// Bytes that may still be logged.
+    left: usize,
+    lines: [Lines; 3],
+    emit: F,
+}
+
+impl<'a, F: FnMut(&str)> Output<'a, F> {
+    /// The output of one request; `emit` takes the records.
+    pub fn of_request(tenant: &'a str, stdio: bool, emit: F) -> Self {
+        Self {
+            tenant,
+            stdio,
+            left: REQUEST_OUTPUT,
+            lines: Default::default(),
+            emit,
+        }
+    }
+
+    /// Logs what is left of lines without an end.
+    pub fn finish(mut self) {
+        for stream in STREAMS {
+            let Self {
+                tenant,
+                lines,
+                emit,
+                ..
+            } = &mut self;
+            lines[index(stream)].finish(|line| emit_line(tenant, stream, line, emit));
+        }
+    }
+}
+
+fn emit_line(tenant: &str, stream: Stream, line: &[u8], emit: &mut impl FnMut(&str)) {
+    for record in records(line) {
+        emit(&format!("kvm: tenant {tenant}:{} {record}", label(stream)));
+    }
+}
+
+impl<F: FnMut(&str)> Host for Output<'_, F> {
+    fn output(&mut self, stream: Stream, bytes: &[u8]) {
+        if self.left == 0 || !(self.stdio || matches!(stream, Stream::Log)) {
+            return;
+        }
+        let taken = bytes.len().min(self.left);
+        self.left -= taken;
+        let Self {
+            tenant,
+            lines,
+            emit,
+            ..
+        } = self;
+        lines[index(stream)].push(&bytes[..taken], |line| {
+            emit_line(tenant, stream, line, emit)
+        });
+        if self.left == 0 {
+            lines[index(stream)].finish(|line| emit_line(tenant, stream, line, emit));
+            emit(&format!(
+                "kvm: tenant {tenant}: ...truncated, more output is not logged"
+            ));
+        }
+    }
+}
+
+/// A booting program's output: logged like a request's, and the last of its stderr kept for the error message.
+pub struct BootOutput<'a> {
+    log: Output<'a, fn(&str)>,
+    tail: Vec<u8>,
+}
+
+impl<'a> BootOutput<'a> {
+    /// Output of `tenant`'s main().
+    pub fn new(tenant: &'a str, stdio: bool) -> Self {
+        let emit: fn(&str) = |record| write(LogTag::VclLog, record);
+        Self {
+            log: Output {
+                left: BOOT_OUTPUT,
+                ..Output::of_request(tenant, stdio, emit)
+            },
+            tail: Vec::new(),
+        }
+    }
+
+    /// Ends the output, and returns the last of stderr.
+    pub fn finish(self) -> Vec<u8> {
+        self.log.finish();
+        self.tail
+    }
+}
+
+impl Host for BootOutput<'_> {
+    fn output(&mut self, stream: Stream, bytes: &[u8]) {
+        self.log.output(stream, bytes);
+        if matches!(stream, Stream::Stderr) {
+            let bytes = &bytes[bytes.len().saturating_sub(STDERR_TAIL)..];
+            let kept = self.tail.len().min(STDERR_TAIL - bytes.len());
+            self.tail.drain(..self.tail.len() - kept);
+            self.tail.extend_from_slice(bytes);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn request(stdio: bool, pieces: &[(Stream, &[u8])]) -> Vec<String> {
+        let mut records = Vec::new();
+        let mut output = Output::of_request("x", stdio, |record| records.push(record.to_owned()));
+        for (stream, bytes) in pieces {
+            output.output(*stream, bytes);
+        }
+        output.finish();
+        records
+    }
+
+    #[test]
+    fn pieces_become_lines() {
+        let records = request(
+            true,
+            &[
+                (Stream::Stdout, b"on"),
+                (Stream::Stderr, b"err"),
+                (Stream::Stdout, b"e\n\ntwo\nthr"),
+                (Stream::Log, b"l\n"),
+            ],
+        );
+        assert_eq!(
+            records,
+            [
+                "kvm: tenant x: stdout: one",
+                "kvm: tenant x: stdout: two",
+                "kvm: tenant x: l",
+                "kvm: tenant x: stdout: thr",
+                "kvm: tenant x: stderr: err"
+            ]
+        );
+    }
+
+    #[test]
+    fn only_log_calls_without_stdout() {
+        assert_eq!(
+            request(false, &[(Stream::Stdout, b"a\n"), (Stream::Log, b"b")]),
+            ["kvm: tenant x: b"]
+        );
+    }
+
+    #[test]
+    fn output_is_bounded() {
+        let line = [b'y'; 1000];
+        let records = request(true, &[(Stream::Stdout, &line[..]); 1000]);
+        assert!(records.iter().map(String::len).sum::<usize>() < 2 * REQUEST_OUTPUT);
+        assert!(records.last().unwrap().contains("truncated"));
+    }
+
+    #[test]
+    fn a_tenant_is_named_once() {
+        let records: Vec<_> = about("x", "tenant x: it broke\nbadly").collect();
+        assert_eq!(records, ["kvm: tenant x: it broke", "kvm: tenant x: badly"]);
+        assert_eq!(without_tenant("x", "tenant xy: a"), "tenant xy: a");
+    }
+
+    #[test]
+    fn control_characters_are_escaped() {
+        assert_eq!(
+            records(b"\x1b[31mred\x07\tx\r\n\xff").collect::<Vec<_>>(),
+            ["\\x1b[31mred\\x07 x", "\\xff"]
+        );
+    }
+
+    #[test]
+    fn the_end_of_stderr_is_kept() {
+        let mut output = BootOutput::new("x", false);
+        for _ in 0..100 {
+            output.output(Stream::Stderr, &[b'a'; 100]);
+        }
+        output.output(Stream::Stderr, b"end");
+        assert_eq!(output.tail.len(), STDERR_TAIL);
+        assert!(output.tail.ends_with(b"aend"));
+        output.output(Stream::Stderr, &[b'b'; 5000]);
+        assert_eq!(output.tail, [b'b'; STDERR_TAIL]);
+    }
+}

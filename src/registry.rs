@@ -1,0 +1,85 @@
+//! The tenants of this process, so that VCLs that name the same one share it.
+#![forbid(unsafe_code)]
+
+use std::collections::HashMap;
+use std::fs::{File, OpenOptions};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, LazyLock, Weak};
+
+use parking_lot::Mutex;
+use rustix::fs::OFlags;
+
+use crate::boot;
+use crate::settings::Settings;
+use crate::tenant::{State, Tenant};
+
+/// By name and path. More than one only while VCLs with different settings, or of different times, are loaded.
+type Tenants = HashMap<(String, PathBuf), Vec<Weak<Tenant>>>;
+
+static TENANTS: LazyLock<Mutex<Tenants>> = LazyLock::new(Mutex::default);
+
+/// What tells whether a file is still the same.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Identity {
+    device: u64,
+    inode: u64,
+    size: u64,
+    modified: (i64, i64),
+}
+
+/// The tenant with these settings: one that another VCL has, or a new one, which is put in the queue to boot.
+pub fn share(settings: Settings) -> Arc<Tenant> {
+    // Opened now and read when its turn comes: what boots is the file that was there when the VCL was loaded.
+    let opened = open(&settings.path);
+    let identity = opened.as_ref().ok().map(|(_, identity)| *identity);
+
+    let mut tenants = TENANTS.lock();
+    let same_name = tenants
+        .entry((settings.config.name.clone(), settings.path.clone()))
+        .or_default();
+    let shared = same_name.iter().filter_map(Weak::upgrade).find(|tenant| {
+        identity.is_some()
+            && tenant.identity == identity
+            && tenant.settings == settings
+            // What failed is tried again: the reason may be gone, such as a lack of memory.
+            && !matches!(tenant.state(), State::Failed(_))
+    });
+    if let Some(tenant) = shared {
+        return tenant;
+    }
+    let tenant = Arc::new(Tenant::new(settings, identity));
+    same_name.push(Arc::downgrade(&tenant));
+    drop(tenants);
+
+    boot::enqueue(&tenant, opened.map(|(file, _)| file));
+    tenant
+}
+
+/// Forgets the tenants that no VCL has any more.
+pub fn prune() {
+    TENANTS.lock().retain(|_, same_name| {
+        same_name.retain(|tenant| tenant.strong_count() > 0);
+        !same_name.is_empty()
+    });
+}
+
+fn open(path: &Path) -> Result<(File, Identity), String> {
+    let file = OpenOptions::new()
+        .read(true)
+        // Opening a FIFO must not block VCL load.
+        .custom_flags(OFlags::NONBLOCK.bits() as i32)
+        .open(path)
+        .map_err(|error| error.to_string())?;
+    let metadata = file.metadata().map_err(|error| error.to_string())?;
+    if !metadata.is_file() {
+        return Err("not a regular file".into());
+    }
+    let identity = Identity {
+        device: metadata.dev(),
+        inode: metadata.ino(),
+        size: metadata.size(),
+        modified: (metadata.mtime(), metadata.mtime_nsec()),
+    };
+    Ok((file, identity))
+}

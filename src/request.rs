@@ -1,0 +1,135 @@
+//! A request as Varnish has it, made into what the engine takes.
+#![forbid(unsafe_code)]
+
+use std::io::{self, Write};
+use std::sync::Arc;
+
+use forkvm::Header;
+use varnish::vcl::BodyState;
+
+use crate::fetch::Fetch;
+use crate::tenant::{BodyRoom, Tenant};
+
+/// Room for a body is taken, and memory allocated, at least so many bytes at a time.
+const STEP: usize = 64 << 10;
+
+/// All request headers.
+pub fn headers(fetch: &Fetch<'_, '_>) -> Vec<Header> {
+    fetch
+        .headers()
+        .map(|(name, value)| Header {
+            name: name.to_owned(),
+            value: value.to_vec(),
+        })
+        .collect()
+}
+
+/// A request body. Counts as in memory until it is dropped.
+pub struct Body {
+    bytes: Vec<u8>,
+    room: BodyRoom,
+}
+
+/// Why there is no request body to hand to the guest.
+#[derive(Debug, thiserror::Error)]
+pub enum BadBody {
+    /// More than max_request_memory.
+    #[error("the request body is larger than max_request_memory")]
+    TooLarge,
+    /// Too many others are in memory.
+    #[error("too many request bodies wait for a fork (concurrency x max_request_memory)")]
+    NoRoom,
+    /// The client went away, or the like.
+    #[error("request body: {0}")]
+    Unreadable(String),
+}
+
+impl Body {
+    /// Reads the body of the fetch's request.
+    pub fn read(fetch: &mut Fetch<'_, '_>, tenant: &Arc<Tenant>) -> Result<Self, BadBody> {
+        let mut body = Self {
+            bytes: Vec::new(),
+            room: tenant.body_room(),
+        };
+        let state = fetch
+            .body_state()
+            .map_err(|error| BadBody::Unreadable(error.to_string()))?;
+        let limit = tenant.settings.config.limits.max_request_memory as usize;
+        match state {
+            BodyState::None => return Ok(body),
+            BodyState::Error => return Err(BadBody::Unreadable("reading it failed".into())),
+            BodyState::Taken => {
+                return Err(BadBody::Unreadable(
+                    "already consumed (use std.cache_req_body() to retry)".into(),
+                ));
+            }
+            _ => {}
+        }
+        let announced = fetch.content_length().unwrap_or(0);
+        if announced > limit as u64 {
+            return Err(BadBody::TooLarge);
+        }
+        let mut sink = Sink {
+            body: &mut body,
+            limit,
+            refused: None,
+        };
+        let result = fetch.read_body(&mut sink);
+        match (sink.refused, result) {
+            (Some(bad), _) => Err(bad),
+            (None, Err(error)) => Err(BadBody::Unreadable(error.to_string())),
+            (None, Ok(_)) => Ok(body),
+        }
+    }
+
+    /// The whole body.
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+/// Takes a body from Varnish piece by piece, up to a limit.
+struct Sink<'a> {
+    body: &'a mut Body,
+    limit: usize,
+    refused: Option<BadBody>,
+}
+
+impl Sink<'_> {
+    fn grow(&mut self, len: usize) -> Result<(), BadBody> {
+        let bytes = &mut self.body.bytes;
+        let needed = bytes.len().saturating_add(len);
+        if needed > self.limit {
+            return Err(BadBody::TooLarge);
+        }
+        if needed > bytes.capacity() {
+            // Twice as much each time, so that a long body isn't copied again and again.
+            let capacity = needed
+                .max(STEP)
+                .max(bytes.capacity().saturating_mul(2))
+                .min(self.limit);
+            if !self.body.room.take((capacity - bytes.capacity()) as u64)
+                || bytes.try_reserve_exact(capacity - bytes.len()).is_err()
+            {
+                return Err(BadBody::NoRoom);
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Write for Sink<'_> {
+    fn write(&mut self, piece: &[u8]) -> io::Result<usize> {
+        if let Err(bad) = self.grow(piece.len()) {
+            let error = io::Error::other(bad.to_string());
+            self.refused = Some(bad);
+            return Err(error);
+        }
+        self.body.bytes.extend_from_slice(piece);
+        Ok(piece.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}

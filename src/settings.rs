@@ -1,0 +1,269 @@
+//! The settings of `kvm.tenant()`: checked, and turned into the engine's terms.
+#![forbid(unsafe_code)]
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use forkvm::{Config, Limits};
+
+use crate::{name, words};
+
+const KIB: i64 = 1 << 10;
+const MIB: i64 = 1 << 20;
+const GIB: i64 = 1 << 30;
+const HOUR: f64 = 3600.0;
+const DAY: f64 = 24.0 * HOUR;
+
+/// What VCL gave, in VCL's terms: durations in seconds, sizes in bytes.
+#[derive(Debug, Clone)]
+pub struct Given<'a> {
+    pub name: &'a [u8],
+    pub path: &'a [u8],
+    pub group: &'a [u8],
+    pub max_boot_time: f64,
+    pub max_request_time: f64,
+    pub max_wait: f64,
+    pub idle_time: f64,
+    pub max_memory: i64,
+    pub max_request_memory: i64,
+    pub concurrency: i64,
+    pub main_arguments: &'a [u8],
+    pub environment: &'a [u8],
+    pub allowed_paths: &'a [u8],
+    pub current_working_directory: &'a [u8],
+    pub stdout: bool,
+}
+
+/// A tenant's settings. Equal settings and the same file are the same program.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Settings {
+    /// Where the program is.
+    pub path: PathBuf,
+    /// Whether the program's stdout and stderr go to the log.
+    pub stdout: bool,
+    /// What the engine needs to know.
+    pub config: Config,
+}
+
+/// A setting that makes no sense. VCL load fails with it.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error("kvm.tenant(\"{tenant}\"): {setting} {problem}")]
+pub struct BadSetting {
+    tenant: String,
+    setting: &'static str,
+    problem: String,
+}
+
+impl Settings {
+    /// Checks what VCL gave.
+    pub fn check(given: &Given<'_>) -> Result<Self, BadSetting> {
+        Self::checked(given).map_err(|(setting, problem)| BadSetting {
+            tenant: given.name.escape_ascii().to_string(),
+            setting,
+            problem,
+        })
+    }
+
+    fn checked(given: &Given<'_>) -> Result<Self, (&'static str, String)> {
+        let name = name::canonical(given.name).ok_or_else(|| {
+            (
+                "name",
+                "must be 1 to 253 letters, digits and characters of . _ - : [ ] @ + ~".to_owned(),
+            )
+        })?;
+        let path = text("path", given.path)?;
+        if path.is_empty() {
+            return Err(("path", "is empty".into()));
+        }
+        let limits = Limits {
+            max_boot_time: duration("max_boot_time", given.max_boot_time, 0.001, HOUR)?,
+            max_request_time: duration("max_request_time", given.max_request_time, 0.001, HOUR)?,
+            max_wait: duration("max_wait", given.max_wait, 0.0, HOUR)?,
+            max_memory: bytes("max_memory", given.max_memory, MIB, 64 * GIB)?,
+            max_request_memory: bytes(
+                "max_request_memory",
+                given.max_request_memory,
+                64 * KIB,
+                64 * GIB,
+            )?,
+        };
+        let concurrency = match usize::try_from(given.concurrency) {
+            Ok(n @ 1..=255) => n,
+            _ => {
+                return Err((
+                    "concurrency",
+                    format!("is {}, must be 1 to 255", given.concurrency),
+                ));
+            }
+        };
+        let environment = list("environment", given.environment)?;
+        if let Some(bad) = environment
+            .iter()
+            .find(|entry| entry.find('=').is_none_or(|at| at == 0))
+        {
+            return Err((
+                "environment",
+                format!("has an entry that is not KEY=value: {bad:?}"),
+            ));
+        }
+        let allowed_paths = list("allowed_paths", given.allowed_paths)?;
+        if let Some(bad) = allowed_paths
+            .iter()
+            .find(|path| !Path::new(path).is_absolute())
+        {
+            return Err((
+                "allowed_paths",
+                format!("has a path that is not absolute: {bad:?}"),
+            ));
+        }
+        let current_working_directory =
+            text("current_working_directory", given.current_working_directory)?;
+        if !Path::new(current_working_directory).is_absolute() {
+            return Err((
+                "current_working_directory",
+                format!("is not absolute: {current_working_directory:?}"),
+            ));
+        }
+        Ok(Self {
+            path: path.into(),
+            stdout: given.stdout,
+            config: Config {
+                group: text("group", given.group)?.into(),
+                main_arguments: list("main_arguments", given.main_arguments)?,
+                environment,
+                allowed_paths: allowed_paths.into_iter().map(Into::into).collect(),
+                current_working_directory: current_working_directory.into(),
+                concurrency,
+                idle_time: duration("idle_time", given.idle_time, 0.0, DAY)?,
+                limits,
+                ..Config::new(name)
+            },
+        })
+    }
+}
+
+fn text<'a>(setting: &'static str, value: &'a [u8]) -> Result<&'a str, (&'static str, String)> {
+    str::from_utf8(value).map_err(|_| (setting, "is not UTF-8".to_owned()))
+}
+
+fn list(setting: &'static str, value: &[u8]) -> Result<Vec<String>, (&'static str, String)> {
+    words::split(text(setting, value)?).map_err(|bad| (setting, bad.to_string()))
+}
+
+fn duration(
+    setting: &'static str,
+    seconds: f64,
+    min: f64,
+    max: f64,
+) -> Result<Duration, (&'static str, String)> {
+    if !(min..=max).contains(&seconds) {
+        return Err((
+            setting,
+            format!("is {seconds} s, must be {min} s to {max} s"),
+        ));
+    }
+    Duration::try_from_secs_f64(seconds).map_err(|error| (setting, error.to_string()))
+}
+
+fn bytes(
+    setting: &'static str,
+    value: i64,
+    min: i64,
+    max: i64,
+) -> Result<u64, (&'static str, String)> {
+    match u64::try_from(value) {
+        Ok(size) if (min..=max).contains(&value) => Ok(size),
+        _ => Err((setting, format!("is {value} bytes, must be {min} to {max}"))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn given() -> Given<'static> {
+        Given {
+            name: b"Xpizza.com",
+            path: b"/srv/xpizza",
+            group: b"test",
+            max_boot_time: 16.0,
+            max_request_time: 8.0,
+            max_wait: 1.0,
+            idle_time: 60.0,
+            max_memory: 256 * MIB,
+            max_request_memory: 64 * MIB,
+            concurrency: 2,
+            main_arguments: b"-v 'two words'",
+            environment: b"A=1 B=",
+            allowed_paths: b"/etc/ssl /usr/share/zoneinfo",
+            current_working_directory: b"/",
+            stdout: false,
+        }
+    }
+
+    #[test]
+    fn vmod_vccs_defaults_are_the_engines() {
+        let given = Given {
+            main_arguments: b"",
+            environment: b"",
+            allowed_paths: b"",
+            ..given()
+        };
+        assert_eq!(
+            Settings::check(&given).unwrap().config,
+            Config::new("xpizza.com")
+        );
+    }
+
+    #[test]
+    fn lists_are_split() {
+        let config = Settings::check(&given()).unwrap().config;
+        assert_eq!(config.main_arguments, ["-v", "two words"]);
+        assert_eq!(config.environment, ["A=1", "B="]);
+        assert_eq!(
+            config.allowed_paths,
+            [Path::new("/etc/ssl"), Path::new("/usr/share/zoneinfo")]
+        );
+    }
+
+    #[test]
+    fn bad_settings_name_tenant_and_setting() {
+        type Spoil = fn(&mut Given<'static>);
+        let spoils: [(&str, Spoil); 22] = [
+            ("name", |g| g.name = b""),
+            ("name", |g| g.name = b"a b"),
+            ("path", |g| g.path = b""),
+            ("path", |g| g.path = b"\xff"),
+            ("group", |g| g.group = b"\xff"),
+            ("max_boot_time", |g| g.max_boot_time = 0.0),
+            ("max_boot_time", |g| g.max_boot_time = -1.0),
+            ("max_request_time", |g| g.max_request_time = f64::NAN),
+            ("max_request_time", |g| g.max_request_time = 1e300),
+            ("max_wait", |g| g.max_wait = -0.1),
+            ("idle_time", |g| g.idle_time = f64::INFINITY),
+            ("max_memory", |g| g.max_memory = -1),
+            ("max_memory", |g| g.max_memory = 0),
+            ("max_memory", |g| g.max_memory = i64::MAX),
+            ("max_request_memory", |g| g.max_request_memory = 1),
+            ("concurrency", |g| g.concurrency = 0),
+            ("concurrency", |g| g.concurrency = 256),
+            ("concurrency", |g| g.concurrency = -1),
+            ("main_arguments", |g| g.main_arguments = b"'"),
+            ("environment", |g| g.environment = b"=x"),
+            ("allowed_paths", |g| g.allowed_paths = b"etc"),
+            ("current_working_directory", |g| {
+                g.current_working_directory = b""
+            }),
+        ];
+        for (setting, spoil) in spoils {
+            let mut given = given();
+            spoil(&mut given);
+            let error = Settings::check(&given).unwrap_err().to_string();
+            assert!(error.contains(&format!("): {setting} ")), "{error}");
+            assert!(
+                error.contains(&given.name.escape_ascii().to_string()),
+                "{error}"
+            );
+        }
+    }
+}
