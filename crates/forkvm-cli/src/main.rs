@@ -1,4 +1,32 @@
-//! The command `forkvm`.
-fn main() {
-    println!("{:?}", forkvm::probe());
+//! The command `forkvm`: the engine from the terminal, without Varnish.
+#![forbid(unsafe_code)]
+
+mod doctor;
+mod run;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Runs programs in KVM guests, each request in a copy-on-write fork of the program as it was after main().
+#[derive(Debug, Parser)]
+#[command(version, max_term_width = 100)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Send requests to a program and print its answers.
+    Run(run::Run),
+    /// Say what /dev/kvm offers, whether you may use it, and what to do if not.
+    Doctor,
+}
+
+fn main() -> ExitCode {
+    match Arguments::parse().command {
+        Command::Run(run) => run.execute(),
+        Command::Doctor => doctor::execute(),
+    }
 }

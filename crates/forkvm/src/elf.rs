@@ -93,6 +93,11 @@ impl Symbols {
         self.by_address.iter().find(|symbol| &*symbol.name == name).map(|symbol| symbol.address)
     }
 
+    /// True if the program has been stripped of its symbols.
+    pub fn is_empty(&self) -> bool {
+        self.by_address.is_empty()
+    }
+
     /// Names an address as `symbol+0xoffset`, or as the bare number if no symbol covers it.
     pub fn describe(&self, address: u64) -> String {
         let after = self.by_address.partition_point(|symbol| symbol.address <= address);

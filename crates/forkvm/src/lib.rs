@@ -10,12 +10,26 @@
 mod arch;
 mod config;
 mod elf;
+mod failure;
+mod http;
+mod hypercall;
 mod kvm;
+mod loader;
+mod machine;
+mod master;
+mod fork;
+mod pool;
+mod program;
 mod linux;
 mod memory;
 mod probe;
 mod request;
+mod stack;
+mod start;
+mod watchdog;
 
 pub use config::{Config, Limits};
+pub use failure::{BootError, Exception, Failure};
 pub use probe::{KvmReport, KvmUnavailable, probe};
+pub use program::{Answer, Program, Stats};
 pub use request::{CachePolicy, Header, Host, Quiet, Request, Stream};

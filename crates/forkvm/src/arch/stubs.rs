@@ -138,6 +138,11 @@ global_asm!(
     "  out {hypercall}, eax",
     "  ud2",
     "forkvm_user_stubs_end:",
+    // Seen by all of this crate's object files, and by nobody else.
+    ".irp label, kernel_stubs, kernel_stubs_end, syscall_ring0, syscall_32, user_stubs, user_stubs_end, syscall_ring3, handler_returned, main_returned, save_state, enter_pku, enter_fsgsbase, enter_plain, round_trip, probe_syscall, probe_xsave, probe_fsgsbase, probe_pku",
+    "  .globl forkvm_\\label",
+    "  .hidden forkvm_\\label",
+    ".endr",
     ".popsection",
     stride = const EXCEPTION_STRIDE,
     exception = const PORT_EXCEPTION,

@@ -1,0 +1,223 @@
+//! `forkvm run`: requests to a program, with curl's habits.
+
+use std::io::{self, Read, Write};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use clap::Args;
+use forkvm::{Answer, Config, Header, Host, Program, Request, Stream};
+
+/// Exit status with `-f` for a response of 400 and up, as curl's.
+const HTTP_ERROR: u8 = 22;
+
+/// Arguments of `forkvm run`.
+#[derive(Debug, Args)]
+pub struct Run {
+    /// Print status and headers before each body.
+    #[arg(short, long)]
+    include: bool,
+    /// Exit with status 22 and print no body if a response has a status of 400 or more.
+    #[arg(short, long)]
+    fail: bool,
+    /// The request method [default: GET, or POST with --data].
+    #[arg(short = 'X', long, value_name = "METHOD")]
+    request: Option<String>,
+    /// A request header; may be given several times.
+    #[arg(short = 'H', long, value_name = "NAME: VALUE", value_parser = parse_header)]
+    header: Vec<Header>,
+    /// The request body; @FILE reads it from a file, @- from standard input, byte for byte.
+    #[arg(short, long, value_name = "DATA|@FILE")]
+    data: Option<String>,
+    /// The tenant's name: argv[0] of the program [default: the file's name].
+    #[arg(long)]
+    name: Option<String>,
+    /// The free argument that VCL's kvm.backend() can give.
+    #[arg(long, default_value = "")]
+    arg: String,
+    /// An argument of main(); may be given several times.
+    #[arg(long = "main-argument", value_name = "ARG", allow_hyphen_values = true)]
+    main_arguments: Vec<String>,
+    /// An entry of the program's environment; may be given several times.
+    #[arg(long, value_name = "KEY=VALUE")]
+    env: Vec<String>,
+    /// A file or folder that the program may read; may be given several times.
+    #[arg(long = "allow", value_name = "PATH")]
+    allowed_paths: Vec<PathBuf>,
+    /// The working directory the program sees.
+    #[arg(long, value_name = "PATH", default_value = "/")]
+    cwd: String,
+    /// Longest time main() may take, in seconds.
+    #[arg(long, value_name = "SECONDS", default_value = "16", value_parser = parse_seconds)]
+    max_boot_time: Duration,
+    /// Longest time a request may take, in seconds.
+    #[arg(long, value_name = "SECONDS", default_value = "8", value_parser = parse_seconds)]
+    max_request_time: Duration,
+    /// Guest memory, in MiB.
+    #[arg(long, value_name = "MIB", default_value_t = 256)]
+    max_memory: u64,
+    /// Memory a request may newly dirty, in MiB.
+    #[arg(long, value_name = "MIB", default_value_t = 64)]
+    max_request_memory: u64,
+    /// The program: a static Linux executable.
+    program: PathBuf,
+    /// The URLs, requested one after another in one fork that is reset between them.
+    #[arg(required = true)]
+    urls: Vec<String>,
+}
+
+fn parse_header(text: &str) -> Result<Header, String> {
+    let (name, value) = text.split_once(':').ok_or("a header has the form 'Name: value'")?;
+    if name.trim().is_empty() || text.contains(['\r', '\n', '\0']) {
+        return Err("a header has a name, and no line ends in it".into());
+    }
+    Ok(Header { name: name.trim().into(), value: value.trim().into() })
+}
+
+fn parse_seconds(text: &str) -> Result<Duration, String> {
+    let seconds: f64 = text.parse().map_err(|_| "not a number of seconds")?;
+    match Duration::try_from_secs_f64(seconds) {
+        Ok(time) if !time.is_zero() => Ok(time),
+        _ => Err("a time has to be more than 0 seconds".into()),
+    }
+}
+
+/// A guest's output goes to our standard error.
+struct Terminal;
+
+impl Host for Terminal {
+    fn output(&mut self, stream: Stream, bytes: &[u8]) {
+        let mut stderr = io::stderr().lock();
+        // Nobody is left to tell if standard error is gone.
+        let _ = stderr.write_all(bytes);
+        if stream == Stream::Log && !bytes.ends_with(b"\n") {
+            let _ = stderr.write_all(b"\n");
+        }
+    }
+}
+
+/// What went wrong, for the terminal.
+#[derive(Debug)]
+struct Problem(String);
+
+impl<E: std::error::Error> From<E> for Problem {
+    fn from(error: E) -> Self {
+        Self(error.to_string())
+    }
+}
+
+impl Run {
+    /// Runs the requests. 0 for responses, 22 with `-f` for one of 400 and up, 1 for a failure.
+    pub fn execute(&self) -> ExitCode {
+        match self.requests() {
+            Ok(false) => ExitCode::SUCCESS,
+            Ok(true) => ExitCode::from(HTTP_ERROR),
+            Err(Problem(what)) => {
+                eprintln!("forkvm: {what}");
+                ExitCode::FAILURE
+            }
+        }
+    }
+
+    /// True if `-f` was given and a response had a status of 400 and up.
+    fn requests(&self) -> Result<bool, Problem> {
+        let body = self.body()?;
+        let program = self.boot()?;
+        let headers = self.headers();
+        let method = self.request.as_deref().unwrap_or(if self.data.is_some() { "POST" } else { "GET" });
+        let mut http_error = false;
+        for (index, url) in self.urls.iter().enumerate() {
+            let request = Request {
+                method,
+                url: url.as_bytes(),
+                arg: self.arg.as_bytes(),
+                headers: &headers,
+                body: &body,
+            };
+            let deadline = Instant::now() + self.max_request_time;
+            let mut answer = program.answer(&request, deadline, &mut Terminal)?;
+            if let Some(failure) = answer.failure() {
+                eprintln!("forkvm: answered by on_error: {failure}");
+            }
+            let failed = self.fail && answer.status() >= 400;
+            http_error |= failed;
+            if failed {
+                eprintln!("forkvm: {url}: status {}", answer.status());
+            }
+            self.print(&mut answer, failed, index > 0)?;
+        }
+        Ok(http_error)
+    }
+
+    fn body(&self) -> Result<Vec<u8>, Problem> {
+        let Some(data) = &self.data else { return Ok(Vec::new()) };
+        let Some(path) = data.strip_prefix('@') else { return Ok(data.clone().into_bytes()) };
+        let mut body = Vec::new();
+        let read = match path {
+            "-" => io::stdin().lock().read_to_end(&mut body).map(|_| ()),
+            path => std::fs::read(path).map(|bytes| body = bytes),
+        };
+        read.map_err(|error| Problem(format!("--data {data}: {error}")))?;
+        Ok(body)
+    }
+
+    fn boot(&self) -> Result<Arc<Program>, Problem> {
+        let path = self.program.display();
+        let elf = std::fs::read(&self.program).map_err(|error| Problem(format!("{path}: {error}")))?;
+        let file_name = || self.program.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let mut config = Config::new(self.name.clone().unwrap_or_else(file_name));
+        config.main_arguments.clone_from(&self.main_arguments);
+        config.environment.clone_from(&self.env);
+        config.allowed_paths.clone_from(&self.allowed_paths);
+        config.current_working_directory.clone_from(&self.cwd);
+        config.concurrency = 1;
+        config.limits.max_boot_time = self.max_boot_time;
+        config.limits.max_request_time = self.max_request_time;
+        config.limits.max_memory = self.max_memory.saturating_mul(1 << 20);
+        config.limits.max_request_memory = self.max_request_memory.saturating_mul(1 << 20);
+        Ok(Program::boot(&elf, config, &mut Terminal)?)
+    }
+
+    fn headers(&self) -> Vec<Header> {
+        let mut headers = self.header.clone();
+        let mut default = |name: &str, value: &str| {
+            if !headers.iter().any(|header| header.name.eq_ignore_ascii_case(name)) {
+                headers.push(Header { name: name.into(), value: value.into() });
+            }
+        };
+        default("Host", "localhost");
+        default("User-Agent", concat!("forkvm/", env!("CARGO_PKG_VERSION")));
+        default("Accept", "*/*");
+        if self.data.is_some() {
+            default("Content-Type", "application/x-www-form-urlencoded");
+        }
+        headers
+    }
+
+    /// Prints an answer, after a newline if it is not the first.
+    fn print(&self, answer: &mut Answer, without_body: bool, newline: bool) -> io::Result<()> {
+        let mut stdout = io::stdout().lock();
+        if newline {
+            stdout.write_all(b"\n")?;
+        }
+        if self.include {
+            write!(stdout, "HTTP/1.1 {}\r\n", answer.status())?;
+            if !answer.content_type().is_empty() {
+                stdout.write_all(&[b"Content-Type: ", answer.content_type(), b"\r\n"].concat())?;
+            }
+            for header in answer.headers() {
+                stdout.write_all(&[header.name.as_bytes(), b": ", &header.value, b"\r\n"].concat())?;
+            }
+            write!(stdout, "Content-Length: {}\r\n\r\n", answer.body_len())?;
+        }
+        let mut piece = vec![0; 64 << 10];
+        while !without_body {
+            match answer.read_body(&mut piece) {
+                0 => break,
+                n => stdout.write_all(&piece[..n])?,
+            }
+        }
+        stdout.flush()
+    }
+}

@@ -1,0 +1,237 @@
+//! Why a request or a program failed, in words for the operator's log. The client sees none of this.
+
+use std::time::Duration;
+
+use crate::elf::{ElfError, Symbols};
+use crate::probe::KvmUnavailable;
+
+/// A processor exception of the guest.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Exception {
+    /// Vector, 0 to 31 (Intel SDM Vol. 3A, 6.3.1, Table 6-1).
+    pub vector: u8,
+    /// The error code, for the vectors that have one.
+    pub error_code: Option<u64>,
+    /// Where: the faulting instruction.
+    pub rip: u64,
+    /// The stack pointer there.
+    pub rsp: u64,
+    /// The address of a page fault.
+    pub cr2: u64,
+}
+
+/// Vectors by name.
+const NAMES: [&str; 22] = [
+    "divide error",
+    "debug exception",
+    "non-maskable interrupt",
+    "breakpoint",
+    "overflow",
+    "bound range exceeded",
+    "invalid instruction",
+    "no coprocessor",
+    "double fault",
+    "coprocessor overrun",
+    "invalid task state",
+    "segment not present",
+    "stack fault",
+    "general protection fault",
+    "page fault",
+    "reserved exception",
+    "x87 error",
+    "alignment check",
+    "machine check",
+    "SIMD error",
+    "virtualisation exception",
+    "control protection exception",
+];
+
+/// Vector of a page fault.
+pub(crate) const PAGE_FAULT: u8 = 14;
+/// Vector of `int3`.
+pub(crate) const BREAKPOINT: u8 = 3;
+/// Vector of a debug exception.
+pub(crate) const DEBUG: u8 = 1;
+
+impl Exception {
+    /// True for the vectors that push an error code (Intel SDM Vol. 3A, 6.13; AMD APM Vol. 2, 8.2).
+    pub(crate) fn has_error_code(vector: u8) -> bool {
+        matches!(vector, 8 | 10..=14 | 17 | 21 | 29 | 30)
+    }
+
+    /// One phrase: what and where.
+    fn describe(&self, symbols: &Symbols, stack: &std::ops::Range<u64>) -> String {
+        let name = NAMES.get(usize::from(self.vector)).copied().unwrap_or("reserved exception");
+        let at = symbols.describe(self.rip);
+        if self.vector != PAGE_FAULT {
+            let code = self.error_code.filter(|&code| code != 0);
+            let code = code.map_or(String::new(), |code| format!(" (error code {code:#x})"));
+            return format!("{name}{code} at {at}");
+        }
+        // Page-fault error code: present, write, user, reserved bit, instruction fetch (Intel SDM Vol. 3A, 4.7).
+        let code = self.error_code.unwrap_or(0);
+        let verb = match code & 0b1_0010 {
+            0 => "reading",
+            2 => "writing",
+            _ => "executing",
+        };
+        let why = if code & 1 == 0 { "not mapped" } else { "not permitted" };
+        let guard = stack.start.saturating_sub(crate::arch::layout::PAGE * 16)..stack.start;
+        let hint = if guard.contains(&self.cr2) { ", a stack overflow" } else { "" };
+        format!("{name} {verb} {:#x} ({why}{hint}) at {at}", self.cr2)
+    }
+}
+
+/// What ended a guest's run without an answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Cause {
+    Exception(Exception),
+    Timeout,
+    MemoryLimit,
+    NoResponse,
+    Exit(i32),
+    Killed(i32),
+    Deadlock(&'static str),
+    BadResponse(String),
+    BadPort(u16),
+    OldApi,
+    TooLarge(u64),
+    Machine(String),
+}
+
+impl Cause {
+    /// The phrase for a log line. `time` and `memory` name the limits in force with their settings.
+    pub fn describe(&self, symbols: &Symbols, stack: &std::ops::Range<u64>, time: &str, memory: &str) -> String {
+        match self {
+            Self::Exception(exception) => exception.describe(symbols, stack),
+            Self::Timeout => format!("not done within {time}"),
+            Self::MemoryLimit => format!("it needs more memory than {memory}"),
+            Self::NoResponse => "the handler returned without a response".into(),
+            Self::Exit(status) => format!("it called exit({status})"),
+            Self::Killed(signal) => format!("it ended itself by signal {signal} ({})", signal_name(*signal)),
+            Self::Deadlock(call) => format!("it waits for ever in {call}"),
+            Self::BadResponse(what) => format!("its response is invalid: {what}"),
+            Self::BadPort(port) => format!("it accessed I/O port {port:#x}"),
+            Self::OldApi => "it answers by hypercall 0xFFFF, which had two meanings in its time; \
+                             rebuild it with the header of this project's guest SDK"
+                .into(),
+            Self::TooLarge(len) => format!("a request of {len} bytes does not fit in its memory (max_memory)"),
+            Self::Machine(what) => format!("the virtual machine failed: {what}"),
+        }
+    }
+}
+
+fn signal_name(signal: i32) -> &'static str {
+    match signal {
+        libc::SIGABRT => "SIGABRT, abort() or a failed assertion",
+        libc::SIGSEGV => "SIGSEGV",
+        libc::SIGFPE => "SIGFPE",
+        libc::SIGILL => "SIGILL",
+        libc::SIGBUS => "SIGBUS",
+        libc::SIGTERM => "SIGTERM",
+        libc::SIGKILL => "SIGKILL",
+        libc::SIGPIPE => "SIGPIPE",
+        _ => "see signal(7)",
+    }
+}
+
+/// Why a request got no answer from the guest. One line of `Display` says which tenant, what, where, and which limit.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Failure {
+    /// No fork became free in time. The client should try again (503 with Retry-After).
+    #[error("tenant {tenant}: all {concurrency} forks are busy (concurrency), none came free within {waited:?} (max_wait)")]
+    Busy {
+        /// The tenant.
+        tenant: String,
+        /// How many forks it may have.
+        concurrency: usize,
+        /// How long the request waited.
+        waited: Duration,
+    },
+    /// The guest failed.
+    #[error("tenant {tenant}: request failed: {what}")]
+    Guest {
+        /// The tenant.
+        tenant: String,
+        /// What happened and where.
+        what: String,
+        /// It was not done in time.
+        timeout: bool,
+    },
+    /// No fork could be made.
+    #[error("tenant {tenant}: no virtual machine for the request: {reason}")]
+    NoFork {
+        /// The tenant.
+        tenant: String,
+        /// Why.
+        reason: String,
+    },
+}
+
+impl Failure {
+    /// True if the request was turned away because all forks were busy.
+    pub fn is_busy(&self) -> bool {
+        matches!(self, Self::Busy { .. })
+    }
+
+    /// True if the guest ran out of time.
+    pub fn is_timeout(&self) -> bool {
+        matches!(self, Self::Guest { timeout: true, .. })
+    }
+}
+
+/// Why a program did not become ready to answer requests.
+#[derive(Debug, thiserror::Error)]
+pub enum BootError {
+    /// There is no KVM for us.
+    #[error("tenant {tenant}: {source}")]
+    Kvm {
+        /// The tenant.
+        tenant: String,
+        /// What is wrong and what to do.
+        source: KvmUnavailable,
+    },
+    /// The file is not a program we can run.
+    #[error("tenant {tenant}: the program can't be loaded: {source}")]
+    Elf {
+        /// The tenant.
+        tenant: String,
+        /// What is wrong with it.
+        source: ElfError,
+    },
+    /// The settings don't fit the program or make no sense.
+    #[error("tenant {tenant}: {what}")]
+    Setting {
+        /// The tenant.
+        tenant: String,
+        /// Which setting, and what to do.
+        what: String,
+    },
+    /// `main()` failed.
+    #[error("tenant {tenant}: main() failed: {what}")]
+    Main {
+        /// The tenant.
+        tenant: String,
+        /// What happened and where.
+        what: String,
+    },
+    /// `main()` is done but nothing can be called.
+    #[error(
+        "tenant {tenant}: nothing to call: the program registered no handler and has no symbol my_backend{}",
+        if *.stripped { " (it is stripped; link without -s, or register a handler)" } else { "" }
+    )]
+    NoHandler {
+        /// The tenant.
+        tenant: String,
+        /// It has no symbol table.
+        stripped: bool,
+    },
+    /// The host has no memory, descriptors or such for it.
+    #[error("tenant {tenant}: the host can't set up the machine: {what}")]
+    Host {
+        /// The tenant.
+        tenant: String,
+        /// What failed.
+        what: String,
+    },
+}

@@ -1,0 +1,182 @@
+//! The HTTP side of a request in the guest's eyes: its method and headers, and the response headers it sets.
+
+use std::borrow::Cow;
+
+use crate::request::{CachePolicy, Header, Request};
+
+/// Most headers a guest may have in either message, and bytes of all of them: bounds for the host's memory.
+const MOST_HEADERS: usize = 128;
+const MOST_HEADER_BYTES: usize = 64 << 10;
+
+/// Headers that belong to the connection or the message's framing, which are the host's (RFC 9110, 7.6.1; RFC 9112, 6).
+const NOT_THE_GUESTS: [&str; 9] = [
+    "connection",
+    "content-length",
+    "keep-alive",
+    "proxy-authenticate",
+    "proxy-authorization",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
+];
+
+/// Why a header line was refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum HeaderError {
+    /// No colon.
+    #[error("no colon in it")]
+    NoColon,
+    /// The name is not a token (RFC 9110, 5.6.2).
+    #[error("its name is not a valid field name")]
+    BadName,
+    /// The value has a line end, NUL or another control character (RFC 9110, 5.5).
+    #[error("its value has control characters")]
+    BadValue,
+    /// Too many or too long.
+    #[error("too many headers")]
+    TooMany,
+    /// There is no such message.
+    #[error("no such message")]
+    NoMessage,
+}
+
+/// True for a header's name: a token of RFC 9110, 5.6.2.
+pub fn is_field_name(name: &[u8]) -> bool {
+    !name.is_empty() && name.iter().all(|&byte| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte))
+}
+
+/// True for a header's value: visible characters, space, tab and bytes above ASCII (RFC 9110, 5.5).
+pub fn is_field_value(value: &[u8]) -> bool {
+    value.iter().all(|&byte| byte == b'\t' || (byte >= b' ' && byte != 0x7f))
+}
+
+/// Parses "Name: value".
+pub fn parse_header(line: &[u8]) -> Result<Header, HeaderError> {
+    let colon = line.iter().position(|&byte| byte == b':').ok_or(HeaderError::NoColon)?;
+    let (name, value) = (&line[..colon], line[colon + 1..].trim_ascii());
+    if !is_field_name(name) {
+        return Err(HeaderError::BadName);
+    }
+    if !is_field_value(value) {
+        return Err(HeaderError::BadValue);
+    }
+    Ok(Header { name: String::from_utf8_lossy(name).into_owned(), value: value.to_vec() })
+}
+
+/// A header as one line.
+fn line(header: &Header) -> Vec<u8> {
+    [header.name.as_bytes(), b": ", &header.value].concat()
+}
+
+/// Removes what is not the guest's to say.
+pub fn strip_connection_headers(headers: &mut Vec<Header>) {
+    headers.retain(|header| !NOT_THE_GUESTS.iter().any(|name| header.name.eq_ignore_ascii_case(name)));
+}
+
+/// One request's messages, as far as the guest has changed them.
+pub struct Exchange<'a> {
+    /// The request.
+    pub request: &'a Request<'a>,
+    /// Its headers; a copy once the guest changes them.
+    request_headers: Cow<'a, [Header]>,
+    /// The response's headers so far.
+    pub response_headers: Vec<Header>,
+    /// Set by `set_cacheable` or the response itself.
+    pub cache: Option<CachePolicy>,
+}
+
+impl<'a> Exchange<'a> {
+    /// A request that the guest has not seen yet.
+    pub fn new(request: &'a Request<'a>) -> Self {
+        Self {
+            request,
+            request_headers: Cow::Borrowed(request.headers),
+            response_headers: Vec::new(),
+            cache: None,
+        }
+    }
+
+    /// The method, never empty.
+    pub fn method(&self) -> &'a str {
+        if self.request.method.is_empty() { "GET" } else { self.request.method }
+    }
+
+    fn headers(&self, message: u64) -> Option<&[Header]> {
+        // 0 is the request and 1 the response; 4 and 5 are the backend's, which are the same here.
+        match message {
+            0 | 4 => Some(&self.request_headers),
+            1 | 5 => Some(&self.response_headers),
+            _ => None,
+        }
+    }
+
+    /// Finds a header by name, upper or lower case: its whole line.
+    pub fn find(&self, message: u64, name: &[u8]) -> Option<Vec<u8>> {
+        let name = name.strip_suffix(b":").unwrap_or(name);
+        self.headers(message)?.iter().find(|header| header.name.as_bytes().eq_ignore_ascii_case(name)).map(line)
+    }
+
+    /// Appends a header, or replaces all of its name; a line without a colon then only removes them.
+    pub fn change(&mut self, message: u64, text: &[u8], append: bool) -> Result<(), HeaderError> {
+        let new = match parse_header(text) {
+            Err(HeaderError::NoColon) if !append && is_field_name(text) => None,
+            other => Some(other?),
+        };
+        let headers = match message {
+            0 | 4 => self.request_headers.to_mut(),
+            1 | 5 => &mut self.response_headers,
+            _ => return Err(HeaderError::NoMessage),
+        };
+        if !append {
+            let name = new.as_ref().map_or(text, |header| header.name.as_bytes());
+            headers.retain(|header| !header.name.as_bytes().eq_ignore_ascii_case(name));
+        }
+        let bytes: usize = headers.iter().map(|header| header.name.len() + header.value.len()).sum();
+        if let Some(header) = new {
+            if headers.len() >= MOST_HEADERS || bytes + text.len() > MOST_HEADER_BYTES {
+                return Err(HeaderError::TooMany);
+            }
+            headers.push(header);
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn header_lines_are_checked() {
+        let header = parse_header(b"X-A:  b c ").unwrap();
+        assert_eq!((header.name.as_str(), header.value.as_slice()), ("X-A", &b"b c"[..]));
+        assert_eq!(parse_header(b"nothing"), Err(HeaderError::NoColon));
+        assert_eq!(parse_header(b"X A: b"), Err(HeaderError::BadName));
+        assert_eq!(parse_header(b": b"), Err(HeaderError::BadName));
+        assert_eq!(parse_header(b"X: a\r\nSet-Cookie: b"), Err(HeaderError::BadValue));
+        assert_eq!(parse_header(b"X: a\0b"), Err(HeaderError::BadValue));
+    }
+
+    #[test]
+    fn setting_replaces_and_unsets() {
+        let request = Request::default();
+        let mut exchange = Exchange::new(&request);
+        exchange.change(1, b"A: 1", true).unwrap();
+        exchange.change(1, b"a: 2", true).unwrap();
+        assert_eq!(exchange.response_headers.len(), 2);
+        exchange.change(1, b"A: 3", false).unwrap();
+        assert_eq!(exchange.find(5, b"a"), Some(b"A: 3".to_vec()));
+        exchange.change(1, b"A", false).unwrap();
+        assert_eq!(exchange.find(1, b"A"), None);
+        assert_eq!(exchange.change(2, b"A: 1", true), Err(HeaderError::NoMessage));
+    }
+
+    #[test]
+    fn a_guest_cannot_fill_the_host() {
+        let request = Request::default();
+        let mut exchange = Exchange::new(&request);
+        let refused = (0..1000).find(|_| exchange.change(1, b"A: 1", true).is_err());
+        assert_eq!(refused, Some(MOST_HEADERS));
+    }
+}

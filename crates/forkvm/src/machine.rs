@@ -1,0 +1,290 @@
+//! A running machine, before the freeze or after the fork: the vCPU loop that serves system calls and hands
+//! everything else to its caller.
+
+use std::time::{Duration, Instant};
+
+use kvm_bindings::kvm_sregs;
+
+use crate::arch::layout::{KERNEL_STACK_TOP, PAGE, UNLOGGED_END};
+use crate::arch::regs::{RFLAGS, RFLAGS_USER, user_sregs};
+use crate::arch::stubs::{PORT_EXCEPTION, PORT_HYPERCALL, PORT_SYSCALL, PORT_SYSCALL_32, SyscallEntry};
+use crate::failure::{Cause, Exception};
+use crate::kvm::{Exit, Vcpu, Vm};
+use crate::linux::{Call, Linux, Outcome, UserMemory};
+use crate::memory::GuestMemory;
+use crate::probe::KvmHost;
+use crate::request::Host;
+use crate::watchdog::{Watch, WatchdogError};
+
+/// Why the guest stopped.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Event {
+    /// A hypercall; its arguments are in the registers.
+    Hypercall(u32),
+    /// A processor exception. The vCPU is in ring 0, in the exception's stub.
+    Exception(Exception),
+    /// It ended otherwise.
+    Ended(Cause),
+}
+
+/// What the vCPU's last exit left behind in KVM.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Residue {
+    /// Nothing that new registers don't overwrite.
+    Clean,
+    /// The completion of a port access, to be drained.
+    PendingIo,
+    /// Nobody knows: the machine is not to be used again.
+    Unknown,
+}
+
+/// A machine and all its state.
+#[derive(Debug)]
+pub struct Machine {
+    // Dropped in this order: the watch before the vCPU, the vCPU before the VM, the VM before its memory.
+    watch: Watch,
+    vcpu: Vcpu,
+    vm: Vm,
+    /// Its memory.
+    pub memory: GuestMemory,
+    /// The state of its Linux personality.
+    pub linux: Linux,
+    host: &'static KvmHost,
+    residue: Residue,
+    /// A request may newly dirty this many pages.
+    page_limit: usize,
+    pages_at_start: usize,
+}
+
+/// A machine could not be made.
+#[derive(Debug, thiserror::Error)]
+pub enum MachineError {
+    /// KVM refused something.
+    #[error("KVM: {0}")]
+    Kvm(#[from] kvm_ioctls::Error),
+    /// No watchdog.
+    #[error(transparent)]
+    Watchdog(#[from] WatchdogError),
+}
+
+impl Machine {
+    /// A machine over `memory`. With `ring_entries` its writes are recorded.
+    pub fn new(
+        host: &'static KvmHost,
+        memory: GuestMemory,
+        linux: Linux,
+        ring_entries: Option<u32>,
+        page_limit: usize,
+    ) -> Result<Self, MachineError> {
+        let vm = Vm::new(&host.kvm, memory.mapping(), ring_entries)?;
+        let mut vcpu = vm.vcpu(&host.cpuid)?;
+        host.prepare(&vcpu)?;
+        let watch = Watch::new(vcpu.run_page())?;
+        Ok(Self { watch, vcpu, vm, memory, linux, host, residue: Residue::Clean, page_limit, pages_at_start: 0 })
+    }
+
+    /// The vCPU.
+    pub fn vcpu(&mut self) -> &mut Vcpu {
+        &mut self.vcpu
+    }
+
+    /// From now on, [`Machine::run`] ends with a timeout at `deadline`, and pages dirtied count for the limit.
+    pub fn start(&mut self, deadline: Instant) {
+        self.pages_at_start = self.memory.dirty_len();
+        self.watch.arm(deadline);
+    }
+
+    /// Ends what [`Machine::start`] began.
+    pub fn stop(&mut self) {
+        self.watch.disarm();
+    }
+
+    /// Runs the guest, serving its system calls, until something else happens. `deadline` is that of `start`.
+    pub fn run(&mut self, deadline: Instant, host: &mut dyn Host) -> Event {
+        loop {
+            let exit = self.vcpu.run();
+            self.residue = match exit {
+                Exit::Out(_) | Exit::Interrupted | Exit::RingFull => Residue::Clean,
+                Exit::OtherIo { .. } => Residue::PendingIo,
+                Exit::Dead(_) => Residue::Unknown,
+            };
+            let ended = match exit {
+                Exit::Out(PORT_HYPERCALL) => return Event::Hypercall(self.vcpu.regs().rax as u32),
+                Exit::Out(PORT_SYSCALL) => self.system_call(deadline, host),
+                Exit::Out(port @ PORT_EXCEPTION..=0x9f) => return self.exception((port - PORT_EXCEPTION) as u8),
+                Exit::Out(PORT_SYSCALL_32) => Some(Cause::Machine("a system call from 32-bit code".into())),
+                Exit::Out(port) | Exit::OtherIo { port } => Some(Cause::BadPort(port)),
+                Exit::Interrupted => (Instant::now() >= deadline || !self.watch.go_on()).then_some(Cause::Timeout),
+                Exit::RingFull => self.ring_full(),
+                Exit::Dead(reason) => Some(Cause::Machine(format!("KVM exit reason {reason}"))),
+            };
+            if let Some(cause) = ended {
+                return Event::Ended(cause);
+            }
+        }
+    }
+
+    /// Serves a system call. `Some` if it ends the run.
+    fn system_call(&mut self, deadline: Instant, host: &mut dyn Host) -> Option<Cause> {
+        let regs = self.vcpu.regs();
+        let call = Call { number: regs.rax, args: [regs.rdi, regs.rsi, regs.rdx, regs.r10, regs.r8, regs.r9] };
+        let outcome = self.linux.call(call, &mut self.memory, host);
+        if self.memory.take_lost_permission()
+            && let Err(error) = self.vm.forget_translations(self.memory.mapping())
+        {
+            return Some(Cause::Machine(format!("memslot: {error}")));
+        }
+        let result = match outcome {
+            Outcome::Return(value) => value,
+            Outcome::Sleep(time) if sleep(time, deadline) => 0,
+            Outcome::SleepThen(time, value) if sleep(time, deadline) => value,
+            Outcome::Sleep(_) | Outcome::SleepThen(..) => return Some(Cause::Timeout),
+            Outcome::SetFsBase(base) => return self.set_bases(Some(base), None),
+            Outcome::SetGsBase(base) => return self.set_bases(None, Some(base)),
+            Outcome::GetFsBase(address) => return self.get_base(address, |sregs| sregs.fs.base),
+            Outcome::GetGsBase(address) => return self.get_base(address, |sregs| sregs.gs.base),
+            Outcome::Exit(status) => return Some(Cause::Exit(status)),
+            Outcome::Killed(signal) => return Some(Cause::Killed(signal)),
+            Outcome::Deadlock(call) => return Some(Cause::Deadlock(call)),
+        };
+        self.return_from_call(result)
+    }
+
+    /// Resumes the program after a system call with this in RAX.
+    fn return_from_call(&mut self, result: i64) -> Option<Cause> {
+        let mut regs = self.vcpu.regs();
+        regs.rax = result as u64;
+        if self.host.entry == SyscallEntry::Ring0 {
+            // `sysretq` loads RFLAGS from R11, which the program may not have chosen freely: it was RFLAGS at
+            // `syscall`, and stays harmless whatever it holds.
+            regs.r11 = regs.r11 & RFLAGS_USER | RFLAGS;
+        }
+        self.vcpu.set_regs(regs);
+        None
+    }
+
+    /// The current user registers, with the bases the program gave itself.
+    fn sregs(&self) -> Result<kvm_sregs, kvm_ioctls::Error> {
+        let now = self.vcpu.sregs()?;
+        Ok(user_sregs(&now, self.host.report.cr4, now.fs.base, now.gs.base))
+    }
+
+    fn set_bases(&mut self, fs: Option<u64>, gs: Option<u64>) -> Option<Cause> {
+        let set = || {
+            let mut sregs = self.vcpu.sregs()?;
+            sregs.fs.base = fs.unwrap_or(sregs.fs.base);
+            sregs.gs.base = gs.unwrap_or(sregs.gs.base);
+            self.vcpu.set_sregs(&sregs)
+        };
+        match set() {
+            Ok(()) => self.return_from_call(0),
+            Err(error) => Some(Cause::Machine(format!("segment base: {error}"))),
+        }
+    }
+
+    fn get_base(&mut self, address: u64, base: impl Fn(&kvm_sregs) -> u64) -> Option<Cause> {
+        match self.vcpu.sregs() {
+            Ok(sregs) => {
+                let written = self.memory.write(address, &base(&sregs).to_le_bytes());
+                self.return_from_call(if written.is_ok() { 0 } else { -i64::from(libc::EFAULT) })
+            }
+            Err(error) => Some(Cause::Machine(format!("segment base: {error}"))),
+        }
+    }
+
+    /// The registers a program's ring-3 code has now, ready to be set in another machine or at another place.
+    pub fn user_sregs(&self) -> Result<kvm_sregs, kvm_ioctls::Error> {
+        self.sregs()
+    }
+
+    /// Reads an exception's frame from the ring-0 stack (Intel SDM Vol. 3A, 6.14.2).
+    fn exception(&mut self, vector: u8) -> Event {
+        let has_code = Exception::has_error_code(vector);
+        let read = |from_top: u64| self.memory.mapping().read_u64(KERNEL_STACK_TOP - from_top);
+        // Pushed: SS, RSP, RFLAGS, CS, RIP and for some vectors an error code.
+        let frame = || -> Result<_, crate::memory::OutOfRange> {
+            Ok((read(16)?, read(40)?, if has_code { Some(read(48)?) } else { None }))
+        };
+        let Ok((rsp, rip, error_code)) = frame() else {
+            return Event::Ended(Cause::Machine("no exception frame".into()));
+        };
+        match self.vcpu.sregs() {
+            Ok(sregs) => Event::Exception(Exception { vector, error_code, rip, rsp, cr2: sregs.cr2 }),
+            Err(error) => Event::Ended(Cause::Machine(format!("KVM_GET_SREGS: {error}"))),
+        }
+    }
+
+    /// Takes the ring's new entries over into the list of dirtied pages.
+    pub fn harvest(&mut self) {
+        let (Some(ring), Some(dirty)) = (self.vcpu.ring(), self.memory.dirty()) else { return };
+        // Only the logged slot is recorded; its first page is at UNLOGGED_END.
+        ring.harvest(|_slot, offset| dirty.add((offset + UNLOGGED_END / PAGE) as u32));
+    }
+
+    /// Harvests the ring and has KVM take its entries back.
+    fn recycle_ring(&mut self) -> std::io::Result<()> {
+        self.harvest();
+        if let Some(ring) = self.vcpu.ring() {
+            ring.mark_reset();
+            self.vm.reset_dirty_rings()?;
+        }
+        Ok(())
+    }
+
+    fn ring_full(&mut self) -> Option<Cause> {
+        if let Err(error) = self.recycle_ring() {
+            return Some(Cause::Machine(format!("dirty ring: {error}")));
+        }
+        self.over_memory_limit().then_some(Cause::MemoryLimit)
+    }
+
+    /// True if the request has dirtied more pages than it may. Counts what has been harvested.
+    pub fn over_memory_limit(&self) -> bool {
+        self.memory.dirty_len() - self.pages_at_start > self.page_limit
+    }
+
+    /// What `get_meminfo` gives: guest memory, the request limit, the most and the present pages of requests, in bytes.
+    pub fn memory_info(&self) -> [u64; 4] {
+        let bytes = |pages: usize| pages as u64 * PAGE;
+        let dirtied = self.memory.dirty_len();
+        [
+            self.memory.mapping().len(),
+            bytes(self.page_limit),
+            bytes(dirtied),
+            bytes(dirtied.saturating_sub(self.pages_at_start)),
+        ]
+    }
+
+    /// Finishes what the last exit left pending. False if the machine can't be used any more.
+    pub fn settle(&mut self) -> bool {
+        match self.residue {
+            Residue::Clean => true,
+            Residue::PendingIo => {
+                self.residue = Residue::Clean;
+                self.vcpu.drain()
+            }
+            Residue::Unknown => false,
+        }
+    }
+
+    /// Between requests: keeps room in the ring.
+    pub fn keep_ring_low(&mut self) -> std::io::Result<()> {
+        match self.vcpu.ring() {
+            Some(ring) if ring.used() > ring.len() / 2 => self.recycle_ring(),
+            _ => Ok(()),
+        }
+    }
+
+    /// Forgets all dirtied pages: gives them back to the host and has KVM log them again when next written.
+    pub fn shrink(&mut self) -> std::io::Result<()> {
+        self.recycle_ring()?;
+        self.memory.shrink()
+    }
+}
+
+/// Sleeps, but not past the deadline. False if the deadline came first.
+fn sleep(time: Duration, deadline: Instant) -> bool {
+    let left = deadline.saturating_duration_since(Instant::now());
+    std::thread::sleep(time.min(left));
+    time <= left
+}

@@ -1,0 +1,237 @@
+//! A program ready for requests: its master and its forks.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use crate::config::Config;
+use crate::failure::{BootError, Cause, Failure};
+use crate::fork::Fork;
+use crate::hypercall::Response;
+use crate::master::{Handlers, Master};
+use crate::pool::{Pool, TakeError};
+use crate::request::{CachePolicy, Header, Host, Request};
+
+/// Time `on_error` gets beyond the request's deadline, which a timeout has used up.
+const ON_ERROR_TIME: Duration = Duration::from_secs(1);
+
+/// A frozen program and its pool of forks.
+#[derive(Debug)]
+pub struct Program {
+    pool: Arc<Pool>,
+    counters: Counters,
+}
+
+#[derive(Debug, Default)]
+struct Counters {
+    requests: AtomicU64,
+    failures: AtomicU64,
+    timeouts: AtomicU64,
+    busy: AtomicU64,
+}
+
+/// A program's counters. All but `forks` and `idle` only grow.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Stats {
+    /// Forks there are, in use or idle.
+    pub forks: u64,
+    /// Forks waiting for a request.
+    pub idle: u64,
+    /// Forks made so far.
+    pub created: u64,
+    /// Requests that reached a fork.
+    pub requests: u64,
+    /// Requests that failed in the guest.
+    pub failures: u64,
+    /// Of these, the ones that ran out of time.
+    pub timeouts: u64,
+    /// Requests turned away because all forks were busy.
+    pub busy: u64,
+}
+
+impl Program {
+    /// Loads an ELF file, runs its `main()` and freezes it. Blocks up to `max_boot_time`. `host` gets what `main()`
+    /// prints.
+    ///
+    /// # Errors
+    /// See [`BootError`]: no KVM, not a program for us, a failing `main()`, nothing to call.
+    pub fn boot(elf: &[u8], config: Config, host: &mut dyn Host) -> Result<Arc<Self>, BootError> {
+        let master = Arc::new(Master::boot(elf, config, host)?);
+        let tenant = master.config.name.clone();
+        let pool = Pool::new(master).map_err(|error| BootError::Host { tenant, what: error.to_string() })?;
+        Ok(Arc::new(Self { pool, counters: Counters::default() }))
+    }
+
+    /// The settings it was booted with.
+    pub fn config(&self) -> &Config {
+        &self.pool.master().config
+    }
+
+    /// Runs one request in a fork.
+    ///
+    /// `deadline` is the request's end, normally its arrival plus `max_request_time`. Of that, at most `max_wait` is
+    /// spent waiting for a fork. If the guest fails and has registered `on_error`, the answer is `on_error`'s and
+    /// [`Answer::failure`] says what happened.
+    ///
+    /// # Errors
+    /// See [`Failure`]: all forks busy, the guest failed, no fork could be made.
+    pub fn answer(
+        self: &Arc<Self>,
+        request: &Request<'_>,
+        deadline: Instant,
+        host: &mut dyn Host,
+    ) -> Result<Answer, Failure> {
+        let mut lease = self.lease(deadline)?;
+        self.counters.requests.fetch_add(1, Ordering::Relaxed);
+        let cause = match lease.fork()?.call(request, deadline, host) {
+            Ok(response) => return Ok(Answer { lease, response, position: 0, failure: None }),
+            Err(cause) => cause,
+        };
+        let failure = self.failed(&cause);
+        if self.pool.master().handlers.get(Handlers::ON_ERROR).is_none() || !lease.fork()?.reset() {
+            return Err(failure);
+        }
+        let deadline = deadline.min(Instant::now()) + ON_ERROR_TIME;
+        match lease.fork()?.call_on_error(request, &failure.to_string(), deadline, host) {
+            Ok(response) => Ok(Answer { lease, response, position: 0, failure: Some(failure) }),
+            Err(second) => Err(self.failed_twice(failure, &second)),
+        }
+    }
+
+    /// The counters now.
+    pub fn stats(&self) -> Stats {
+        let pool = self.pool.stats();
+        let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        Stats {
+            forks: pool.forks,
+            idle: pool.idle,
+            created: pool.created,
+            requests: get(&self.counters.requests),
+            failures: get(&self.counters.failures),
+            timeouts: get(&self.counters.timeouts),
+            busy: get(&self.counters.busy),
+        }
+    }
+
+    fn lease(self: &Arc<Self>, deadline: Instant) -> Result<Lease, Failure> {
+        let config = self.config();
+        let start = Instant::now();
+        match self.pool.take(deadline.min(start + config.limits.max_wait)) {
+            Ok(fork) => Ok(Lease { program: self.clone(), fork: Some(fork) }),
+            Err(TakeError::Busy) => {
+                self.counters.busy.fetch_add(1, Ordering::Relaxed);
+                Err(Failure::Busy {
+                    tenant: config.name.clone(),
+                    concurrency: config.concurrency,
+                    waited: start.elapsed(),
+                })
+            }
+            Err(TakeError::NoFork(reason)) => Err(Failure::NoFork { tenant: config.name.clone(), reason }),
+        }
+    }
+
+    fn describe(&self, cause: &Cause) -> String {
+        let master = self.pool.master();
+        let limits = &master.config.limits;
+        let time = format!("{:?} (max_request_time)", limits.max_request_time);
+        let memory = format!("{} bytes (max_request_memory)", limits.max_request_memory);
+        cause.describe(&master.symbols, &master.layout.stack_window(), &time, &memory)
+    }
+
+    fn failed(&self, cause: &Cause) -> Failure {
+        self.counters.failures.fetch_add(1, Ordering::Relaxed);
+        let timeout = *cause == Cause::Timeout;
+        if timeout {
+            self.counters.timeouts.fetch_add(1, Ordering::Relaxed);
+        }
+        Failure::Guest { tenant: self.config().name.clone(), what: self.describe(cause), timeout }
+    }
+
+    fn failed_twice(&self, first: Failure, second: &Cause) -> Failure {
+        match first {
+            Failure::Guest { tenant, what, timeout } => {
+                let what = format!("{what}; then on_error failed: {}", self.describe(second));
+                Failure::Guest { tenant, what, timeout }
+            }
+            other => other,
+        }
+    }
+}
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        self.pool.close();
+    }
+}
+
+/// A fork in use. Dropping it resets the fork and gives it back, whatever happened.
+#[derive(Debug)]
+struct Lease {
+    program: Arc<Program>,
+    fork: Option<Fork>,
+}
+
+impl Lease {
+    fn fork(&mut self) -> Result<&mut Fork, Failure> {
+        // There is one until drop; an error instead of a panic all the same.
+        let tenant = || self.program.config().name.clone();
+        self.fork.as_mut().ok_or_else(|| Failure::NoFork { tenant: tenant(), reason: "it was given back".into() })
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        if let Some(mut fork) = self.fork.take() {
+            let usable = fork.reset();
+            self.program.pool.give_back(fork, usable);
+        }
+    }
+}
+
+/// A guest's answer. It holds the fork, whose memory has the body; dropping it resets the fork.
+#[derive(Debug)]
+pub struct Answer {
+    lease: Lease,
+    response: Response,
+    position: u64,
+    failure: Option<Failure>,
+}
+
+impl Answer {
+    /// The status, 200 to 599.
+    pub fn status(&self) -> u16 {
+        self.response.status
+    }
+
+    /// The content type; may be empty. Free of control characters.
+    pub fn content_type(&self) -> &[u8] {
+        &self.response.content_type
+    }
+
+    /// The other headers: valid names and values, none that belong to the connection or to framing.
+    pub fn headers(&self) -> &[Header] {
+        &self.response.headers
+    }
+
+    /// How long it may be cached; `None` if the guest did not allow that.
+    pub fn cache(&self) -> Option<CachePolicy> {
+        self.response.cache
+    }
+
+    /// The failure before, if this is the answer of `on_error`.
+    pub fn failure(&self) -> Option<&Failure> {
+        self.failure.as_ref()
+    }
+
+    /// Length of the whole body in bytes.
+    pub fn body_len(&self) -> u64 {
+        self.response.body.1
+    }
+
+    /// Copies the next piece of the body out of guest memory. 0 at its end.
+    pub fn read_body(&mut self, buf: &mut [u8]) -> usize {
+        let n = self.lease.fork.as_ref().map_or(0, |fork| fork.read_body(&self.response, self.position, buf));
+        self.position += n as u64;
+        n
+    }
+}
