@@ -1,0 +1,177 @@
+//! Write a program in Rust that answers HTTP requests from inside a virtual machine.
+//!
+//! ```no_run
+//! use forkvm_guest::{serve, Response};
+//!
+//! fn main() {
+//!     let greeting = String::from("Hello"); // set up once, before the machine is frozen
+//!     serve(move |request| Response::text(format!("{greeting}, {}!\n", request.url())));
+//! }
+//! ```
+//!
+//! `main()` sets everything up. [`serve`] freezes the machine, and each request runs in a copy-on-write fork of
+//! that state: what the handler changes is gone when it has answered. A handler that panics fails its request.
+//!
+//! Build it as a static program:
+//!
+//! ```text
+//! RUSTFLAGS="-C target-feature=+crt-static" cargo build --release --target x86_64-unknown-linux-gnu
+//! ```
+//!
+//! The program may be stripped.
+
+#[cfg(not(all(target_arch = "x86_64", target_pointer_width = "64")))]
+compile_error!("programs for the virtual machine are 64-bit x86");
+
+mod raw;
+mod request;
+mod response;
+
+use std::ffi::{c_char, CStr};
+use std::panic::{catch_unwind, AssertUnwindSafe};
+use std::sync::Mutex;
+
+pub use raw::hypercall;
+pub use request::{Header, Request};
+pub use response::Response;
+
+type OnRequest = Box<dyn FnMut(&Request) -> Response + Send>;
+type OnError = Box<dyn FnMut(&Failure) -> Response + Send>;
+
+static ON_REQUEST: Mutex<Option<OnRequest>> = Mutex::new(None);
+static ON_ERROR: Mutex<Option<OnError>> = Mutex::new(None);
+
+/// What an error handler gets to know of the request that failed.
+#[derive(Debug, Clone)]
+pub struct Failure {
+    /// The request's URL.
+    pub url: String,
+    /// The text that VCL passed along.
+    pub arg: String,
+    /// Why the request failed.
+    pub exception: String,
+}
+
+extern "C" fn request_entry(request: *const raw::Request) {
+    // SAFETY: the host passes a request that stays as it is until we answer.
+    let request = unsafe { Request::from_raw(request) };
+    answer(|| Some(ON_REQUEST.lock().ok()?.as_mut()?(&request)));
+}
+
+extern "C" fn error_entry(url: *const c_char, arg: *const c_char, exception: *const c_char) {
+    // SAFETY: the host passes NUL-terminated texts that stay as they are until we answer.
+    let failure = unsafe {
+        Failure {
+            url: text(url),
+            arg: text(arg),
+            exception: text(exception),
+        }
+    };
+    answer(|| Some(ON_ERROR.lock().ok()?.as_mut()?(&failure)));
+}
+
+/// # Safety
+///
+/// `text` is NULL or NUL-terminated.
+unsafe fn text(text: *const c_char) -> String {
+    if text.is_null() {
+        return String::new();
+    }
+    // SAFETY: the caller's promise.
+    unsafe { CStr::from_ptr(text) }
+        .to_string_lossy()
+        .into_owned()
+}
+
+/// Runs a handler and sends what it gives. A panic has printed its message; it ends here, because it can't
+/// unwind into the host, and aborting tells the host that the request has failed.
+fn answer(handler: impl FnOnce() -> Option<Response>) -> ! {
+    match catch_unwind(AssertUnwindSafe(handler)) {
+        Ok(Some(response)) => response.send(),
+        Ok(None) | Err(_) => std::process::abort(),
+    }
+}
+
+/// Panics after the freeze, where the host refuses it.
+fn register(slot: usize, entry: usize) {
+    // SAFETY: the entry points have the signatures of their slots.
+    let result = unsafe { hypercall(raw::REGISTER_FUNC, [slot, entry, 0, 0, 0, 0]) };
+    assert!(
+        result >= 0,
+        "the host refused the handler for slot {slot}: {result}"
+    );
+}
+
+/// Sets the handler for requests of every method. To be called before [`wait_for_requests`].
+pub fn on_request(handler: impl FnMut(&Request) -> Response + Send + 'static) {
+    register(raw::SLOT_REQUEST, request_entry as *const () as usize);
+    if let Ok(mut slot) = ON_REQUEST.lock() {
+        *slot = Some(Box::new(handler));
+    }
+}
+
+/// Sets the handler that answers in the place of one that failed, in a fresh fork. It has little time.
+pub fn on_error(handler: impl FnMut(&Failure) -> Response + Send + 'static) {
+    register(raw::SLOT_ON_ERROR, error_entry as *const () as usize);
+    if let Ok(mut slot) = ON_ERROR.lock() {
+        *slot = Some(Box::new(handler));
+    }
+}
+
+/// The end of the set-up: freezes the machine here. Requests go to the handlers.
+pub fn wait_for_requests() -> ! {
+    // SAFETY: no memory is touched, and the call does not come back.
+    unsafe { hypercall(raw::WAIT_FOR_REQUESTS, [0; 6]) };
+    std::process::abort()
+}
+
+/// [`on_request`] and [`wait_for_requests`] in one.
+pub fn serve(handler: impl FnMut(&Request) -> Response + Send + 'static) -> ! {
+    on_request(handler);
+    wait_for_requests()
+}
+
+/// Writes a line to the Varnish log.
+pub fn log(text: &str) {
+    // SAFETY: the host reads the text.
+    unsafe { hypercall(raw::LOG, [text.as_ptr() as usize, text.len(), 0, 0, 0, 0]) };
+}
+
+/// Whether this is the tenant's storage machine, which is never reset.
+pub fn is_storage() -> bool {
+    // SAFETY: no memory is touched.
+    unsafe { hypercall(raw::IS_STORAGE, [0; 6]) == 1 }
+}
+
+/// Whether this request came in for debugging.
+pub fn is_debug() -> bool {
+    // SAFETY: no memory is touched.
+    unsafe { hypercall(raw::IS_DEBUG, [0; 6]) == 1 }
+}
+
+/// Memory of this machine and its requests, in bytes.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Meminfo {
+    /// The machine's memory.
+    pub max_memory: u64,
+    /// What one request may write to.
+    pub max_reqmem: u64,
+    /// The most a request in this machine has written to so far.
+    pub reqmem_upper: u64,
+    /// What this request has written to so far.
+    pub reqmem_current: u64,
+}
+
+/// Asks the host about memory; `None` if it does not tell.
+pub fn meminfo() -> Option<Meminfo> {
+    let mut info = Meminfo::default();
+    // SAFETY: the host writes the structure.
+    let result = unsafe {
+        hypercall(
+            raw::GET_MEMINFO,
+            [&mut info as *mut Meminfo as usize, 0, 0, 0, 0, 0],
+        )
+    };
+    (result >= 0).then_some(info)
+}

@@ -1,0 +1,100 @@
+//! The interface itself: hypercalls, and the structures that host and guest share.
+
+use core::ffi::c_void;
+
+pub(crate) const REGISTER_FUNC: u32 = 0x10000;
+pub(crate) const WAIT_FOR_REQUESTS: u32 = 0x10001;
+pub(crate) const BACKEND_RESPONSE: u32 = 0x10010;
+pub(crate) const GET_MEMINFO: u32 = 0x10A00;
+pub(crate) const IS_STORAGE: u32 = 0x10706;
+pub(crate) const LOG: u32 = 0x7F000;
+pub(crate) const IS_DEBUG: u32 = 0x7FDEB;
+
+pub(crate) const SLOT_REQUEST: usize = 3;
+pub(crate) const SLOT_ON_ERROR: usize = 5;
+
+/// A call to the host, with the numbers and arguments of `kvm_api.h`.
+///
+/// # Safety
+///
+/// The host reads and writes the memory that pointers among the arguments name, as each call defines.
+#[inline]
+pub unsafe fn hypercall(number: u32, args: [usize; 6]) -> isize {
+    let result: isize;
+    // SAFETY: `out` to port 0 is the call; the host preserves all registers but rax, and uses no stack. What
+    // it does to memory is the caller's responsibility, and asm! is taken to read and write memory.
+    unsafe {
+        core::arch::asm!(
+            "out 0, eax",
+            inlateout("rax") number as isize => result,
+            in("rdi") args[0],
+            in("rsi") args[1],
+            in("rdx") args[2],
+            in("rcx") args[3],
+            in("r8") args[4],
+            in("r9") args[5],
+            options(nostack, preserves_flags),
+        );
+    }
+    result
+}
+
+#[repr(C)]
+pub(crate) struct Header {
+    pub field: *const u8,
+    pub colon: u32,
+    pub len: u32,
+}
+
+#[repr(C)]
+pub(crate) struct Request {
+    pub method: *const u8,
+    pub url: *const u8,
+    pub arg: *const u8,
+    pub content_type: *const u8,
+    pub method_len: u16,
+    pub url_len: u16,
+    pub arg_len: u16,
+    pub content_type_len: u16,
+    pub content: *const u8,
+    pub content_len: usize,
+    pub headers: *const Header,
+    pub num_headers: u16,
+    pub info_flags: u16,
+    pub reserved0: u32,
+    pub prng: [u64; 2],
+    pub reserved1: [u64; 2],
+}
+
+#[repr(C)]
+pub(crate) struct ResponseHeader {
+    pub field: *const u8,
+    pub len: usize,
+}
+
+#[repr(C)]
+pub(crate) struct ResponseExtra {
+    pub headers: *const ResponseHeader,
+    pub num_headers: u16,
+    pub cached: bool,
+    pub ttl: f32,
+    pub grace: f32,
+    pub keep: f32,
+    pub reserved: [u64; 4],
+}
+
+const _: () = {
+    use core::mem::{offset_of, size_of};
+    assert!(size_of::<*const c_void>() == 8);
+    assert!(size_of::<Header>() == 16);
+    assert!(offset_of!(Header, colon) == 8 && offset_of!(Header, len) == 12);
+    assert!(size_of::<Request>() == 104);
+    assert!(offset_of!(Request, method_len) == 32 && offset_of!(Request, content_type_len) == 38);
+    assert!(offset_of!(Request, content) == 40 && offset_of!(Request, headers) == 56);
+    assert!(offset_of!(Request, num_headers) == 64 && offset_of!(Request, info_flags) == 66);
+    assert!(offset_of!(Request, prng) == 72);
+    assert!(size_of::<ResponseHeader>() == 16);
+    assert!(size_of::<ResponseExtra>() == 56);
+    assert!(offset_of!(ResponseExtra, cached) == 10 && offset_of!(ResponseExtra, ttl) == 12);
+    assert!(offset_of!(ResponseExtra, keep) == 20 && offset_of!(ResponseExtra, reserved) == 24);
+};

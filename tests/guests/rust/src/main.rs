@@ -1,0 +1,117 @@
+//! A guest in Rust that uses the standard library: collections, formatting, time, panics, threads refused.
+
+use std::collections::HashMap;
+use std::fmt::Write;
+use std::panic::catch_unwind;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use forkvm_guest::{on_error, serve, Request, Response};
+
+struct State {
+    squares: HashMap<String, u64>,
+    requests: u32,
+    started: Instant,
+}
+
+/// Something every request does: look up, sort, format, read the clocks.
+fn overview(state: &mut State, request: &Request) -> Response {
+    state.requests += 1;
+    let mut words: Vec<String> = ["pear", "apple", "fig"].map(String::from).to_vec();
+    words.sort();
+    let square = state.squares.remove("12").unwrap_or_default();
+    let mut text = String::new();
+    let _ = writeln!(text, "{} {}", request.method(), request.url());
+    let _ = writeln!(
+        text,
+        "requests {} squares {} square {square}",
+        state.requests,
+        state.squares.len()
+    );
+    let _ = writeln!(text, "words {}", words.join(" "));
+    let _ = writeln!(
+        text,
+        "host {}",
+        request.header("host").as_deref().unwrap_or("-")
+    );
+    let clocks = SystemTime::now().duration_since(UNIX_EPOCH).is_ok()
+        && state.started.elapsed() >= Duration::ZERO;
+    let _ = writeln!(text, "clocks {}", if clocks { "ok" } else { "wrong" });
+    Response::text(text)
+}
+
+fn handle(state: &mut State, request: &Request) -> Response {
+    let url = request.url();
+    match url.split('?').next().unwrap_or_default() {
+        "/echo" => Response::new(request.content_type(), request.body())
+            .header("X-Length", &request.body().len().to_string()),
+        "/print" => {
+            println!("rust: to stdout");
+            eprintln!("rust: to stderr");
+            forkvm_guest::log("rust: to the log");
+            Response::text("printed\n")
+        }
+        "/caught" => match catch_unwind(|| panic!("caught on purpose")) {
+            Ok(()) => Response::text("no panic\n").status(500),
+            Err(_) => Response::text("caught\n"),
+        },
+        "/panic" => panic!("a panic on purpose"),
+        "/index" => Response::text(format!("{}\n", [1, 2, 3][url.len()])),
+        "/overflow" => Response::text(format!("{}\n", deep(url.len() as u64))),
+        "/alloc" => {
+            let mut numbers: Vec<u64> = (0..1_000_000).collect();
+            numbers.reverse();
+            Response::text(format!("{}\n", numbers.iter().sum::<u64>()))
+        }
+        "/sleep" => {
+            let before = Instant::now();
+            std::thread::sleep(Duration::from_millis(20));
+            Response::text(if before.elapsed().as_millis() >= 20 {
+                "slept\n"
+            } else {
+                "woke early\n"
+            })
+        }
+        "/thread" => match std::thread::Builder::new().spawn(|| 1) {
+            Ok(thread) => Response::text(format!("joined {:?}\n", thread.join().ok())),
+            Err(error) => Response::text(format!("refused: {error}\n")),
+        },
+        "/file" => match std::fs::read_to_string("/etc/passwd") {
+            Ok(text) => Response::text(format!("{} bytes\n", text.len())),
+            Err(error) => Response::text(format!("refused: {error}\n")),
+        },
+        "/args" => Response::text(format!("{:?}\n", std::env::args().collect::<Vec<_>>())),
+        "/missing" => Response::empty(404),
+        "/cached" => Response::text("cached\n").cache(
+            Duration::from_secs(60),
+            Duration::from_secs(10),
+            Duration::ZERO,
+        ),
+        _ => overview(state, request),
+    }
+}
+
+/// Uses up the stack.
+#[allow(unconditional_recursion)]
+fn deep(n: u64) -> u64 {
+    let frame = std::hint::black_box([n; 512]);
+    deep(n + 1) + frame[511]
+}
+
+fn main() {
+    let squares = (0..1000u64).map(|n| (n.to_string(), n * n)).collect();
+    let mut state = State {
+        squares,
+        requests: 0,
+        started: Instant::now(),
+    };
+    println!("rust: set up");
+    on_error(|failure| {
+        let why = if failure.exception.is_empty() {
+            "without a text"
+        } else {
+            "with a text"
+        };
+        Response::text(format!("failed: {} {why}\n", failure.url)).status(500)
+    });
+    serve(move |request| handle(&mut state, request))
+}
