@@ -1,4 +1,4 @@
-//! Descriptors and the open files behind them: close(2), dup(2), fcntl(2), ioctl(2).
+//! Descriptors and the open files behind them: close(2), dup(2) and their relatives.
 //!
 //! As in Linux, duplicated descriptors share one open file with its offset and status flags. Those are kept here
 //! and never in the host's descriptor, which all forks of a program share and which is only read at offsets
@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use rustix::io::Errno;
 
-use super::abi::{Guest, Layout, Value, count, flags, int};
+use super::abi::{Value, count, flags, int};
 use super::pipes::Pipes;
 use crate::request::Stream;
 
@@ -30,7 +30,7 @@ pub const O_NOFOLLOW: u32 = 0o40_0000;
 pub const O_CLOEXEC: u32 = 0o200_0000;
 pub const O_PATH: u32 = 0o1000_0000;
 /// `O_APPEND`, `O_NONBLOCK`, `O_ASYNC`, `O_DIRECT`, `O_NOATIME`: what `F_SETFL` may change.
-const SETTABLE: u32 = 0o2000 | O_NONBLOCK | 0o2_0000 | 0o4_0000 | 0o100_0000;
+pub const SETTABLE: u32 = 0o2000 | O_NONBLOCK | 0o2_0000 | 0o4_0000 | 0o100_0000;
 /// `O_LARGEFILE`, which the kernel adds for 64-bit programs.
 pub const O_LARGEFILE: u32 = 0o10_0000;
 
@@ -106,10 +106,12 @@ impl OpenFile {
     }
 }
 
+/// What a number stands for.
 #[derive(Debug, Clone, Copy)]
-struct Descriptor {
+pub struct Descriptor {
     file: usize,
-    close_on_exec: bool,
+    /// It would be closed at execve(2), which a program may ask for.
+    pub close_on_exec: bool,
 }
 
 /// All descriptors of a program, its pipes and its working directory.
@@ -236,7 +238,8 @@ impl Files {
             .ok_or(Errno::BADF)
     }
 
-    fn descriptor(&self, fd: u64) -> Result<Descriptor, Errno> {
+    /// Where a descriptor points to.
+    pub fn descriptor(&self, fd: u64) -> Result<Descriptor, Errno> {
         // Descriptors are ints: the upper half of the register does not count.
         let number = usize::try_from(int(fd)).map_err(|_| Errno::BADF)?;
         self.descriptors
@@ -266,7 +269,8 @@ impl Files {
         }
     }
 
-    fn duplicate(&mut self, fd: u64, least: u64, close_on_exec: bool) -> Value {
+    /// Makes a descriptor of the same open file, with a number of at least `least`.
+    pub fn duplicate(&mut self, fd: u64, least: u64, close_on_exec: bool) -> Value {
         let file = self.descriptor(fd)?.file;
         let least = usize::try_from(int(least)).map_err(|_| Errno::INVAL)?;
         if least >= MAX_DESCRIPTORS {
@@ -360,98 +364,14 @@ pub fn dup3(files: &mut Files, old: u64, new: u64, how: u64) -> Value {
     Ok(count(number))
 }
 
-fn set_close_on_exec(files: &mut Files, fd: u64, on: bool) -> Value {
+/// Sets what would happen to a descriptor at execve(2).
+pub fn set_close_on_exec(files: &mut Files, fd: u64, on: bool) -> Value {
     files.descriptor(fd)?;
     let number = usize::try_from(int(fd)).map_err(|_| Errno::BADF)?;
     if let Some(Some(descriptor)) = files.descriptors.get_mut(number) {
         descriptor.close_on_exec = on;
     }
     Ok(0)
-}
-
-/// fcntl(2). Locks are granted: nobody else is there to hold one, and forks see only what they may read.
-pub fn fcntl(
-    files: &mut Files,
-    guest: &mut Guest<'_>,
-    fd: u64,
-    command: u64,
-    argument: u64,
-) -> Value {
-    const F_UNLCK: u16 = 2;
-    let descriptor = files.descriptor(fd)?;
-    match int(command) {
-        libc::F_DUPFD => files.duplicate(fd, argument, false),
-        libc::F_DUPFD_CLOEXEC => files.duplicate(fd, argument, true),
-        libc::F_GETFD => Ok(i64::from(descriptor.close_on_exec)),
-        libc::F_SETFD => set_close_on_exec(files, fd, argument & 1 != 0),
-        libc::F_GETFL => Ok(i64::from(files.get(fd)?.flags | O_LARGEFILE)),
-        libc::F_SETFL => {
-            let file = files.get_mut(fd)?;
-            file.flags = file.flags & !SETTABLE | flags(argument) & SETTABLE;
-            Ok(0)
-        }
-        libc::F_GETLK | libc::F_OFD_GETLK => {
-            guest.read::<32>(argument)?;
-            guest.write(argument, &F_UNLCK.to_le_bytes())?;
-            Ok(0)
-        }
-        libc::F_SETLK | libc::F_SETLKW | libc::F_OFD_SETLK | libc::F_OFD_SETLKW => {
-            guest.read::<32>(argument)?;
-            Ok(0)
-        }
-        libc::F_GETPIPE_SZ
-            if matches!(
-                files.get(fd)?.kind,
-                Kind::PipeReader(_) | Kind::PipeWriter(_)
-            ) =>
-        {
-            Ok(count(super::pipes::CAPACITY))
-        }
-        _ => Err(Errno::INVAL),
-    }
-}
-
-/// ioctl(2). Nothing is a terminal.
-pub fn ioctl(
-    files: &mut Files,
-    guest: &mut Guest<'_>,
-    fd: u64,
-    command: u64,
-    argument: u64,
-) -> Value {
-    const FIONREAD: u32 = 0x541b;
-    const FIONBIO: u32 = 0x5421;
-    const FIONCLEX: u32 = 0x5450;
-    const FIOCLEX: u32 = 0x5451;
-    files.descriptor(fd)?;
-    match flags(command) {
-        FIONCLEX => set_close_on_exec(files, fd, false),
-        FIOCLEX => set_close_on_exec(files, fd, true),
-        FIONBIO => {
-            let on = guest.read_u32(argument)? != 0;
-            let file = files.get_mut(fd)?;
-            file.flags = if on {
-                file.flags | O_NONBLOCK
-            } else {
-                file.flags & !O_NONBLOCK
-            };
-            Ok(0)
-        }
-        FIONREAD => {
-            let file = files.get(fd)?;
-            let left = match &file.kind {
-                Kind::PipeReader(pipe) => super::abi::length(files.pipes.len(*pipe)),
-                Kind::File(_) | Kind::Text(_) => {
-                    super::io::size(&file.kind)?.saturating_sub(file.offset)
-                }
-                _ => return Err(Errno::NOTTY),
-            };
-            let left = u32::try_from(left).unwrap_or(i32::MAX.cast_unsigned());
-            guest.write(argument, Layout::<4>::new().u32(0, left).done())?;
-            Ok(0)
-        }
-        _ => Err(Errno::NOTTY),
-    }
 }
 
 #[cfg(test)]
@@ -482,32 +402,6 @@ mod tests {
         assert_eq!(machine.call(Sysno::dup2, &[1, 200]), 200);
         assert_eq!(machine.call(Sysno::close_range, &[3, u64::MAX, 0]), 0);
         assert_eq!(machine.call(Sysno::close, &[200]), -9);
-    }
-
-    #[test]
-    fn duplicates_share_flags() {
-        let mut machine = Machine::new(Vec::new());
-        assert_eq!(machine.call(Sysno::dup, &[1]), 3);
-        let (get, set) = (libc::F_GETFL as u64, libc::F_SETFL as u64);
-        assert_eq!(
-            machine.call(Sysno::fcntl, &[3, set, u64::from(O_NONBLOCK)]),
-            0
-        );
-        assert_eq!(
-            machine.call(Sysno::fcntl, &[1, get]),
-            i64::from(O_NONBLOCK | O_LARGEFILE | 1)
-        );
-        assert_eq!(
-            machine.call(Sysno::fcntl, &[2, get]),
-            i64::from(O_LARGEFILE | 1)
-        );
-        let off = machine.put(0, &[0; 4]);
-        assert_eq!(machine.call(Sysno::ioctl, &[1, 0x5421, off]), 0);
-        assert_eq!(
-            machine.call(Sysno::fcntl, &[3, get]),
-            i64::from(O_LARGEFILE | 1)
-        );
-        assert_eq!(machine.call(Sysno::ioctl, &[1, 0x5401, SCRATCH]), -25);
     }
 
     #[test]

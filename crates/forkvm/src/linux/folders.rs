@@ -171,3 +171,84 @@ fn enter(files: &mut Files, directory: Arc<[u8]>) -> Value {
     files.directory = directory;
     Ok(0)
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::linux::testing::{Machine, SCRATCH, TestFolder};
+    use std::collections::BTreeSet;
+    use syscalls::Sysno;
+
+    const HERE: u64 = libc::AT_FDCWD as u64;
+
+    fn names(machine: &mut Machine, fd: u64, size: u64) -> Vec<String> {
+        let mut names = Vec::new();
+        loop {
+            let len = machine.call(Sysno::getdents64, &[fd, SCRATCH, size]);
+            let mut bytes = machine.get(SCRATCH, usize::try_from(len).unwrap());
+            if bytes.is_empty() {
+                return names;
+            }
+            while !bytes.is_empty() {
+                let len = usize::from(u16::from_le_bytes([bytes[16], bytes[17]]));
+                let name = bytes[19..len].split(|&byte| byte == 0).next().unwrap();
+                names.push(String::from_utf8(name.to_vec()).unwrap());
+                bytes.drain(..len);
+            }
+        }
+    }
+
+    #[test]
+    fn folders_are_listed_piece_by_piece() {
+        let folder = TestFolder::new();
+        let mut expected: BTreeSet<String> = (0..200).map(|i| format!("file-{i}")).collect();
+        for name in &expected {
+            folder.file(name, b"");
+        }
+        expected.extend([".".to_owned(), "..".to_owned()]);
+        let mut machine = Machine::new(vec![folder.0.clone()]);
+        let path = machine.put_str(10, &folder.path(""));
+        let fd = machine.call(Sysno::openat, &[HERE, path, 0o200000]) as u64;
+        for size in [64, 4096, 100_000] {
+            assert_eq!(machine.call(Sysno::lseek, &[fd, 0, 0]), 0);
+            let found = names(&mut machine, fd, size);
+            assert_eq!(found.len(), expected.len());
+            assert_eq!(found.into_iter().collect::<BTreeSet<_>>(), expected);
+        }
+        machine.call(Sysno::lseek, &[fd, 0, 0]);
+        assert_eq!(machine.call(Sysno::getdents64, &[fd, SCRATCH, 10]), -22);
+        assert_eq!(machine.call(Sysno::getdents64, &[1, SCRATCH, 4096]), -9);
+        assert_eq!(machine.call(Sysno::read, &[fd, SCRATCH, 10]), -21);
+        let root = machine.put_str(10, "/");
+        let fd = machine.call(Sysno::openat, &[HERE, root, 0]) as u64;
+        assert_eq!(names(&mut machine, fd, 4096), [".", ".."]);
+    }
+
+    #[test]
+    fn the_working_directory_moves() {
+        let folder = TestFolder::new();
+        std::fs::create_dir(folder.path("sub")).unwrap();
+        folder.file("sub/a", b"x");
+        let mut machine = Machine::new(vec![folder.0.clone()]);
+        let path = machine.put_str(10, &folder.path("sub/../sub/"));
+        assert_eq!(machine.call(Sysno::chdir, &[path]), 0);
+        let expected = folder.path("sub\0");
+        assert_eq!(
+            machine.call(Sysno::getcwd, &[SCRATCH, 4096]),
+            expected.len() as i64
+        );
+        assert_eq!(machine.get(SCRATCH, expected.len()), expected.as_bytes());
+        assert_eq!(machine.call(Sysno::getcwd, &[SCRATCH, 3]), -34);
+        let relative = machine.put_str(10, "a");
+        assert_eq!(machine.call(Sysno::openat, &[HERE, relative, 0]), 3);
+        assert_eq!(machine.call(Sysno::chdir, &[relative]), -20);
+        let up = machine.put_str(10, "..");
+        let fd = machine.call(Sysno::openat, &[HERE, up, 0]) as u64;
+        let beneath = machine.put_str(10, "sub/a");
+        assert_eq!(machine.call(Sysno::openat, &[fd, beneath, 0]), 5);
+        assert_eq!(machine.call(Sysno::openat, &[3, beneath, 0]), -20);
+        assert_eq!(machine.call(Sysno::fchdir, &[fd]), 0);
+        assert_eq!(machine.call(Sysno::openat, &[HERE, beneath, 0]), 6);
+        let outside = machine.put_str(10, "/etc");
+        assert_eq!(machine.call(Sysno::chdir, &[outside]), -2);
+    }
+}

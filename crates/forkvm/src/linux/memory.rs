@@ -440,3 +440,7 @@ pub fn map_for_engine(heap: &mut Heap, memory: &mut dyn UserMemory, len: u64) ->
         .ok()?;
     Some(heap.address(Window::Mmap, pages.start))
 }
+
+#[cfg(test)]
+#[path = "memory_tests.rs"]
+mod tests;

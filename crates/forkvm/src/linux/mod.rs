@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 mod abi;
+mod control;
 mod fds;
 mod folders;
 mod heap;
@@ -17,6 +18,8 @@ mod paths;
 mod pipes;
 mod poll;
 mod process;
+#[cfg(test)]
+mod random_tests;
 mod ranges;
 mod signals;
 mod sockets;
@@ -43,6 +46,7 @@ use self::threads::Threads;
 use self::time::Clocks;
 use crate::request::Host;
 
+#[allow(unused_imports, reason = "the engine names calls in its messages")]
 pub use self::table::name;
 
 /// A pointer from the program that is not (wholly) mapped with the needed permission: EFAULT.

@@ -157,25 +157,6 @@ impl Roots {
 
     /// What a path names; `None` if nothing.
     pub fn find(&self, path: &Absolute) -> Option<Target<'_>> {
-        let beneath = self.roots.iter().find(|(root, _)| path.starts_with(root));
-        if let Some((root, place)) = beneath {
-            let rest = path.names.get(root.names.len()..).unwrap_or_default();
-            return match place {
-                Root::Folder(folder) => {
-                    let rest = if rest.is_empty() {
-                        b".".to_vec()
-                    } else {
-                        rest.join(&b'/')
-                    };
-                    Some(Target::Host(Place { folder, path: rest }))
-                }
-                Root::File(folder, name) if rest.is_empty() => Some(Target::Host(Place {
-                    folder,
-                    path: name.clone(),
-                })),
-                Root::File(..) => None,
-            };
-        }
         let known = [
             ("/dev/null", Target::Device(Device::Null)),
             ("/dev/zero", Target::Device(Device::Zero)),
@@ -195,6 +176,30 @@ impl Roots {
                 Target::Report(Report::Cpus),
             ),
         ];
+        // Ours come first: even where all of /proc is allowed, the host's own is not shown.
+        let known = known.into_iter().find(|(text, _)| path.is(text));
+        if let Some((_, target)) = known {
+            return Some(target);
+        }
+        let beneath = self.roots.iter().find(|(root, _)| path.starts_with(root));
+        if let Some((root, place)) = beneath {
+            let rest = path.names.get(root.names.len()..).unwrap_or_default();
+            return match place {
+                Root::Folder(folder) => {
+                    let rest = if rest.is_empty() {
+                        b".".to_vec()
+                    } else {
+                        rest.join(&b'/')
+                    };
+                    Some(Target::Host(Place { folder, path: rest }))
+                }
+                Root::File(folder, name) if rest.is_empty() => Some(Target::Host(Place {
+                    folder,
+                    path: name.clone(),
+                })),
+                Root::File(..) => None,
+            };
+        }
         let passages = ["/dev", "/proc/self", "/sys/devices/system/cpu", "/tmp"];
         let on_the_way = |text: &str| Absolute::new(b"/", text.as_bytes()).starts_with(path);
         if self.roots.iter().any(|(root, _)| root.starts_with(path))
@@ -202,10 +207,7 @@ impl Roots {
         {
             return Some(Target::Passage);
         }
-        known
-            .into_iter()
-            .find(|(text, _)| path.is(text))
-            .map(|(_, target)| target)
+        None
     }
 }
 
@@ -278,13 +280,18 @@ impl Place<'_> {
                 break;
             }
         }
-        result.map_err(|errno| match errno {
+        let file = result.map_err(|errno| match errno {
             // A link that leads out of what is allowed.
             Errno::XDEV => Errno::ACCESS,
             // The host's own limit is not the program's doing.
             Errno::MFILE => Errno::NFILE,
             errno => errno,
-        })
+        })?;
+        // The host process's own environment, memory and descriptors are in there.
+        if rustix::fs::fstatfs(&file)?.f_type == rustix::fs::PROC_SUPER_MAGIC {
+            return Err(Errno::ACCESS);
+        }
+        Ok(file)
     }
 }
 

@@ -209,6 +209,18 @@ pub fn capget(guest: &mut Guest<'_>, header: u64, data: u64) -> Value {
     Ok(0)
 }
 
+/// setuid(2) and its relatives: root may stay root; there is no other user. -1 leaves an id as it is.
+pub fn set_ids(ids: &[u64]) -> Value {
+    let stays = ids.iter().all(|id| matches!(int(*id), 0 | -1));
+    if stays { Ok(0) } else { Err(Errno::PERM) }
+}
+
+/// A result that is an `int` of 0, such as the `struct sched_param` of sched_getparam(2).
+pub fn zero_int(guest: &mut Guest<'_>, address: u64) -> Value {
+    guest.write(address, &[0; 4])?;
+    Ok(0)
+}
+
 /// getresuid(2), getresgid(2): all three are 0.
 pub fn getres_ids(guest: &mut Guest<'_>, args: [u64; 6]) -> Value {
     for address in args.iter().take(3) {

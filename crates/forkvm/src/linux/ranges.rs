@@ -127,8 +127,9 @@ impl<V: Copy + PartialEq> Ranges<V> {
             return;
         }
         let before = (first_entry.start < pages.start)
-            .then(|| (first_entry.start..pages.start, *first_value));
-        let after = (last_entry.end > pages.end).then(|| (pages.end..last_entry.end, *last_value));
+            .then_some((first_entry.start..pages.start, *first_value));
+        let after =
+            (last_entry.end > pages.end).then_some((pages.end..last_entry.end, *last_value));
         self.entries
             .splice(first..end, before.into_iter().chain(after));
     }

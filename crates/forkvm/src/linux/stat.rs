@@ -333,3 +333,122 @@ pub fn refuse(
 pub fn refuse_open(files: &Files, fd: u64) -> Errno {
     files.get(fd).map_or_else(|errno| errno, |_| Errno::ROFS)
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::linux::abi::{field_u32, field_u64};
+    use crate::linux::testing::{Machine, SCRATCH, TestFolder};
+    use std::os::unix::fs::{MetadataExt, symlink};
+    use syscalls::Sysno;
+
+    const HERE: u64 = libc::AT_FDCWD as u64;
+
+    #[test]
+    fn stat_tells_what_the_host_knows() {
+        let folder = TestFolder::new();
+        folder.file("a", &[1; 5000]);
+        let host = std::fs::metadata(folder.path("a")).unwrap();
+        let mut machine = Machine::new(vec![folder.0.clone()]);
+        let path = machine.put_str(1, &folder.path("a"));
+        assert_eq!(machine.call(Sysno::stat, &[path, SCRATCH]), 0);
+        let stat = machine.get(SCRATCH, 144);
+        assert_eq!(field_u64(&stat, 8), host.ino());
+        assert_eq!(field_u32(&stat, 24), host.mode());
+        assert_eq!(field_u64(&stat, 48), 5000);
+        assert_eq!(field_u64(&stat, 88), host.mtime() as u64);
+        assert_eq!(field_u64(&stat, 96), host.mtime_nsec() as u64);
+        assert_eq!(
+            machine.call(Sysno::statx, &[HERE, path, 0, 0x7ff, SCRATCH]),
+            0
+        );
+        let statx = machine.get(SCRATCH, 256);
+        assert_eq!(
+            u32::from(u16::from_le_bytes([statx[28], statx[29]])),
+            host.mode()
+        );
+        assert_eq!(field_u64(&statx, 32), host.ino());
+        assert_eq!(field_u64(&statx, 40), 5000);
+        assert_eq!(field_u64(&statx, 112), host.mtime() as u64);
+        assert_eq!(machine.call(Sysno::stat, &[path, 0]), -14);
+        let outside = machine.put_str(1, "/etc/passwd");
+        assert_eq!(machine.call(Sysno::stat, &[outside, SCRATCH]), -2);
+    }
+
+    #[test]
+    fn standard_descriptors_are_pipes() {
+        let mut machine = Machine::new(Vec::new());
+        assert_eq!(machine.call(Sysno::fstat, &[1, SCRATCH]), 0);
+        assert_eq!(field_u32(&machine.get(SCRATCH, 144), 24), 0o010600);
+        let empty = machine.put_str(1, "");
+        assert_eq!(
+            machine.call(Sysno::newfstatat, &[0, empty, SCRATCH, 0x1000]),
+            0
+        );
+        let stat = machine.get(SCRATCH, 144);
+        assert_eq!(
+            (field_u32(&stat, 24), field_u64(&stat, 40)),
+            (0o020666, 0x103)
+        );
+        assert_eq!(machine.call(Sysno::newfstatat, &[0, empty, SCRATCH, 0]), -2);
+        assert_eq!(machine.call(Sysno::fstat, &[9, SCRATCH]), -9);
+    }
+
+    #[test]
+    fn links_are_read_and_not_followed_by_lstat() {
+        let folder = TestFolder::new();
+        folder.file("a", b"");
+        symlink("a", folder.path("link")).unwrap();
+        symlink("/etc/passwd", folder.path("out")).unwrap();
+        let mut machine = Machine::new(vec![folder.0.clone()]);
+        let mode = |machine: &mut Machine, call: Sysno, path: &str| {
+            let path = machine.put_str(1, path);
+            let result = machine.call(call, &[path, SCRATCH]);
+            if result == 0 {
+                i64::from(field_u32(&machine.get(SCRATCH, 144), 24) & 0o170000)
+            } else {
+                result
+            }
+        };
+        assert_eq!(
+            mode(&mut machine, Sysno::stat, &folder.path("link")),
+            0o100000
+        );
+        assert_eq!(
+            mode(&mut machine, Sysno::lstat, &folder.path("link")),
+            0o120000
+        );
+        assert_eq!(
+            mode(&mut machine, Sysno::lstat, &folder.path("out")),
+            0o120000
+        );
+        assert_eq!(mode(&mut machine, Sysno::stat, &folder.path("out")), -13);
+        assert_eq!(mode(&mut machine, Sysno::lstat, &folder.path("link/")), -20);
+        assert_eq!(mode(&mut machine, Sysno::stat, "/"), 0o040000);
+
+        let link = machine.put_str(1, &folder.path("out"));
+        assert_eq!(machine.call(Sysno::readlink, &[link, SCRATCH, 4]), 4);
+        assert_eq!(machine.get(SCRATCH, 4), b"/etc");
+        let exe = machine.put_str(1, "/proc/self/exe");
+        assert_eq!(
+            machine.call(Sysno::readlinkat, &[HERE, exe, SCRATCH, 100]),
+            8
+        );
+        assert_eq!(machine.get(SCRATCH, 8), b"/program");
+        let file = machine.put_str(1, &folder.path("a"));
+        assert_eq!(machine.call(Sysno::readlink, &[file, SCRATCH, 100]), -22);
+        assert_eq!(machine.call(Sysno::readlink, &[exe, SCRATCH, 0]), -22);
+    }
+
+    #[test]
+    fn access_knows_that_nothing_is_writable() {
+        let folder = TestFolder::new();
+        folder.file("a", b"");
+        let mut machine = Machine::new(vec![folder.0.clone()]);
+        let path = machine.put_str(1, &folder.path("a"));
+        assert_eq!(machine.call(Sysno::access, &[path, 0]), 0);
+        assert_eq!(machine.call(Sysno::access, &[path, 4]), 0);
+        assert_eq!(machine.call(Sysno::access, &[path, 2]), -30);
+        assert_eq!(machine.call(Sysno::faccessat, &[HERE, path, 1]), -13);
+        assert_eq!(machine.call(Sysno::access, &[path, 8]), -22);
+    }
+}

@@ -6,8 +6,8 @@ use syscalls::Sysno;
 use super::abi::{Guest, Reply, Value, flags, int};
 use super::stat::Change;
 use super::{
-    Call, Linux, Outcome, fds, folders, heap::Heap, io, memory, open, pipes, poll, process,
-    signals, sockets, stat, threads, time,
+    Call, Linux, Outcome, control, fds, folders, heap::Heap, io, memory, open, pipes, poll,
+    process, signals, sockets, stat, threads, time,
 };
 
 /// `AT_FDCWD` as an argument register, for calls without a descriptor to start from.
@@ -25,7 +25,7 @@ pub fn call(linux: &mut Linux, guest: &mut Guest<'_>, call: Call) -> Outcome {
         return super::abi::failed(Errno::NOSYS);
     };
     let args = call.args;
-    let [a, b, c, d, e, _] = args;
+    let [a, b, c, d, ..] = args;
     let Linux {
         shared,
         heap,
@@ -87,8 +87,8 @@ pub fn call(linux: &mut Linux, guest: &mut Guest<'_>, call: Call) -> Outcome {
         Sysno::dup => fds::dup(files, a).into(),
         Sysno::dup2 => fds::dup2(files, a, b).into(),
         Sysno::dup3 => fds::dup3(files, a, b, c).into(),
-        Sysno::fcntl => fds::fcntl(files, guest, a, b, c).into(),
-        Sysno::ioctl => fds::ioctl(files, guest, a, b, c).into(),
+        Sysno::fcntl => control::fcntl(files, guest, a, b, c).into(),
+        Sysno::ioctl => control::ioctl(files, guest, a, b, c).into(),
 
         // Files and folders.
         Sysno::open => open::openat(shared, files, heap, guest, [HERE, a, b, c]).into(),
@@ -189,6 +189,11 @@ pub fn call(linux: &mut Linux, guest: &mut Guest<'_>, call: Call) -> Outcome {
         | Sysno::getgid
         | Sysno::getegid
         | Sysno::getgroups => ok(0),
+        Sysno::setuid | Sysno::setgid | Sysno::setfsuid | Sysno::setfsgid => {
+            process::set_ids(&[a]).into()
+        }
+        Sysno::setreuid | Sysno::setregid => process::set_ids(&[a, b]).into(),
+        Sysno::setresuid | Sysno::setresgid => process::set_ids(&[a, b, c]).into(),
         Sysno::getresuid | Sysno::getresgid => process::getres_ids(guest, args).into(),
         Sysno::uname => process::uname(guest, a).into(),
         Sysno::sysinfo => process::sysinfo(clocks, heap, guest, a).into(),
@@ -198,6 +203,9 @@ pub fn call(linux: &mut Linux, guest: &mut Guest<'_>, call: Call) -> Outcome {
         Sysno::prlimit64 => process::rlimit(guest, stack, b, c, d).into(),
         Sysno::getrusage => process::getrusage(clocks, guest, a, b).into(),
         Sysno::sched_getaffinity => process::sched_getaffinity(guest, a, b, c).into(),
+        // SCHED_OTHER, whose only priority is 0.
+        Sysno::sched_getscheduler => ok(0),
+        Sysno::sched_getparam => process::zero_int(guest, b).into(),
         Sysno::sched_setaffinity | Sysno::sched_yield | Sysno::getpriority | Sysno::setpriority => {
             ok(0)
         }
@@ -254,11 +262,10 @@ pub fn call(linux: &mut Linux, guest: &mut Guest<'_>, call: Call) -> Outcome {
         | Sysno::recvmsg
         | Sysno::shutdown => refuse(sockets::not_one(files, a)),
 
-        // Known and meant: glibc does without (rseq), or there is nothing behind it that could be shown.
-        _ => {
-            let _ = e;
-            refuse(Errno::NOSYS)
-        }
+        // Not there, and programs do without: rseq, rt_sigreturn (no handler ever runs), epoll, eventfd, timerfd,
+        // signalfd, inotify (nobody to wait for), timer_create and alarm (no signal to send), memfd_create,
+        // sendfile, statfs, io_uring, and whatever Linux gets in the future.
+        _ => refuse(Errno::NOSYS),
     }
 }
 

@@ -262,3 +262,34 @@ impl Machine {
         bytes
     }
 }
+
+/// A folder for a test, gone afterwards.
+pub struct TestFolder(pub PathBuf);
+
+impl TestFolder {
+    /// An empty folder.
+    pub fn new() -> Self {
+        static NEXT: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
+        let number = NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        let path =
+            std::env::temp_dir().join(format!("forkvm-test-{}-{number}", std::process::id()));
+        std::fs::create_dir(&path).unwrap();
+        Self(path)
+    }
+
+    /// A path in it, as text.
+    pub fn path(&self, name: &str) -> String {
+        format!("{}/{name}", self.0.display())
+    }
+
+    /// Makes a file in it.
+    pub fn file(&self, name: &str, contents: &[u8]) {
+        std::fs::write(self.0.join(name), contents).unwrap();
+    }
+}
+
+impl Drop for TestFolder {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}

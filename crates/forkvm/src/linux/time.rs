@@ -55,8 +55,8 @@ fn clock_id(clock: u64) -> Option<Clock> {
         0 | 5 | 11 => Clock::Host(ClockId::Realtime),
         // MONOTONIC, MONOTONIC_RAW, MONOTONIC_COARSE.
         1 | 4 | 6 => Clock::Host(ClockId::Monotonic),
-        // PROCESS_CPUTIME_ID, THREAD_CPUTIME_ID.
-        2 | 3 => Clock::Cpu,
+        // PROCESS_CPUTIME_ID, THREAD_CPUTIME_ID, and the clocks of clock_getcpuclockid(3).
+        2 | 3 | i32::MIN..=-1 => Clock::Cpu,
         // BOOTTIME.
         7 => Clock::Host(ClockId::Boottime),
         _ => return None,
