@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use goblin::container::{Container, Ctx};
-use goblin::elf::header::{EI_CLASS, ELFCLASS64, EM_X86_64, ET_DYN, ET_EXEC, Header};
+use goblin::elf::header::{EI_CLASS, ELFCLASS32, ELFCLASS64, EM_X86_64, ET_DYN, ET_EXEC, Header};
 use goblin::elf::program_header::{PF_R, PF_W, PF_X, PT_DYNAMIC, PT_INTERP, PT_LOAD, ProgramHeader};
 use goblin::elf::section_header::{SHT_SYMTAB, SectionHeader};
 use goblin::elf::sym::{STT_FUNC, STT_NOTYPE};
@@ -150,21 +150,24 @@ impl Image {
             return Err(ElfError::WritableCode(address));
         }
         let entry = header.e_entry.wrapping_add(bias);
-        if !pages.get(&page_down(entry)).is_some_and(|page| page.execute) {
-            return Err(ElfError::BadEntry(entry));
-        }
         let program_headers = loads
             .iter()
             .find(|load| (load.p_offset..load.p_offset.saturating_add(load.p_filesz)).contains(&header.e_phoff))
             .map_or(0, |load| load.p_vaddr + bias + (header.e_phoff - load.p_offset));
-        Ok(Self {
+        let image = Self {
             entry,
             program_headers,
             program_header_count: header.e_phnum,
             segments,
             pages,
             symbols: symbols(file, &header, bias),
-        })
+        };
+        if image.is_code(entry) { Ok(image) } else { Err(ElfError::BadEntry(entry)) }
+    }
+
+    /// True if an address lies in the program's executable memory.
+    pub fn is_code(&self, address: u64) -> bool {
+        self.pages.get(&page_down(address)).is_some_and(|page| page.execute)
     }
 
     /// First address after the program's last page.
@@ -182,8 +185,10 @@ fn check_header(file: &[u8]) -> Result<Header, ElfError> {
     if file.get(..4) != Some(goblin::elf::header::ELFMAG.as_slice()) {
         return Err(ElfError::NotElf);
     }
-    if file.get(EI_CLASS) != Some(&ELFCLASS64) {
-        return Err(ElfError::Not64Bit);
+    match file.get(EI_CLASS) {
+        Some(&ELFCLASS64) => {}
+        Some(&ELFCLASS32) => return Err(ElfError::Not64Bit),
+        _ => return Err(ElfError::Truncated("its header")),
     }
     let header = goblin::elf::Elf::parse_header(file).map_err(|_| ElfError::Truncated("its header"))?;
     if header.e_machine != EM_X86_64 {
@@ -199,7 +204,8 @@ const CONTEXT: Ctx = Ctx { container: Container::Big, le: goblin::container::End
 
 fn program_headers(file: &[u8], header: &Header) -> Result<Vec<ProgramHeader>, ElfError> {
     const ERROR: ElfError = ElfError::Truncated("its program headers");
-    if header.e_phnum > MOST_SEGMENTS {
+    // Elf64_Phdr is 56 bytes, whatever the header says.
+    if header.e_phnum > MOST_SEGMENTS || header.e_phentsize != 56 {
         return Err(ERROR);
     }
     let offset = usize::try_from(header.e_phoff).map_err(|_| ERROR)?;

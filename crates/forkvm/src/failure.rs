@@ -89,6 +89,7 @@ pub(crate) enum Cause {
     Timeout,
     MemoryLimit,
     NoResponse,
+    MainReturned(i32),
     Exit(i32),
     Killed(i32),
     Deadlock(&'static str),
@@ -96,6 +97,7 @@ pub(crate) enum Cause {
     BadPort(u16),
     OldApi,
     TooLarge(u64),
+    NotForThis,
     Machine(String),
 }
 
@@ -107,6 +109,7 @@ impl Cause {
             Self::Timeout => format!("not done within {time}"),
             Self::MemoryLimit => format!("it needs more memory than {memory}"),
             Self::NoResponse => "the handler returned without a response".into(),
+            Self::MainReturned(status) => format!("it returned {status}, not 0"),
             Self::Exit(status) => format!("it called exit({status})"),
             Self::Killed(signal) => format!("it ended itself by signal {signal} ({})", signal_name(*signal)),
             Self::Deadlock(call) => format!("it waits for ever in {call}"),
@@ -116,6 +119,7 @@ impl Cause {
                              rebuild it with the header of this project's guest SDK"
                 .into(),
             Self::TooLarge(len) => format!("a request of {len} bytes does not fit in its memory (max_memory)"),
+            Self::NotForThis => "it has a handler for POST only".into(),
             Self::Machine(what) => format!("the virtual machine failed: {what}"),
         }
     }

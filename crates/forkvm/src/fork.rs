@@ -3,16 +3,17 @@
 
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use kvm_bindings::kvm_regs;
 
 use crate::arch::layout::{MMAP_WINDOW, PAGE, REQUEST_AREA, REQUEST_AREA_LEN, monitor};
 use crate::arch::regs::{RFLAGS, RFLAGS_USER};
-use crate::arch::stubs::{self, EntryBlock};
+use crate::arch::stubs::{self, EntryBlock, PORT_HYPERCALL};
 use crate::failure::{Cause, DEBUG};
 use crate::http::{self, Exchange};
 use crate::hypercall::{self, Response, Step};
+use crate::kvm::Exit;
 use crate::machine::{Event, Machine, MachineError};
 use crate::master::{Handlers, Master, Waiting};
 use crate::memory::{GuestMemory, Mapping, OutOfRange};
@@ -209,7 +210,7 @@ impl Fork {
             (Some(function), _, _) if has_body => Ok(Entry::Call(function, [url, arg, content_type, body, body_len])),
             (_, Some(function), _) if has_body => Ok(Entry::Call(function, [url, body, body_len, 0, 0])),
             (_, _, Some(function)) => Ok(Entry::Call(function, [url, arg, 0, 0, 0])),
-            _ => Err(Cause::BadResponse("it has a handler for POST only".into())),
+            _ => Err(Cause::NotForThis),
         }
     }
 
@@ -326,9 +327,23 @@ impl Fork {
         Ok(true)
     }
 
-    /// Pages on the list of those that may differ from the master.
-    pub fn dirtied(&self) -> usize {
-        self.machine.memory.dirty_len()
+    /// Times `n` bare round trips: one `out` in ring 3, nothing written, nothing reset. What a request costs at least.
+    pub fn round_trips(&mut self, n: usize) -> Vec<Duration> {
+        let regs = kvm_regs { rip: stubs::addresses().round_trip, rflags: RFLAGS, ..Default::default() };
+        self.machine.vcpu().set_regs(regs);
+        let mut times = Vec::with_capacity(n);
+        while times.len() < n {
+            let start = Instant::now();
+            if self.machine.vcpu().run() == Exit::Out(PORT_HYPERCALL) {
+                times.push(start.elapsed());
+            }
+        }
+        times
+    }
+
+    /// How many pages of the fork's memory differ from the master's. After a reset there are none. Reads all memory.
+    pub fn differing_pages(&self) -> usize {
+        self.machine.memory.mapping().differing_pages(&self.master.memory)
     }
 }
 

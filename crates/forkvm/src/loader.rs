@@ -41,7 +41,7 @@ pub fn plan(image: &Image, limit: u64) -> Result<Layout, TooSmall> {
         STACK_TOP - stack..STACK_TOP,
     ];
     let pages = image.pages.keys().map(|&page| page..page + PAGE);
-    let monitor = monitor::ranges().into_iter().map(|range| range.address..range.address + range.len);
+    let monitor = monitor::ranges().into_iter().map(|range| range.virtual_range());
     let tables_end = PAGE_TABLES + tables_len(windows.into_iter().chain(pages).chain(monitor));
     let stack_start = tables_end + image.memory_len();
     let heap_start = stack_start + stack;

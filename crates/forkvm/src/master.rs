@@ -134,6 +134,10 @@ impl Master {
         let main_byte = main.map(|main| Patch::apply(&mapping, main)).transpose().map_err(|bad| errors.host(bad))?;
 
         let linux = Linux::new(setup(&config, &layout));
+        if let Some((path, error)) = linux.unusable_paths().next() {
+            let what = format!("allowed_paths: {}: {error}", path.display());
+            return Err(BootError::Setting { tenant, what });
+        }
         let mut machine = Machine::new(host, GuestMemory::booting(mapping), linux, None, usize::MAX)
             .map_err(|error| errors.host(error))?;
         let template = machine.vcpu().sregs().map_err(|error| errors.host(error))?;
@@ -151,8 +155,9 @@ impl Master {
         })?;
 
         let mut handlers = booting.handlers;
-        handlers.set_default(Handlers::GET, image.symbols.find("my_backend"));
-        handlers.post_symbol = image.symbols.find("my_post_backend");
+        let symbol = |name| image.symbols.find(name).filter(|&function| image.is_code(function));
+        handlers.set_default(Handlers::GET, symbol("my_backend"));
+        handlers.post_symbol = symbol("my_post_backend");
         if waiting == Waiting::Handlers && !handlers.any() {
             return Err(BootError::NoHandler { tenant, stripped: image.symbols.is_empty() });
         }
@@ -297,7 +302,7 @@ impl Booting {
                 WAIT_FOR_REQUESTS => return Ok(Waiting::Handlers),
                 WAIT_FOR_REQUESTS_PAUSED => return Ok(Waiting::Paused(regs.rdi)),
                 MAIN_RETURNED if regs.rdi as i32 == 0 => return Ok(Waiting::Handlers),
-                MAIN_RETURNED => return Err(Cause::BadResponse(format!("main() returned {}", regs.rdi as i32))),
+                MAIN_RETURNED => return Err(Cause::MainReturned(regs.rdi as i32)),
                 REGISTER_FUNC => self.handlers.register(regs.rdi, regs.rsi),
                 _ => hypercall::common(number, &mut self.machine, output),
             };
@@ -342,6 +347,7 @@ impl Booting {
         if !self.machine.vcpu().drain() {
             return Err("the last hypercall can't be finished".into());
         }
+        self.machine.linux.before_freeze(&mut self.machine.memory).map_err(|error| text(&error))?;
         let regs = self.machine.vcpu().regs();
         let sregs = self.machine.user_sregs().map_err(|error| text(&error))?;
         self.save_vector_state(&sregs)?;

@@ -101,6 +101,17 @@ impl Mapping {
         Ok(())
     }
 
+    /// How many pages differ from another mapping's.
+    pub fn differing_pages(&self, other: &Mapping) -> usize {
+        let (mut mine, mut theirs) = ([0; PAGE as usize], [0; PAGE as usize]);
+        (0..self.len().min(other.len()))
+            .step_by(PAGE as usize)
+            .filter(|&page| {
+                self.read(page, &mut mine).and_then(|()| other.read(page, &mut theirs)).is_err() || mine != theirs
+            })
+            .count()
+    }
+
     /// Gives all private pages back to the host; the fork then reads the master again.
     pub fn drop_private_pages(&self) -> std::io::Result<()> {
         // SAFETY: the range is exactly this mapping, and private pages hold nothing but guest memory, of which no
@@ -263,24 +274,6 @@ impl GuestMemory {
         let mut bytes = [0; 8];
         self.read(address, &mut bytes)?;
         Ok(u64::from_le_bytes(bytes))
-    }
-
-    /// Reads a NUL-terminated string of at most `limit` bytes.
-    pub fn read_c_string(&self, address: u64, limit: usize) -> Result<Vec<u8>, BadAddress> {
-        let mut string = Vec::new();
-        let mut chunk = [0u8; 256];
-        while string.len() < limit {
-            let at = address.checked_add(string.len() as u64).ok_or(BadAddress(address))?;
-            // Never read past the page: the string may end just before an unmapped one.
-            let n = ((page_down(at) + PAGE - at) as usize).min(chunk.len()).min(limit - string.len());
-            self.read(at, &mut chunk[..n])?;
-            if let Some(end) = chunk[..n].iter().position(|&byte| byte == 0) {
-                string.extend_from_slice(&chunk[..end]);
-                return Ok(string);
-            }
-            string.extend_from_slice(&chunk[..n]);
-        }
-        Ok(string)
     }
 }
 

@@ -159,6 +159,11 @@ impl Pool {
         keeper().send(Job::Free(forks));
     }
 
+    /// Looks at all idle forks.
+    pub fn idle_forks<T>(&self, look: impl Fn(&Fork) -> T) -> Vec<T> {
+        self.state.lock().idle.iter().map(|(fork, _)| look(fork)).collect()
+    }
+
     /// The numbers now.
     pub fn stats(&self) -> PoolStats {
         let state = self.state.lock();

@@ -9,7 +9,7 @@ use kvm_ioctls::{Cap, Kvm};
 use once_cell::sync::OnceCell;
 
 use crate::arch::layout::PAGE_TABLES;
-use crate::arch::paging::{Builder, tables_len};
+use crate::arch::paging::{Builder, MapRange, tables_len};
 use crate::arch::regs::{
     CR4_BASE, CR4_FSGSBASE, CR4_OSXSAVE, CR4_PKE, CR4_SMEP, CR4_UMIP, MSR_CSTAR, MSR_LSTAR, MSR_SFMASK, MSR_STAR, RFLAGS,
     SFMASK_RING0, STAR, user_sregs,
@@ -226,7 +226,7 @@ impl ProbeGuest {
     fn new(host: &KvmHost) -> Result<Self, KvmUnavailable> {
         let ranges = monitor::ranges();
         let tables = PAGE_TABLES
-            ..PAGE_TABLES + tables_len(ranges.iter().map(|range| range.address..range.address + range.len));
+            ..PAGE_TABLES + tables_len(ranges.iter().map(MapRange::virtual_range));
         let memory = |error: std::io::Error| KvmUnavailable::Memory(error.to_string());
         let file: File = rustix::fs::memfd_create("forkvm-probe", rustix::fs::MemfdFlags::CLOEXEC)
             .map_err(|error| memory(error.into()))?

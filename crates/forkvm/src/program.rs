@@ -113,6 +113,20 @@ impl Program {
         }
     }
 
+    /// For tests: how many pages of any idle fork differ from the master's. 0 unless a reset missed something. Slow.
+    pub fn differing_pages(&self) -> usize {
+        self.pool.idle_forks(Fork::differing_pages).into_iter().sum()
+    }
+
+    /// For the benchmark: the times of `n` bare `KVM_RUN` round trips of a fork, the least a request can cost.
+    ///
+    /// # Errors
+    /// See [`Failure`]: no fork is free.
+    pub fn round_trips(self: &Arc<Self>, n: usize) -> Result<Vec<Duration>, Failure> {
+        let mut lease = self.lease(Instant::now() + self.config().limits.max_wait)?;
+        Ok(lease.fork()?.round_trips(n))
+    }
+
     fn lease(self: &Arc<Self>, deadline: Instant) -> Result<Lease, Failure> {
         let config = self.config();
         let start = Instant::now();

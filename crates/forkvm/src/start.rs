@@ -1,7 +1,6 @@
 //! Finding `main()`, so that its return can be caught before exit handlers and destructors run: by its symbol, or in a
 //! stripped program by how the C library's `_start` passes it on.
 
-use crate::arch::layout::page_down;
 use crate::elf::Image;
 
 /// How far from the entry point `_start` is searched.
@@ -9,11 +8,7 @@ const START_LEN: usize = 96;
 
 /// The address of `main()`.
 pub fn find_main(image: &Image, file: &[u8]) -> Option<u64> {
-    image.symbols.find("main").or_else(|| main_in_start(image, file)).filter(|&main| is_code(image, main))
-}
-
-fn is_code(image: &Image, address: u64) -> bool {
-    image.pages.get(&page_down(address)).is_some_and(|page| page.execute)
+    image.symbols.find("main").or_else(|| main_in_start(image, file)).filter(|&main| image.is_code(main))
 }
 
 fn code_at<'a>(image: &Image, file: &'a [u8], address: u64) -> &'a [u8] {
@@ -33,7 +28,7 @@ fn code_at<'a>(image: &Image, file: &'a [u8], address: u64) -> &'a [u8] {
 fn main_in_start(image: &Image, file: &[u8]) -> Option<u64> {
     let start = code_at(image, file, image.entry);
     loaded_into_rdi(start, image.entry)
-        .filter(|&address| is_code(image, address))
+        .filter(|&address| image.is_code(address))
         .or_else(|| {
             let next = first_branch(start, image.entry)?;
             loaded_into_rdi(code_at(image, file, next), next)

@@ -50,7 +50,8 @@ pub struct MapRange {
 }
 
 impl MapRange {
-    fn virtual_range(&self) -> Range<u64> {
+    /// The virtual addresses.
+    pub fn virtual_range(&self) -> Range<u64> {
         self.address..self.address + self.len
     }
 }

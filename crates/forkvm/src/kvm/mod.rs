@@ -4,6 +4,5 @@ mod ring;
 mod vcpu;
 mod vm;
 
-pub use ring::DirtyRing;
 pub use vcpu::{Exit, RunPage, Vcpu};
 pub use vm::{Vm, open};
