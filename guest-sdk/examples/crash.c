@@ -4,7 +4,7 @@
 //             fails    the request fails: 500, or what on_error answers
 //             limits   the same, but only when the time or memory limit is reached
 //             answers  a response with status 200, though the program misbehaved
-//             either   fails or answers: it depends on the CPU
+//             either   fails or answers: it depends on the CPU and on KVM
 //   /NAME   does it; when it comes back alive where it should not: 200 "survived NAME"
 //
 // Whatever the outcome, the next request must be served as if nothing had happened.
@@ -286,6 +286,7 @@ static void in(void) { __asm__ volatile("inb $0x60, %%al" ::: "rax"); }
 static void in_dx(void) { __asm__ volatile("inl %%dx, %%eax" ::"d"(0xbfff) : "rax"); }
 static void in_hypercall_port(void) { __asm__ volatile("inl $0, %%eax" ::: "rax"); }
 static void rep_insl(void) { __asm__ volatile("rep insl" ::"D"(data), "c"(10), "d"(0) : "memory"); }
+// KVM hands out each of the ten as if it were an `out` of its own, so it may pass for unknown hypercalls.
 static void rep_outsl(void) { __asm__ volatile("rep outsl" ::"S"(data), "c"(10), "d"(0) : "memory"); }
 static void out_other_port(void) { __asm__ volatile("outb %%al, $0x80" ::"a"(0)); }
 static void out_byte(void) { __asm__ volatile("outb %%al, $0" ::"a"(0)); }
@@ -726,7 +727,7 @@ static const struct way {
 	{"in-dx", FAILS, in_dx},
 	{"in-hypercall-port", FAILS, in_hypercall_port},
 	{"rep-insl", FAILS, rep_insl},
-	{"rep-outsl", FAILS, rep_outsl},
+	{"rep-outsl", EITHER, rep_outsl},
 	{"out-other-port", FAILS, out_other_port},
 	{"out-byte", FAILS, out_byte},
 	{"out-high-port", FAILS, out_high_port},

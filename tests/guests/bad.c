@@ -19,8 +19,8 @@ KVM_EXPORT void my_backend(const char *url)
 #endif
 
 #ifdef HUGE_BSS
-static char huge[1ul << 30];
-#define BAD() (huge[1 << 20] = 1, 0)
+static volatile char huge[1ul << 30];
+#define BAD() (huge[1 << 20])
 #endif
 
 static inline int returns_0(void) { return 0; }

@@ -13,7 +13,7 @@ class Elf:
     """An x86-64 ELF file whose header and program headers can be changed in place."""
 
     # place and struct format of the fields that are changed here
-    HEADER = {"class": (4, "B"), "data": (5, "B"), "ident_version": (6, "B"), "type": (16, "<H"),
+    HEADER = {"class": (4, "B"), "data": (5, "B"), "type": (16, "<H"),
               "machine": (18, "<H"), "entry": (24, "<Q"), "phoff": (32, "<Q"), "shoff": (40, "<Q"),
               "phentsize": (54, "<H"), "phnum": (56, "<H"), "shnum": (60, "<H")}
     PROGRAM = {"type": (0, "<I"), "flags": (4, "<I"), "offset": (8, "<Q"), "vaddr": (16, "<Q"),
@@ -107,7 +107,6 @@ KINDS = {
     # not this machine's, or no ELF at all
     "elf32": header("class", 1),
     "big-endian": header("data", 2),
-    "version": header("ident_version", 9),
     "aarch64": header("machine", 183),
     "i386": header("machine", 3),
     "relocatable": header("type", 1),
