@@ -107,13 +107,13 @@ alive() {
 }
 
 listen=
-for _ in {1..300}; do
+for _ in {1..600}; do
     listen=$(varnishadm -n "$work/varnish" -t 2 debug.listen_address 2>/dev/null | awk 'NF {print $2 ":" $3; exit}') || true
     [ -z "$listen" ] || break
     alive
     sleep 0.1
 done
-[ -n "$listen" ] || { cat "$work/varnishd.log" >&2; die "Varnish did not start within 30 s"; }
+[ -n "$listen" ] || { cat "$work/varnishd.log" >&2; die "Varnish did not start within a minute"; }
 
 # get HOST PATH: a request; the status in $status, files head and body.
 get() {
@@ -141,8 +141,8 @@ show() {
     printf '\n$ curl -D - -H "Host: %s" http://%s/\n' "$1" "$listen"
     cat "$work/head"
     if grep -qi '^content-type: *text/' "$work/head"; then
-        head -n 12 "$work/body" | awk 1 # which adds a last newline if there is none
-        [ "$(wc -l <"$work/body")" -le 12 ] || echo "..."
+        head -n 8 "$work/body" | cut -c 1-110 | awk 1 # which adds a last newline if there is none
+        [ "$(wc -l <"$work/body")" -le 8 ] || echo "..."
     else
         echo "<$(stat -c %s "$work/body") bytes of $(sed -n 's/\r$//; s/^content-type: *//Ip' "$work/head")>"
     fi
