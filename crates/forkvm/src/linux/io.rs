@@ -54,8 +54,7 @@ enum Moved {
     Stuck(Stuck),
 }
 
-/// Why a read or write of a descriptor did not return a number of bytes.
-const PIPE_DEADLOCK: &str = "waits for a pipe whose other end is the program itself";
+const PIPE_DEADLOCK: &str = "a read or write of a pipe: its other end is the program itself";
 
 /// read(2), readv(2), pread64(2), preadv(2)
 pub fn read(

@@ -29,6 +29,7 @@ mod table;
 mod testing;
 mod threads;
 mod time;
+mod told;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -42,11 +43,11 @@ use self::open::Shared;
 use self::paths::{Absolute, Roots};
 use self::process::Process;
 use self::signals::Signals;
-use self::threads::Threads;
 use self::time::Clocks;
+use self::told::Told;
 use crate::request::Host;
 
-#[allow(unused_imports, reason = "the engine names calls in its messages")]
+#[allow(unused_imports, reason = "for the engine's traces of calls")]
 pub use self::table::name;
 
 /// A pointer from the program that is not (wholly) mapped with the needed permission: EFAULT.
@@ -156,7 +157,7 @@ pub struct Linux {
     files: Kept<Files>,
     signals: Kept<Signals>,
     process: Kept<Process>,
-    threads: Kept<Threads>,
+    told: Kept<Told>,
     clocks: Kept<Clocks>,
 }
 
@@ -169,7 +170,7 @@ impl Linux {
             files: Kept::new(Files::new(&directory)),
             signals: Kept::new(Signals::new()),
             process: Kept::new(Process::new(&setup.executable)),
-            threads: Kept::new(Threads::default()),
+            told: Kept::new(Told::new()),
             clocks: Kept::new(Clocks::new()),
             shared: Arc::new(Shared {
                 roots: Roots::open(&setup.allowed_paths),
@@ -218,7 +219,7 @@ impl Linux {
             files,
             signals,
             process,
-            threads,
+            told,
             clocks,
         } = self;
         if !Arc::ptr_eq(shared, &master.shared) {
@@ -228,7 +229,7 @@ impl Linux {
         files.restore_from(&master.files);
         signals.restore_from(&master.signals);
         process.restore_from(&master.process);
-        threads.restore_from(&master.threads);
+        told.restore_from(&master.told);
         clocks.restore_from(&master.clocks);
     }
 }

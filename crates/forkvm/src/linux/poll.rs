@@ -18,7 +18,7 @@ const NVAL: u16 = 0x020;
 const RDNORM: u16 = 0x040;
 const WRNORM: u16 = 0x100;
 
-const NOBODY: &str = "waits for a descriptor that only the program itself could make ready";
+const NOBODY: &str = "poll(2) or select(2): only the program itself could make a descriptor ready";
 
 /// What is there now to be done with a descriptor.
 fn events(files: &Files, fd: u64) -> u16 {

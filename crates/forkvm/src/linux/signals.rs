@@ -23,6 +23,8 @@ const SIG_IGN: u64 = 1;
 const SS_DISABLE: u32 = 2;
 const MINSIGSTKSZ: u64 = 2048;
 
+const NO_SIGNAL: &str = "a wait for a signal: nobody is there to send one";
+
 /// The one process and thread there is.
 pub const SELF: i32 = 1;
 
@@ -226,9 +228,7 @@ pub fn suspend(signals: &mut Signals, guest: &mut Guest<'_>, mask: Option<u64>) 
             return Ok(outcome);
         }
     }
-    Ok(Outcome::Deadlock(
-        "waits for a signal, and nobody is there to send one",
-    ))
+    Ok(Outcome::Deadlock(NO_SIGNAL))
 }
 
 /// rt_sigtimedwait(2) without a timeout or with one.
@@ -244,9 +244,7 @@ pub fn rt_sigtimedwait(signals: &mut Signals, guest: &mut Guest<'_>, args: [u64;
         return Ok(Outcome::Return(i64::from(signal)));
     }
     if timeout == 0 {
-        return Ok(Outcome::Deadlock(
-            "waits for a signal, and nobody is there to send one",
-        ));
+        return Ok(Outcome::Deadlock(NO_SIGNAL));
     }
     let again = -i64::from(Errno::AGAIN.raw_os_error());
     Ok(Outcome::SleepThen(

@@ -4,13 +4,13 @@ use rustix::io::Errno;
 
 use super::abi::Guest;
 use super::fds::Files;
-use super::threads::Threads;
+use super::told::{Told, Topic};
 
 /// socket(2), socketpair(2): no address family is there.
-pub fn make(guest: &mut Guest<'_>, threads: &mut Threads, family: i32) -> Errno {
+pub fn make(guest: &mut Guest<'_>, told: &mut Told, family: i32) -> Errno {
     // AF_UNIX is what resolvers and loggers try first, and do without; the others are meant.
-    if family != libc::AF_UNIX && !std::mem::replace(&mut threads.network_explained, true) {
-        guest.note("the network is denied: the program could not open a socket");
+    if family != libc::AF_UNIX {
+        told.tell(Topic::Network, guest);
     }
     Errno::AFNOSUPPORT
 }

@@ -32,7 +32,7 @@ pub fn call(linux: &mut Linux, guest: &mut Guest<'_>, call: Call) -> Outcome {
         files,
         signals,
         process,
-        threads,
+        told,
         clocks,
     } = linux;
     let stack = &shared.setup.stack;
@@ -238,15 +238,15 @@ pub fn call(linux: &mut Linux, guest: &mut Guest<'_>, call: Call) -> Outcome {
         Sysno::set_robust_list => ok(0),
         // MEMBARRIER_CMD_QUERY: no command is supported.
         Sysno::membarrier if int(a) == 0 => ok(0),
-        Sysno::clone => refuse(threads::clone(threads, guest, a)),
-        Sysno::clone3 => refuse(threads::clone3(threads, guest, a, b)),
+        Sysno::clone => refuse(threads::clone(told, guest, a)),
+        Sysno::clone3 => refuse(threads::clone3(told, guest, a, b)),
         Sysno::fork | Sysno::vfork | Sysno::execve | Sysno::execveat => {
-            refuse(threads::process(threads, guest))
+            refuse(threads::process(told, guest))
         }
         Sysno::wait4 | Sysno::waitid => refuse(Errno::CHILD),
 
         // The network.
-        Sysno::socket | Sysno::socketpair => refuse(sockets::make(guest, threads, int(a))),
+        Sysno::socket | Sysno::socketpair => refuse(sockets::make(guest, told, int(a))),
         Sysno::connect
         | Sysno::bind
         | Sysno::listen
@@ -262,10 +262,15 @@ pub fn call(linux: &mut Linux, guest: &mut Guest<'_>, call: Call) -> Outcome {
         | Sysno::recvmsg
         | Sysno::shutdown => refuse(sockets::not_one(files, a)),
 
-        // Not there, and programs do without: rseq, rt_sigreturn (no handler ever runs), epoll, eventfd, timerfd,
-        // signalfd, inotify (nobody to wait for), timer_create and alarm (no signal to send), memfd_create,
-        // sendfile, statfs, io_uring, and whatever Linux gets in the future.
-        _ => refuse(Errno::NOSYS),
+        // Newer C libraries ask at every start, and do without.
+        Sysno::rseq => refuse(Errno::NOSYS),
+        // Not there: epoll, eventfd, timerfd, signalfd, inotify (nobody to wait for), timer_create and alarm (no
+        // signal to send), rt_sigreturn (no handler ever runs), memfd_create, sendfile, statfs, io_uring, and
+        // whatever Linux gets in the future.
+        _ => {
+            told.tell_call(name(call.number).unwrap_or("?"), call.number, guest);
+            refuse(Errno::NOSYS)
+        }
     }
 }
 

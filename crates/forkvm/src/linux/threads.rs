@@ -6,6 +6,7 @@ use rustix::io::Errno;
 use super::Outcome;
 use super::abi::{Guest, Reply, field_u64, flags};
 use super::time::{Clocks, read_deadline, read_duration};
+use super::told::{Told, Topic};
 
 const CLONE_THREAD: u64 = 0x1_0000;
 /// Size of the first published `struct clone_args`, the least that clone3(2) takes.
@@ -19,65 +20,42 @@ const FUTEX_WAIT_BITSET: u32 = 9;
 const FUTEX_WAKE_BITSET: u32 = 10;
 const FUTEX_CLOCK_REALTIME: u32 = 256;
 
-/// Which refusals were already explained to the host.
-#[derive(Debug, Clone, Default)]
-pub struct Threads {
-    explained: bool,
-    /// The same for the network.
-    pub network_explained: bool,
-}
-
-/// What a program is told when it tries to make another of itself.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Refused {
-    Thread,
-    Process,
-}
-
-fn refuse(threads: &mut Threads, guest: &mut Guest<'_>, what: Refused) -> Errno {
-    if !threads.explained {
-        threads.explained = true;
-        guest.note(match what {
-            Refused::Thread => "threads are not supported yet: the program could not start one",
-            Refused::Process => {
-                "other processes are not supported: the program could not fork or execute one"
-            }
-        });
-    }
+fn refuse(told: &mut Told, guest: &mut Guest<'_>, what: Topic) -> Errno {
+    told.tell(what, guest);
     match what {
         // pthread_create(3) reports it as it is; ENOSYS would make it try the next older call.
-        Refused::Thread => Errno::AGAIN,
-        Refused::Process => Errno::NOSYS,
+        Topic::Thread => Errno::AGAIN,
+        _ => Errno::NOSYS,
     }
 }
 
 /// clone(2)
-pub fn clone(threads: &mut Threads, guest: &mut Guest<'_>, how: u64) -> Errno {
+pub fn clone(told: &mut Told, guest: &mut Guest<'_>, how: u64) -> Errno {
     refuse(
-        threads,
+        told,
         guest,
         if how & CLONE_THREAD != 0 {
-            Refused::Thread
+            Topic::Thread
         } else {
-            Refused::Process
+            Topic::Process
         },
     )
 }
 
 /// clone3(2), `struct clone_args` starting with the flags.
-pub fn clone3(threads: &mut Threads, guest: &mut Guest<'_>, address: u64, size: u64) -> Errno {
+pub fn clone3(told: &mut Told, guest: &mut Guest<'_>, address: u64, size: u64) -> Errno {
     if size < CLONE_ARGS_SIZE_VER0 {
         return Errno::INVAL;
     }
     match guest.read::<64>(address) {
-        Ok(args) => clone(threads, guest, field_u64(&args, 0)),
+        Ok(args) => clone(told, guest, field_u64(&args, 0)),
         Err(errno) => errno,
     }
 }
 
 /// fork(2), vfork(2), execve(2), execveat(2)
-pub fn process(threads: &mut Threads, guest: &mut Guest<'_>) -> Errno {
-    refuse(threads, guest, Refused::Process)
+pub fn process(told: &mut Told, guest: &mut Guest<'_>) -> Errno {
+    refuse(told, guest, Topic::Process)
 }
 
 /// futex(2). Waking finds nobody; waiting for a value that is there ends at its timeout or never.
@@ -110,7 +88,7 @@ pub fn futex(clocks: &Clocks, guest: &Guest<'_>, args: [u64; 6]) -> Reply {
             }
             if timeout == 0 {
                 return Ok(Outcome::Deadlock(
-                    "waits for a lock or an event that no other thread can give",
+                    "futex(2): no other thread is there to end the wait",
                 ));
             }
             let duration = if command == FUTEX_WAIT {
@@ -151,7 +129,8 @@ mod tests {
         assert_eq!(machine.call(Sysno::clone3, &[args, 8]), -22);
         let told = String::from_utf8_lossy(&machine.host.stderr);
         assert_eq!(told.matches("threads are not supported yet").count(), 1);
-        assert_eq!(told.lines().count(), 1);
+        assert_eq!(told.matches("other processes are not supported").count(), 1);
+        assert_eq!(told.lines().count(), 2);
     }
 
     #[test]

@@ -1,0 +1,92 @@
+//! What the host was told about a program already, so that it is told once.
+
+use super::abi::Guest;
+
+/// Something worth a line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Topic {
+    /// It wanted a thread.
+    Thread,
+    /// It wanted another process.
+    Process,
+    /// It wanted the network.
+    Network,
+}
+
+/// System call numbers that can be told apart; there are fewer.
+const NUMBERS: usize = 512;
+
+/// Which lines were written.
+#[derive(Debug, Clone)]
+pub struct Told {
+    topics: [bool; 3],
+    calls: [u64; NUMBERS / 64],
+}
+
+impl Told {
+    /// Nothing yet.
+    pub fn new() -> Self {
+        Self {
+            topics: [false; 3],
+            calls: [0; NUMBERS / 64],
+        }
+    }
+
+    /// Tells the host what a program can't have.
+    pub fn tell(&mut self, topic: Topic, guest: &mut Guest<'_>) {
+        let (index, text) = match topic {
+            Topic::Thread => (
+                0,
+                "threads are not supported yet: the program could not start one",
+            ),
+            Topic::Process => (
+                1,
+                "other processes are not supported: the program could not fork or execute one",
+            ),
+            Topic::Network => (
+                2,
+                "the network is denied: the program could not open a socket",
+            ),
+        };
+        let before = self
+            .topics
+            .get_mut(index)
+            .map(|told| std::mem::replace(told, true));
+        if before == Some(false) {
+            guest.note(text);
+        }
+    }
+
+    /// Tells the host of a system call that is not there.
+    pub fn tell_call(&mut self, name: &str, number: u64, guest: &mut Guest<'_>) {
+        let bit = 1 << (number % 64);
+        let word = usize::try_from(number / 64)
+            .ok()
+            .and_then(|word| self.calls.get_mut(word));
+        if let Some(word) = word
+            && *word & bit == 0
+        {
+            *word |= bit;
+            guest.note(&format!(
+                "the system call {name} is not supported: the program got ENOSYS"
+            ));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::linux::testing::Machine;
+    use syscalls::Sysno;
+
+    #[test]
+    fn a_missing_call_is_told_once() {
+        let mut machine = Machine::new(Vec::new());
+        for _ in 0..3 {
+            assert_eq!(machine.call(Sysno::io_uring_setup, &[]), -38);
+            assert_eq!(machine.call(Sysno::rseq, &[]), -38);
+        }
+        let expected = "the system call io_uring_setup is not supported: the program got ENOSYS\n";
+        assert_eq!(String::from_utf8_lossy(&machine.host.stderr), expected);
+    }
+}
