@@ -4,8 +4,14 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::process::ExitCode;
 
 /// XCR0's components by bit (Intel SDM Vol. 1, 13.1).
-const XCR0_NAMES: [(u32, &str); 6] =
-    [(1, "SSE"), (2, "AVX"), (5, "AVX-512"), (9, "PKRU"), (17, "AMX configuration"), (18, "AMX data")];
+const XCR0_NAMES: [(u32, &str); 6] = [
+    (1, "SSE"),
+    (2, "AVX"),
+    (5, "AVX-512"),
+    (9, "PKRU"),
+    (17, "AMX configuration"),
+    (18, "AMX data"),
+];
 
 /// Prints the findings. Fails if no guest can run.
 pub fn execute() -> ExitCode {
@@ -47,11 +53,21 @@ fn describe(report: &forkvm::KvmReport) {
         "ring 3, as on kvm_pvm"
     };
     println!("syscall arrives in     {entry}");
-    println!("dirty ring             up to {} entries", report.dirty_ring_bytes / 16);
+    println!(
+        "dirty ring             up to {} entries",
+        report.dirty_ring_bytes / 16
+    );
     println!("FSGSBASE in guests     {}", yes_no(report.fsgsbase));
     println!("protection keys        {}", yes_no(report.protection_keys));
-    let names: Vec<_> =
-        XCR0_NAMES.iter().filter(|(bit, _)| report.xcr0 >> bit & 1 == 1).map(|&(_, name)| name).collect();
-    println!("vector state           x87 {} (XCR0 {:#x})", names.join(" "), report.xcr0);
+    let names: Vec<_> = XCR0_NAMES
+        .iter()
+        .filter(|(bit, _)| report.xcr0 >> bit & 1 == 1)
+        .map(|&(_, name)| name)
+        .collect();
+    println!(
+        "vector state           x87 {} (XCR0 {:#x})",
+        names.join(" "),
+        report.xcr0
+    );
     println!("CR4 of guests          {:#x}", report.cr4);
 }

@@ -68,11 +68,16 @@ pub struct Run {
 }
 
 fn parse_header(text: &str) -> Result<Header, String> {
-    let (name, value) = text.split_once(':').ok_or("a header has the form 'Name: value'")?;
+    let (name, value) = text
+        .split_once(':')
+        .ok_or("a header has the form 'Name: value'")?;
     if name.trim().is_empty() || text.contains(['\r', '\n', '\0']) {
         return Err("a header has a name, and no line ends in it".into());
     }
-    Ok(Header { name: name.trim().into(), value: value.trim().into() })
+    Ok(Header {
+        name: name.trim().into(),
+        value: value.trim().into(),
+    })
 }
 
 fn parse_seconds(text: &str) -> Result<Duration, String> {
@@ -125,7 +130,10 @@ impl Run {
         let body = self.body()?;
         let program = self.boot()?;
         let headers = self.headers();
-        let method = self.request.as_deref().unwrap_or(if self.data.is_some() { "POST" } else { "GET" });
+        let method =
+            self.request
+                .as_deref()
+                .unwrap_or(if self.data.is_some() { "POST" } else { "GET" });
         let mut http_error = false;
         for (index, url) in self.urls.iter().enumerate() {
             let request = Request {
@@ -151,8 +159,12 @@ impl Run {
     }
 
     fn body(&self) -> Result<Vec<u8>, Problem> {
-        let Some(data) = &self.data else { return Ok(Vec::new()) };
-        let Some(path) = data.strip_prefix('@') else { return Ok(data.clone().into_bytes()) };
+        let Some(data) = &self.data else {
+            return Ok(Vec::new());
+        };
+        let Some(path) = data.strip_prefix('@') else {
+            return Ok(data.clone().into_bytes());
+        };
         let mut body = Vec::new();
         let read = match path {
             "-" => io::stdin().lock().read_to_end(&mut body).map(|_| ()),
@@ -164,8 +176,15 @@ impl Run {
 
     fn boot(&self) -> Result<Arc<Program>, Problem> {
         let path = self.program.display();
-        let elf = std::fs::read(&self.program).map_err(|error| Problem(format!("{path}: {error}")))?;
-        let file_name = || self.program.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let elf =
+            std::fs::read(&self.program).map_err(|error| Problem(format!("{path}: {error}")))?;
+        let file_name = || {
+            self.program
+                .file_name()
+                .unwrap_or_default()
+                .to_string_lossy()
+                .into_owned()
+        };
         let mut config = Config::new(self.name.clone().unwrap_or_else(file_name));
         config.main_arguments.clone_from(&self.main_arguments);
         config.environment.clone_from(&self.env);
@@ -182,8 +201,14 @@ impl Run {
     fn headers(&self) -> Vec<Header> {
         let mut headers = self.header.clone();
         let mut default = |name: &str, value: &str| {
-            if !headers.iter().any(|header| header.name.eq_ignore_ascii_case(name)) {
-                headers.push(Header { name: name.into(), value: value.into() });
+            if !headers
+                .iter()
+                .any(|header| header.name.eq_ignore_ascii_case(name))
+            {
+                headers.push(Header {
+                    name: name.into(),
+                    value: value.into(),
+                });
             }
         };
         default("Host", "localhost");
@@ -207,7 +232,8 @@ impl Run {
                 stdout.write_all(&[b"Content-Type: ", answer.content_type(), b"\r\n"].concat())?;
             }
             for header in answer.headers() {
-                stdout.write_all(&[header.name.as_bytes(), b": ", &header.value, b"\r\n"].concat())?;
+                stdout
+                    .write_all(&[header.name.as_bytes(), b": ", &header.value, b"\r\n"].concat())?;
             }
             write!(stdout, "Content-Length: {}\r\n\r\n", answer.body_len())?;
         }

@@ -3,6 +3,8 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::request::{Header, Request};
+
 /// Limits of one program. Times are wall-clock time, sizes are bytes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Limits {
@@ -16,6 +18,9 @@ pub struct Limits {
     pub max_memory: u64,
     /// Memory that one request may newly dirty. Setting `max_request_memory`.
     pub max_request_memory: u64,
+    /// Memory that a fork may keep after a reset, so that its next request need not fault it in again. A fork that has
+    /// dirtied more gives all of it back. Setting `req_mem_limit_after_reset`.
+    pub req_mem_limit_after_reset: u64,
 }
 
 impl Default for Limits {
@@ -26,6 +31,43 @@ impl Default for Limits {
             max_wait: Duration::from_secs(1),
             max_memory: 256 << 20,
             max_request_memory: 64 << 20,
+            req_mem_limit_after_reset: 8 << 20,
+        }
+    }
+}
+
+/// Warm-up requests: they take a program's first-time costs (lazy tables, caches, a JIT) before the freeze.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WarmUp {
+    /// How many requests. Key `num_requests`.
+    pub num_requests: u32,
+    /// Their URL. Key `url`.
+    pub url: String,
+    /// Their method. Key `method`.
+    pub method: String,
+    /// Their headers. Key `headers`.
+    pub headers: Vec<Header>,
+}
+
+impl Default for WarmUp {
+    fn default() -> Self {
+        Self {
+            num_requests: 20,
+            url: "/".into(),
+            method: "GET".into(),
+            headers: Vec::new(),
+        }
+    }
+}
+
+impl WarmUp {
+    /// The request.
+    pub(crate) fn request(&self) -> Request<'_> {
+        Request {
+            method: &self.method,
+            url: self.url.as_bytes(),
+            headers: &self.headers,
+            ..Default::default()
         }
     }
 }
@@ -49,6 +91,9 @@ pub struct Config {
     pub concurrency: usize,
     /// How long an unused fork is kept. Setting `idle_time`.
     pub idle_time: Duration,
+    /// Requests to be run before the freeze. What they leave in memory is part of the frozen state that every request
+    /// starts from. Off unless set. Setting `warmup`.
+    pub warm_up: Option<WarmUp>,
     /// Time, memory and size limits.
     pub limits: Limits,
 }
@@ -65,6 +110,7 @@ impl Config {
             current_working_directory: "/".into(),
             concurrency: 2,
             idle_time: Duration::from_secs(60),
+            warm_up: None,
             limits: Limits::default(),
         }
     }

@@ -5,7 +5,9 @@ use std::collections::BTreeMap;
 
 use goblin::container::{Container, Ctx};
 use goblin::elf::header::{EI_CLASS, ELFCLASS32, ELFCLASS64, EM_X86_64, ET_DYN, ET_EXEC, Header};
-use goblin::elf::program_header::{PF_R, PF_W, PF_X, PT_DYNAMIC, PT_INTERP, PT_LOAD, ProgramHeader};
+use goblin::elf::program_header::{
+    PF_R, PF_W, PF_X, PT_DYNAMIC, PT_INTERP, PT_LOAD, ProgramHeader,
+};
 use goblin::elf::section_header::{SHT_SYMTAB, SectionHeader};
 use goblin::elf::sym::{STT_FUNC, STT_NOTYPE};
 use goblin::elf::{Symtab, dynamic};
@@ -41,7 +43,9 @@ pub enum ElfError {
     #[error("truncated or damaged: {0}")]
     Truncated(&'static str),
     /// A segment lies where none may.
-    #[error("segment at {address:#x} with {len:#x} bytes lies outside the addresses a program may have")]
+    #[error(
+        "segment at {address:#x} with {len:#x} bytes lies outside the addresses a program may have"
+    )]
     BadSegment {
         /// Its virtual address.
         address: u64,
@@ -49,10 +53,14 @@ pub enum ElfError {
         len: u64,
     },
     /// A page is both writable and executable.
-    #[error("memory at {0:#x} is both writable and executable; link without `-z execstack`, `-N` or `-z rwx`")]
+    #[error(
+        "memory at {0:#x} is both writable and executable; link without `-z execstack`, `-N` or `-z rwx`"
+    )]
     WritableCode(u64),
     /// More memory than the limit.
-    #[error("needs {needed} bytes of memory for its segments, more than max_memory ({limit}) allows")]
+    #[error(
+        "needs {needed} bytes of memory for its segments, more than max_memory ({limit}) allows"
+    )]
     TooBig {
         /// Bytes its segments take.
         needed: u64,
@@ -90,7 +98,10 @@ pub struct Symbols {
 impl Symbols {
     /// The address of a function.
     pub fn find(&self, name: &str) -> Option<u64> {
-        self.by_address.iter().find(|symbol| &*symbol.name == name).map(|symbol| symbol.address)
+        self.by_address
+            .iter()
+            .find(|symbol| &*symbol.name == name)
+            .map(|symbol| symbol.address)
     }
 
     /// True if the program has been stripped of its symbols.
@@ -100,10 +111,20 @@ impl Symbols {
 
     /// Names an address as `symbol+0xoffset`, or as the bare number if no symbol covers it.
     pub fn describe(&self, address: u64) -> String {
-        let after = self.by_address.partition_point(|symbol| symbol.address <= address);
-        match after.checked_sub(1).and_then(|index| self.by_address.get(index)) {
+        let after = self
+            .by_address
+            .partition_point(|symbol| symbol.address <= address);
+        match after
+            .checked_sub(1)
+            .and_then(|index| self.by_address.get(index))
+        {
             Some(symbol) if address - symbol.address < symbol.size.max(PAGE) => {
-                format!("{:#x} ({}+{:#x})", address, symbol.name, address - symbol.address)
+                format!(
+                    "{:#x} ({}+{:#x})",
+                    address,
+                    symbol.name,
+                    address - symbol.address
+                )
             }
             _ => format!("{address:#x}"),
         }
@@ -133,7 +154,10 @@ impl Image {
         let header = check_header(file)?;
         let bias = if header.e_type == ET_DYN { PIE_BASE } else { 0 };
         let headers = program_headers(file, &header)?;
-        let loads: Vec<_> = headers.iter().filter(|ph| ph.p_type == PT_LOAD && ph.p_memsz > 0).collect();
+        let loads: Vec<_> = headers
+            .iter()
+            .filter(|ph| ph.p_type == PT_LOAD && ph.p_memsz > 0)
+            .collect();
         if loads.is_empty() {
             return Err(ElfError::Truncated("it has no loadable segment"));
         }
@@ -146,14 +170,22 @@ impl Image {
                 return Err(ElfError::TooBig { needed, limit });
             }
         }
-        if let Some((&address, _)) = pages.iter().find(|(_, page): &(_, &Protection)| page.write && page.execute) {
+        if let Some((&address, _)) = pages
+            .iter()
+            .find(|(_, page): &(_, &Protection)| page.write && page.execute)
+        {
             return Err(ElfError::WritableCode(address));
         }
         let entry = header.e_entry.wrapping_add(bias);
         let program_headers = loads
             .iter()
-            .find(|load| (load.p_offset..load.p_offset.saturating_add(load.p_filesz)).contains(&header.e_phoff))
-            .map_or(0, |load| load.p_vaddr + bias + (header.e_phoff - load.p_offset));
+            .find(|load| {
+                (load.p_offset..load.p_offset.saturating_add(load.p_filesz))
+                    .contains(&header.e_phoff)
+            })
+            .map_or(0, |load| {
+                load.p_vaddr + bias + (header.e_phoff - load.p_offset)
+            });
         let image = Self {
             entry,
             program_headers,
@@ -162,17 +194,25 @@ impl Image {
             pages,
             symbols: symbols(file, &header, bias),
         };
-        if image.is_code(entry) { Ok(image) } else { Err(ElfError::BadEntry(entry)) }
+        if image.is_code(entry) {
+            Ok(image)
+        } else {
+            Err(ElfError::BadEntry(entry))
+        }
     }
 
     /// True if an address lies in the program's executable memory.
     pub fn is_code(&self, address: u64) -> bool {
-        self.pages.get(&page_down(address)).is_some_and(|page| page.execute)
+        self.pages
+            .get(&page_down(address))
+            .is_some_and(|page| page.execute)
     }
 
     /// First address after the program's last page.
     pub fn end(&self) -> u64 {
-        self.pages.last_key_value().map_or(0, |(&address, _)| address + PAGE)
+        self.pages
+            .last_key_value()
+            .map_or(0, |(&address, _)| address + PAGE)
     }
 
     /// Bytes of all pages.
@@ -190,7 +230,8 @@ fn check_header(file: &[u8]) -> Result<Header, ElfError> {
         Some(&ELFCLASS32) => return Err(ElfError::Not64Bit),
         _ => return Err(ElfError::Truncated("its header")),
     }
-    let header = goblin::elf::Elf::parse_header(file).map_err(|_| ElfError::Truncated("its header"))?;
+    let header =
+        goblin::elf::Elf::parse_header(file).map_err(|_| ElfError::Truncated("its header"))?;
     if header.e_machine != EM_X86_64 {
         return Err(ElfError::OtherMachine(header.e_machine));
     }
@@ -200,7 +241,10 @@ fn check_header(file: &[u8]) -> Result<Header, ElfError> {
     Ok(header)
 }
 
-const CONTEXT: Ctx = Ctx { container: Container::Big, le: goblin::container::Endian::Little };
+const CONTEXT: Ctx = Ctx {
+    container: Container::Big,
+    le: goblin::container::Endian::Little,
+};
 
 fn program_headers(file: &[u8], header: &Header) -> Result<Vec<ProgramHeader>, ElfError> {
     const ERROR: ElfError = ElfError::Truncated("its program headers");
@@ -209,7 +253,8 @@ fn program_headers(file: &[u8], header: &Header) -> Result<Vec<ProgramHeader>, E
         return Err(ERROR);
     }
     let offset = usize::try_from(header.e_phoff).map_err(|_| ERROR)?;
-    let headers = ProgramHeader::parse(file, offset, header.e_phnum.into(), CONTEXT).map_err(|_| ERROR)?;
+    let headers =
+        ProgramHeader::parse(file, offset, header.e_phnum.into(), CONTEXT).map_err(|_| ERROR)?;
     if headers.iter().any(|ph| ph.p_type == PT_INTERP) || needs_libraries(file, &headers) {
         return Err(ElfError::Dynamic);
     }
@@ -218,17 +263,26 @@ fn program_headers(file: &[u8], header: &Header) -> Result<Vec<ProgramHeader>, E
 
 /// True if a dynamic section names libraries. A static-PIE has the section too, but needs none.
 fn needs_libraries(file: &[u8], headers: &[ProgramHeader]) -> bool {
-    headers.iter().filter(|ph| ph.p_type == PT_DYNAMIC).any(|ph| {
-        let entries = usize::try_from(ph.p_offset)
-            .ok()
-            .and_then(|start| file.get(start..start.checked_add(usize::try_from(ph.p_filesz).ok()?)?));
-        // Elf64_Dyn: tag and value, 8 bytes each.
-        entries.unwrap_or_default().chunks_exact(16).any(|entry| entry[..8] == dynamic::DT_NEEDED.to_le_bytes())
-    })
+    headers
+        .iter()
+        .filter(|ph| ph.p_type == PT_DYNAMIC)
+        .any(|ph| {
+            let entries = usize::try_from(ph.p_offset).ok().and_then(|start| {
+                file.get(start..start.checked_add(usize::try_from(ph.p_filesz).ok()?)?)
+            });
+            // Elf64_Dyn: tag and value, 8 bytes each.
+            entries
+                .unwrap_or_default()
+                .chunks_exact(16)
+                .any(|entry| entry[..8] == dynamic::DT_NEEDED.to_le_bytes())
+        })
 }
 
 fn check_segment(file: &[u8], load: &ProgramHeader, bias: u64) -> Result<Segment, ElfError> {
-    let bad = || ElfError::BadSegment { address: load.p_vaddr, len: load.p_memsz };
+    let bad = || ElfError::BadSegment {
+        address: load.p_vaddr,
+        len: load.p_memsz,
+    };
     let address = load.p_vaddr.checked_add(bias).ok_or_else(bad)?;
     let end = address.checked_add(load.p_memsz).ok_or_else(bad)?;
     if address < LOWEST_SEGMENT || end > PROGRAM_END || load.p_filesz > load.p_memsz {
@@ -239,7 +293,10 @@ fn check_segment(file: &[u8], load: &ProgramHeader, bias: u64) -> Result<Segment
         .and_then(|start| Some(start..start.checked_add(usize::try_from(load.p_filesz).ok()?)?))
         .filter(|range| range.end <= file.len())
         .ok_or(ElfError::Truncated("the file ends inside a segment"))?;
-    Ok(Segment { address, file: range })
+    Ok(Segment {
+        address,
+        file: range,
+    })
 }
 
 /// Adds a segment's pages and gives the bytes that all pages so far take. Stops at the limit, so that a huge segment
@@ -250,14 +307,24 @@ fn add_pages(
     bias: u64,
     limit: u64,
 ) -> Result<u64, ElfError> {
-    let bad = ElfError::BadSegment { address: load.p_vaddr, len: load.p_memsz };
+    let bad = ElfError::BadSegment {
+        address: load.p_vaddr,
+        len: load.p_memsz,
+    };
     let start = page_down(load.p_vaddr + bias);
     let end = page_up(load.p_vaddr + bias + load.p_memsz).ok_or(bad)?;
     if end - start > limit {
-        return Err(ElfError::TooBig { needed: end - start, limit });
+        return Err(ElfError::TooBig {
+            needed: end - start,
+            limit,
+        });
     }
     for page in (start..end).step_by(PAGE as usize) {
-        let entry = pages.entry(page).or_insert(Protection { read: false, write: false, execute: false });
+        let entry = pages.entry(page).or_insert(Protection {
+            read: false,
+            write: false,
+            execute: false,
+        });
         // Two segments may share a page; it then needs what both need.
         entry.read |= load.p_flags & PF_R != 0;
         entry.write |= load.p_flags & PF_W != 0;
@@ -269,9 +336,13 @@ fn add_pages(
 /// The functions in the symbol table; none if there is no table or it is damaged (the program runs all the same).
 fn symbols(file: &[u8], header: &Header, bias: u64) -> Symbols {
     let read = || -> Option<Symbols> {
-        let offset = usize::try_from(header.e_shoff).ok().filter(|&offset| offset != 0)?;
+        let offset = usize::try_from(header.e_shoff)
+            .ok()
+            .filter(|&offset| offset != 0)?;
         let sections = SectionHeader::parse(file, offset, header.e_shnum.into(), CONTEXT).ok()?;
-        let table = sections.iter().find(|section| section.sh_type == SHT_SYMTAB)?;
+        let table = sections
+            .iter()
+            .find(|section| section.sh_type == SHT_SYMTAB)?;
         let names = sections.get(usize::try_from(table.sh_link).ok()?)?;
         let strings = Strtab::parse(
             file,
@@ -282,14 +353,23 @@ fn symbols(file: &[u8], header: &Header, bias: u64) -> Symbols {
         .ok()?;
         // Elf64_Sym is 24 bytes.
         let count = usize::try_from(table.sh_size / 24).ok()?.min(MOST_SYMBOLS);
-        let table = Symtab::parse(file, usize::try_from(table.sh_offset).ok()?, count, CONTEXT).ok()?;
+        let table =
+            Symtab::parse(file, usize::try_from(table.sh_offset).ok()?, count, CONTEXT).ok()?;
         let mut by_address: Vec<_> = table
             .iter()
-            .filter(|symbol| symbol.st_value != 0 && matches!(symbol.st_type(), STT_FUNC | STT_NOTYPE))
+            .filter(|symbol| {
+                symbol.st_value != 0 && matches!(symbol.st_type(), STT_FUNC | STT_NOTYPE)
+            })
             .filter(|symbol| symbol.st_shndx != 0)
             .filter_map(|symbol| {
-                let name = strings.get_at(symbol.st_name).filter(|name| !name.is_empty())?;
-                Some(Symbol { address: symbol.st_value.wrapping_add(bias), size: symbol.st_size, name: name.into() })
+                let name = strings
+                    .get_at(symbol.st_name)
+                    .filter(|name| !name.is_empty())?;
+                Some(Symbol {
+                    address: symbol.st_value.wrapping_add(bias),
+                    size: symbol.st_size,
+                    name: name.into(),
+                })
             })
             .collect();
         by_address.sort_by_key(|symbol| symbol.address);

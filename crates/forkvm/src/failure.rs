@@ -61,7 +61,10 @@ impl Exception {
 
     /// One phrase: what and where.
     fn describe(&self, symbols: &Symbols, stack: &std::ops::Range<u64>) -> String {
-        let name = NAMES.get(usize::from(self.vector)).copied().unwrap_or("reserved exception");
+        let name = NAMES
+            .get(usize::from(self.vector))
+            .copied()
+            .unwrap_or("reserved exception");
         let at = symbols.describe(self.rip);
         if self.vector != PAGE_FAULT {
             let code = self.error_code.filter(|&code| code != 0);
@@ -75,9 +78,17 @@ impl Exception {
             2 => "writing",
             _ => "executing",
         };
-        let why = if code & 1 == 0 { "not mapped" } else { "not permitted" };
+        let why = if code & 1 == 0 {
+            "not mapped"
+        } else {
+            "not permitted"
+        };
         let guard = stack.start.saturating_sub(crate::arch::layout::PAGE * 16)..stack.start;
-        let hint = if guard.contains(&self.cr2) { ", a stack overflow" } else { "" };
+        let hint = if guard.contains(&self.cr2) {
+            ", a stack overflow"
+        } else {
+            ""
+        };
         format!("{name} {verb} {:#x} ({why}{hint}) at {at}", self.cr2)
     }
 }
@@ -103,7 +114,13 @@ pub(crate) enum Cause {
 
 impl Cause {
     /// The phrase for a log line. `time` and `memory` name the limits in force with their settings.
-    pub fn describe(&self, symbols: &Symbols, stack: &std::ops::Range<u64>, time: &str, memory: &str) -> String {
+    pub fn describe(
+        &self,
+        symbols: &Symbols,
+        stack: &std::ops::Range<u64>,
+        time: &str,
+        memory: &str,
+    ) -> String {
         match self {
             Self::Exception(exception) => exception.describe(symbols, stack),
             Self::Timeout => format!("not done within {time}"),
@@ -111,14 +128,19 @@ impl Cause {
             Self::NoResponse => "the handler returned without a response".into(),
             Self::MainReturned(status) => format!("it returned {status}, not 0"),
             Self::Exit(status) => format!("it called exit({status})"),
-            Self::Killed(signal) => format!("it ended itself by signal {signal} ({})", signal_name(*signal)),
+            Self::Killed(signal) => format!(
+                "it ended itself by signal {signal} ({})",
+                signal_name(*signal)
+            ),
             Self::Deadlock(call) => format!("it waits for ever in {call}"),
             Self::BadResponse(what) => format!("its response is invalid: {what}"),
             Self::BadPort(port) => format!("it accessed I/O port {port:#x}"),
             Self::OldApi => "it answers by hypercall 0xFFFF, which had two meanings in its time; \
                              rebuild it with the header of this project's guest SDK"
                 .into(),
-            Self::TooLarge(len) => format!("a request of {len} bytes does not fit in its memory (max_memory)"),
+            Self::TooLarge(len) => {
+                format!("a request of {len} bytes does not fit in its memory (max_memory)")
+            }
             Self::NotForThis => "it has a handler for POST only".into(),
             Self::Machine(what) => format!("the virtual machine failed: {what}"),
         }
@@ -143,7 +165,9 @@ fn signal_name(signal: i32) -> &'static str {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Failure {
     /// No fork became free in time. The client should try again (503 with Retry-After).
-    #[error("tenant {tenant}: all {concurrency} forks are busy (concurrency), none came free within {waited:?} (max_wait)")]
+    #[error(
+        "tenant {tenant}: all {concurrency} forks are busy (concurrency), none came free within {waited:?} (max_wait)"
+    )]
     Busy {
         /// The tenant.
         tenant: String,

@@ -43,17 +43,25 @@ pub enum HeaderError {
 
 /// True for a header's name: a token of RFC 9110, 5.6.2.
 pub fn is_field_name(name: &[u8]) -> bool {
-    !name.is_empty() && name.iter().all(|&byte| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte))
+    !name.is_empty()
+        && name
+            .iter()
+            .all(|&byte| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte))
 }
 
 /// True for a header's value: visible characters, space, tab and bytes above ASCII (RFC 9110, 5.5).
 pub fn is_field_value(value: &[u8]) -> bool {
-    value.iter().all(|&byte| byte == b'\t' || (byte >= b' ' && byte != 0x7f))
+    value
+        .iter()
+        .all(|&byte| byte == b'\t' || (byte >= b' ' && byte != 0x7f))
 }
 
 /// Parses "Name: value".
 pub fn parse_header(line: &[u8]) -> Result<Header, HeaderError> {
-    let colon = line.iter().position(|&byte| byte == b':').ok_or(HeaderError::NoColon)?;
+    let colon = line
+        .iter()
+        .position(|&byte| byte == b':')
+        .ok_or(HeaderError::NoColon)?;
     let (name, value) = (&line[..colon], line[colon + 1..].trim_ascii());
     if !is_field_name(name) {
         return Err(HeaderError::BadName);
@@ -61,7 +69,10 @@ pub fn parse_header(line: &[u8]) -> Result<Header, HeaderError> {
     if !is_field_value(value) {
         return Err(HeaderError::BadValue);
     }
-    Ok(Header { name: String::from_utf8_lossy(name).into_owned(), value: value.to_vec() })
+    Ok(Header {
+        name: String::from_utf8_lossy(name).into_owned(),
+        value: value.to_vec(),
+    })
 }
 
 /// A header as one line.
@@ -71,7 +82,11 @@ fn line(header: &Header) -> Vec<u8> {
 
 /// Removes what is not the guest's to say.
 pub fn strip_connection_headers(headers: &mut Vec<Header>) {
-    headers.retain(|header| !NOT_THE_GUESTS.iter().any(|name| header.name.eq_ignore_ascii_case(name)));
+    headers.retain(|header| {
+        !NOT_THE_GUESTS
+            .iter()
+            .any(|name| header.name.eq_ignore_ascii_case(name))
+    });
 }
 
 /// One request's messages, as far as the guest has changed them.
@@ -99,7 +114,11 @@ impl<'a> Exchange<'a> {
 
     /// The method, never empty.
     pub fn method(&self) -> &'a str {
-        if self.request.method.is_empty() { "GET" } else { self.request.method }
+        if self.request.method.is_empty() {
+            "GET"
+        } else {
+            self.request.method
+        }
     }
 
     fn headers(&self, message: u64) -> Option<&[Header]> {
@@ -114,7 +133,10 @@ impl<'a> Exchange<'a> {
     /// Finds a header by name, upper or lower case: its whole line.
     pub fn find(&self, message: u64, name: &[u8]) -> Option<Vec<u8>> {
         let name = name.strip_suffix(b":").unwrap_or(name);
-        self.headers(message)?.iter().find(|header| header.name.as_bytes().eq_ignore_ascii_case(name)).map(line)
+        self.headers(message)?
+            .iter()
+            .find(|header| header.name.as_bytes().eq_ignore_ascii_case(name))
+            .map(line)
     }
 
     /// Appends a header, or replaces all of its name; a line without a colon then only removes them.
@@ -132,7 +154,10 @@ impl<'a> Exchange<'a> {
             let name = new.as_ref().map_or(text, |header| header.name.as_bytes());
             headers.retain(|header| !header.name.as_bytes().eq_ignore_ascii_case(name));
         }
-        let bytes: usize = headers.iter().map(|header| header.name.len() + header.value.len()).sum();
+        let bytes: usize = headers
+            .iter()
+            .map(|header| header.name.len() + header.value.len())
+            .sum();
         if let Some(header) = new {
             if headers.len() >= MOST_HEADERS || bytes + text.len() > MOST_HEADER_BYTES {
                 return Err(HeaderError::TooMany);
@@ -150,11 +175,17 @@ mod tests {
     #[test]
     fn header_lines_are_checked() {
         let header = parse_header(b"X-A:  b c ").unwrap();
-        assert_eq!((header.name.as_str(), header.value.as_slice()), ("X-A", &b"b c"[..]));
+        assert_eq!(
+            (header.name.as_str(), header.value.as_slice()),
+            ("X-A", &b"b c"[..])
+        );
         assert_eq!(parse_header(b"nothing"), Err(HeaderError::NoColon));
         assert_eq!(parse_header(b"X A: b"), Err(HeaderError::BadName));
         assert_eq!(parse_header(b": b"), Err(HeaderError::BadName));
-        assert_eq!(parse_header(b"X: a\r\nSet-Cookie: b"), Err(HeaderError::BadValue));
+        assert_eq!(
+            parse_header(b"X: a\r\nSet-Cookie: b"),
+            Err(HeaderError::BadValue)
+        );
         assert_eq!(parse_header(b"X: a\0b"), Err(HeaderError::BadValue));
     }
 
@@ -169,7 +200,10 @@ mod tests {
         assert_eq!(exchange.find(5, b"a"), Some(b"A: 3".to_vec()));
         exchange.change(1, b"A", false).unwrap();
         assert_eq!(exchange.find(1, b"A"), None);
-        assert_eq!(exchange.change(2, b"A: 1", true), Err(HeaderError::NoMessage));
+        assert_eq!(
+            exchange.change(2, b"A: 1", true),
+            Err(HeaderError::NoMessage)
+        );
     }
 
     #[test]

@@ -4,8 +4,8 @@
 use crate::arch::stubs::HANDLER_RETURNED;
 use crate::failure::Cause;
 use crate::http::{self, Exchange};
-use crate::machine::Machine;
 use crate::linux::UserMemory;
+use crate::machine::Machine;
 use crate::request::{CachePolicy, Header, Host, Stream};
 
 pub const REGISTER_FUNC: u32 = 0x10000;
@@ -62,7 +62,12 @@ pub enum Step {
 }
 
 /// Carries out a hypercall of a request.
-pub fn during_request(number: u32, machine: &mut Machine, exchange: &mut Exchange<'_>, host: &mut dyn Host) -> Step {
+pub fn during_request(
+    number: u32,
+    machine: &mut Machine,
+    exchange: &mut Exchange<'_>,
+    host: &mut dyn Host,
+) -> Step {
     let regs = machine.vcpu().regs();
     match number {
         BACKEND_RESPONSE => match response(machine, exchange) {
@@ -80,7 +85,9 @@ pub fn during_request(number: u32, machine: &mut Machine, exchange: &mut Exchang
             });
             Step::Resume(0)
         }
-        HTTP_APPEND | HTTP_SET => Step::Resume(change_header(machine, exchange, number == HTTP_APPEND)),
+        HTTP_APPEND | HTTP_SET => {
+            Step::Resume(change_header(machine, exchange, number == HTTP_APPEND))
+        }
         HTTP_FIND => Step::Resume(find_header(machine, exchange)),
         HTTP_METHOD => {
             let method = exchange.method().as_bytes().to_vec();
@@ -94,7 +101,10 @@ pub fn during_request(number: u32, machine: &mut Machine, exchange: &mut Exchang
 pub fn common(number: u32, machine: &mut Machine, host: &mut dyn Host) -> i64 {
     let regs = machine.vcpu().regs();
     match number {
-        LOG => match machine.memory.read_vec(regs.rdi, regs.rsi.min(LOG_LIMIT) as usize) {
+        LOG => match machine
+            .memory
+            .read_vec(regs.rdi, regs.rsi.min(LOG_LIMIT) as usize)
+        {
             Ok(text) => {
                 host.output(Stream::Log, &text);
                 0
@@ -104,7 +114,10 @@ pub fn common(number: u32, machine: &mut Machine, host: &mut dyn Host) -> i64 {
         GET_MEMINFO => {
             let info = machine.memory_info();
             let bytes: Vec<u8> = info.iter().flat_map(|value| value.to_le_bytes()).collect();
-            machine.memory.write(regs.rdi, &bytes).map_or(EFAULT, |()| 0)
+            machine
+                .memory
+                .write(regs.rdi, &bytes)
+                .map_or(EFAULT, |()| 0)
         }
         // Every request runs in a fork that is reset: a program may ask for it, but not for the contrary.
         MAKE_EPHEMERAL => {
@@ -122,7 +135,8 @@ pub fn common(number: u32, machine: &mut Machine, host: &mut dyn Host) -> i64 {
 /// Reads the registers and structures of `backend_response`.
 fn response(machine: &mut Machine, exchange: &mut Exchange<'_>) -> Result<Response, String> {
     let regs = machine.vcpu().regs();
-    let (type_address, type_len, body, body_len, extra) = (regs.rsi, regs.rdx, regs.rcx, regs.r8, regs.r9);
+    let (type_address, type_len, body, body_len, extra) =
+        (regs.rsi, regs.rdx, regs.rcx, regs.r8, regs.r9);
     let status = regs.rdi as i16;
     if !(200..=599).contains(&status) {
         return Err(format!("status {status} is not between 200 and 599"));
@@ -137,7 +151,10 @@ fn response(machine: &mut Machine, exchange: &mut Exchange<'_>) -> Result<Respon
     if !http::is_field_value(&content_type) {
         return Err("the content type has control characters".into());
     }
-    machine.memory.check_readable(body, body_len).map_err(|bad| format!("content of {body_len} bytes at {bad}"))?;
+    machine
+        .memory
+        .check_readable(body, body_len)
+        .map_err(|bad| format!("content of {body_len} bytes at {bad}"))?;
     if extra != 0 {
         extra_fields(machine, exchange, extra)?;
     }
@@ -152,10 +169,18 @@ fn response(machine: &mut Machine, exchange: &mut Exchange<'_>) -> Result<Respon
 
 /// Reads the optional 56-byte structure of a response: headers@0, u16 count@8, bool cached@10, floats ttl@12,
 /// grace@16, keep@20.
-fn extra_fields(machine: &Machine, exchange: &mut Exchange<'_>, address: u64) -> Result<(), String> {
+fn extra_fields(
+    machine: &Machine,
+    exchange: &mut Exchange<'_>,
+    address: u64,
+) -> Result<(), String> {
     let mut extra = [0u8; 56];
-    machine.memory.read(address, &mut extra).map_err(|bad| format!("extra at {bad}"))?;
-    let float = |at: usize| f32::from_le_bytes([extra[at], extra[at + 1], extra[at + 2], extra[at + 3]]);
+    machine
+        .memory
+        .read(address, &mut extra)
+        .map_err(|bad| format!("extra at {bad}"))?;
+    let float =
+        |at: usize| f32::from_le_bytes([extra[at], extra[at + 1], extra[at + 2], extra[at + 3]]);
     let headers = u64::from_le_bytes([
         extra[0], extra[1], extra[2], extra[3], extra[4], extra[5], extra[6], extra[7],
     ]);
@@ -170,15 +195,22 @@ fn extra_fields(machine: &Machine, exchange: &mut Exchange<'_>, address: u64) ->
             .read_u64(entry)
             .and_then(|field| Ok((field, machine.memory.read_u64(entry.wrapping_add(8))?)))
             .map_err(|bad| format!("header entry {index} at {bad}"))?;
-        let line = read_header(machine, header.0, header.1).map_err(|what| format!("header {index}: {what}"))?;
-        exchange.response_headers.push(http::parse_header(&line).map_err(|what| format!("header {index}: {what}"))?);
+        let line = read_header(machine, header.0, header.1)
+            .map_err(|what| format!("header {index}: {what}"))?;
+        exchange
+            .response_headers
+            .push(http::parse_header(&line).map_err(|what| format!("header {index}: {what}"))?);
     }
     if extra[10] != 0 {
         let (ttl, grace, keep) = (float(12), float(16), float(20));
         if ![ttl, grace, keep].iter().all(|time| time.is_finite()) {
             return Err("a cache time that is no number".into());
         }
-        exchange.cache = Some(CachePolicy { ttl: ttl.max(0.0), grace: grace.max(0.0), keep: keep.max(0.0) });
+        exchange.cache = Some(CachePolicy {
+            ttl: ttl.max(0.0),
+            grace: grace.max(0.0),
+            keep: keep.max(0.0),
+        });
     }
     Ok(())
 }
@@ -187,13 +219,18 @@ fn read_header(machine: &Machine, address: u64, len: u64) -> Result<Vec<u8>, Str
     if len > HEADER_LIMIT {
         return Err(format!("{len} bytes, more than {HEADER_LIMIT}"));
     }
-    machine.memory.read_vec(address, len as usize).map_err(|bad| bad.to_string())
+    machine
+        .memory
+        .read_vec(address, len as usize)
+        .map_err(|bad| bad.to_string())
 }
 
 /// `http_append` and `http_set`: (where, field, len). Returns 0 or an errno.
 fn change_header(machine: &mut Machine, exchange: &mut Exchange<'_>, append: bool) -> i64 {
     let regs = machine.vcpu().regs();
-    let Ok(line) = read_header(machine, regs.rsi, regs.rdx) else { return EFAULT };
+    let Ok(line) = read_header(machine, regs.rsi, regs.rdx) else {
+        return EFAULT;
+    };
     match exchange.change(regs.rdi, &line, append) {
         Ok(()) => 0,
         Err(_) => EINVAL,
@@ -203,7 +240,9 @@ fn change_header(machine: &mut Machine, exchange: &mut Exchange<'_>, append: boo
 /// `http_find`: (where, key, klen, out, outlen). Returns the length of the whole line, 0 if absent.
 fn find_header(machine: &mut Machine, exchange: &Exchange<'_>) -> i64 {
     let regs = machine.vcpu().regs();
-    let Ok(key) = read_header(machine, regs.rsi, regs.rdx) else { return EFAULT };
+    let Ok(key) = read_header(machine, regs.rsi, regs.rdx) else {
+        return EFAULT;
+    };
     match exchange.find(regs.rdi, &key) {
         Some(line) if regs.rcx == 0 => line.len() as i64,
         Some(line) => copy_out(machine, regs.rcx, regs.r8, &line),
@@ -218,5 +257,8 @@ fn copy_out(machine: &mut Machine, address: u64, room: u64, text: &[u8]) -> i64 
     if (len as u64) < room {
         bytes.push(0);
     }
-    machine.memory.write(address, &bytes).map_or(EFAULT, |()| len as i64)
+    machine
+        .memory
+        .write(address, &bytes)
+        .map_or(EFAULT, |()| len as i64)
 }

@@ -8,27 +8,30 @@
 //! The engine knows nothing of Varnish. Its two users are the VMOD and the command `forkvm`.
 
 mod arch;
+mod call;
 mod config;
 mod elf;
 mod failure;
+mod fork;
+mod handlers;
 mod http;
 mod hypercall;
 mod kvm;
+mod linux;
 mod loader;
 mod machine;
 mod master;
-mod fork;
-mod pool;
-mod program;
-mod linux;
 mod memory;
+mod pool;
 mod probe;
+mod program;
 mod request;
+mod shrink;
 mod stack;
 mod start;
 mod watchdog;
 
-pub use config::{Config, Limits};
+pub use config::{Config, Limits, WarmUp};
 pub use failure::{BootError, Exception, Failure};
 pub use probe::{KvmReport, KvmUnavailable, probe};
 pub use program::{Answer, Program, Stats};

@@ -16,7 +16,11 @@ const STACK_SHARE: u64 = 8;
 /// Smallest heap a program is started with.
 const HEAP_LEAST: u64 = 256 << 10;
 
-const READ_WRITE: Protection = Protection { read: true, write: true, execute: false };
+const READ_WRITE: Protection = Protection {
+    read: true,
+    write: true,
+    execute: false,
+};
 
 /// The program, its stack and a useful heap do not fit in its memory limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -41,7 +45,9 @@ pub fn plan(image: &Image, limit: u64) -> Result<Layout, TooSmall> {
         STACK_TOP - stack..STACK_TOP,
     ];
     let pages = image.pages.keys().map(|&page| page..page + PAGE);
-    let monitor = monitor::ranges().into_iter().map(|range| range.virtual_range());
+    let monitor = monitor::ranges()
+        .into_iter()
+        .map(|range| range.virtual_range());
     let tables_end = PAGE_TABLES + tables_len(windows.into_iter().chain(pages).chain(monitor));
     let stack_start = tables_end + image.memory_len();
     let heap_start = stack_start + stack;
@@ -59,7 +65,12 @@ pub fn plan(image: &Image, limit: u64) -> Result<Layout, TooSmall> {
 }
 
 /// Maps everything and copies the program in. `memory` is zeroed.
-pub fn load(memory: &Mapping, layout: &Layout, image: &Image, file: &[u8]) -> Result<(), OutOfRange> {
+pub fn load(
+    memory: &Mapping,
+    layout: &Layout,
+    image: &Image,
+    file: &[u8],
+) -> Result<(), OutOfRange> {
     let mut tables = Builder::new(memory, layout.tables.clone());
     for range in monitor::ranges() {
         tables.map(&range)?;
@@ -73,13 +84,30 @@ pub fn load(memory: &Mapping, layout: &Layout, image: &Image, file: &[u8]) -> Re
         protection: READ_WRITE,
     };
     tables.map(&user(layout.stack_window().start, &layout.stack))?;
-    tables.map(&user(layout.brk_window, &(layout.heap.start..layout.heap.start + heap)))?;
+    tables.map(&user(
+        layout.brk_window,
+        &(layout.heap.start..layout.heap.start + heap),
+    ))?;
     tables.map(&user(MMAP_WINDOW, &layout.heap))?;
-    for (physical, (&address, &protection)) in (layout.image..).step_by(PAGE as usize).zip(&image.pages) {
-        tables.map(&MapRange { address, physical, len: PAGE, owner: Owner::User, protection })?;
+    for (physical, (&address, &protection)) in
+        (layout.image..).step_by(PAGE as usize).zip(&image.pages)
+    {
+        tables.map(&MapRange {
+            address,
+            physical,
+            len: PAGE,
+            owner: Owner::User,
+            protection,
+        })?;
     }
     for segment in &image.segments {
-        copy_segment(memory, layout, image, segment.address, file.get(segment.file.clone()).unwrap_or_default())?;
+        copy_segment(
+            memory,
+            layout,
+            image,
+            segment.address,
+            file.get(segment.file.clone()).unwrap_or_default(),
+        )?;
     }
     Ok(())
 }

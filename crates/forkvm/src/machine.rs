@@ -7,7 +7,9 @@ use kvm_bindings::kvm_sregs;
 
 use crate::arch::layout::{KERNEL_STACK_TOP, PAGE, UNLOGGED_END};
 use crate::arch::regs::{RFLAGS, RFLAGS_USER, user_sregs};
-use crate::arch::stubs::{PORT_EXCEPTION, PORT_HYPERCALL, PORT_SYSCALL, PORT_SYSCALL_32, SyscallEntry};
+use crate::arch::stubs::{
+    PORT_EXCEPTION, PORT_HYPERCALL, PORT_SYSCALL, PORT_SYSCALL_32, SyscallEntry,
+};
 use crate::failure::{Cause, Exception};
 use crate::kvm::{Exit, Vcpu, Vm};
 use crate::linux::{Call, Linux, Outcome, UserMemory};
@@ -80,7 +82,17 @@ impl Machine {
         let mut vcpu = vm.vcpu(&host.cpuid)?;
         host.prepare(&vcpu)?;
         let watch = Watch::new(vcpu.run_page())?;
-        Ok(Self { watch, vcpu, vm, memory, linux, host, residue: Residue::Clean, page_limit, pages_at_start: 0 })
+        Ok(Self {
+            watch,
+            vcpu,
+            vm,
+            memory,
+            linux,
+            host,
+            residue: Residue::Clean,
+            page_limit,
+            pages_at_start: 0,
+        })
     }
 
     /// The vCPU.
@@ -111,10 +123,16 @@ impl Machine {
             let ended = match exit {
                 Exit::Out(PORT_HYPERCALL) => return Event::Hypercall(self.vcpu.regs().rax as u32),
                 Exit::Out(PORT_SYSCALL) => self.system_call(deadline, host),
-                Exit::Out(port @ PORT_EXCEPTION..=0x9f) => return self.exception((port - PORT_EXCEPTION) as u8),
-                Exit::Out(PORT_SYSCALL_32) => Some(Cause::Machine("a system call from 32-bit code".into())),
+                Exit::Out(port @ PORT_EXCEPTION..=0x9f) => {
+                    return self.exception((port - PORT_EXCEPTION) as u8);
+                }
+                Exit::Out(PORT_SYSCALL_32) => {
+                    Some(Cause::Machine("a system call from 32-bit code".into()))
+                }
                 Exit::Out(port) | Exit::OtherIo { port } => Some(Cause::BadPort(port)),
-                Exit::Interrupted => (Instant::now() >= deadline || !self.watch.go_on()).then_some(Cause::Timeout),
+                Exit::Interrupted => {
+                    (Instant::now() >= deadline || !self.watch.go_on()).then_some(Cause::Timeout)
+                }
                 Exit::RingFull => self.ring_full(),
                 Exit::Dead(reason) => Some(Cause::Machine(format!("KVM exit reason {reason}"))),
             };
@@ -127,7 +145,10 @@ impl Machine {
     /// Serves a system call. `Some` if it ends the run.
     fn system_call(&mut self, deadline: Instant, host: &mut dyn Host) -> Option<Cause> {
         let regs = self.vcpu.regs();
-        let call = Call { number: regs.rax, args: [regs.rdi, regs.rsi, regs.rdx, regs.r10, regs.r8, regs.r9] };
+        let call = Call {
+            number: regs.rax,
+            args: [regs.rdi, regs.rsi, regs.rdx, regs.r10, regs.r8, regs.r9],
+        };
         let outcome = self.linux.call(call, &mut self.memory, host);
         if self.memory.take_lost_permission()
             && let Err(error) = self.vm.forget_translations(self.memory.mapping())
@@ -166,7 +187,12 @@ impl Machine {
     /// The current user registers, with the bases the program gave itself.
     fn sregs(&self) -> Result<kvm_sregs, kvm_ioctls::Error> {
         let now = self.vcpu.sregs()?;
-        Ok(user_sregs(&now, self.host.report.cr4, now.fs.base, now.gs.base))
+        Ok(user_sregs(
+            &now,
+            self.host.report.cr4,
+            now.fs.base,
+            now.gs.base,
+        ))
     }
 
     fn set_bases(&mut self, fs: Option<u64>, gs: Option<u64>) -> Option<Cause> {
@@ -186,7 +212,11 @@ impl Machine {
         match self.vcpu.sregs() {
             Ok(sregs) => {
                 let written = self.memory.write(address, &base(&sregs).to_le_bytes());
-                self.return_from_call(if written.is_ok() { 0 } else { -i64::from(libc::EFAULT) })
+                self.return_from_call(if written.is_ok() {
+                    0
+                } else {
+                    -i64::from(libc::EFAULT)
+                })
             }
             Err(error) => Some(Cause::Machine(format!("segment base: {error}"))),
         }
@@ -203,20 +233,32 @@ impl Machine {
         let read = |from_top: u64| self.memory.mapping().read_u64(KERNEL_STACK_TOP - from_top);
         // Pushed: SS, RSP, RFLAGS, CS, RIP and for some vectors an error code.
         let frame = || -> Result<_, crate::memory::OutOfRange> {
-            Ok((read(16)?, read(40)?, if has_code { Some(read(48)?) } else { None }))
+            Ok((
+                read(16)?,
+                read(40)?,
+                if has_code { Some(read(48)?) } else { None },
+            ))
         };
         let Ok((rsp, rip, error_code)) = frame() else {
             return Event::Ended(Cause::Machine("no exception frame".into()));
         };
         match self.vcpu.sregs() {
-            Ok(sregs) => Event::Exception(Exception { vector, error_code, rip, rsp, cr2: sregs.cr2 }),
+            Ok(sregs) => Event::Exception(Exception {
+                vector,
+                error_code,
+                rip,
+                rsp,
+                cr2: sregs.cr2,
+            }),
             Err(error) => Event::Ended(Cause::Machine(format!("KVM_GET_SREGS: {error}"))),
         }
     }
 
     /// Takes the ring's new entries over into the list of dirtied pages.
     pub fn harvest(&mut self) {
-        let (Some(ring), Some(dirty)) = (self.vcpu.ring(), self.memory.dirty()) else { return };
+        let (Some(ring), Some(dirty)) = (self.vcpu.ring(), self.memory.dirty()) else {
+            return;
+        };
         // Only the logged slot is recorded; its first page is at UNLOGGED_END.
         ring.harvest(|_slot, offset| dirty.add((offset + UNLOGGED_END / PAGE) as u32));
     }

@@ -3,82 +3,33 @@
 
 use std::fs::File;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use kvm_bindings::{KVM_VCPUEVENT_VALID_SHADOW, kvm_regs, kvm_sregs, kvm_vcpu_events};
+use kvm_bindings::{KVM_VCPUEVENT_VALID_SHADOW, kvm_regs, kvm_sregs};
 use rustix::fs::{MemfdFlags, SealFlags};
 
 use crate::arch::layout::{
-    FROZEN_BASES, Layout, MMAP_WINDOW, REQUEST_AREA, REQUEST_AREA_LEN, STACK_TOP, XSAVE_IMAGE, XSAVE_LEN, monitor,
+    FROZEN_BASES, Layout, MMAP_WINDOW, REQUEST_AREA, REQUEST_AREA_LEN, STACK_TOP, XSAVE_IMAGE,
+    XSAVE_LEN, monitor,
 };
 use crate::arch::regs::{RFLAGS, user_sregs};
 use crate::arch::stubs::{self, MAIN_RETURNED, STATE_SAVED};
-use crate::config::Config;
+use crate::call::{Circumstances, WaitPoint, Waiting};
+use crate::config::{Config, WarmUp};
 use crate::elf::{Image, Symbols};
 use crate::failure::{BREAKPOINT, BootError, Cause};
+use crate::handlers::Handlers;
+use crate::http::Exchange;
 use crate::hypercall::{self, REGISTER_FUNC, WAIT_FOR_REQUESTS, WAIT_FOR_REQUESTS_PAUSED};
 use crate::linux::{BadAddress, HeapLayout, Linux, Setup, UserMemory};
 use crate::machine::{Event, Machine};
 use crate::memory::{GuestMemory, Mapping};
-use crate::probe::{self, KvmHost};
+use crate::probe::{self, KvmHost, KvmReport};
 use crate::request::Host;
 use crate::{loader, start};
 
-/// Slots of `register_func`.
-const SLOTS: usize = 16;
 /// The opcode of `int3`.
 const INT3: u8 = 0xcc;
-
-/// The functions a program can be called by.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Handlers {
-    slots: [u64; SLOTS],
-    /// `my_post_backend`, which takes other arguments than a registered POST handler.
-    pub post_symbol: Option<u64>,
-}
-
-impl Handlers {
-    pub const GET: usize = 1;
-    pub const POST: usize = 2;
-    pub const REQUEST: usize = 3;
-    pub const ON_ERROR: usize = 5;
-
-    fn register(&mut self, slot: u64, function: u64) -> i64 {
-        match usize::try_from(slot).ok().and_then(|slot| self.slots.get_mut(slot)) {
-            Some(place) => {
-                *place = function;
-                0
-            }
-            None => -i64::from(libc::EINVAL),
-        }
-    }
-
-    /// The function in a slot.
-    pub fn get(&self, slot: usize) -> Option<u64> {
-        self.slots.get(slot).copied().filter(|&function| function != 0)
-    }
-
-    /// True if there is something to call for some request.
-    fn any(&self) -> bool {
-        let slots = [Self::GET, Self::POST, Self::REQUEST];
-        self.post_symbol.is_some() || slots.iter().any(|&slot| self.get(slot).is_some())
-    }
-
-    fn set_default(&mut self, slot: usize, function: Option<u64>) {
-        if let (0, Some(function)) = (self.slots[slot], function) {
-            self.slots[slot] = function;
-        }
-    }
-}
-
-/// How a request gets into the frozen program.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Waiting {
-    /// A handler is called.
-    Handlers,
-    /// `wait_for_requests_paused` returns, with the request in the structure at this address.
-    Paused(u64),
-}
 
 /// A frozen program.
 #[derive(Debug)]
@@ -87,13 +38,8 @@ pub struct Master {
     pub host: &'static KvmHost,
     pub file: Arc<File>,
     pub memory: Mapping,
-    pub layout: Layout,
-    pub regs: kvm_regs,
-    pub sregs: kvm_sregs,
-    pub events: kvm_vcpu_events,
+    pub wait_point: WaitPoint,
     pub linux: Linux,
-    pub handlers: Handlers,
-    pub waiting: Waiting,
     pub symbols: Symbols,
 }
 
@@ -104,11 +50,17 @@ struct Errors<'a> {
 
 impl Errors<'_> {
     fn host(&self, error: impl std::fmt::Display) -> BootError {
-        BootError::Host { tenant: self.tenant.into(), what: error.to_string() }
+        BootError::Host {
+            tenant: self.tenant.into(),
+            what: error.to_string(),
+        }
     }
 
     fn main(&self, what: impl Into<String>) -> BootError {
-        BootError::Main { tenant: self.tenant.into(), what: what.into() }
+        BootError::Main {
+            tenant: self.tenant.into(),
+            what: what.into(),
+        }
     }
 }
 
@@ -118,63 +70,106 @@ impl Master {
         let deadline = Instant::now() + config.limits.max_boot_time;
         let tenant = config.name.clone();
         let errors = Errors { tenant: &tenant };
-        let host = probe::host().map_err(|source| BootError::Kvm { tenant: tenant.clone(), source })?;
-        let image = Image::parse(file, config.limits.max_memory)
-            .map_err(|source| BootError::Elf { tenant: tenant.clone(), source })?;
-        let layout = loader::plan(&image, config.limits.max_memory)
-            .map_err(|small| BootError::Setting { tenant: tenant.clone(), what: small.to_string() })?;
+        let host = probe::host().map_err(|source| BootError::Kvm {
+            tenant: tenant.clone(),
+            source,
+        })?;
+        let image =
+            Image::parse(file, config.limits.max_memory).map_err(|source| BootError::Elf {
+                tenant: tenant.clone(),
+                source,
+            })?;
+        let layout =
+            loader::plan(&image, config.limits.max_memory).map_err(|small| BootError::Setting {
+                tenant: tenant.clone(),
+                what: small.to_string(),
+            })?;
 
         let memfd = memfd(&layout).map_err(|error| errors.host(error))?;
-        let mapping = Mapping::shared(&memfd, layout.memory_len()).map_err(|error| errors.host(error))?;
+        let mapping =
+            Mapping::shared(&memfd, layout.memory_len()).map_err(|error| errors.host(error))?;
         crate::arch::monitor::install(&mapping, host.entry).map_err(|error| errors.host(error))?;
         loader::load(&mapping, &layout, &image, file).map_err(|error| errors.host(error))?;
-        let rsp = put_stack(&mapping, &layout, &image, &config, host).map_err(|error| errors.host(error))?;
+        let rsp = put_stack(&mapping, &layout, &image, &config, host)
+            .map_err(|error| errors.host(error))?;
         // `main()` runs into an int3 at its first instruction, where its return address is replaced by ours.
         let main = start::find_main(&image, file);
-        let main_byte = main.map(|main| Patch::apply(&mapping, main)).transpose().map_err(|bad| errors.host(bad))?;
+        let main_byte = main
+            .map(|main| Patch::apply(&mapping, main))
+            .transpose()
+            .map_err(|bad| errors.host(bad))?;
 
         let linux = Linux::new(setup(&config, &layout));
         if let Some((path, error)) = linux.unusable_paths().next() {
             let what = format!("allowed_paths: {}: {error}", path.display());
             return Err(BootError::Setting { tenant, what });
         }
-        let mut machine = Machine::new(host, GuestMemory::booting(mapping), linux, None, usize::MAX)
-            .map_err(|error| errors.host(error))?;
+        let mut machine =
+            Machine::new(host, GuestMemory::booting(mapping), linux, None, usize::MAX)
+                .map_err(|error| errors.host(error))?;
         let template = machine.vcpu().sregs().map_err(|error| errors.host(error))?;
         let sregs = user_sregs(&template, host.report.cr4, 0, 0);
-        machine.vcpu().set_sregs(&sregs).map_err(|error| errors.host(error))?;
-        machine.vcpu().set_regs(kvm_regs { rip: image.entry, rsp, rflags: RFLAGS, ..Default::default() });
+        machine
+            .vcpu()
+            .set_sregs(&sregs)
+            .map_err(|error| errors.host(error))?;
+        machine.vcpu().set_regs(kvm_regs {
+            rip: image.entry,
+            rsp,
+            rflags: RFLAGS,
+            ..Default::default()
+        });
 
-        let mut booting = Booting { machine, handlers: Handlers::default(), main: main_byte, deadline };
+        let mut booting = Booting {
+            machine,
+            handlers: Handlers::default(),
+            main: main_byte,
+            deadline,
+        };
         booting.machine.start(deadline);
         let waiting = booting.run_main(output);
         booting.machine.stop();
-        let waiting = waiting.map_err(|cause| {
+        let describe = |cause: Cause| {
             let time = format!("{:?} (max_boot_time)", config.limits.max_boot_time);
-            errors.main(cause.describe(&image.symbols, &layout.stack_window(), &time, "max_memory"))
-        })?;
+            cause.describe(&image.symbols, &layout.stack_window(), &time, "max_memory")
+        };
+        let waiting = waiting.map_err(|cause| errors.main(describe(cause)))?;
 
-        let mut handlers = booting.handlers;
-        let symbol = |name| image.symbols.find(name).filter(|&function| image.is_code(function));
-        handlers.set_default(Handlers::GET, symbol("my_backend"));
-        handlers.post_symbol = symbol("my_post_backend");
-        if waiting == Waiting::Handlers && !handlers.any() {
-            return Err(BootError::NoHandler { tenant, stripped: image.symbols.is_empty() });
+        let symbol = |name| {
+            image
+                .symbols
+                .find(name)
+                .filter(|&function| image.is_code(function))
+        };
+        booting
+            .handlers
+            .set_default(Handlers::GET, symbol("my_backend"));
+        booting.handlers.post_symbol = symbol("my_post_backend");
+        if waiting == Waiting::Handlers && !booting.handlers.any() {
+            return Err(BootError::NoHandler {
+                tenant,
+                stripped: image.symbols.is_empty(),
+            });
         }
-        let frozen = booting.freeze().map_err(|error| errors.host(error))?;
+        let wait_point = booting
+            .wait_point(waiting, &layout, host.report)
+            .map_err(|error| errors.host(error))?;
+        if let Some(warm_up) = &config.warm_up {
+            booting
+                .warm_up(&wait_point, warm_up, config.limits.max_request_time, output)
+                .map_err(|cause| {
+                    errors.main(format!("its warm-up request failed: {}", describe(cause)))
+                })?;
+        }
+        let linux = booting.finish().map_err(|error| errors.host(error))?;
         let memory = seal(&memfd, layout.memory_len()).map_err(|error| errors.host(error))?;
         Ok(Self {
             config,
             host,
             file: memfd,
             memory,
-            layout,
-            regs: frozen.regs,
-            sregs: frozen.sregs,
-            events: frozen.events,
-            linux: frozen.linux,
-            handlers,
-            waiting,
+            wait_point,
+            linux,
             symbols: image.symbols,
         })
     }
@@ -189,7 +184,10 @@ fn memfd(layout: &Layout) -> std::io::Result<Arc<File>> {
 
 /// Makes the memfd unwritable for good and maps it for reading.
 fn seal(memfd: &Arc<File>, len: u64) -> std::io::Result<Mapping> {
-    rustix::fs::fcntl_add_seals(memfd, SealFlags::WRITE | SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL)?;
+    rustix::fs::fcntl_add_seals(
+        memfd,
+        SealFlags::WRITE | SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL,
+    )?;
     Mapping::frozen(memfd, len).map_err(std::io::Error::other)
 }
 
@@ -243,9 +241,13 @@ fn put_stack(
     };
     let bytes = stack.build(STACK_TOP);
     if bytes.len() as u64 > (layout.stack.end - layout.stack.start) / 2 {
-        return Err(std::io::Error::other("main_arguments and environment are longer than half the stack"));
+        return Err(std::io::Error::other(
+            "main_arguments and environment are longer than half the stack",
+        ));
     }
-    memory.write(layout.stack.end - bytes.len() as u64, &bytes).map_err(std::io::Error::other)?;
+    memory
+        .write(layout.stack.end - bytes.len() as u64, &bytes)
+        .map_err(std::io::Error::other)?;
     Ok(STACK_TOP - bytes.len() as u64)
 }
 
@@ -262,9 +264,17 @@ impl Patch {
         use crate::arch::paging::{Access, translate};
         let physical = translate(memory, address, Access::Any).ok_or(BadAddress(address))?;
         let mut original = [0];
-        memory.read(physical, &mut original).map_err(|_| BadAddress(address))?;
-        memory.write(physical, &[INT3]).map_err(|_| BadAddress(address))?;
-        Ok(Self { address, physical, original: original[0] })
+        memory
+            .read(physical, &mut original)
+            .map_err(|_| BadAddress(address))?;
+        memory
+            .write(physical, &[INT3])
+            .map_err(|_| BadAddress(address))?;
+        Ok(Self {
+            address,
+            physical,
+            original: original[0],
+        })
     }
 }
 
@@ -276,21 +286,15 @@ struct Booting {
     deadline: Instant,
 }
 
-/// The CPU and host-side state at the freeze.
-struct Frozen {
-    regs: kvm_regs,
-    sregs: kvm_sregs,
-    events: kvm_vcpu_events,
-    linux: Linux,
-}
-
 impl Booting {
     /// Runs until the program waits for requests.
     fn run_main(&mut self, output: &mut dyn Host) -> Result<Waiting, Cause> {
         loop {
             let number = match self.machine.run(self.deadline, output) {
                 Event::Hypercall(number) => number,
-                Event::Exception(exception) if exception.vector == BREAKPOINT && self.at_main(exception.rip) => {
+                Event::Exception(exception)
+                    if exception.vector == BREAKPOINT && self.at_main(exception.rip) =>
+                {
                     self.enter_main(exception.rsp)?;
                     continue;
                 }
@@ -312,13 +316,17 @@ impl Booting {
 
     /// True if the breakpoint was the one at `main()`: RIP is just past the `int3`.
     fn at_main(&self, rip: u64) -> bool {
-        self.main.is_some_and(|main| main.address.wrapping_add(1) == rip)
+        self.main
+            .is_some_and(|main| main.address.wrapping_add(1) == rip)
     }
 
     /// Puts main's first byte back and our stub in the place of its return address, and goes on there in ring 3.
     fn enter_main(&mut self, rsp: u64) -> Result<(), Cause> {
-        let failed = |error: &dyn std::fmt::Display| Cause::Machine(format!("entering main(): {error}"));
-        let Some(main) = self.main.take() else { return Ok(()) };
+        let failed =
+            |error: &dyn std::fmt::Display| Cause::Machine(format!("entering main(): {error}"));
+        let Some(main) = self.main.take() else {
+            return Ok(());
+        };
         self.machine
             .memory
             .write_physical(main.physical, &[main.original])
@@ -335,29 +343,101 @@ impl Booting {
         Ok(())
     }
 
-    /// Takes the machine's state and ends it. The vector state is saved by the guest itself, since KVM does not give
-    /// all of it everywhere.
-    fn freeze(mut self) -> Result<Frozen, String> {
+    /// Takes the CPU's state, now that the program waits. The vector state is saved by the guest itself, since KVM
+    /// does not give all of it everywhere.
+    fn wait_point(
+        &mut self,
+        waiting: Waiting,
+        layout: &Layout,
+        report: KvmReport,
+    ) -> Result<WaitPoint, String> {
         let text = |error: &dyn std::fmt::Display| error.to_string();
         // A page that still holds the int3 must not be frozen: main() was never entered.
         if let Some(main) = self.main.take() {
-            self.machine.memory.write_physical(main.physical, &[main.original]).map_err(|error| text(&error))?;
+            self.machine
+                .memory
+                .write_physical(main.physical, &[main.original])
+                .map_err(|error| text(&error))?;
         }
         // Only a finished `out` has RIP behind it on every KVM.
         if !self.machine.vcpu().drain() {
             return Err("the last hypercall can't be finished".into());
         }
-        self.machine.linux.before_freeze(&mut self.machine.memory).map_err(|error| text(&error))?;
         let regs = self.machine.vcpu().regs();
         let sregs = self.machine.user_sregs().map_err(|error| text(&error))?;
         self.save_vector_state(&sregs)?;
         let bases = [sregs.fs.base.to_le_bytes(), sregs.gs.base.to_le_bytes()].concat();
-        self.machine.memory.write_physical(FROZEN_BASES, &bases).map_err(|error| text(&error))?;
+        self.machine
+            .memory
+            .write_physical(FROZEN_BASES, &bases)
+            .map_err(|error| text(&error))?;
         let mut events = self.machine.vcpu().events().map_err(|error| text(&error))?;
         events.exception = Default::default();
         events.interrupt = Default::default();
         events.flags = KVM_VCPUEVENT_VALID_SHADOW;
-        Ok(Frozen { regs, sregs, events, linux: self.machine.linux.clone() })
+        Ok(WaitPoint {
+            regs,
+            sregs,
+            events,
+            handlers: self.handlers,
+            waiting,
+            layout: layout.clone(),
+            report,
+        })
+    }
+
+    /// Runs the warm-up requests. What they leave in memory becomes part of the frozen state; the CPU goes back to
+    /// where the program waits.
+    fn warm_up(
+        &mut self,
+        wait_point: &WaitPoint,
+        warm_up: &WarmUp,
+        time: Duration,
+        output: &mut dyn Host,
+    ) -> Result<(), Cause> {
+        let request = warm_up.request();
+        let circumstances = Circumstances {
+            warm_up: true,
+            ..Default::default()
+        };
+        for _ in 0..warm_up.num_requests {
+            let deadline = self.deadline.min(Instant::now() + time);
+            let mut exchange = Exchange::new(&request);
+            self.machine.vcpu().set_sregs_at_next_run(wait_point.sregs);
+            self.machine
+                .vcpu()
+                .clear_events_at_next_run(wait_point.events);
+            self.machine.start(deadline);
+            let result = wait_point.call(
+                &mut self.machine,
+                &mut exchange,
+                circumstances,
+                deadline,
+                output,
+            );
+            self.machine.stop();
+            result?;
+            if !self.machine.settle() {
+                return Err(Cause::Machine(
+                    "it can't go on after a warm-up request".into(),
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    /// Ends the machine and hands out its personality. Memory is as the forks will see it.
+    fn finish(mut self) -> Result<Linux, String> {
+        let text = |error: &dyn std::fmt::Display| error.to_string();
+        self.machine
+            .linux
+            .before_freeze(&mut self.machine.memory)
+            .map_err(|error| text(&error))?;
+        self.machine
+            .memory
+            .write_physical(REQUEST_AREA, &[0u8; REQUEST_AREA_LEN as usize])
+            .map_err(|error| text(&error))?;
+        Ok(self.machine.linux.clone())
     }
 
     fn save_vector_state(&mut self, sregs: &kvm_sregs) -> Result<(), String> {
@@ -365,10 +445,15 @@ impl Booting {
         // CPUID.(EAX=0DH,ECX=0):EBX, the bytes XSAVE takes with the present XCR0.
         let len = u64::from(std::arch::x86_64::__cpuid_count(0xd, 0).ebx);
         if len > XSAVE_LEN {
-            return Err(format!("the processor's vector state takes {len} bytes, more than {XSAVE_LEN}"));
+            return Err(format!(
+                "the processor's vector state takes {len} bytes, more than {XSAVE_LEN}"
+            ));
         }
         let zeros = [0u8; REQUEST_AREA_LEN as usize];
-        self.machine.memory.write_physical(REQUEST_AREA, &zeros).map_err(|error| text(&error))?;
+        self.machine
+            .memory
+            .write_physical(REQUEST_AREA, &zeros)
+            .map_err(|error| text(&error))?;
         let regs = kvm_regs {
             rip: stubs::addresses().save_state,
             r11: monitor(REQUEST_AREA),
@@ -386,8 +471,12 @@ impl Booting {
         }
         let mut image = vec![0; XSAVE_LEN as usize];
         let memory = &mut self.machine.memory;
-        memory.mapping().read(REQUEST_AREA, &mut image).map_err(|error| text(&error))?;
-        memory.write_physical(XSAVE_IMAGE, &image).map_err(|error| text(&error))?;
-        memory.write_physical(REQUEST_AREA, &zeros).map_err(|error| text(&error))
+        memory
+            .mapping()
+            .read(REQUEST_AREA, &mut image)
+            .map_err(|error| text(&error))?;
+        memory
+            .write_physical(XSAVE_IMAGE, &image)
+            .map_err(|error| text(&error))
     }
 }

@@ -28,7 +28,12 @@ pub struct Mapping {
 }
 
 impl Mapping {
-    fn new(file: &Arc<File>, len: u64, protection: i32, flags: i32) -> Result<Self, MmapRegionError> {
+    fn new(
+        file: &Arc<File>,
+        len: u64,
+        protection: i32,
+        flags: i32,
+    ) -> Result<Self, MmapRegionError> {
         let region = MmapRegionBuilder::new(len as usize)
             .with_file_offset(FileOffset::from_arc(file.clone(), 0))
             .with_mmap_prot(protection)
@@ -39,18 +44,33 @@ impl Mapping {
 
     /// The memory itself, writable: for the machine that becomes the master.
     pub fn shared(file: &Arc<File>, len: u64) -> Result<Self, MmapRegionError> {
-        Self::new(file, len, libc::PROT_READ | libc::PROT_WRITE, libc::MAP_SHARED)
+        Self::new(
+            file,
+            len,
+            libc::PROT_READ | libc::PROT_WRITE,
+            libc::MAP_SHARED,
+        )
     }
 
     /// The sealed master, for reading. Private, since Linux before 6.7 refuses even a read-only shared mapping of a
     /// file sealed against writes.
     pub fn frozen(file: &Arc<File>, len: u64) -> Result<Self, MmapRegionError> {
-        Self::new(file, len, libc::PROT_READ, libc::MAP_PRIVATE | libc::MAP_NORESERVE)
+        Self::new(
+            file,
+            len,
+            libc::PROT_READ,
+            libc::MAP_PRIVATE | libc::MAP_NORESERVE,
+        )
     }
 
     /// A fork: copy-on-write of the sealed master.
     pub fn fork(file: &Arc<File>, len: u64) -> Result<Self, MmapRegionError> {
-        Self::new(file, len, libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_NORESERVE)
+        Self::new(
+            file,
+            len,
+            libc::PROT_READ | libc::PROT_WRITE,
+            libc::MAP_PRIVATE | libc::MAP_NORESERVE,
+        )
     }
 
     /// Length in bytes.
@@ -65,8 +85,10 @@ impl Mapping {
 
     fn slice(&self, address: u64, len: u64) -> Result<VolatileSlice<'_>, OutOfRange> {
         let error = OutOfRange { address, len };
-        let (start, count) =
-            (usize::try_from(address).map_err(|_| error)?, usize::try_from(len).map_err(|_| error)?);
+        let (start, count) = (
+            usize::try_from(address).map_err(|_| error)?,
+            usize::try_from(len).map_err(|_| error)?,
+        );
         self.region.get_slice(start, count).map_err(|_| error)
     }
 
@@ -97,7 +119,8 @@ impl Mapping {
     /// Copies one page from the same place of another mapping.
     fn copy_page(&self, from: &Mapping, page: u32) -> Result<(), OutOfRange> {
         let address = u64::from(page) * PAGE;
-        from.slice(address, PAGE)?.copy_to_volatile_slice(self.slice(address, PAGE)?);
+        from.slice(address, PAGE)?
+            .copy_to_volatile_slice(self.slice(address, PAGE)?);
         Ok(())
     }
 
@@ -107,7 +130,10 @@ impl Mapping {
         (0..self.len().min(other.len()))
             .step_by(PAGE as usize)
             .filter(|&page| {
-                self.read(page, &mut mine).and_then(|()| other.read(page, &mut theirs)).is_err() || mine != theirs
+                self.read(page, &mut mine)
+                    .and_then(|()| other.read(page, &mut theirs))
+                    .is_err()
+                    || mine != theirs
             })
             .count()
     }
@@ -116,9 +142,18 @@ impl Mapping {
     pub fn drop_private_pages(&self) -> std::io::Result<()> {
         // SAFETY: the range is exactly this mapping, and private pages hold nothing but guest memory, of which no
         // Rust reference exists.
-        let result =
-            unsafe { libc::madvise(self.region.as_ptr().cast(), self.region.size(), libc::MADV_DONTNEED) };
-        if result == 0 { Ok(()) } else { Err(std::io::Error::last_os_error()) }
+        let result = unsafe {
+            libc::madvise(
+                self.region.as_ptr().cast(),
+                self.region.size(),
+                libc::MADV_DONTNEED,
+            )
+        };
+        if result == 0 {
+            Ok(())
+        } else {
+            Err(std::io::Error::last_os_error())
+        }
     }
 }
 
@@ -131,7 +166,10 @@ pub struct DirtyPages {
 
 impl DirtyPages {
     fn new(pages: u64) -> Self {
-        Self { list: Vec::with_capacity(64), seen: vec![0; pages.div_ceil(64) as usize] }
+        Self {
+            list: Vec::with_capacity(64),
+            seen: vec![0; pages.div_ceil(64) as usize],
+        }
     }
 
     /// Adds a page. A page number outside the machine is ignored.
@@ -171,13 +209,21 @@ pub struct GuestMemory {
 impl GuestMemory {
     /// The memory of the machine that runs `main()`: page tables may be edited, nothing is recorded.
     pub fn booting(mapping: Mapping) -> Self {
-        Self { mapping, dirty: None, lost_permission: false }
+        Self {
+            mapping,
+            dirty: None,
+            lost_permission: false,
+        }
     }
 
     /// The memory of a fork.
     pub fn forked(mapping: Mapping) -> Self {
         let pages = mapping.len() / PAGE;
-        Self { mapping, dirty: Some(DirtyPages::new(pages)), lost_permission: false }
+        Self {
+            mapping,
+            dirty: Some(DirtyPages::new(pages)),
+            lost_permission: false,
+        }
     }
 
     /// The raw mapping.
@@ -216,7 +262,8 @@ impl GuestMemory {
     /// Copies every dirtied page back from the master. The pages stay mapped and on the list: they are not logged
     /// again. The ring-0 stack, which is in the unlogged slot, always comes back.
     pub fn restore(&mut self, master: &Mapping) -> Result<(), OutOfRange> {
-        self.mapping.copy_page(master, (KERNEL_STACK / PAGE) as u32)?;
+        self.mapping
+            .copy_page(master, (KERNEL_STACK / PAGE) as u32)?;
         for &page in self.dirty.iter().flat_map(|dirty| &dirty.list) {
             self.mapping.copy_page(master, page)?;
         }
@@ -279,22 +326,32 @@ impl GuestMemory {
 
 impl UserMemory for GuestMemory {
     fn read(&self, address: u64, buf: &mut [u8]) -> Result<(), BadAddress> {
-        let end = address.checked_add(buf.len() as u64).ok_or(BadAddress(address))?;
+        let end = address
+            .checked_add(buf.len() as u64)
+            .ok_or(BadAddress(address))?;
         let mut at = address;
         while at < end {
             let n = (page_down(at) + PAGE).min(end) - at;
-            let physical = paging::translate(&self.mapping, at, Access::Read).ok_or(BadAddress(at))?;
+            let physical =
+                paging::translate(&self.mapping, at, Access::Read).ok_or(BadAddress(at))?;
             let offset = (at - address) as usize;
-            self.mapping.read(physical, &mut buf[offset..offset + n as usize]).map_err(|_| BadAddress(at))?;
+            self.mapping
+                .read(physical, &mut buf[offset..offset + n as usize])
+                .map_err(|_| BadAddress(at))?;
             at += n;
         }
         Ok(())
     }
 
     fn write(&mut self, address: u64, bytes: &[u8]) -> Result<(), BadAddress> {
-        self.pieces(address, bytes.len() as u64, Access::Write, |memory, physical, offset, n| {
-            memory.write_physical(physical, &bytes[offset as usize..(offset + n) as usize])
-        })
+        self.pieces(
+            address,
+            bytes.len() as u64,
+            Access::Write,
+            |memory, physical, offset, n| {
+                memory.write_physical(physical, &bytes[offset as usize..(offset + n) as usize])
+            },
+        )
     }
 
     fn clear(&mut self, address: u64, len: u64) -> Result<(), BadAddress> {
@@ -308,7 +365,12 @@ impl UserMemory for GuestMemory {
         self.dirty.is_none()
     }
 
-    fn protect(&mut self, address: u64, len: u64, protection: Protection) -> Result<(), BadAddress> {
+    fn protect(
+        &mut self,
+        address: u64,
+        len: u64,
+        protection: Protection,
+    ) -> Result<(), BadAddress> {
         let end = address.checked_add(len).ok_or(BadAddress(address))?;
         if !self.can_protect() {
             return Err(BadAddress(address));
@@ -318,7 +380,8 @@ impl UserMemory for GuestMemory {
             paging::translate(&self.mapping, at, Access::Any).ok_or(BadAddress(at))?;
         }
         for at in (address..end).step_by(PAGE as usize) {
-            self.lost_permission |= paging::protect(&self.mapping, at, protection).ok_or(BadAddress(at))?;
+            self.lost_permission |=
+                paging::protect(&self.mapping, at, protection).ok_or(BadAddress(at))?;
         }
         Ok(())
     }

@@ -58,8 +58,17 @@ impl Pool {
     /// A pool with its first fork.
     pub fn new(master: Arc<Master>) -> Result<Arc<Self>, ForkError> {
         let first = Fork::new(master.clone())?;
-        let state = State { idle: [(first, Instant::now())].into(), total: 1, created: 1, ..Default::default() };
-        let pool = Arc::new(Self { master, state: Mutex::new(state), given_back: Condvar::new() });
+        let state = State {
+            idle: [(first, Instant::now())].into(),
+            total: 1,
+            created: 1,
+            ..Default::default()
+        };
+        let pool = Arc::new(Self {
+            master,
+            state: Mutex::new(state),
+            given_back: Condvar::new(),
+        });
         keeper().send(Job::Keep(Arc::downgrade(&pool)));
         Ok(pool)
     }
@@ -108,7 +117,8 @@ impl Pool {
             return;
         }
         state.total -= 1;
-        if state.waiting > 0 && !state.closed {
+        // The next request should find one.
+        if (state.waiting > 0 || state.total == 0) && !state.closed {
             self.ask_for_one(&mut state);
         }
         drop(state);
@@ -161,7 +171,12 @@ impl Pool {
 
     /// Looks at all idle forks.
     pub fn idle_forks<T>(&self, look: impl Fn(&Fork) -> T) -> Vec<T> {
-        self.state.lock().idle.iter().map(|(fork, _)| look(fork)).collect()
+        self.state
+            .lock()
+            .idle
+            .iter()
+            .map(|(fork, _)| look(fork))
+            .collect()
     }
 
     /// The numbers now.
@@ -222,32 +237,36 @@ fn keeper() -> &'static Keeper {
     static KEEPER: OnceCell<Keeper> = OnceCell::new();
     KEEPER.get_or_init(|| {
         let (jobs, inbox) = mpsc::channel::<Job>();
-        let thread = std::thread::Builder::new().name("forkvm-keeper".into()).spawn(move || {
-            let mut pools: Vec<Weak<Pool>> = Vec::new();
-            let mut swept = Instant::now();
-            loop {
-                // With no pool there is nothing to sweep: sleep until there is.
-                let job = if pools.is_empty() {
-                    inbox.recv().map_err(|_| RecvTimeoutError::Disconnected)
-                } else {
-                    inbox.recv_timeout(SWEEP)
-                };
-                match job {
-                    Ok(Job::Keep(pool)) => pools.push(pool),
-                    Ok(job) => job.perform(),
-                    Err(RecvTimeoutError::Timeout) => {}
-                    Err(RecvTimeoutError::Disconnected) => return,
-                }
-                let now = Instant::now();
-                if now.duration_since(swept) >= SWEEP {
-                    swept = now;
-                    pools.retain(|pool| pool.strong_count() > 0);
-                    for pool in pools.iter().filter_map(Weak::upgrade) {
-                        drop(pool.sweep(now));
+        let thread = std::thread::Builder::new()
+            .name("forkvm-keeper".into())
+            .spawn(move || {
+                let mut pools: Vec<Weak<Pool>> = Vec::new();
+                let mut swept = Instant::now();
+                loop {
+                    // With no pool there is nothing to sweep: sleep until there is.
+                    let job = if pools.is_empty() {
+                        inbox.recv().map_err(|_| RecvTimeoutError::Disconnected)
+                    } else {
+                        inbox.recv_timeout(SWEEP)
+                    };
+                    match job {
+                        Ok(Job::Keep(pool)) => pools.push(pool),
+                        Ok(job) => job.perform(),
+                        Err(RecvTimeoutError::Timeout) => {}
+                        Err(RecvTimeoutError::Disconnected) => return,
+                    }
+                    let now = Instant::now();
+                    if now.duration_since(swept) >= SWEEP {
+                        swept = now;
+                        pools.retain(|pool| pool.strong_count() > 0);
+                        for pool in pools.iter().filter_map(Weak::upgrade) {
+                            drop(pool.sweep(now));
+                        }
                     }
                 }
-            }
-        });
-        Keeper { jobs: thread.is_ok().then_some(jobs) }
+            });
+        Keeper {
+            jobs: thread.is_ok().then_some(jobs),
+        }
     })
 }

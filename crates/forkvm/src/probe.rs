@@ -9,13 +9,13 @@ use kvm_ioctls::{Cap, Kvm};
 use once_cell::sync::OnceCell;
 
 use crate::arch::layout::PAGE_TABLES;
+use crate::arch::monitor;
 use crate::arch::paging::{Builder, MapRange, tables_len};
 use crate::arch::regs::{
-    CR4_BASE, CR4_FSGSBASE, CR4_OSXSAVE, CR4_PKE, CR4_SMEP, CR4_UMIP, MSR_CSTAR, MSR_LSTAR, MSR_SFMASK, MSR_STAR, RFLAGS,
-    SFMASK_RING0, STAR, user_sregs,
+    CR4_BASE, CR4_FSGSBASE, CR4_OSXSAVE, CR4_PKE, CR4_SMEP, CR4_UMIP, MSR_CSTAR, MSR_LSTAR,
+    MSR_SFMASK, MSR_STAR, RFLAGS, SFMASK_RING0, STAR, user_sregs,
 };
 use crate::arch::stubs::{self, PORT_HYPERCALL, PORT_SYSCALL, SyscallEntry};
-use crate::arch::monitor;
 use crate::kvm::{Exit, Vcpu, Vm};
 use crate::memory::{Mapping, OutOfRange};
 
@@ -28,10 +28,14 @@ const RING_ENTRIES_LEAST: u32 = 1024;
 #[derive(Debug, thiserror::Error)]
 pub enum KvmUnavailable {
     /// There is no device.
-    #[error("/dev/kvm is missing: enable virtualisation in the firmware or the hypervisor, then `modprobe kvm_intel` or `modprobe kvm_amd`")]
+    #[error(
+        "/dev/kvm is missing: enable virtualisation in the firmware or the hypervisor, then `modprobe kvm_intel` or `modprobe kvm_amd`"
+    )]
     NoDevice,
     /// The device is there, but not for us.
-    #[error("user {user} may not use /dev/kvm: add the user to the group that owns it (`usermod -aG kvm NAME`), then log in again")]
+    #[error(
+        "user {user} may not use /dev/kvm: add the user to the group that owns it (`usermod -aG kvm NAME`), then log in again"
+    )]
     NotAllowed {
         /// Effective user id.
         user: u32,
@@ -59,7 +63,9 @@ pub enum KvmUnavailable {
     #[error("no memory for a guest: {0}")]
     Memory(String),
     /// `syscall` in the probing guest arrived nowhere we know.
-    #[error("`syscall` in a guest does not arrive where it should ({0}); please report this with the output of `forkvm doctor`")]
+    #[error(
+        "`syscall` in a guest does not arrive where it should ({0}); please report this with the output of `forkvm doctor`"
+    )]
     NoSyscall(String),
 }
 
@@ -117,22 +123,38 @@ impl KvmHost {
     fn open() -> Result<Self, KvmUnavailable> {
         let kvm = crate::kvm::open().map_err(|source| match source.errno() {
             libc::ENOENT | libc::ENXIO | libc::ENODEV => KvmUnavailable::NoDevice,
-            libc::EACCES | libc::EPERM => KvmUnavailable::NotAllowed { user: rustix::process::geteuid().as_raw() },
-            _ => KvmUnavailable::Failed { step: "open", source },
+            libc::EACCES | libc::EPERM => KvmUnavailable::NotAllowed {
+                user: rustix::process::geteuid().as_raw(),
+            },
+            _ => KvmUnavailable::Failed {
+                step: "open",
+                source,
+            },
         })?;
         if !kvm.check_extension(Cap::SyncRegs) {
-            return Err(KvmUnavailable::Lacks { what: "KVM_CAP_SYNC_REGS", since: "4.17" });
+            return Err(KvmUnavailable::Lacks {
+                what: "KVM_CAP_SYNC_REGS",
+                since: "4.17",
+            });
         }
-        let ring = [kvm_bindings::KVM_CAP_DIRTY_LOG_RING_ACQ_REL, kvm_bindings::KVM_CAP_DIRTY_LOG_RING]
-            .map(|cap| kvm.check_extension_raw(cap.into()))
-            .into_iter()
-            .max()
-            .and_then(|bytes| u32::try_from(bytes).ok())
-            .unwrap_or(0);
+        let ring = [
+            kvm_bindings::KVM_CAP_DIRTY_LOG_RING_ACQ_REL,
+            kvm_bindings::KVM_CAP_DIRTY_LOG_RING,
+        ]
+        .map(|cap| kvm.check_extension_raw(cap.into()))
+        .into_iter()
+        .max()
+        .and_then(|bytes| u32::try_from(bytes).ok())
+        .unwrap_or(0);
         if ring < RING_ENTRIES_LEAST * 16 {
-            return Err(KvmUnavailable::Lacks { what: "the dirty ring (KVM_CAP_DIRTY_LOG_RING)", since: "5.11" });
+            return Err(KvmUnavailable::Lacks {
+                what: "the dirty ring (KVM_CAP_DIRTY_LOG_RING)",
+                since: "5.11",
+            });
         }
-        let cpuid = kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES).map_err(failed("KVM_GET_SUPPORTED_CPUID"))?;
+        let cpuid = kvm
+            .get_supported_cpuid(KVM_MAX_CPUID_ENTRIES)
+            .map_err(failed("KVM_GET_SUPPORTED_CPUID"))?;
         let report = KvmReport {
             api_version: kvm.get_api_version(),
             syscall_enters_ring0: false,
@@ -142,7 +164,12 @@ impl KvmHost {
             cr4: CR4_BASE,
             dirty_ring_bytes: ring,
         };
-        let mut host = Self { kvm, cpuid, report, entry: SyscallEntry::Ring3 };
+        let mut host = Self {
+            kvm,
+            cpuid,
+            report,
+            entry: SyscallEntry::Ring3,
+        };
         host.probe()?;
         Ok(host)
     }
@@ -176,19 +203,35 @@ impl KvmHost {
             SyscallEntry::Ring3 => (addresses.syscall_ring3, 0),
             SyscallEntry::Ring0 => (addresses.syscall_ring0, SFMASK_RING0),
         };
-        prepare(&self.kvm, &self.cpuid, vcpu, lstar, mask, addresses.syscall_32)
+        prepare(
+            &self.kvm,
+            &self.cpuid,
+            vcpu,
+            lstar,
+            mask,
+            addresses.syscall_32,
+        )
     }
 
     /// Length of a dirty ring, in entries, for a request limit of this many pages.
     pub fn ring_entries(&self, pages: u64) -> u32 {
         /// Largest ring asked for: the limit is then checked every 4,096 pages or less.
         const MOST: u64 = 4096;
-        let wanted = pages.next_power_of_two().clamp(u64::from(RING_ENTRIES_LEAST), MOST);
+        let wanted = pages
+            .next_power_of_two()
+            .clamp(u64::from(RING_ENTRIES_LEAST), MOST);
         (wanted as u32).min(self.report.dirty_ring_bytes / 16)
     }
 }
 
-fn prepare(kvm: &Kvm, cpuid: &CpuId, vcpu: &Vcpu, lstar: u64, mask: u64, cstar: u64) -> Result<(), kvm_ioctls::Error> {
+fn prepare(
+    kvm: &Kvm,
+    cpuid: &CpuId,
+    vcpu: &Vcpu,
+    lstar: u64,
+    mask: u64,
+    cstar: u64,
+) -> Result<(), kvm_ioctls::Error> {
     for (msr, value) in [(MSR_STAR, STAR), (MSR_LSTAR, lstar), (MSR_SFMASK, mask)] {
         if !vcpu.set_msr(msr, value)? {
             return Err(kvm_ioctls::Error::new(libc::EINVAL));
@@ -204,7 +247,12 @@ fn prepare(kvm: &Kvm, cpuid: &CpuId, vcpu: &Vcpu, lstar: u64, mask: u64, cstar: 
         .map_or(0, |leaf| u64::from(leaf.edx) << 32 | u64::from(leaf.eax));
     if supported != 0 && kvm.check_extension(Cap::Xcrs) {
         let mut xcrs = vcpu.xcrs()?;
-        if let Some(xcr0) = xcrs.xcrs.iter_mut().take(xcrs.nr_xcrs as usize).find(|register| register.xcr == 0) {
+        if let Some(xcr0) = xcrs
+            .xcrs
+            .iter_mut()
+            .take(xcrs.nr_xcrs as usize)
+            .find(|register| register.xcr == 0)
+        {
             xcr0.value = supported & !XCR0_AMX;
             vcpu.set_xcrs(&xcrs)?;
         }
@@ -225,15 +273,15 @@ struct ProbeGuest {
 impl ProbeGuest {
     fn new(host: &KvmHost) -> Result<Self, KvmUnavailable> {
         let ranges = monitor::ranges();
-        let tables = PAGE_TABLES
-            ..PAGE_TABLES + tables_len(ranges.iter().map(MapRange::virtual_range));
+        let tables =
+            PAGE_TABLES..PAGE_TABLES + tables_len(ranges.iter().map(MapRange::virtual_range));
         let memory = |error: std::io::Error| KvmUnavailable::Memory(error.to_string());
         let file: File = rustix::fs::memfd_create("forkvm-probe", rustix::fs::MemfdFlags::CLOEXEC)
             .map_err(|error| memory(error.into()))?
             .into();
         file.set_len(tables.end).map_err(memory)?;
-        let mapping =
-            Mapping::shared(&Arc::new(file), tables.end).map_err(|error| KvmUnavailable::Memory(error.to_string()))?;
+        let mapping = Mapping::shared(&Arc::new(file), tables.end)
+            .map_err(|error| KvmUnavailable::Memory(error.to_string()))?;
         // Ring 3 may use the system-call port in this guest, wherever `syscall` turns out to arrive.
         monitor::install(&mapping, SyscallEntry::Ring3)?;
         let mut builder = Builder::new(&mapping, tables);
@@ -241,10 +289,23 @@ impl ProbeGuest {
         let vm = Vm::new(&host.kvm, &mapping, None).map_err(failed("KVM_CREATE_VM"))?;
         let vcpu = vm.vcpu(&host.cpuid).map_err(failed("KVM_CREATE_VCPU"))?;
         let addresses = stubs::addresses();
-        prepare(&host.kvm, &host.cpuid, &vcpu, addresses.syscall_ring3, 0, addresses.syscall_32)
-            .map_err(failed("KVM_SET_MSRS"))?;
+        prepare(
+            &host.kvm,
+            &host.cpuid,
+            &vcpu,
+            addresses.syscall_ring3,
+            0,
+            addresses.syscall_32,
+        )
+        .map_err(failed("KVM_SET_MSRS"))?;
         let template = vcpu.sregs().map_err(failed("KVM_GET_SREGS"))?;
-        Ok(Self { vcpu, template, cr4: CR4_BASE, _vm: vm, _memory: mapping })
+        Ok(Self {
+            vcpu,
+            template,
+            cr4: CR4_BASE,
+            _vm: vm,
+            _memory: mapping,
+        })
     }
 
     /// Runs ring-3 code at `address` until it exits.
@@ -252,7 +313,11 @@ impl ProbeGuest {
         self.vcpu
             .set_sregs(&user_sregs(&self.template, self.cr4, 0, 0))
             .map_err(failed("KVM_SET_SREGS"))?;
-        self.vcpu.set_regs(kvm_regs { rip: address, rflags: RFLAGS, ..Default::default() });
+        self.vcpu.set_regs(kvm_regs {
+            rip: address,
+            rflags: RFLAGS,
+            ..Default::default()
+        });
         loop {
             match self.vcpu.run() {
                 Exit::Interrupted => {}
@@ -267,7 +332,11 @@ impl ProbeGuest {
             return Err(KvmUnavailable::NoSyscall(format!("{exit:?}")));
         }
         let sregs = self.vcpu.sregs().map_err(failed("KVM_GET_SREGS"))?;
-        let entry = if sregs.cs.dpl == 3 { SyscallEntry::Ring3 } else { SyscallEntry::Ring0 };
+        let entry = if sregs.cs.dpl == 3 {
+            SyscallEntry::Ring3
+        } else {
+            SyscallEntry::Ring0
+        };
         // The exit was in the middle of something; finish it before the next probe.
         self.vcpu.drain();
         Ok(entry)
@@ -275,7 +344,10 @@ impl ProbeGuest {
 
     /// Sets a CR4 bit if KVM takes it.
     fn accept(&mut self, bit: u64) -> bool {
-        let taken = self.vcpu.set_sregs(&user_sregs(&self.template, self.cr4 | bit, 0, 0)).is_ok();
+        let taken = self
+            .vcpu
+            .set_sregs(&user_sregs(&self.template, self.cr4 | bit, 0, 0))
+            .is_ok();
         if taken {
             self.cr4 |= bit;
         }

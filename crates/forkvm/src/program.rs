@@ -7,8 +7,9 @@ use std::time::{Duration, Instant};
 use crate::config::Config;
 use crate::failure::{BootError, Cause, Failure};
 use crate::fork::Fork;
+use crate::handlers::Handlers;
 use crate::hypercall::Response;
-use crate::master::{Handlers, Master};
+use crate::master::Master;
 use crate::pool::{Pool, TakeError};
 use crate::request::{CachePolicy, Header, Host, Request};
 
@@ -58,8 +59,14 @@ impl Program {
     pub fn boot(elf: &[u8], config: Config, host: &mut dyn Host) -> Result<Arc<Self>, BootError> {
         let master = Arc::new(Master::boot(elf, config, host)?);
         let tenant = master.config.name.clone();
-        let pool = Pool::new(master).map_err(|error| BootError::Host { tenant, what: error.to_string() })?;
-        Ok(Arc::new(Self { pool, counters: Counters::default() }))
+        let pool = Pool::new(master).map_err(|error| BootError::Host {
+            tenant,
+            what: error.to_string(),
+        })?;
+        Ok(Arc::new(Self {
+            pool,
+            counters: Counters::default(),
+        }))
     }
 
     /// The settings it was booted with.
@@ -84,16 +91,39 @@ impl Program {
         let mut lease = self.lease(deadline)?;
         self.counters.requests.fetch_add(1, Ordering::Relaxed);
         let cause = match lease.fork()?.call(request, deadline, host) {
-            Ok(response) => return Ok(Answer { lease, response, position: 0, failure: None }),
+            Ok(response) => {
+                return Ok(Answer {
+                    lease,
+                    response,
+                    position: 0,
+                    failure: None,
+                });
+            }
             Err(cause) => cause,
         };
         let failure = self.failed(&cause);
-        if self.pool.master().handlers.get(Handlers::ON_ERROR).is_none() || !lease.fork()?.reset() {
+        if self
+            .pool
+            .master()
+            .wait_point
+            .handlers
+            .get(Handlers::ON_ERROR)
+            .is_none()
+            || !lease.fork()?.reset()
+        {
             return Err(failure);
         }
         let deadline = deadline.min(Instant::now()) + ON_ERROR_TIME;
-        match lease.fork()?.call_on_error(request, &failure.to_string(), deadline, host) {
-            Ok(response) => Ok(Answer { lease, response, position: 0, failure: Some(failure) }),
+        match lease
+            .fork()?
+            .call_on_error(request, &failure.to_string(), deadline, host)
+        {
+            Ok(response) => Ok(Answer {
+                lease,
+                response,
+                position: 0,
+                failure: Some(failure),
+            }),
             Err(second) => Err(self.failed_twice(failure, &second)),
         }
     }
@@ -115,7 +145,10 @@ impl Program {
 
     /// For tests: how many pages of any idle fork differ from the master's. 0 unless a reset missed something. Slow.
     pub fn differing_pages(&self) -> usize {
-        self.pool.idle_forks(Fork::differing_pages).into_iter().sum()
+        self.pool
+            .idle_forks(Fork::differing_pages)
+            .into_iter()
+            .sum()
     }
 
     /// For the benchmark: the times of `n` bare `KVM_RUN` round trips of a fork, the least a request can cost.
@@ -131,7 +164,10 @@ impl Program {
         let config = self.config();
         let start = Instant::now();
         match self.pool.take(deadline.min(start + config.limits.max_wait)) {
-            Ok(fork) => Ok(Lease { program: self.clone(), fork: Some(fork) }),
+            Ok(fork) => Ok(Lease {
+                program: self.clone(),
+                fork: Some(fork),
+            }),
             Err(TakeError::Busy) => {
                 self.counters.busy.fetch_add(1, Ordering::Relaxed);
                 Err(Failure::Busy {
@@ -140,7 +176,10 @@ impl Program {
                     waited: start.elapsed(),
                 })
             }
-            Err(TakeError::NoFork(reason)) => Err(Failure::NoFork { tenant: config.name.clone(), reason }),
+            Err(TakeError::NoFork(reason)) => Err(Failure::NoFork {
+                tenant: config.name.clone(),
+                reason,
+            }),
         }
     }
 
@@ -149,7 +188,12 @@ impl Program {
         let limits = &master.config.limits;
         let time = format!("{:?} (max_request_time)", limits.max_request_time);
         let memory = format!("{} bytes (max_request_memory)", limits.max_request_memory);
-        cause.describe(&master.symbols, &master.layout.stack_window(), &time, &memory)
+        cause.describe(
+            &master.symbols,
+            &master.wait_point.layout.stack_window(),
+            &time,
+            &memory,
+        )
     }
 
     fn failed(&self, cause: &Cause) -> Failure {
@@ -158,14 +202,26 @@ impl Program {
         if timeout {
             self.counters.timeouts.fetch_add(1, Ordering::Relaxed);
         }
-        Failure::Guest { tenant: self.config().name.clone(), what: self.describe(cause), timeout }
+        Failure::Guest {
+            tenant: self.config().name.clone(),
+            what: self.describe(cause),
+            timeout,
+        }
     }
 
     fn failed_twice(&self, first: Failure, second: &Cause) -> Failure {
         match first {
-            Failure::Guest { tenant, what, timeout } => {
+            Failure::Guest {
+                tenant,
+                what,
+                timeout,
+            } => {
                 let what = format!("{what}; then on_error failed: {}", self.describe(second));
-                Failure::Guest { tenant, what, timeout }
+                Failure::Guest {
+                    tenant,
+                    what,
+                    timeout,
+                }
             }
             other => other,
         }
@@ -189,7 +245,10 @@ impl Lease {
     fn fork(&mut self) -> Result<&mut Fork, Failure> {
         // There is one until drop; an error instead of a panic all the same.
         let tenant = || self.program.config().name.clone();
-        self.fork.as_mut().ok_or_else(|| Failure::NoFork { tenant: tenant(), reason: "it was given back".into() })
+        self.fork.as_mut().ok_or_else(|| Failure::NoFork {
+            tenant: tenant(),
+            reason: "it was given back".into(),
+        })
     }
 }
 
@@ -244,7 +303,11 @@ impl Answer {
 
     /// Copies the next piece of the body out of guest memory. 0 at its end.
     pub fn read_body(&mut self, buf: &mut [u8]) -> usize {
-        let n = self.lease.fork.as_ref().map_or(0, |fork| fork.read_body(&self.response, self.position, buf));
+        let n = self
+            .lease
+            .fork
+            .as_ref()
+            .map_or(0, |fork| fork.read_body(&self.response, self.position, buf));
         self.position += n as u64;
         n
     }

@@ -54,7 +54,11 @@ impl InitialStack<'_> {
     pub fn build(&self, top: u64) -> Vec<u8> {
         let mut strings = Vec::new();
         let mut offsets = Vec::new();
-        let texts = self.arguments.iter().chain(self.environment).map(String::as_str);
+        let texts = self
+            .arguments
+            .iter()
+            .chain(self.environment)
+            .map(String::as_str);
         for text in texts.chain([self.executable, "x86_64"]) {
             offsets.push(strings.len() as u64);
             strings.extend_from_slice(text.as_bytes());
@@ -145,7 +149,9 @@ mod tests {
             let bytes = stack.build(top);
             let rsp = top - bytes.len() as u64;
             assert_eq!(rsp % 16, 0);
-            let word = |index: usize| u64::from_le_bytes(bytes[index * 8..index * 8 + 8].try_into().unwrap());
+            let word = |index: usize| {
+                u64::from_le_bytes(bytes[index * 8..index * 8 + 8].try_into().unwrap())
+            };
             let text = |address: u64| {
                 let at = (address - rsp) as usize;
                 let end = bytes[at..].iter().position(|&byte| byte == 0).unwrap();

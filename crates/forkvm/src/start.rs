@@ -8,7 +8,11 @@ const START_LEN: usize = 96;
 
 /// The address of `main()`.
 pub fn find_main(image: &Image, file: &[u8]) -> Option<u64> {
-    image.symbols.find("main").or_else(|| main_in_start(image, file)).filter(|&main| image.is_code(main))
+    image
+        .symbols
+        .find("main")
+        .or_else(|| main_in_start(image, file))
+        .filter(|&main| image.is_code(main))
 }
 
 fn code_at<'a>(image: &Image, file: &'a [u8], address: u64) -> &'a [u8] {
@@ -37,7 +41,11 @@ fn main_in_start(image: &Image, file: &[u8]) -> Option<u64> {
 
 fn relative(code: &[u8], at: usize, address: u64) -> Option<u64> {
     let offset = i32::from_le_bytes(code.get(at..at + 4)?.try_into().ok()?);
-    Some(address.wrapping_add(at as u64 + 4).wrapping_add_signed(offset.into()))
+    Some(
+        address
+            .wrapping_add(at as u64 + 4)
+            .wrapping_add_signed(offset.into()),
+    )
 }
 
 /// The operand of the last `mov $imm32,%rdi` or `lea rel32(%rip),%rdi` before the first call or jump.
@@ -46,11 +54,15 @@ fn loaded_into_rdi(code: &[u8], address: u64) -> Option<u64> {
     for at in 0..code.len().saturating_sub(7) {
         match code[at..] {
             // mov $imm32,%rdi (Intel SDM Vol. 2B, MOV: REX.W C7 /0)
-            [0x48, 0xc7, 0xc7, a, b, c, d, ..] => found = Some(u64::from(u32::from_le_bytes([a, b, c, d]))),
+            [0x48, 0xc7, 0xc7, a, b, c, d, ..] => {
+                found = Some(u64::from(u32::from_le_bytes([a, b, c, d])))
+            }
             // lea rel32(%rip),%rdi (LEA: REX.W 8D /r, RIP-relative)
             [0x48, 0x8d, 0x3d, ..] => found = relative(code, at + 3, address),
             // call rel32, call *rel32(%rip) (with or without a prefix), jmp rel32
-            [0xe8 | 0xe9, ..] | [0xff, 0x15, ..] | [0x67, 0xe8, ..] if found.is_some() => return found,
+            [0xe8 | 0xe9, ..] | [0xff, 0x15, ..] | [0x67, 0xe8, ..] if found.is_some() => {
+                return found;
+            }
             _ => {}
         }
     }

@@ -61,7 +61,11 @@ impl Watch {
     /// Registers a vCPU.
     pub fn new(run_page: RunPage) -> Result<Self, WatchdogError> {
         WATCHDOG.start()?;
-        let slot = Arc::new(Slot { state: AtomicU64::new(IDLE), thread: AtomicI32::new(0), run_page });
+        let slot = Arc::new(Slot {
+            state: AtomicU64::new(IDLE),
+            thread: AtomicI32::new(0),
+            run_page,
+        });
         WATCHDOG.slots.lock().push(slot.clone());
         Ok(Self { slot })
     }
@@ -71,7 +75,9 @@ impl Watch {
         let after_start = deadline.saturating_duration_since(*START);
         let nanos = u64::try_from(after_start.as_nanos()).unwrap_or(u64::MAX - FIRST);
         self.slot.thread.store(this_thread(), Ordering::Relaxed);
-        self.slot.state.store(nanos.saturating_add(FIRST), Ordering::SeqCst);
+        self.slot
+            .state
+            .store(nanos.saturating_add(FIRST), Ordering::SeqCst);
         // Only after a long pause is there a thread to wake.
         if WATCHDOG.parked.load(Ordering::SeqCst)
             && let Some(thread) = WATCHDOG.thread.get()
@@ -101,7 +107,12 @@ impl Watch {
                 std::hint::spin_loop();
                 continue;
             }
-            if self.slot.state.compare_exchange(state, IDLE, Ordering::SeqCst, Ordering::SeqCst).is_err() {
+            if self
+                .slot
+                .state
+                .compare_exchange(state, IDLE, Ordering::SeqCst, Ordering::SeqCst)
+                .is_err()
+            {
                 continue;
             }
             if state == KICKED {
@@ -118,7 +129,10 @@ impl Watch {
 impl Drop for Watch {
     fn drop(&mut self) {
         self.disarm();
-        WATCHDOG.slots.lock().retain(|slot| !Arc::ptr_eq(slot, &self.slot));
+        WATCHDOG
+            .slots
+            .lock()
+            .retain(|slot| !Arc::ptr_eq(slot, &self.slot));
     }
 }
 
@@ -129,7 +143,9 @@ impl Watchdog {
                 Lazy::force(&START);
                 kick_signal()?;
                 let builder = std::thread::Builder::new().name("forkvm-watchdog".into());
-                builder.spawn(|| WATCHDOG.watch()).map(|handle| handle.thread().clone())
+                builder
+                    .spawn(|| WATCHDOG.watch())
+                    .map(|handle| handle.thread().clone())
             })
             .map(|_| ())
             .map_err(WatchdogError)
@@ -156,7 +172,9 @@ impl Watchdog {
 
     /// Kicks the late. True if any request runs.
     fn look(&self, now: Instant) -> bool {
-        let now = u64::try_from(now.duration_since(*START).as_nanos()).unwrap_or(u64::MAX).saturating_add(FIRST);
+        let now = u64::try_from(now.duration_since(*START).as_nanos())
+            .unwrap_or(u64::MAX)
+            .saturating_add(FIRST);
         let mut active = false;
         for slot in self.slots.lock().iter() {
             let state = slot.state.load(Ordering::SeqCst);
@@ -171,7 +189,11 @@ impl Watchdog {
 
 impl Slot {
     fn kick(&self, deadline: u64) {
-        if self.state.compare_exchange(deadline, KICKING, Ordering::SeqCst, Ordering::SeqCst).is_err() {
+        if self
+            .state
+            .compare_exchange(deadline, KICKING, Ordering::SeqCst, Ordering::SeqCst)
+            .is_err()
+        {
             return;
         }
         // SAFETY: the slot is in the list, so its `Watch` and with it the vCPU still exist.
@@ -179,7 +201,12 @@ impl Slot {
         if let Ok(signal) = kick_signal() {
             // SAFETY: no memory is involved. The thread is waiting in `disarm` at the least, so its id is still its own.
             unsafe {
-                libc::syscall(libc::SYS_tgkill, libc::getpid(), self.thread.load(Ordering::Relaxed), signal);
+                libc::syscall(
+                    libc::SYS_tgkill,
+                    libc::getpid(),
+                    self.thread.load(Ordering::Relaxed),
+                    signal,
+                );
             }
         }
         self.state.store(KICKED, Ordering::SeqCst);
@@ -197,7 +224,9 @@ fn kick_signal() -> std::io::Result<libc::c_int> {
                 // SAFETY: both structures are plain data, valid when zeroed, and live across the calls.
                 unsafe {
                     let mut old: libc::sigaction = std::mem::zeroed();
-                    if libc::sigaction(signal, std::ptr::null(), &mut old) == 0 && old.sa_sigaction == libc::SIG_DFL {
+                    if libc::sigaction(signal, std::ptr::null(), &mut old) == 0
+                        && old.sa_sigaction == libc::SIG_DFL
+                    {
                         let mut new: libc::sigaction = std::mem::zeroed();
                         new.sa_sigaction = do_nothing as *const () as usize;
                         if libc::sigaction(signal, &new, std::ptr::null_mut()) == 0 {

@@ -1,8 +1,8 @@
 //! The monitor: our own pages in every guest, below the program's memory.
 
 use super::layout::{
-    FROZEN_BASES, GDT, IDT, KERNEL_STACK, KERNEL_STUBS, PAGE, REQUEST_AREA, REQUEST_AREA_LEN, TSS, USER_STUBS,
-    XSAVE_IMAGE, monitor,
+    FROZEN_BASES, GDT, IDT, KERNEL_STACK, KERNEL_STUBS, PAGE, REQUEST_AREA, REQUEST_AREA_LEN, TSS,
+    USER_STUBS, XSAVE_IMAGE, monitor,
 };
 use super::paging::{MapRange, Owner};
 use super::stubs::{self, SyscallEntry};
@@ -10,13 +10,31 @@ use super::tables;
 use crate::linux::Protection;
 use crate::memory::{Mapping, OutOfRange};
 
-const READ: Protection = Protection { read: true, write: false, execute: false };
-const WRITE: Protection = Protection { read: true, write: true, execute: false };
-const EXECUTE: Protection = Protection { read: true, write: false, execute: true };
+const READ: Protection = Protection {
+    read: true,
+    write: false,
+    execute: false,
+};
+const WRITE: Protection = Protection {
+    read: true,
+    write: true,
+    execute: false,
+};
+const EXECUTE: Protection = Protection {
+    read: true,
+    write: false,
+    execute: true,
+};
 
 /// The mappings of the monitor's pages.
 pub fn ranges() -> Vec<MapRange> {
-    let range = |physical, len, owner, protection| MapRange { address: monitor(physical), physical, len, owner, protection };
+    let range = |physical, len, owner, protection| MapRange {
+        address: monitor(physical),
+        physical,
+        len,
+        owner,
+        protection,
+    };
     vec![
         range(GDT, PAGE, Owner::Kernel, WRITE), // the processor sets the TSS descriptor's busy bit
         range(TSS, PAGE, Owner::Kernel, WRITE),
@@ -24,7 +42,12 @@ pub fn ranges() -> Vec<MapRange> {
         range(KERNEL_STUBS, PAGE, Owner::Kernel, EXECUTE),
         range(KERNEL_STACK, PAGE, Owner::Kernel, WRITE),
         range(USER_STUBS, PAGE, Owner::User, EXECUTE),
-        range(XSAVE_IMAGE, FROZEN_BASES + PAGE - XSAVE_IMAGE, Owner::User, READ),
+        range(
+            XSAVE_IMAGE,
+            FROZEN_BASES + PAGE - XSAVE_IMAGE,
+            Owner::User,
+            READ,
+        ),
         range(REQUEST_AREA, REQUEST_AREA_LEN, Owner::User, WRITE),
     ]
 }

@@ -103,7 +103,11 @@ pub struct Builder<'a> {
 impl<'a> Builder<'a> {
     /// Starts with an empty PML4 in the first page of `tables` (zeroed memory).
     pub fn new(memory: &'a Mapping, tables: Range<u64>) -> Self {
-        Self { memory, next: tables.start + PAGE, end: tables.end }
+        Self {
+            memory,
+            next: tables.start + PAGE,
+            end: tables.end,
+        }
     }
 
     /// Maps a range. A page mapped twice gets the later mapping.
@@ -129,10 +133,14 @@ impl<'a> Builder<'a> {
             } else {
                 let fresh = self.next;
                 if fresh >= self.end {
-                    return Err(OutOfRange { address: fresh, len: PAGE });
+                    return Err(OutOfRange {
+                        address: fresh,
+                        len: PAGE,
+                    });
                 }
                 self.next += PAGE;
-                self.memory.write_u64(at, fresh | PRESENT | WRITABLE | USER | ACCESSED)?;
+                self.memory
+                    .write_u64(at, fresh | PRESENT | WRITABLE | USER | ACCESSED)?;
                 fresh
             };
         }
@@ -176,7 +184,8 @@ pub fn translate(memory: &Mapping, address: u64, access: Access) -> Option<u64> 
         Access::Write => PRESENT | USER | WRITABLE,
         Access::Any => 0,
     };
-    (entry & needed == needed && entry & ADDRESS != 0).then_some((entry & ADDRESS) | (address & (PAGE - 1)))
+    (entry & needed == needed && entry & ADDRESS != 0)
+        .then_some((entry & ADDRESS) | (address & (PAGE - 1)))
 }
 
 /// Changes the permission of the user page at `address`. Returns true if something was taken away, `None` if no

@@ -40,7 +40,8 @@ pub const SFMASK_RING0: u64 = 1 << 8 | 1 << 9 | 1 << 10 | 3 << 12 | 1 << 14 | 1 
 /// RFLAGS at the start of a program and of a request: interrupts on, and the bit that is always set.
 pub const RFLAGS: u64 = 1 << 9 | 1 << 1;
 /// RFLAGS a program may have given itself: carry, parity, adjust, zero, sign, direction, overflow, alignment check, ID.
-pub const RFLAGS_USER: u64 = 1 | 1 << 2 | 1 << 4 | 1 << 6 | 1 << 7 | 1 << 10 | 1 << 11 | 1 << 18 | 1 << 21;
+pub const RFLAGS_USER: u64 =
+    1 | 1 << 2 | 1 << 4 | 1 << 6 | 1 << 7 | 1 << 10 | 1 << 11 | 1 << 18 | 1 << 21;
 
 /// The registers of ring-3 64-bit code with these FS and GS bases.
 pub fn user_sregs(template: &kvm_sregs, cr4: u64, fs_base: u64, gs_base: u64) -> kvm_sregs {
@@ -68,7 +69,11 @@ pub fn user_sregs(template: &kvm_sregs, cr4: u64, fs_base: u64, gs_base: u64) ->
         ..Default::default()
     };
     // As Linux starts a 64-bit program: null selectors, of which only FS and GS have a base.
-    let null = |base| kvm_segment { base, unusable: 1, ..Default::default() };
+    let null = |base| kvm_segment {
+        base,
+        unusable: 1,
+        ..Default::default()
+    };
     kvm_sregs {
         cs: code,
         ss: stack,
@@ -76,10 +81,25 @@ pub fn user_sregs(template: &kvm_sregs, cr4: u64, fs_base: u64, gs_base: u64) ->
         es: null(0),
         fs: null(fs_base),
         gs: null(gs_base),
-        tr: kvm_segment { base: tss, limit: TSS_LIMIT as u32, selector: TASK, type_: 11, present: 1, ..Default::default() },
+        tr: kvm_segment {
+            base: tss,
+            limit: TSS_LIMIT as u32,
+            selector: TASK,
+            type_: 11,
+            present: 1,
+            ..Default::default()
+        },
         ldt: null(0),
-        gdt: kvm_dtable { base: gdt, limit: GDT_LEN as u16 - 1, ..Default::default() },
-        idt: kvm_dtable { base: idt, limit: IDT_LEN as u16 - 1, ..Default::default() },
+        gdt: kvm_dtable {
+            base: gdt,
+            limit: GDT_LEN as u16 - 1,
+            ..Default::default()
+        },
+        idt: kvm_dtable {
+            base: idt,
+            limit: IDT_LEN as u16 - 1,
+            ..Default::default()
+        },
         cr0: CR0,
         cr2: 0,
         cr3: PAGE_TABLES,

@@ -288,7 +288,10 @@ impl EntryBlock {
     /// The block's bytes.
     pub fn to_bytes(self) -> [u8; Self::LEN as usize] {
         let mut bytes = [0; Self::LEN as usize];
-        for (field, value) in bytes.chunks_exact_mut(8).zip([self.rip, self.rax, self.rcx, self.rdx]) {
+        for (field, value) in bytes
+            .chunks_exact_mut(8)
+            .zip([self.rip, self.rax, self.rcx, self.rdx])
+        {
             field.copy_from_slice(&value.to_le_bytes());
         }
         bytes

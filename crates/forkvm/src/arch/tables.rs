@@ -43,7 +43,10 @@ pub fn gdt() -> Vec<u8> {
     entries[usize::from(TASK >> 3)] =
         TSS_LIMIT | (base & 0xff_ffff) << 16 | 0x89 << 40 | (base >> 24 & 0xff) << 56;
     entries[usize::from(TASK >> 3) + 1] = base >> 32;
-    entries.iter().flat_map(|entry| entry.to_le_bytes()).collect()
+    entries
+        .iter()
+        .flat_map(|entry| entry.to_le_bytes())
+        .collect()
 }
 
 /// The TSS's bytes. Ring 3 may reach the hypercall port, and the system-call port where `syscall` stays in ring 3.
@@ -71,7 +74,11 @@ pub fn idt() -> Vec<u8> {
     for vector in 0..32u64 {
         let handler = monitor(KERNEL_STUBS) + stubs::exception_offset(vector as u8);
         // `int3` and `into` may be executed by ring 3, any other `int n` is #GP.
-        let dpl: u64 = if matches!(vector, BREAKPOINT | OVERFLOW) { 3 } else { 0 };
+        let dpl: u64 = if matches!(vector, BREAKPOINT | OVERFLOW) {
+            3
+        } else {
+            0
+        };
         // 64-bit interrupt gate (Intel SDM Vol. 3A, 6.14.1): type 14, present, IST 1.
         let low = handler & 0xffff
             | u64::from(KERNEL_CODE) << 16
@@ -102,9 +109,15 @@ mod tests {
 
     #[test]
     fn only_our_ports_are_open_to_ring_3() {
-        for (entry, open) in [(stubs::SyscallEntry::Ring3, 8), (stubs::SyscallEntry::Ring0, 4)] {
+        for (entry, open) in [
+            (stubs::SyscallEntry::Ring3, 8),
+            (stubs::SyscallEntry::Ring0, 4),
+        ] {
             let tss = tss(entry);
-            let clear = tss[TSS_BASE_LEN..].iter().map(|byte| byte.count_zeros()).sum::<u32>();
+            let clear = tss[TSS_BASE_LEN..]
+                .iter()
+                .map(|byte| byte.count_zeros())
+                .sum::<u32>();
             assert_eq!(clear, open);
         }
     }

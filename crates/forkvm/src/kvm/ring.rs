@@ -44,7 +44,12 @@ impl DirtyRing {
         if entries == libc::MAP_FAILED {
             return Err(std::io::Error::last_os_error());
         }
-        Ok(Self { entries: entries.cast(), len, next: 0, unreset: 0 })
+        Ok(Self {
+            entries: entries.cast(),
+            len,
+            next: 0,
+            unreset: 0,
+        })
     }
 
     fn bytes(len: u32) -> usize {

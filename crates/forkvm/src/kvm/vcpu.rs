@@ -3,8 +3,9 @@
 use std::sync::atomic::AtomicU8;
 
 use kvm_bindings::{
-    CpuId, KVM_EXIT_DIRTY_RING_FULL, KVM_EXIT_INTR, KVM_EXIT_IO, KVM_EXIT_IO_OUT, KVM_SYNC_X86_EVENTS, KVM_SYNC_X86_REGS,
-    KVM_SYNC_X86_SREGS, Msrs, kvm_debugregs, kvm_msr_entry, kvm_regs, kvm_sregs, kvm_vcpu_events, kvm_xcrs,
+    CpuId, KVM_EXIT_DIRTY_RING_FULL, KVM_EXIT_INTR, KVM_EXIT_IO, KVM_EXIT_IO_OUT,
+    KVM_SYNC_X86_EVENTS, KVM_SYNC_X86_REGS, KVM_SYNC_X86_SREGS, Msrs, kvm_debugregs, kvm_msr_entry,
+    kvm_regs, kvm_sregs, kvm_vcpu_events, kvm_xcrs,
 };
 use kvm_ioctls::VcpuFd;
 
@@ -55,10 +56,19 @@ pub struct Vcpu {
 }
 
 impl Vcpu {
-    pub(super) fn new(mut fd: VcpuFd, cpuid: &CpuId, ring_entries: Option<u32>) -> Result<Self, kvm_ioctls::Error> {
+    pub(super) fn new(
+        mut fd: VcpuFd,
+        cpuid: &CpuId,
+        ring_entries: Option<u32>,
+    ) -> Result<Self, kvm_ioctls::Error> {
         fd.set_cpuid2(cpuid)?;
-        let map_error = |error: std::io::Error| kvm_ioctls::Error::new(error.raw_os_error().unwrap_or(libc::EIO));
-        let ring = ring_entries.map(|len| DirtyRing::map(&fd, len)).transpose().map_err(map_error)?;
+        let map_error = |error: std::io::Error| {
+            kvm_ioctls::Error::new(error.raw_os_error().unwrap_or(libc::EIO))
+        };
+        let ring = ring_entries
+            .map(|len| DirtyRing::map(&fd, len))
+            .transpose()
+            .map_err(map_error)?;
         fd.get_kvm_run().kvm_valid_regs = u64::from(KVM_SYNC_X86_REGS);
         Ok(Self { ring, fd })
     }
@@ -77,7 +87,9 @@ impl Vcpu {
     pub fn run(&mut self) -> Exit {
         match self.fd.run().map(|_| ()) {
             Ok(()) => {}
-            Err(error) if matches!(error.errno(), libc::EINTR | libc::EAGAIN) => return Exit::Interrupted,
+            Err(error) if matches!(error.errno(), libc::EINTR | libc::EAGAIN) => {
+                return Exit::Interrupted;
+            }
             Err(_) => return Exit::Dead(self.fd.get_kvm_run().exit_reason),
         }
         let run = self.fd.get_kvm_run();
@@ -169,8 +181,13 @@ impl Vcpu {
 
     /// Sets one model-specific register. False if KVM refuses it.
     pub fn set_msr(&self, index: u32, data: u64) -> Result<bool, kvm_ioctls::Error> {
-        let entry = kvm_msr_entry { index, data, ..Default::default() };
-        let msrs = Msrs::from_entries(&[entry]).map_err(|_| kvm_ioctls::Error::new(libc::ENOMEM))?;
+        let entry = kvm_msr_entry {
+            index,
+            data,
+            ..Default::default()
+        };
+        let msrs =
+            Msrs::from_entries(&[entry]).map_err(|_| kvm_ioctls::Error::new(libc::ENOMEM))?;
         Ok(self.fd.set_msrs(&msrs)? == 1)
     }
 
@@ -179,6 +196,10 @@ impl Vcpu {
         /// DR6 and DR7 after reset (Intel SDM Vol. 3A, 10.1.1, Table 10-1).
         const DR6: u64 = 0xffff_0ff0;
         const DR7: u64 = 0x400;
-        self.fd.set_debug_regs(&kvm_debugregs { dr6: DR6, dr7: DR7, ..Default::default() })
+        self.fd.set_debug_regs(&kvm_debugregs {
+            dr6: DR6,
+            dr7: DR7,
+            ..Default::default()
+        })
     }
 }

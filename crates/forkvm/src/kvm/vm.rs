@@ -3,8 +3,8 @@
 use std::os::fd::AsRawFd;
 
 use kvm_bindings::{
-    CpuId, KVM_CAP_DIRTY_LOG_RING, KVM_CAP_DIRTY_LOG_RING_ACQ_REL, KVM_MEM_LOG_DIRTY_PAGES, KVMIO, kvm_dirty_gfn,
-    kvm_enable_cap, kvm_userspace_memory_region,
+    CpuId, KVM_CAP_DIRTY_LOG_RING, KVM_CAP_DIRTY_LOG_RING_ACQ_REL, KVM_MEM_LOG_DIRTY_PAGES, KVMIO,
+    kvm_dirty_gfn, kvm_enable_cap, kvm_userspace_memory_region,
 };
 use kvm_ioctls::{Kvm, VmFd};
 
@@ -35,8 +35,15 @@ pub struct Vm {
 impl Vm {
     /// A machine over `memory`. With `ring_entries` (a power of two) its writes to the logged slot are recorded in a
     /// dirty ring of that many entries.
-    pub fn new(kvm: &Kvm, memory: &Mapping, ring_entries: Option<u32>) -> Result<Self, kvm_ioctls::Error> {
-        let vm = Self { fd: kvm.create_vm()?, ring_entries };
+    pub fn new(
+        kvm: &Kvm,
+        memory: &Mapping,
+        ring_entries: Option<u32>,
+    ) -> Result<Self, kvm_ioctls::Error> {
+        let vm = Self {
+            fd: kvm.create_vm()?,
+            ring_entries,
+        };
         if let Some(entries) = ring_entries {
             vm.enable_ring(entries)?;
         }
@@ -48,16 +55,39 @@ impl Vm {
     fn enable_ring(&self, entries: u32) -> Result<(), kvm_ioctls::Error> {
         let bytes = u64::from(entries) * size_of::<kvm_dirty_gfn>() as u64;
         // Since Linux 6.1 the capability has a name that promises acquire/release order; x86 has it under either.
-        let enable = |cap| self.fd.enable_cap(&kvm_enable_cap { cap, args: [bytes, 0, 0, 0], ..Default::default() });
+        let enable = |cap| {
+            self.fd.enable_cap(&kvm_enable_cap {
+                cap,
+                args: [bytes, 0, 0, 0],
+                ..Default::default()
+            })
+        };
         enable(KVM_CAP_DIRTY_LOG_RING_ACQ_REL).or_else(|_| enable(KVM_CAP_DIRTY_LOG_RING))
     }
 
     fn map_logged(&self, memory: &Mapping) -> Result<(), kvm_ioctls::Error> {
-        let flags = if self.ring_entries.is_some() { KVM_MEM_LOG_DIRTY_PAGES } else { 0 };
-        self.set_slot(LOGGED_SLOT, flags, UNLOGGED_END, memory.len() - UNLOGGED_END, memory)
+        let flags = if self.ring_entries.is_some() {
+            KVM_MEM_LOG_DIRTY_PAGES
+        } else {
+            0
+        };
+        self.set_slot(
+            LOGGED_SLOT,
+            flags,
+            UNLOGGED_END,
+            memory.len() - UNLOGGED_END,
+            memory,
+        )
     }
 
-    fn set_slot(&self, slot: u32, flags: u32, start: u64, len: u64, memory: &Mapping) -> Result<(), kvm_ioctls::Error> {
+    fn set_slot(
+        &self,
+        slot: u32,
+        flags: u32,
+        start: u64,
+        len: u64,
+        memory: &Mapping,
+    ) -> Result<(), kvm_ioctls::Error> {
         let region = kvm_userspace_memory_region {
             slot,
             flags,
@@ -87,6 +117,10 @@ impl Vm {
     pub fn reset_dirty_rings(&self) -> std::io::Result<()> {
         // SAFETY: the ioctl takes no argument and touches only the rings of this VM's vCPU.
         let result = unsafe { libc::ioctl(self.fd.as_raw_fd(), KVM_RESET_DIRTY_RINGS, 0) };
-        if result < 0 { Err(std::io::Error::last_os_error()) } else { Ok(()) }
+        if result < 0 {
+            Err(std::io::Error::last_os_error())
+        } else {
+            Ok(())
+        }
     }
 }

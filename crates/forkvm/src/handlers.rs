@@ -1,0 +1,58 @@
+//! What a program can be called by: the functions it registered, or its symbols.
+
+/// Slots of `register_func`.
+const SLOTS: usize = 16;
+
+/// The functions a program can be called by.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Handlers {
+    slots: [u64; SLOTS],
+    /// `my_post_backend`, which takes other arguments than a registered POST handler.
+    pub post_symbol: Option<u64>,
+}
+
+impl Handlers {
+    /// Slot of the GET handler: `f(url, arg)`.
+    pub const GET: usize = 1;
+    /// Slot of the POST handler: `f(url, arg, content_type, data, len)`.
+    pub const POST: usize = 2;
+    /// Slot of the handler for any method: `f(const kvm_request *)`.
+    pub const REQUEST: usize = 3;
+    /// Slot of the handler for failed requests: `f(url, arg, failure)`.
+    pub const ON_ERROR: usize = 5;
+
+    /// Registers a function. 0, or an errno for a slot that does not exist.
+    pub fn register(&mut self, slot: u64, function: u64) -> i64 {
+        match usize::try_from(slot)
+            .ok()
+            .and_then(|slot| self.slots.get_mut(slot))
+        {
+            Some(place) => {
+                *place = function;
+                0
+            }
+            None => -i64::from(libc::EINVAL),
+        }
+    }
+
+    /// The function in a slot.
+    pub fn get(&self, slot: usize) -> Option<u64> {
+        self.slots
+            .get(slot)
+            .copied()
+            .filter(|&function| function != 0)
+    }
+
+    /// True if there is something to call for some request.
+    pub fn any(&self) -> bool {
+        let slots = [Self::GET, Self::POST, Self::REQUEST];
+        self.post_symbol.is_some() || slots.iter().any(|&slot| self.get(slot).is_some())
+    }
+
+    /// Fills an empty slot.
+    pub fn set_default(&mut self, slot: usize, function: Option<u64>) {
+        if let (0, Some(function)) = (self.slots[slot], function) {
+            self.slots[slot] = function;
+        }
+    }
+}
