@@ -211,7 +211,7 @@ int main(int argc, char **argv)
 	// when the machine is frozen, so that no request has to call the system for memory.
 	mallopt(M_TRIM_THRESHOLD, 64 << 20);
 	mallopt(M_MMAP_THRESHOLD, 64 << 20);
-	render(&(struct view){.x = -0.65, .y = 0, .zoom = 1, .size = MAX_SIZE});
+	render(&(struct view){.x = -0.65, .y = 0, .zoom = 1, .size = DEFAULT_SIZE});
 #endif
 	return 0;
 }

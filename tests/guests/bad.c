@@ -23,21 +23,21 @@ static volatile char huge[1ul << 30];
 #define BAD() (huge[1 << 20])
 #endif
 
-static inline int returns_0(void) { return 0; }
-static inline int returns_3(void) { return 3; }
-static inline __attribute__((noreturn)) int never_ends(void) { for (;;) __asm__ volatile("pause"); }
-static inline int aborts(void) { abort(); }
-static inline int exits_0(void) { exit(0); }
-static inline int exits_1(void) { exit(1); }
-static inline int waits(void) { wait_for_requests(); }
+int returns_0(void) { return 0; }
+int returns_3(void) { return 3; }
+__attribute__((noreturn)) int never_ends(void) { for (;;) __asm__ volatile("pause"); }
+int aborts(void) { abort(); }
+int exits_0(void) { exit(0); }
+int exits_1(void) { exit(1); }
+int waits(void) { wait_for_requests(); }
 
-static inline __attribute__((noreturn)) int sleeps(void)
+__attribute__((noreturn)) int sleeps(void)
 {
 	for (;;)
 		nanosleep(&(struct timespec){3600, 0}, NULL);
 }
 
-static inline int crashes(void)
+int crashes(void)
 {
 	volatile char *p = NULL;
 
@@ -45,7 +45,7 @@ static inline int crashes(void)
 	return *p = 1;
 }
 
-static inline int recurse(volatile char *caller)
+int recurse(volatile char *caller)
 {
 	volatile char frame[4096];
 
@@ -54,7 +54,7 @@ static inline int recurse(volatile char *caller)
 	return frame[0] == 77 ? 0 : recurse(frame) + frame[0];
 }
 
-static inline int overflows(void)
+int overflows(void)
 {
 	volatile char frame[1] = {0};
 
@@ -62,7 +62,7 @@ static inline int overflows(void)
 }
 
 // All the memory there is, and then some.
-static inline int takes_memory(void)
+int takes_memory(void)
 {
 	for (;;) {
 		char *piece = mmap(NULL, 1 << 20, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
