@@ -9,7 +9,8 @@
 //! 3. There is a response object for every response, also without a body, and `finish` finds it or NULL, never what
 //!    was in the memory before.
 //! 4. Content-Length is a header that director.rs sets; the crate's `len()` does not.
-//! 5. No `getip`: it checks the wrong magic number, so that `beresp.backend.ip` ends the child. Without one it is NULL.
+//! 5. `beresp.backend.ip` is 0.0.0.0, as Varnish says for what has no address. (The crate's `getip` checks the wrong
+//!    magic number, which ends the child; without a `getip` it is NULL, which fails the VCL.)
 //! 6. `backend.list -j` is valid JSON (report.rs).
 //! 7. Status and headers are checked before varnishd's assertions see them (fetch.rs).
 //! 8. What several threads use is `Sync`, as the compiler checks below.
@@ -19,7 +20,7 @@ use std::ffi::{c_int, c_void};
 use std::panic::{self, AssertUnwindSafe};
 use std::{mem, ptr, slice};
 
-use varnish::ffi::{self, VCL_BACKEND, VfpStatus};
+use varnish::ffi::{self, VCL_BACKEND, VCL_IP, VfpStatus};
 use varnish::vcl::{Buffer, Ctx, LogTag, VclBackend, VclError, VclResponse};
 
 use crate::director::Director;
@@ -98,7 +99,7 @@ static METHODS: Methods = Methods(ffi::vdi_methods {
     http1pipe: None,
     healthy: None,
     resolve: None,
-    getip: None,
+    getip: Some(getip),
     event: None,
     release: None,
     destroy: None,
@@ -265,6 +266,12 @@ unsafe extern "C" fn finish(ctx: *const ffi::vrt_ctx, _backend: VCL_BACKEND) {
     };
     // The panic's message is all there is to say about it.
     let _ = guard(|| drop(response));
+}
+
+/// `beresp.backend.ip`.
+unsafe extern "C" fn getip(_ctx: *const ffi::vrt_ctx, _backend: VCL_BACKEND) -> VCL_IP {
+    // SAFETY: varnishd sets it once, before it has threads.
+    VCL_IP(unsafe { ffi::bogo_ip })
 }
 
 /// `backend.list`.

@@ -1,0 +1,79 @@
+//! What the tests against a real Varnish share: where things are, and how many run at a time.
+// Each test binary uses a part of it.
+#![allow(dead_code, clippy::unwrap_used, clippy::expect_used)]
+
+pub mod client;
+pub mod varnishd;
+
+use std::env;
+use std::fs::OpenOptions;
+use std::path::{Path, PathBuf};
+use std::sync::{Condvar, Mutex};
+
+/// The VMOD of the profile that is tested. `cargo test` does not build it, `cargo build` does.
+pub fn vmod() -> PathBuf {
+    // target/PROFILE/deps/this-test
+    let this = env::current_exe().unwrap();
+    let vmod = this.ancestors().nth(2).unwrap().join("libvmod_kvm.so");
+    assert!(
+        vmod.exists(),
+        "{} is not there: cargo build first, in the same profile",
+        vmod.display()
+    );
+    vmod
+}
+
+/// The guest programs: the examples, and those of the tests in test/.
+pub fn guests() -> PathBuf {
+    let guests = env::var_os("GUESTS_DIR").map_or_else(
+        || Path::new(env!("CARGO_MANIFEST_DIR")).join("target/guests"),
+        PathBuf::from,
+    );
+    for (guest, target) in [("hello", "guests"), ("test/echo", "test-guests")] {
+        assert!(
+            guests.join(guest).exists(),
+            "{} has no {guest}: make {target} first",
+            guests.display()
+        );
+    }
+    guests
+}
+
+/// One of Varnish's programs.
+pub fn program(name: &str, variable: &str) -> PathBuf {
+    env::var_os(variable).map_or_else(|| name.into(), PathBuf::from)
+}
+
+/// Whether a test that needs KVM can run. Without KVM it is skipped, but in CI that is a failure.
+pub fn have_kvm() -> bool {
+    let Err(error) = OpenOptions::new().read(true).write(true).open("/dev/kvm") else {
+        return true;
+    };
+    assert!(env::var_os("CI").is_none(), "/dev/kvm: {error}");
+    eprintln!("SKIPPED, /dev/kvm: {error}");
+    false
+}
+
+/// How many Varnishes run at the same time: a child that starts late fails its manager's handshake.
+static FREE: (Mutex<usize>, Condvar) = (Mutex::new(2), Condvar::new());
+
+/// The right to run one.
+pub struct Slot;
+
+impl Slot {
+    pub fn take() -> Self {
+        let mut free = FREE
+            .1
+            .wait_while(FREE.0.lock().unwrap(), |free| *free == 0)
+            .unwrap();
+        *free -= 1;
+        Self
+    }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        *FREE.0.lock().unwrap() += 1;
+        FREE.1.notify_one();
+    }
+}

@@ -1,0 +1,240 @@
+//! A varnishd of its own for a test.
+
+use std::fmt::Write as _;
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::{self, Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use super::{Slot, client::Client, guests, program, vmod};
+
+/// A running varnishd; dropping it ends it.
+pub struct Varnishd {
+    manager: Child,
+    dir: PathBuf,
+    pub port: u16,
+    vcls: AtomicU32,
+    _slot: Slot,
+}
+
+impl Varnishd {
+    /// Starts it with these lines in vcl_init. Every request is passed to kvm.backend().
+    pub fn start(vcl_init: &str) -> Self {
+        Self::start_with(vcl_init, &[])
+    }
+
+    /// The same, with more arguments for varnishd.
+    pub fn start_with(vcl_init: &str, arguments: &[&str]) -> Self {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let slot = Slot::take();
+        let dir = std::env::temp_dir().join(format!(
+            "kvm.{}.{}",
+            process::id(),
+            COUNT.fetch_add(1, Ordering::Relaxed)
+        ));
+        fs::create_dir(&dir).unwrap();
+        let vcl = dir.join("first.vcl");
+        fs::write(&vcl, Self::vcl(vcl_init)).unwrap();
+        let output = File::create(dir.join("output")).unwrap();
+        let manager = Command::new(program("varnishd", "VARNISHD"))
+            .args([
+                "-F",
+                "-j",
+                "none",
+                "-a",
+                "127.0.0.1:0",
+                "-p",
+                "vcl_path=/",
+                "-p",
+                "auto_restart=off",
+            ])
+            .args(arguments)
+            .arg("-n")
+            .arg(dir.join("n"))
+            .arg("-f")
+            .arg(&vcl)
+            .stdin(Stdio::null())
+            .stderr(output.try_clone().unwrap())
+            .stdout(output)
+            .spawn()
+            .unwrap();
+        let mut varnishd = Self {
+            manager,
+            dir,
+            port: 0,
+            vcls: AtomicU32::new(0),
+            _slot: slot,
+        };
+        varnishd.port = varnishd.wait_for_port();
+        varnishd
+    }
+
+    fn vcl(vcl_init: &str) -> String {
+        format!(
+            "vcl 4.1;
+            import kvm from \"{vmod}\";
+            backend default none;
+            sub vcl_init {{ {vcl_init} }}
+            sub vcl_recv {{ return (pass); }}
+            sub vcl_backend_fetch {{ set bereq.backend = kvm.backend(); }}",
+            vmod = vmod().display(),
+            vcl_init = vcl_init.replace("GUESTS", &guests().display().to_string()),
+        )
+    }
+
+    fn wait_for_port(&mut self) -> u16 {
+        let start = Instant::now();
+        loop {
+            if let Some(status) = self.manager.try_wait().unwrap() {
+                panic!("varnishd ended, {status}: {}", self.output());
+            }
+            // "a0 127.0.0.1 40321"
+            if let Ok(addresses) = self.try_admin(&["debug.listen_address"])
+                && let Some(port) = addresses
+                    .split_whitespace()
+                    .nth(2)
+                    .and_then(|port| port.parse().ok())
+            {
+                return port;
+            }
+            assert!(
+                start.elapsed() < Duration::from_secs(30),
+                "varnishd does not start: {}",
+                self.output()
+            );
+            thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// What varnishd and its child wrote to stdout and stderr.
+    pub fn output(&self) -> String {
+        fs::read_to_string(self.dir.join("output")).unwrap_or_default()
+    }
+
+    /// A folder for the test's files.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    pub fn client(&self) -> Client {
+        Client::connect(self.port)
+    }
+
+    /// A command for varnishadm.
+    pub fn admin(&self, command: &[&str]) -> String {
+        self.try_admin(command)
+            .unwrap_or_else(|error| panic!("{command:?}: {error}"))
+    }
+
+    /// The same, where failure is an option.
+    pub fn try_admin(&self, command: &[&str]) -> Result<String, String> {
+        let output = Command::new(program("varnishadm", "VARNISHADM"))
+            .arg("-n")
+            .arg(self.dir.join("n"))
+            .args(command)
+            .output();
+        let output = output.unwrap();
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        if output.status.success() {
+            Ok(text)
+        } else {
+            Err(text + &String::from_utf8_lossy(&output.stderr))
+        }
+    }
+
+    /// Loads another VCL, uses it, and returns its name.
+    pub fn reload(&self, vcl_init: &str) -> String {
+        let name = format!("v{}", self.vcls.fetch_add(1, Ordering::Relaxed));
+        let file = self.dir.join(format!("{name}.vcl"));
+        fs::write(&file, Self::vcl(vcl_init)).unwrap();
+        self.admin(&["vcl.load", &name, file.to_str().unwrap()]);
+        self.admin(&["vcl.use", &name]);
+        name
+    }
+
+    /// One of our counters.
+    pub fn counter(&self, name: &str) -> u64 {
+        let output = Command::new(program("varnishstat", "VARNISHSTAT"))
+            .arg("-n")
+            .arg(self.dir.join("n"))
+            .args(["-1", "-f", &format!("KVM.{name}")])
+            .output()
+            .unwrap();
+        let text = String::from_utf8(output.stdout).unwrap();
+        text.split_whitespace()
+            .nth(1)
+            .unwrap_or_else(|| panic!("no counter {name}: {text}"))
+            .parse()
+            .unwrap()
+    }
+
+    /// All log records so far that have `pattern` in them.
+    pub fn log(&self, pattern: &str) -> Vec<String> {
+        let output = Command::new(program("varnishlog", "VARNISHLOG"))
+            .arg("-n")
+            .arg(self.dir.join("n"))
+            .args(["-d", "-g", "raw"])
+            .output()
+            .unwrap();
+        String::from_utf8_lossy(&output.stdout)
+            .lines()
+            .filter(|line| line.contains(pattern))
+            .map(Into::into)
+            .collect()
+    }
+
+    /// The process that serves, and how much it holds.
+    pub fn child(&self) -> ChildProcess {
+        let manager = self.manager.id();
+        let children =
+            fs::read_to_string(format!("/proc/{manager}/task/{manager}/children")).unwrap();
+        ChildProcess {
+            pid: children
+                .split_whitespace()
+                .next()
+                .expect("no child")
+                .parse()
+                .unwrap(),
+        }
+    }
+}
+
+/// varnishd's child.
+pub struct ChildProcess {
+    pid: u32,
+}
+
+impl ChildProcess {
+    /// Open descriptors that are KVM's: machines, vCPUs, memory.
+    pub fn kvm_descriptors(&self) -> usize {
+        let links = fs::read_dir(format!("/proc/{}/fd", self.pid)).unwrap();
+        let targets = links.filter_map(|link| fs::read_link(link.ok()?.path()).ok());
+        targets
+            .filter(|target| target.to_string_lossy().contains("kvm"))
+            .count()
+    }
+}
+
+impl Drop for Varnishd {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            let mut text = self.output();
+            for line in self.log("kvm: ").iter().rev().take(50).rev() {
+                let _ = writeln!(text, "{line}");
+            }
+            eprintln!("{text}");
+        }
+        let panicked = self.try_admin(&["panic.show"]).is_ok();
+        // The manager ends its child and itself.
+        let pid = rustix::process::Pid::from_child(&self.manager);
+        let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
+        let _ = self.manager.wait();
+        let _ = fs::remove_dir_all(&self.dir);
+        assert!(
+            !panicked || thread::panicking(),
+            "varnishd's child panicked"
+        );
+    }
+}

@@ -1,0 +1,482 @@
+//! The VMOD in a real varnishd, where it takes more of a client than varnishtest's: many connections, long bodies,
+//! reloads under load, and every program there is to break it.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod common;
+
+use std::fmt::Write as _;
+use std::fs;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use common::client::{Body, Client};
+use common::guests;
+use common::varnishd::Varnishd;
+
+/// The byte at place `i` of what test/echo answers at /size/N.
+fn pattern(i: usize) -> u8 {
+    (i.wrapping_mul(31) + (i >> 8)) as u8
+}
+
+/// CRC-32 as in zip and PNG.
+fn crc32<'a>(bytes: impl IntoIterator<Item = &'a u8>) -> u32 {
+    !bytes.into_iter().fold(!0, |crc, &byte| {
+        (0..8).fold(crc ^ u32::from(byte), |crc, _| {
+            if crc & 1 == 1 {
+                crc >> 1 ^ 0xedb8_8320
+            } else {
+                crc >> 1
+            }
+        })
+    })
+}
+
+/// Waits for something that takes a moment.
+fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !holds() {
+        assert!(
+            start.elapsed() < Duration::from_secs(20),
+            "{what}: not after 20 s"
+        );
+        thread::sleep(Duration::from_millis(20));
+    }
+}
+
+#[test]
+fn no_request_sees_another_ones_memory() {
+    if !common::have_kvm() {
+        return;
+    }
+    let varnish = Varnishd::start(
+        r#"kvm.tenant("counter", "GUESTS/counter", concurrency = 8, max_wait = 8s);"#,
+    );
+    thread::scope(|scope| {
+        for _ in 0..8 {
+            scope.spawn(|| {
+                let mut client = varnish.client();
+                for _ in 0..125 {
+                    let response = client.get("counter", "/");
+                    assert_eq!((response.status, response.text()), (200, "1\n"));
+                }
+            });
+        }
+    });
+    assert_eq!(varnish.counter("requests"), 1000);
+    assert_eq!(varnish.counter("failures"), 0);
+    assert_eq!(varnish.counter("busy"), 0);
+}
+
+#[test]
+fn mandelbrot_is_a_png() {
+    if !common::have_kvm() {
+        return;
+    }
+    let varnish = Varnishd::start(r#"kvm.tenant("mandelbrot", "GUESTS/mandelbrot");"#);
+    let response = varnish.client().get("mandelbrot", "/?size=256");
+    assert_eq!(
+        (response.status, response.header("content-type")),
+        (200, Some("image/png"))
+    );
+    let mut png = response.body.as_slice();
+    assert_eq!(png.split_off(..8), Some(&b"\x89PNG\r\n\x1a\n"[..]));
+    let mut chunks = Vec::new();
+    while !png.is_empty() {
+        let len = u32::from_be_bytes(png[..4].try_into().unwrap()) as usize;
+        let (kind, data) = (png[4..8].to_vec(), &png[8..8 + len]);
+        let crc = u32::from_be_bytes(png[8 + len..12 + len].try_into().unwrap());
+        assert_eq!(crc, crc32(kind.iter().chain(data)));
+        if kind == b"IHDR" {
+            assert_eq!(&data[..8], [0, 0, 1, 0, 0, 0, 1, 0], "256 x 256");
+        }
+        chunks.push(kind);
+        png = &png[12 + len..];
+    }
+    assert_eq!(
+        (&chunks[0][..], &chunks[chunks.len() - 1][..]),
+        (&b"IHDR"[..], &b"IEND"[..])
+    );
+    assert!(chunks.iter().any(|kind| kind == b"IDAT"));
+}
+
+#[test]
+fn responses_of_every_length_arrive_byte_for_byte() {
+    if !common::have_kvm() {
+        return;
+    }
+    let varnish = Varnishd::start(r#"kvm.tenant("echo", "GUESTS/test/echo");"#);
+    let mut client = varnish.client();
+    for len in [
+        0,
+        1,
+        4095,
+        4096,
+        4097,
+        16384,
+        65537,
+        1 << 20,
+        20_000_000,
+        20 << 20,
+    ] {
+        let response = client.get("echo", &format!("/size/{len}"));
+        assert_eq!((response.status, response.body.len()), (200, len));
+        assert!(
+            response
+                .body
+                .iter()
+                .enumerate()
+                .all(|(i, &byte)| byte == pattern(i)),
+            "{len}"
+        );
+    }
+    // From the frozen memory, not written in the fork.
+    let response = client.get("echo", "/frozen/1000000");
+    assert!(
+        response.body.len() == 1_000_000
+            && response
+                .body
+                .iter()
+                .enumerate()
+                .all(|(i, &byte)| byte == pattern(i))
+    );
+}
+
+#[test]
+fn request_bodies_of_every_length_arrive_byte_for_byte() {
+    if !common::have_kvm() {
+        return;
+    }
+    let varnish =
+        Varnishd::start(r#"kvm.tenant("echo", "GUESTS/test/echo", max_request_time = 30s);"#);
+    let mut client = varnish.client();
+    let whole: Vec<u8> = (0..20 << 20)
+        .map(|i: usize| (i.wrapping_mul(7) ^ (i >> 10)) as u8)
+        .collect();
+    for len in [0, 1, 4095, 4096, 65536, 65537, 1 << 20, 20 << 20] {
+        let body = &whole[..len];
+        for (how, sent) in [
+            ("length", Body::Length(body)),
+            ("chunked", Body::Chunked(body, 100_000)),
+        ] {
+            let response = client.send("POST", "echo", "/echo", &[], sent);
+            assert_eq!(response.status, 200, "{len} {how}");
+            assert!(response.body == body, "{len} {how}");
+        }
+    }
+    // One byte at a time.
+    let response = client.send(
+        "POST",
+        "echo",
+        "/echo",
+        &[],
+        Body::Chunked(&whole[..1000], 1),
+    );
+    assert!(response.body == whole[..1000]);
+    assert_eq!(varnish.counter("requests"), 17);
+}
+
+#[test]
+fn a_body_that_is_too_large_is_refused_and_the_next_one_is_not() {
+    if !common::have_kvm() {
+        return;
+    }
+    let varnish =
+        Varnishd::start(r#"kvm.tenant("echo", "GUESTS/test/echo", max_request_memory = 1MB);"#);
+    let large = vec![b'x'; 20 << 20];
+    for body in [Body::Length(&large), Body::Chunked(&large, 65536)] {
+        // The connection may be closed before the client has sent all of it, so each has its own.
+        let mut client = varnish.client();
+        let refused = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            client.send("POST", "echo", "/sum", &[], body).status
+        }));
+        // A reset connection can swallow the response; what counts is that nothing was called.
+        assert!(refused.map_or(true, |status| status == 413));
+    }
+    assert_eq!(varnish.counter("requests"), 0);
+    let response = varnish
+        .client()
+        .send("POST", "echo", "/sum", &[], Body::Length(b"abc"));
+    assert_eq!(response.status, 200);
+    assert!(
+        response.text().starts_with("len 3 crc32 352441c2"),
+        "{}",
+        response.text()
+    );
+}
+
+#[test]
+fn more_requests_than_forks() {
+    if !common::have_kvm() {
+        return;
+    }
+    let varnish = Varnishd::start(
+        r#"kvm.tenant("few", "GUESTS/test/echo", concurrency = 2, max_wait = 0.1s);
+        kvm.tenant("patient", "GUESTS/test/echo", concurrency = 2, max_wait = 8s);
+        kvm.tenant("other", "GUESTS/hello");"#,
+    );
+    let (served, busy) = (AtomicU64::new(0), AtomicU64::new(0));
+    thread::scope(|scope| {
+        for _ in 0..8 {
+            scope.spawn(|| {
+                let response = varnish.client().get("few", "/sleep-loop/1500");
+                match response.status {
+                    200 => served.fetch_add(1, Ordering::Relaxed),
+                    503 => {
+                        assert_eq!(response.header("retry-after"), Some("1"));
+                        busy.fetch_add(1, Ordering::Relaxed)
+                    }
+                    other => panic!("{other}"),
+                };
+            });
+        }
+        // Nobody else has to wait for them.
+        assert_eq!(varnish.client().get("other", "/").status, 200);
+    });
+    assert_eq!((served.into_inner(), busy.into_inner()), (2, 6));
+    assert_eq!(varnish.counter("busy"), 6);
+    assert_eq!(varnish.client().get("few", "/counter").text(), "1\n");
+
+    // Those that can wait are all served.
+    thread::scope(|scope| {
+        for _ in 0..8 {
+            scope.spawn(|| {
+                assert_eq!(
+                    varnish.client().get("patient", "/sleep-loop/100").status,
+                    200
+                )
+            });
+        }
+    });
+    assert_eq!(varnish.counter("busy"), 6);
+}
+
+#[test]
+fn every_way_to_die_is_followed_by_a_good_request() {
+    if !common::have_kvm() {
+        return;
+    }
+    // One fork, so that it is the same one.
+    let varnish = Varnishd::start(
+        r#"kvm.tenant("crash", "GUESTS/crash", concurrency = 1, max_request_time = 1s, max_memory = 64MB,
+            max_request_memory = 16MB);"#,
+    );
+    let mut client = varnish.client();
+    let list = client.get("crash", "/list");
+    assert_eq!(list.status, 200);
+    let ways: Vec<(String, String)> = list
+        .text()
+        .lines()
+        .map(|line| {
+            let mut words = line.split_whitespace().map(str::to_owned);
+            (words.next().unwrap(), words.next().unwrap())
+        })
+        .collect();
+    assert!(ways.len() > 100, "{}", list.text());
+
+    let mut wrong = String::new();
+    let mut failed = 0;
+    for (way, outcome) in &ways {
+        let response = client.get("crash", &format!("/{way}"));
+        failed += u64::from(response.status == 500);
+        let right = match outcome.as_str() {
+            "fails" | "limits" => {
+                response.status == 500 && response.text() == "The service failed.\n"
+            }
+            "answers" => response.status == 200,
+            "either" => matches!(response.status, 200 | 500),
+            other => panic!("unknown outcome {other}"),
+        };
+        if !right {
+            let text = String::from_utf8_lossy(&response.body);
+            writeln!(
+                wrong,
+                "{way} ({outcome}): {} {}",
+                response.status,
+                &text[..text.len().min(200)]
+            )
+            .unwrap();
+        }
+        let next = client.get("crash", "/ok");
+        if next.status != 200 {
+            writeln!(wrong, "after {way}: {}", next.status).unwrap();
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong}");
+    assert_eq!(varnish.counter("requests"), 1 + 2 * ways.len() as u64);
+    assert_eq!(varnish.counter("failures"), failed);
+    // Each failure has its line in the log, with the tenant and the reason, and without control characters.
+    let logged = varnish.log("kvm: tenant crash: ");
+    assert!(
+        logged.len() as u64 >= failed,
+        "{} log lines for {failed} failures",
+        logged.len()
+    );
+}
+
+#[test]
+fn no_bad_program_serves_or_harms_others() {
+    if !common::have_kvm() {
+        return;
+    }
+    let mut bad: Vec<String> = fs::read_dir(guests().join("test"))
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .filter(|name| name.starts_with("bad-") && !name.ends_with(".tmp"))
+        .collect();
+    bad.sort();
+    assert!(bad.len() > 40, "{bad:?}");
+    let mut vcl_init = String::from(r#"kvm.tenant("good", "GUESTS/hello");"#);
+    for name in &bad {
+        write!(
+            vcl_init,
+            r#"kvm.tenant("{name}", "GUESTS/test/{name}", max_boot_time = 1s, max_memory = 64MB, max_request_time = 60s);"#
+        )
+        .unwrap();
+    }
+    vcl_init += r#"kvm.tenant("last", "GUESTS/hello", max_request_time = 60s);"#;
+    let varnish = Varnishd::start(&vcl_init);
+    let mut client = varnish.client();
+    assert_eq!(client.get("good", "/").text(), "Hello, World!\n");
+    for name in &bad {
+        assert_eq!(client.get(name, "/").status, 503, "{name}");
+        assert_eq!(client.get("good", "/").status, 200, "after {name}");
+        let reason = varnish.log(&format!("kvm: tenant {name}: program not ready: "));
+        assert!(!reason.is_empty(), "{name}: no reason in the log");
+    }
+    assert_eq!(client.get("last", "/").text(), "Hello, World!\n");
+    assert_eq!(varnish.counter("boots"), 2);
+    assert_eq!(varnish.counter("boot_failures"), bad.len() as u64);
+    assert_eq!(varnish.counter("requests"), 2 + bad.len() as u64);
+}
+
+/// Has 4 clients ask all the time while `work` runs. Each answer must be one of `good`.
+fn under_load(varnish: &Varnishd, host: &str, good: &[&str], work: impl FnOnce()) -> u64 {
+    let stop = AtomicBool::new(false);
+    let served = AtomicU64::new(0);
+    thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                let mut client: Client = varnish.client();
+                while !stop.load(Ordering::Relaxed) {
+                    let response = client.get(host, "/");
+                    assert_eq!(response.status, 200);
+                    assert!(good.contains(&response.text()), "{}", response.text());
+                    served.fetch_add(1, Ordering::Relaxed);
+                }
+            });
+        }
+        work();
+        stop.store(true, Ordering::Relaxed);
+    });
+    served.into_inner()
+}
+
+#[test]
+fn vcls_are_reloaded_and_discarded_while_requests_run() {
+    if !common::have_kvm() {
+        return;
+    }
+    // Alternating settings, so that every reload boots a program and every discard frees one.
+    let vcl_init = |n: u32| {
+        format!(
+            r#"kvm.tenant("t", "GUESTS/{}", concurrency = 4, max_wait = 8s, environment = "N={n}");"#,
+            if n % 2 == 0 { "hello" } else { "counter" }
+        )
+    };
+    let varnish = Varnishd::start(&vcl_init(0));
+    let mut descriptors = Vec::new();
+    let served = under_load(&varnish, "t", &["Hello, World!\n", "1\n"], || {
+        let mut before = "boot".to_owned();
+        for n in 1..=8 {
+            let name = varnish.reload(&vcl_init(n));
+            varnish.admin(&["vcl.discard", &before]);
+            before = name;
+            thread::sleep(Duration::from_millis(300));
+            descriptors.push(varnish.child().kvm_descriptors());
+        }
+    });
+    assert!(served > 100, "{served}");
+    // The last discarded VCLs' programs are freed as soon as their last request is done.
+    eventually("the discarded VCLs are gone", || {
+        varnish
+            .admin(&["vcl.list"])
+            .lines()
+            .filter(|l| !l.is_empty())
+            .count()
+            == 1
+    });
+    assert_eq!(varnish.counter("boots"), 9);
+    let one = descriptors[0].max(20);
+    eventually("descriptors are freed", || {
+        varnish.child().kvm_descriptors() <= one
+    });
+    assert_eq!(varnish.counter("failures"), 0);
+    assert_eq!(varnish.counter("refused"), 0);
+}
+
+#[test]
+fn a_vcl_is_discarded_while_its_program_boots_and_while_it_answers() {
+    if !common::have_kvm() {
+        return;
+    }
+    let varnish = Varnishd::start(
+        r#"kvm.tenant("slow", "GUESTS/test/bad-main-sleeps", max_boot_time = 3s);
+        kvm.tenant("slow2", "GUESTS/test/bad-main-sleeps", max_boot_time = 3s, environment = "N=2");
+        kvm.tenant("queued", "GUESTS/hello");"#,
+    );
+    // It is discarded while two programs boot and one waits for its turn.
+    varnish.reload(r#"kvm.tenant("echo", "GUESTS/test/echo", max_request_time = 20s);"#);
+    varnish.admin(&["vcl.discard", "boot"]);
+    let mut client = varnish.client();
+    assert_eq!(client.get("echo", "/counter").text(), "1\n");
+    assert_eq!(
+        varnish.counter("boots"),
+        1,
+        "the queued one has nobody left to boot for"
+    );
+
+    // A request outlives the use of its VCL.
+    client.begin("GET", "echo", "/sleep-loop/1500", &[], Body::None);
+    thread::sleep(Duration::from_millis(200));
+    varnish.reload(r#"kvm.tenant("hello", "GUESTS/hello");"#);
+    varnish.admin(&["vcl.discard", "v0"]);
+    assert_eq!(varnish.client().get("hello", "/").status, 200);
+    let response = client.response("GET");
+    assert_eq!(
+        (response.status, response.text()),
+        (200, "looped 1500 ms\n")
+    );
+    eventually("the VCL is gone", || {
+        !varnish.admin(&["vcl.list"]).contains("v0")
+    });
+}
+
+#[test]
+fn clients_that_go_away_leave_no_fork_behind() {
+    if !common::have_kvm() {
+        return;
+    }
+    let varnish = Varnishd::start(
+        r#"kvm.tenant("echo", "GUESTS/test/echo", concurrency = 2, max_wait = 8s);"#,
+    );
+    for _ in 0..20 {
+        varnish
+            .client()
+            .begin("GET", "echo", "/size/20000000", &[], Body::None);
+        varnish.client().begin(
+            "POST",
+            "echo",
+            "/echo",
+            &[("Content-Length", "1000")],
+            Body::None,
+        );
+    }
+    let response = varnish.client().get("echo", "/counter");
+    assert_eq!((response.status, response.text()), (200, "1\n"));
+    eventually("both forks are idle", || {
+        varnish
+            .admin(&["backend.list", "-p"])
+            .contains("forks=2 idle=2")
+    });
+}

@@ -1,0 +1,86 @@
+//! Runs every tests/*.vtc with the real varnishtest, one test each.
+//!
+//! In them `${vmod}` is the VMOD, and `${guests}` the folder of the guest programs.
+
+mod common;
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+fn run(name: &str) {
+    if !common::have_kvm() {
+        return;
+    }
+    let _slot = common::Slot::take();
+    let output = Command::new(common::program("varnishtest", "VARNISHTEST"))
+        .arg("-v")
+        .args(["-t", "120"])
+        .arg(format!("-Dvmod={}", common::vmod().display()))
+        .arg(format!("-Dguests={}", common::guests().display()))
+        .arg(
+            Path::new(env!("CARGO_MANIFEST_DIR"))
+                .join("tests")
+                .join(name)
+                .with_extension("vtc"),
+        )
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    if output.status.success() {
+        return;
+    }
+    // What failed, and what it had to do with us; then the end of it all.
+    let telling = |line: &&str| line.starts_with("----") || line.contains("kvm: ");
+    let summary: Vec<&str> = text.lines().filter(telling).collect();
+    let lines: Vec<&str> = text.lines().collect();
+    let end = &lines[lines.len().saturating_sub(60)..];
+    panic!(
+        "{name}.vtc, {}:\n{}\n\n[...]\n{}",
+        output.status,
+        summary.join("\n"),
+        end.join("\n")
+    );
+}
+
+macro_rules! vtc {
+    ($($name:ident)*) => {
+        $(
+            #[test]
+            fn $name() {
+                run(stringify!($name));
+            }
+        )*
+        const LISTED: &[&str] = &[$(stringify!($name)),*];
+    };
+}
+
+vtc! {
+    backend_list
+    body
+    boot
+    cache
+    examples
+    failure
+    headers
+    import
+    limits
+    methods
+    output
+    reload
+    settings
+    target
+    vcl_ways
+}
+
+#[test]
+fn every_vtc_is_listed() {
+    let there: BTreeSet<String> = fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests"))
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| path.extension().is_some_and(|extension| extension == "vtc"))
+        .map(|path| path.file_stem().unwrap().to_str().unwrap().to_owned())
+        .collect();
+    assert_eq!(there, LISTED.iter().map(|&name| name.to_owned()).collect());
+}
