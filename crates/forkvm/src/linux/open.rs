@@ -16,8 +16,8 @@ use super::memory::MapSource;
 use super::paths::{Absolute, Report, Roots, Target};
 use super::{Protection, Setup};
 
-/// Most lines of `/proc/self/maps`.
-const MAX_MAPS: usize = 1000;
+/// Most mappings in `/proc/self/maps`: every open one holds its text in the host.
+const MAX_MAPS: usize = 256;
 
 /// What never changes while a program and its forks live.
 #[derive(Debug)]

@@ -306,6 +306,10 @@ proptest! {
             model.apply(step)?;
         }
     }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 100, ..ProptestConfig::default() })]
 
     #[test]
     fn no_call_panics_and_every_reset_is_complete(
