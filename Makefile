@@ -20,16 +20,16 @@ help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: build guests ## five tenants on http://127.0.0.1:8080 (PORT=), until Ctrl-C
-	@$(ENV) LIB=$(TARGET)/release GUESTS=$(GUESTS) scripts/demo.sh
+	@$(ENV) LIB=$(TARGET)/release GUESTS_DIR=$(GUESTS) scripts/demo.sh
 
 demo-check: build guests ## the demo on a free port, every answer checked
-	@$(ENV) LIB=$(TARGET)/release GUESTS=$(GUESTS) scripts/demo.sh --check
+	@$(ENV) LIB=$(TARGET)/release GUESTS_DIR=$(GUESTS) scripts/demo.sh --check
 
 test: build guests test-guests ## all tests (needs /dev/kvm)
-	$(ENV) cargo test $(CARGO_FLAGS)
+	$(ENV) GUESTS_DIR=$(GUESTS) cargo test $(CARGO_FLAGS)
 
 test-svm: setup guests test-guests ## the engine's tests on a stock kernel's KVM, in QEMU (NPT=0: shadow paging)
-	$(ENV) GUESTS=$(GUESTS) scripts/svm/test.sh
+	$(ENV) GUESTS_DIR=$(GUESTS) scripts/svm/test.sh
 
 check: setup ## formatting, lints, shell syntax
 	cargo fmt --all --check
@@ -38,7 +38,7 @@ check: setup ## formatting, lints, shell syntax
 	if command -v shellcheck >/dev/null; then shellcheck -x $(SCRIPTS); fi
 
 bench: build guests ## speed and memory, as a table and as JSON
-	@$(ENV) LIB=$(TARGET)/release GUESTS=$(GUESTS) scripts/bench.sh
+	@$(ENV) LIB=$(TARGET)/release GUESTS_DIR=$(GUESTS) cargo run -q --release -p forkvm-bench
 
 install: build ## the VMOD into VMODDIR=, the command "forkvm" into PREFIX=/usr/local (DESTDIR= honoured)
 	@$(ENV) set -e; dir="$(VMODDIR)"; [ -n "$$dir" ] || dir=$$(pkg-config --variable=vmoddir varnishapi); \

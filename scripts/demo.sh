@@ -2,14 +2,14 @@
 # The demo: Varnish on 127.0.0.1:${PORT:-8080} with five tenants (vcl/demo.vcl),
 # until Ctrl-C. "make demo" builds what it needs and calls it.
 #   --check   on a free port; checks every answer, then ends with a status
-# Environment: LIB, the folder of libvmod_kvm.so; GUESTS, the folder of the example programs.
+# Environment: LIB, the folder of libvmod_kvm.so; GUESTS_DIR, that of the example programs.
 set -euo pipefail
 here=$(dirname "$(readlink -f "$0")")
 root=$(dirname "$here")
 # shellcheck source=scripts/env.sh
 . "$here/env.sh"
 lib=${LIB:-$root/target/release}
-guests=${GUESTS:-$root/target/guests}
+guests=${GUESTS_DIR:-$root/target/guests}
 port=${PORT:-8080}
 check=
 case ${1:-} in

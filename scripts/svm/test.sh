@@ -4,7 +4,7 @@
 # and once with shadow paging.
 #   NPT=1|0          only this one
 #   FORKVM_SLOW=50   by how much the tests stretch their time limits
-#   GUESTS=DIR       the example programs
+#   GUESTS_DIR=DIR   the guest programs (default: target/guests)
 set -euo pipefail
 here=$(dirname "$(readlink -f "$0")")
 root=$(dirname "$(dirname "$here")")
@@ -38,6 +38,7 @@ for line in sys.stdin:
 
 # What cargo would set for them. CI: without /dev/kvm they fail, not skip.
 export CI=true FORKVM_SLOW=${FORKVM_SLOW:-50} CARGO_MANIFEST_DIR=$root/crates/forkvm RUST_BACKTRACE=1
+export GUESTS_DIR=${GUESTS_DIR:-$root/target/guests}
 cd "$CARGO_MANIFEST_DIR"
 status=0
 for npt in ${NPT:-1 0}; do
