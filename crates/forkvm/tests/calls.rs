@@ -1,0 +1,407 @@
+//! Requests and responses: methods, headers, texts, statuses, cache times, bodies of all sizes.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod common;
+
+use std::time::Instant;
+
+use common::sums::{pattern, sum_line};
+use common::{Recorder, Tenant, few, headers, kvm_or_skip, slow_time};
+use forkvm::{Quiet, Request, Stream};
+
+/// Bodies of these lengths end at, before or behind a page's or the request area's end.
+const ODD_LENGTHS: [usize; 16] = [
+    0, 1, 2, 63, 64, 4095, 4096, 4097, 8191, 8192, 65_535, 65_536, 65_537, 131_072, 262_143, 1_048_577,
+];
+const MOST: usize = 20_000_000;
+
+fn line<'a>(text: &'a str, name: &str) -> &'a str {
+    let line = text.lines().find_map(|line| line.strip_prefix(name)).unwrap_or_else(|| panic!("no {name} in {text}"));
+    line.strip_prefix(": ").unwrap()
+}
+
+#[test]
+fn all_of_the_request_arrives() {
+    kvm_or_skip!();
+    let tenant = Tenant::boot("echo");
+    let headers = headers(&[
+        ("Host", "example.com"),
+        ("Content-Type", "text/x-test; a=b"),
+        ("X-Empty", ""),
+        ("x-twice", "1"),
+        ("X-Twice", "2"),
+        ("X-High", "caf\u{e9}"),
+    ]);
+    let request = Request {
+        method: "PUT",
+        url: b"/a/b?c=d&e=%20#f",
+        arg: b"the argument",
+        headers: &headers,
+        body: b"12345",
+    };
+    let reply = tenant.send(&request);
+    let text = reply.text();
+    assert_eq!((reply.status, reply.content_type.as_str()), (200, "text/plain"));
+    assert_eq!(line(text, "method"), "PUT");
+    assert_eq!(line(text, "url"), "/a/b?c=d&e=%20#f");
+    assert_eq!(line(text, "arg"), "the argument");
+    assert_eq!(line(text, "content-type"), "text/x-test; a=b");
+    assert_eq!(line(text, "content-length"), "5");
+    assert_eq!(line(text, "terminated"), "yes yes yes yes");
+    assert_eq!(line(text, "warm-up"), "0");
+    assert_eq!(line(text, "headers"), "6");
+    let fields: Vec<_> = text.lines().skip(8).collect();
+    let expected = [
+        "Host: example.com",
+        "Content-Type: text/x-test; a=b",
+        "X-Empty: ",
+        "x-twice: 1",
+        "X-Twice: 2",
+        "X-High: caf\u{e9}",
+    ];
+    assert_eq!(fields, expected);
+}
+
+#[test]
+fn the_least_of_a_request() {
+    kvm_or_skip!();
+    let tenant = Tenant::boot("echo");
+    let text = tenant.send(&Request::default()).text().to_owned();
+    assert_eq!(line(&text, "method"), "GET");
+    assert_eq!((line(&text, "url"), line(&text, "arg"), line(&text, "content-length")), ("", "", "0"));
+    assert_eq!(line(&text, "terminated"), "yes yes yes yes");
+    assert_eq!(line(&text, "headers"), "0");
+}
+
+#[test]
+fn methods() {
+    kvm_or_skip!();
+    let tenant = Tenant::boot("echo");
+    for method in ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "PROPFIND", "X"] {
+        let reply = tenant.send(&Request { method, url: b"/method", ..Default::default() });
+        assert_eq!(reply.text(), format!("{} {method}\n", method.len()));
+    }
+}
+
+#[test]
+fn which_handler_takes_which_method() {
+    kvm_or_skip!();
+    let headers = headers(&[("content-type", "text/a")]);
+    let request = |method, body| Request { method, url: b"/u", arg: b"A", headers: &headers, body };
+    let tenant = Tenant::boot("get_post");
+    for method in ["GET", "HEAD", "DELETE"] {
+        assert_eq!(tenant.send(&request(method, b"")).text(), "get /u arg A\n", "{method}");
+    }
+    for method in ["POST", "PUT", "PATCH"] {
+        let expected = "post /u arg A type text/a len 0 crc32 00000000\n";
+        assert_eq!(tenant.send(&request(method, b"")).text(), expected, "{method}");
+    }
+    assert_eq!(tenant.send(&request("GET", b"a")).text(), "post /u arg A type text/a len 1 crc32 e8b7be43\n");
+}
+
+#[test]
+fn request_headers_can_be_found() {
+    kvm_or_skip!();
+    let tenant = Tenant::boot("echo");
+    let headers = headers(&[("X-Here", "a value"), ("X-Empty", "")]);
+    let find = |name: &str| {
+        let url = format!("/find/{name}");
+        tenant.send(&Request { url: url.as_bytes(), headers: &headers, ..Default::default() }).text().to_owned()
+    };
+    assert_eq!(find("x-here"), "15 7 a value\n");
+    assert_eq!(find("X-HERE"), "15 7 a value\n");
+    assert_eq!(find("X-Empty"), "9 0 \n");
+    assert_eq!(find("X-Her"), "0 0 \n");
+    assert_eq!(find(""), "0 0 \n");
+}
+
+#[test]
+fn many_and_long_headers() {
+    kvm_or_skip!();
+    let tenant = Tenant::boot("echo");
+    for (count, len) in [(100, 10), (1, 60_000), (64, 8000), (1000, 100)] {
+        let value = "v".repeat(len);
+        let fields: Vec<_> = (0..count).map(|i| (format!("X-{i}"), value.as_str())).collect();
+        let fields: Vec<_> = fields.iter().map(|(name, value)| (name.as_str(), *value)).collect();
+        let headers = headers(&fields);
+        let reply = tenant.send(&Request { url: b"/count", headers: &headers, ..Default::default() });
+        assert_eq!(line(reply.text(), "headers"), count.to_string());
+        // The guest's own buffer for its answer is shorter than some of these.
+        if count * len < 200_000 {
+            assert_eq!(line(reply.text(), &format!("X-{}", count - 1)), value);
+        }
+    }
+}
+
+/// The lengths of the interface's structure are 16 bits wide.
+#[test]
+fn texts_that_are_too_long() {
+    kvm_or_skip!();
+    let tenant = Tenant::boot("echo");
+    let long = vec![b'x'; 65_535];
+    let reply = tenant.send(&Request { url: &long, ..Default::default() });
+    assert_eq!(line(reply.text(), "url").len(), 65_535);
+    let longer = vec![b'x'; 65_536];
+    for request in [Request { url: &longer, ..Default::default() }, Request { arg: &longer, ..Default::default() }] {
+        let failure = tenant.try_send(&request, Instant::now() + slow_time(std::time::Duration::from_secs(8)), &mut Quiet);
+        assert!(failure.is_err());
+        assert_eq!(tenant.get("/counter").text(), "1\n");
+    }
+}
+
+#[test]
+fn statuses() {
+    kvm_or_skip!();
+    let tenant = Tenant::boot("echo");
+    for status in [200, 201, 204, 301, 304, 404, 418, 500, 503, 599] {
+        let reply = tenant.get(&format!("/status/{status}"));
+        assert_eq!((reply.status, reply.text()), (status, &*format!("status {status}\n")));
+    }
+    // 16 bits of it count: 65736 is 200 again.
+    assert_eq!(tenant.get("/status/65736").status, 200);
+    for status in [-200, -1, 0, 1, 99, 100, 199, 600, 999, 32767, 65535] {
+        let failure = tenant.failure(&format!("/status/{status}"));
+        assert!(failure.to_string().contains("is not between 200 and 599"), "{failure}");
+    }
+    tenant.assert_pristine();
+}
+
+#[test]
+fn response_headers() {
+    kvm_or_skip!();
+    let tenant = Tenant::boot("echo");
+    let reply = tenant.get("/header?name=X-A&value=b&name=x-a&value=%20c%09d%20&name=Set-Cookie&value=a=%3bb&name=X-Empty&value=");
+    let found: Vec<_> = reply.headers.iter().map(|h| (h.name.as_str(), str::from_utf8(&h.value).unwrap())).collect();
+    assert_eq!(found, [("X-A", "b"), ("x-a", "c\td"), ("Set-Cookie", "a=;b"), ("X-Empty", "")]);
+    assert_eq!(reply.text(), "4 headers\n");
+}
+
+#[test]
+fn response_headers_by_calls() {
+    kvm_or_skip!();
+    let tenant = Tenant::boot("echo");
+    let reply = tenant.get("/http-append?where=1&field=X-A:+b&where=5&field=X-A:+c");
+    assert_eq!(reply.text(), "0\n0\n");
+    assert_eq!(reply.headers.len(), 2);
+    let reply = tenant.get("/http-set?where=1&field=X-A:+b&where=1&field=x-a:+c&where=1&field=X-B:+d&where=1&field=x-b");
+    assert_eq!(reply.text(), "0\n0\n0\n0\n");
+    assert_eq!((reply.headers.len(), reply.header("X-A")), (1, Some("c")));
+    // A name that is none, a line end, a message that is none.
+    let reply = tenant.get("/http-append?where=1&field=X+A:+b&where=1&field=X-A:+b%0d%0aX-B:+c&where=7&field=X-A:+b");
+    assert!(reply.text().lines().all(|line| line.starts_with('-')), "{}", reply.text());
+    assert_eq!(reply.headers, []);
+    assert_eq!(tenant.get("/status/200").headers, []);
+}
+
+#[test]
+fn headers_of_the_connection_are_not_the_guests() {
+    kvm_or_skip!();
+    let tenant = Tenant::boot("echo");
+    for name in [
+        "Connection",
+        "content-length",
+        "KEEP-ALIVE",
+        "Proxy-Authenticate",
+        "Proxy-Authorization",
+        "TE",
+        "Trailer",
+        "Transfer-Encoding",
+        "Upgrade",
+    ] {
+        let reply = tenant.get(&format!("/header?name={name}&value=1&name=X-A&value=b"));
+        assert_eq!(reply.headers, headers(&[("X-A", "b")]), "{name}");
+        let reply = tenant.get(&format!("/http-append?where=1&field={name}:+1"));
+        assert_eq!(reply.headers, [], "{name}");
+    }
+}
+
+#[test]
+fn sixty_four_headers_and_no_more() {
+    kvm_or_skip!();
+    let tenant = Tenant::boot("echo");
+    let url = |n| format!("/header?{}", "name=X-A&value=b&".repeat(n));
+    assert_eq!(tenant.get(&url(64)).headers.len(), 64);
+    let failure = tenant.failure(&url(65));
+    assert!(failure.to_string().contains("more than 64"), "{failure}");
+    for (name, value) in [("X-A", "a%0d%0aX-B:c"), ("X-A", "a%00b"), ("X%20A", "b"), ("", "b"), ("X-A", "a%7fb")] {
+        tenant.failure(&format!("/header?name={name}&value={value}"));
+        assert_eq!(tenant.get("/counter").text(), "1\n");
+    }
+}
+
+#[test]
+fn content_types() {
+    kvm_or_skip!();
+    let tenant = Tenant::boot("echo");
+    assert_eq!(tenant.get("/type?type=text/html;+charset%3dutf-8").content_type, "text/html; charset=utf-8");
+    assert_eq!(tenant.get("/type?type=").content_type, "");
+    assert_eq!(tenant.get("/empty").content_type, "text/plain");
+    assert_eq!(tenant.get("/empty-null").content_type, "");
+    for bad in ["a%0d%0ab", "a%00b", "a%1bb"] {
+        tenant.failure(&format!("/type?type={bad}"));
+    }
+}
+
+#[test]
+fn cache_times() {
+    kvm_or_skip!();
+    let tenant = Tenant::boot("echo");
+    assert_eq!(tenant.get("/status/200").cache, None);
+    for url in ["/cache/60", "/set-cacheable/60"] {
+        assert_eq!(tenant.get(url).cache.unwrap().ttl, 60.0, "{url}");
+    }
+    assert_eq!(tenant.get("/cache/0.5").cache.unwrap().ttl, 0.5);
+    assert_eq!(tenant.get("/cache/-5").cache.unwrap().ttl, 0.0);
+    assert_eq!(tenant.get("/set-cacheable/60").text(), "set_cacheable: 0\n");
+    for wild in ["inf", "nan", "-inf"] {
+        tenant.failure(&format!("/cache/{wild}"));
+    }
+    assert_eq!(tenant.get("/status/200").cache, None);
+}
+
+#[test]
+fn bodies_come_back_byte_for_byte() {
+    kvm_or_skip!();
+    let tenant = Tenant::boot("echo");
+    for len in ODD_LENGTHS.into_iter().chain([MOST]) {
+        let body = pattern(len);
+        let reply = tenant.post("/echo", &body);
+        assert!(reply.body == body, "{len} bytes did not come back");
+        assert_eq!(reply.content_type, "application/octet-stream");
+        assert_eq!(tenant.post("/sum", &body).text(), sum_line(&body), "{len}");
+        assert!(tenant.get(&format!("/size/{len}")).body == body, "/size/{len}");
+        let frozen = len.min(1 << 20);
+        assert!(tenant.get(&format!("/frozen/{len}")).body == body[..frozen], "/frozen/{len}");
+    }
+    assert_eq!(tenant.get("/empty").body, b"");
+    assert_eq!(tenant.get("/empty-null").body, b"");
+}
+
+/// Around the length where a request does not fit in the request area any more and goes to the heap.
+#[test]
+fn bodies_around_the_request_area() {
+    kvm_or_skip!();
+    let tenant = Tenant::boot("echo");
+    let body = pattern(70_000);
+    for len in (65_000..65_600).step_by(if common::slowness() > 1 { 97 } else { 1 }) {
+        let body = &body[body.len() - len..];
+        assert!(tenant.post("/echo", body).body == body, "{len}");
+    }
+    for len in (65_000usize..65_535).step_by(if common::slowness() > 1 { 97 } else { 1 }) {
+        let reply = tenant.send(&Request { url: &vec![b'u'; len], ..Default::default() });
+        assert_eq!(line(reply.text(), "url").len(), len);
+    }
+}
+
+#[test]
+fn the_body_can_be_read_in_any_pieces() {
+    kvm_or_skip!();
+    let tenant = Tenant::boot("echo");
+    let body = pattern(100_000);
+    for piece in [1, 7, 4095, 4096, 4097, 99_999, 100_000, 200_000] {
+        let request = Request { method: "POST", url: b"/echo", body: &body, ..Default::default() };
+        let deadline = Instant::now() + slow_time(std::time::Duration::from_secs(8));
+        let mut answer = tenant.answer(&request, deadline, &mut Quiet).unwrap();
+        let mut read = Vec::new();
+        let mut buffer = vec![0; piece];
+        while let n @ 1.. = answer.read_body(&mut buffer) {
+            read.extend_from_slice(&buffer[..n]);
+        }
+        assert_eq!(answer.read_body(&mut buffer), 0);
+        assert!(read == body, "pieces of {piece}");
+    }
+}
+
+/// The body of an answer stays what it was, whatever other forks do meanwhile; and an answer that nobody reads does
+/// no harm.
+#[test]
+fn answers_keep_their_fork() {
+    kvm_or_skip!();
+    let tenant = Tenant::boot_with("echo", |config| config.concurrency = 2);
+    let deadline = || Instant::now() + slow_time(std::time::Duration::from_secs(8));
+    let request = Request { method: "GET", url: b"/size/100000", ..Default::default() };
+    let mut kept = tenant.answer(&request, deadline(), &mut Quiet).unwrap();
+    let mut buffer = vec![0; 50_000];
+    kept.read_body(&mut buffer);
+    for _ in 0..10 {
+        assert_eq!(tenant.get("/counter").text(), "1\n");
+        drop(tenant.answer(&request, deadline(), &mut Quiet).unwrap());
+    }
+    let mut rest = vec![0; 50_000];
+    assert_eq!(kept.read_body(&mut rest), 50_000);
+    assert!([buffer, rest].concat() == pattern(100_000));
+    drop(kept);
+    tenant.assert_pristine();
+}
+
+#[test]
+fn output_of_a_request_is_handed_on() {
+    kvm_or_skip!();
+    let tenant = Tenant::boot("echo");
+    let mut host = Recorder::default();
+    let mut send = |url: &str| {
+        let request = Request { url: url.as_bytes(), ..Default::default() };
+        tenant.try_send(&request, Instant::now() + slow_time(std::time::Duration::from_secs(8)), &mut host).unwrap()
+    };
+    assert_eq!(send("/stdout").text(), "printed\n");
+    assert_eq!(send("/log?text=a+line").text(), "log: 0\n");
+    assert_eq!(host.text(Stream::Stdout), "echo: to stdout\n");
+    assert_eq!(host.text(Stream::Stderr), "echo: to stderr\n");
+    assert_eq!(host.text(Stream::Log), "a line");
+}
+
+#[test]
+fn random_numbers_differ_in_each_request() {
+    kvm_or_skip!();
+    let tenant = Tenant::boot_with("echo", |config| config.concurrency = 3);
+    let mut seen = std::collections::HashSet::new();
+    for _ in 0..few(200) {
+        let reply = tenant.get("/prng");
+        let words: Vec<_> = reply.text().split_whitespace().map(String::from).collect();
+        assert_eq!(words[1], "16");
+        assert!(seen.insert(words[0].clone()) && seen.insert(words[2].clone()), "again: {words:?}");
+    }
+}
+
+#[test]
+fn what_only_main_may_do() {
+    kvm_or_skip!();
+    let tenant = Tenant::boot("echo");
+    let reply = tenant.get("/late");
+    let words: Vec<_> = reply.text().split_whitespace().collect();
+    assert!(words[1].starts_with('-') && words[3].starts_with('-'), "{}", reply.text());
+    assert_eq!(tenant.get("/flags").text(), "storage 0 debug 0\n");
+    let meminfo = tenant.get("/meminfo");
+    let words: Vec<_> = meminfo.text().split_whitespace().collect();
+    assert_eq!((words[0], words[4]), ("0", "67108864"), "{}", meminfo.text());
+}
+
+#[test]
+fn on_error_answers() {
+    kvm_or_skip!();
+    let tenant = Tenant::boot("get_post");
+    let request = Request { url: b"/die", arg: b"A", ..Default::default() };
+    let reply = tenant.send(&request);
+    assert_eq!((reply.status, reply.text()), (503, "error /die arg A: with a text\n"));
+    assert!(reply.failure.unwrap().to_string().starts_with("tenant get_post: "));
+    assert_eq!(tenant.get("/u").failure, None);
+
+    let tenant = Tenant::boot("crash-on_error");
+    let reply = tenant.get("/null-write");
+    assert_eq!(reply.status, 500);
+    assert!(reply.text().starts_with("on_error: /null-write: "), "{}", reply.text());
+    assert_eq!(tenant.get("/ok").text(), "ok\n");
+}
+
+#[test]
+fn on_error_that_fails_itself() {
+    kvm_or_skip!();
+    for name in ["crash-on_error-crash", "crash-on_error-loop"] {
+        let tenant = Tenant::boot(name);
+        let failure = tenant.failure("/ud2").to_string();
+        assert!(failure.contains("(ud2+0x0)") && failure.contains("on_error"), "{failure}");
+        assert_eq!(tenant.get("/ok").text(), "ok\n");
+        assert_eq!(tenant.stats().created, 1);
+        tenant.assert_pristine();
+    }
+}
