@@ -114,6 +114,7 @@ unsafe extern "C" fn tenant(ctx: *const vrt_ctx, args: *mut arg_vmod_kvm_tenant)
                 idle_time: args.idle_time.0.0,
                 max_memory: args.max_memory.0,
                 max_request_memory: args.max_request_memory.0,
+                req_mem_limit_after_reset: args.req_mem_limit_after_reset.0,
                 concurrency: args.concurrency.0,
                 main_arguments: bytes(args.main_arguments).unwrap_or_default(),
                 environment: bytes(args.environment).unwrap_or_default(),
@@ -121,6 +122,9 @@ unsafe extern "C" fn tenant(ctx: *const vrt_ctx, args: *mut arg_vmod_kvm_tenant)
                 current_working_directory: bytes(args.current_working_directory)
                     .unwrap_or_default(),
                 stdout: args.stdout.0 != 0,
+                warmup: args.warmup.0,
+                warmup_url: bytes(args.warmup_url).unwrap_or_default(),
+                warmup_method: bytes(args.warmup_method).unwrap_or_default(),
             };
             (registered(args.arg1)?.director(), given)
         };

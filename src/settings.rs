@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use forkvm::{Config, Limits};
+use forkvm::{Config, Limits, WarmUp};
 
 use crate::{name, words};
 
@@ -26,12 +26,16 @@ pub struct Given<'a> {
     pub idle_time: f64,
     pub max_memory: i64,
     pub max_request_memory: i64,
+    pub req_mem_limit_after_reset: i64,
     pub concurrency: i64,
     pub main_arguments: &'a [u8],
     pub environment: &'a [u8],
     pub allowed_paths: &'a [u8],
     pub current_working_directory: &'a [u8],
     pub stdout: bool,
+    pub warmup: i64,
+    pub warmup_url: &'a [u8],
+    pub warmup_method: &'a [u8],
 }
 
 /// A tenant's settings. Equal settings and the same file are the same program.
@@ -86,6 +90,12 @@ impl Settings {
                 64 * KIB,
                 64 * GIB,
             )?,
+            req_mem_limit_after_reset: bytes(
+                "req_mem_limit_after_reset",
+                given.req_mem_limit_after_reset,
+                0,
+                64 * GIB,
+            )?,
         };
         let concurrency = match usize::try_from(given.concurrency) {
             Ok(n @ 1..=255) => n,
@@ -136,10 +146,31 @@ impl Settings {
                 concurrency,
                 idle_time: duration("idle_time", given.idle_time, 0.0, DAY)?,
                 limits,
+                warm_up: warm_up(given)?,
                 ..Config::new(name)
             },
         })
     }
+}
+
+/// The warm-up requests; none for 0 of them.
+fn warm_up(given: &Given<'_>) -> Result<Option<WarmUp>, (&'static str, String)> {
+    let num_requests = match u32::try_from(given.warmup) {
+        Ok(0) => return Ok(None),
+        Ok(n @ 1..=10_000) => n,
+        _ => {
+            return Err((
+                "warmup",
+                format!("is {} requests, must be 0 to 10000", given.warmup),
+            ));
+        }
+    };
+    Ok(Some(WarmUp {
+        num_requests,
+        url: text("warmup_url", given.warmup_url)?.into(),
+        method: text("warmup_method", given.warmup_method)?.into(),
+        headers: Vec::new(),
+    }))
 }
 
 fn text<'a>(setting: &'static str, value: &'a [u8]) -> Result<&'a str, (&'static str, String)> {
@@ -192,12 +223,16 @@ mod tests {
             idle_time: 60.0,
             max_memory: 256 * MIB,
             max_request_memory: 64 * MIB,
+            req_mem_limit_after_reset: 8 * MIB,
             concurrency: 2,
             main_arguments: b"-v 'two words'",
             environment: b"A=1 B=",
             allowed_paths: b"/etc/ssl /usr/share/zoneinfo",
             current_working_directory: b"/",
             stdout: false,
+            warmup: 0,
+            warmup_url: b"/",
+            warmup_method: b"GET",
         }
     }
 
@@ -229,7 +264,7 @@ mod tests {
     #[test]
     fn bad_settings_name_tenant_and_setting() {
         type Spoil = fn(&mut Given<'static>);
-        let spoils: [(&str, Spoil); 22] = [
+        let spoils: [(&str, Spoil); 25] = [
             ("name", |g| g.name = b""),
             ("name", |g| g.name = b"a b"),
             ("path", |g| g.path = b""),
@@ -245,6 +280,11 @@ mod tests {
             ("max_memory", |g| g.max_memory = 0),
             ("max_memory", |g| g.max_memory = i64::MAX),
             ("max_request_memory", |g| g.max_request_memory = 1),
+            ("req_mem_limit_after_reset", |g| {
+                g.req_mem_limit_after_reset = -1
+            }),
+            ("warmup", |g| g.warmup = -1),
+            ("warmup", |g| g.warmup = 10_001),
             ("concurrency", |g| g.concurrency = 0),
             ("concurrency", |g| g.concurrency = 256),
             ("concurrency", |g| g.concurrency = -1),
