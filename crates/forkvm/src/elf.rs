@@ -4,7 +4,9 @@
 use std::collections::BTreeMap;
 
 use goblin::container::{Container, Ctx};
-use goblin::elf::header::{EI_CLASS, ELFCLASS32, ELFCLASS64, EM_X86_64, ET_DYN, ET_EXEC, Header};
+use goblin::elf::header::{
+    EI_CLASS, EI_VERSION, ELFCLASS32, ELFCLASS64, EM_X86_64, ET_DYN, ET_EXEC, EV_CURRENT, Header,
+};
 use goblin::elf::program_header::{
     PF_R, PF_W, PF_X, PT_DYNAMIC, PT_INTERP, PT_LOAD, ProgramHeader,
 };
@@ -30,6 +32,9 @@ pub enum ElfError {
     /// A 32-bit ELF.
     #[error("a 32-bit program; programs have to be 64-bit x86-64")]
     Not64Bit,
+    /// A version of the format that does not exist yet.
+    #[error("an ELF file of version {0}; only version 1 is known")]
+    OtherVersion(u8),
     /// Another processor's.
     #[error("a program for another machine (e_machine {0}); programs have to be x86-64")]
     OtherMachine(u16),
@@ -232,6 +237,9 @@ fn check_header(file: &[u8]) -> Result<Header, ElfError> {
     }
     let header =
         goblin::elf::Elf::parse_header(file).map_err(|_| ElfError::Truncated("its header"))?;
+    if header.e_ident[EI_VERSION] != EV_CURRENT {
+        return Err(ElfError::OtherVersion(header.e_ident[EI_VERSION]));
+    }
     if header.e_machine != EM_X86_64 {
         return Err(ElfError::OtherMachine(header.e_machine));
     }
@@ -287,6 +295,12 @@ fn check_segment(file: &[u8], load: &ProgramHeader, bias: u64) -> Result<Segment
     let end = address.checked_add(load.p_memsz).ok_or_else(bad)?;
     if address < LOWEST_SEGMENT || end > PROGRAM_END || load.p_filesz > load.p_memsz {
         return Err(bad());
+    }
+    // As when a file is mapped (ELF specification, "Program Loading"): pages of the file are pages of memory.
+    if load.p_filesz > 0 && load.p_offset % PAGE != load.p_vaddr % PAGE {
+        return Err(ElfError::Truncated(
+            "a segment's address does not fit its place in the file",
+        ));
     }
     let range = usize::try_from(load.p_offset)
         .ok()

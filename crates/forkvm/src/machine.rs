@@ -187,12 +187,7 @@ impl Machine {
     /// The current user registers, with the bases the program gave itself.
     fn sregs(&self) -> Result<kvm_sregs, kvm_ioctls::Error> {
         let now = self.vcpu.sregs()?;
-        Ok(user_sregs(
-            &now,
-            self.host.report.cr4,
-            now.fs.base,
-            now.gs.base,
-        ))
+        Ok(user_sregs(&now, self.host.choice, now.fs.base, now.gs.base))
     }
 
     fn set_bases(&mut self, fs: Option<u64>, gs: Option<u64>) -> Option<Cause> {

@@ -108,7 +108,7 @@ impl Master {
             Machine::new(host, GuestMemory::booting(mapping), linux, None, usize::MAX)
                 .map_err(|error| errors.host(error))?;
         let template = machine.vcpu().sregs().map_err(|error| errors.host(error))?;
-        let sregs = user_sregs(&template, host.report.cr4, 0, 0);
+        let sregs = user_sregs(&template, host.choice, 0, 0);
         machine
             .vcpu()
             .set_sregs(&sregs)

@@ -12,8 +12,8 @@ use crate::arch::layout::PAGE_TABLES;
 use crate::arch::monitor;
 use crate::arch::paging::{Builder, MapRange, tables_len};
 use crate::arch::regs::{
-    CR4_BASE, CR4_FSGSBASE, CR4_OSXSAVE, CR4_PKE, CR4_SMEP, CR4_UMIP, MSR_CSTAR, MSR_LSTAR,
-    MSR_SFMASK, MSR_STAR, RFLAGS, SFMASK_RING0, STAR, user_sregs,
+    CR4_BASE, CR4_FSGSBASE, CR4_OSXSAVE, CR4_PKE, CR4_SMEP, CR4_UMIP, Choice, MSR_CSTAR, MSR_LSTAR,
+    MSR_SFMASK, MSR_STAR, RFLAGS, SFMASK_RING0, STAR, TSS_AVAILABLE, TSS_BUSY, user_sregs,
 };
 use crate::arch::stubs::{self, PORT_HYPERCALL, PORT_SYSCALL, SyscallEntry};
 use crate::kvm::{Exit, Vcpu, Vm};
@@ -101,6 +101,7 @@ pub(crate) struct KvmHost {
     pub cpuid: CpuId,
     pub report: KvmReport,
     pub entry: SyscallEntry,
+    pub choice: Choice,
 }
 
 /// Opens /dev/kvm and probes it, once in a process. Fails with what to do; a later call tries again.
@@ -169,6 +170,10 @@ impl KvmHost {
             cpuid,
             report,
             entry: SyscallEntry::Ring3,
+            choice: Choice {
+                cr4: CR4_BASE,
+                tss_type: TSS_BUSY,
+            },
         };
         host.probe()?;
         Ok(host)
@@ -180,6 +185,9 @@ impl KvmHost {
         self.entry = guest.syscall_entry(addresses.probe_syscall)?;
         self.report.syscall_enters_ring0 = self.entry == SyscallEntry::Ring0;
 
+        if !guest.ring3_out(addresses.round_trip)? {
+            return Err(KvmUnavailable::NoInstruction("`out` in ring 3"));
+        }
         if !guest.try_with(CR4_OSXSAVE, addresses.probe_xsave)? {
             return Err(KvmUnavailable::NoInstruction("XSAVE"));
         }
@@ -192,7 +200,8 @@ impl KvmHost {
         if self.entry == SyscallEntry::Ring0 {
             guest.accept(CR4_SMEP);
         }
-        self.report.cr4 = guest.cr4;
+        self.choice = guest.choice;
+        self.report.cr4 = guest.choice.cr4;
         Ok(())
     }
 
@@ -264,7 +273,7 @@ fn prepare(
 struct ProbeGuest {
     vcpu: Vcpu,
     template: kvm_sregs,
-    cr4: u64,
+    choice: Choice,
     // Dropped after the vCPU: VM, then its memory.
     _vm: Vm,
     _memory: Mapping,
@@ -302,7 +311,7 @@ impl ProbeGuest {
         Ok(Self {
             vcpu,
             template,
-            cr4: CR4_BASE,
+            choice: host.choice,
             _vm: vm,
             _memory: mapping,
         })
@@ -311,7 +320,7 @@ impl ProbeGuest {
     /// Runs ring-3 code at `address` until it exits.
     fn run(&mut self, address: u64) -> Result<Exit, KvmUnavailable> {
         self.vcpu
-            .set_sregs(&user_sregs(&self.template, self.cr4, 0, 0))
+            .set_sregs(&user_sregs(&self.template, self.choice, 0, 0))
             .map_err(failed("KVM_SET_SREGS"))?;
         self.vcpu.set_regs(kvm_regs {
             rip: address,
@@ -342,26 +351,44 @@ impl ProbeGuest {
         Ok(entry)
     }
 
+    /// Finds out whether `out` works in ring 3. QEMU's software emulation, our test bed for `kvm_amd`, heeds the I/O
+    /// bitmap only of a TSS that is not in use; Intel's processors don't enter a guest with one.
+    fn ring3_out(&mut self, address: u64) -> Result<bool, KvmUnavailable> {
+        for tss_type in [TSS_BUSY, TSS_AVAILABLE] {
+            self.choice.tss_type = tss_type;
+            let works = self.run(address)? == Exit::Out(PORT_HYPERCALL);
+            self.vcpu.drain();
+            if works {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
     /// Sets a CR4 bit if KVM takes it.
     fn accept(&mut self, bit: u64) -> bool {
+        let choice = Choice {
+            cr4: self.choice.cr4 | bit,
+            ..self.choice
+        };
         let taken = self
             .vcpu
-            .set_sregs(&user_sregs(&self.template, self.cr4 | bit, 0, 0))
+            .set_sregs(&user_sregs(&self.template, choice, 0, 0))
             .is_ok();
         if taken {
-            self.cr4 |= bit;
+            self.choice = choice;
         }
         taken
     }
 
     /// Tries a probe with a CR4 bit, which stays set if the instruction works.
     fn try_with(&mut self, bit: u64, address: u64) -> Result<bool, KvmUnavailable> {
-        let before = self.cr4;
+        let before = self.choice.cr4;
         self.accept(bit);
         let works = self.run(address)? == Exit::Out(PORT_HYPERCALL);
         self.vcpu.drain();
         if !works {
-            self.cr4 = before;
+            self.choice.cr4 = before;
         }
         Ok(works)
     }

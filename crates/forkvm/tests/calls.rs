@@ -11,12 +11,16 @@ use forkvm::{Quiet, Request, Stream};
 
 /// Bodies of these lengths end at, before or behind a page's or the request area's end.
 const ODD_LENGTHS: [usize; 16] = [
-    0, 1, 2, 63, 64, 4095, 4096, 4097, 8191, 8192, 65_535, 65_536, 65_537, 131_072, 262_143, 1_048_577,
+    0, 1, 2, 63, 64, 4095, 4096, 4097, 8191, 8192, 65_535, 65_536, 65_537, 131_072, 262_143,
+    1_048_577,
 ];
 const MOST: usize = 20_000_000;
 
 fn line<'a>(text: &'a str, name: &str) -> &'a str {
-    let line = text.lines().find_map(|line| line.strip_prefix(name)).unwrap_or_else(|| panic!("no {name} in {text}"));
+    let line = text
+        .lines()
+        .find_map(|line| line.strip_prefix(name))
+        .unwrap_or_else(|| panic!("no {name} in {text}"));
     line.strip_prefix(": ").unwrap()
 }
 
@@ -41,7 +45,10 @@ fn all_of_the_request_arrives() {
     };
     let reply = tenant.send(&request);
     let text = reply.text();
-    assert_eq!((reply.status, reply.content_type.as_str()), (200, "text/plain"));
+    assert_eq!(
+        (reply.status, reply.content_type.as_str()),
+        (200, "text/plain")
+    );
     assert_eq!(line(text, "method"), "PUT");
     assert_eq!(line(text, "url"), "/a/b?c=d&e=%20#f");
     assert_eq!(line(text, "arg"), "the argument");
@@ -68,7 +75,14 @@ fn the_least_of_a_request() {
     let tenant = Tenant::boot("echo");
     let text = tenant.send(&Request::default()).text().to_owned();
     assert_eq!(line(&text, "method"), "GET");
-    assert_eq!((line(&text, "url"), line(&text, "arg"), line(&text, "content-length")), ("", "", "0"));
+    assert_eq!(
+        (
+            line(&text, "url"),
+            line(&text, "arg"),
+            line(&text, "content-length")
+        ),
+        ("", "", "0")
+    );
     assert_eq!(line(&text, "terminated"), "yes yes yes yes");
     assert_eq!(line(&text, "headers"), "0");
 }
@@ -77,8 +91,14 @@ fn the_least_of_a_request() {
 fn methods() {
     kvm_or_skip!();
     let tenant = Tenant::boot("echo");
-    for method in ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "PROPFIND", "X"] {
-        let reply = tenant.send(&Request { method, url: b"/method", ..Default::default() });
+    for method in [
+        "GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "PROPFIND", "X",
+    ] {
+        let reply = tenant.send(&Request {
+            method,
+            url: b"/method",
+            ..Default::default()
+        });
         assert_eq!(reply.text(), format!("{} {method}\n", method.len()));
     }
 }
@@ -87,16 +107,33 @@ fn methods() {
 fn which_handler_takes_which_method() {
     kvm_or_skip!();
     let headers = headers(&[("content-type", "text/a")]);
-    let request = |method, body| Request { method, url: b"/u", arg: b"A", headers: &headers, body };
+    let request = |method, body| Request {
+        method,
+        url: b"/u",
+        arg: b"A",
+        headers: &headers,
+        body,
+    };
     let tenant = Tenant::boot("get_post");
     for method in ["GET", "HEAD", "DELETE"] {
-        assert_eq!(tenant.send(&request(method, b"")).text(), "get /u arg A\n", "{method}");
+        assert_eq!(
+            tenant.send(&request(method, b"")).text(),
+            "get /u arg A\n",
+            "{method}"
+        );
     }
     for method in ["POST", "PUT", "PATCH"] {
         let expected = "post /u arg A type text/a len 0 crc32 00000000\n";
-        assert_eq!(tenant.send(&request(method, b"")).text(), expected, "{method}");
+        assert_eq!(
+            tenant.send(&request(method, b"")).text(),
+            expected,
+            "{method}"
+        );
     }
-    assert_eq!(tenant.send(&request("GET", b"a")).text(), "post /u arg A type text/a len 1 crc32 e8b7be43\n");
+    assert_eq!(
+        tenant.send(&request("GET", b"a")).text(),
+        "post /u arg A type text/a len 1 crc32 e8b7be43\n"
+    );
 }
 
 #[test]
@@ -106,7 +143,14 @@ fn request_headers_can_be_found() {
     let headers = headers(&[("X-Here", "a value"), ("X-Empty", "")]);
     let find = |name: &str| {
         let url = format!("/find/{name}");
-        tenant.send(&Request { url: url.as_bytes(), headers: &headers, ..Default::default() }).text().to_owned()
+        tenant
+            .send(&Request {
+                url: url.as_bytes(),
+                headers: &headers,
+                ..Default::default()
+            })
+            .text()
+            .to_owned()
     };
     assert_eq!(find("x-here"), "15 7 a value\n");
     assert_eq!(find("X-HERE"), "15 7 a value\n");
@@ -121,10 +165,19 @@ fn many_and_long_headers() {
     let tenant = Tenant::boot("echo");
     for (count, len) in [(100, 10), (1, 60_000), (64, 8000), (1000, 100)] {
         let value = "v".repeat(len);
-        let fields: Vec<_> = (0..count).map(|i| (format!("X-{i}"), value.as_str())).collect();
-        let fields: Vec<_> = fields.iter().map(|(name, value)| (name.as_str(), *value)).collect();
+        let fields: Vec<_> = (0..count)
+            .map(|i| (format!("X-{i}"), value.as_str()))
+            .collect();
+        let fields: Vec<_> = fields
+            .iter()
+            .map(|(name, value)| (name.as_str(), *value))
+            .collect();
         let headers = headers(&fields);
-        let reply = tenant.send(&Request { url: b"/count", headers: &headers, ..Default::default() });
+        let reply = tenant.send(&Request {
+            url: b"/count",
+            headers: &headers,
+            ..Default::default()
+        });
         assert_eq!(line(reply.text(), "headers"), count.to_string());
         // The guest's own buffer for its answer is shorter than some of these.
         if count * len < 200_000 {
@@ -139,11 +192,27 @@ fn texts_that_are_too_long() {
     kvm_or_skip!();
     let tenant = Tenant::boot("echo");
     let long = vec![b'x'; 65_535];
-    let reply = tenant.send(&Request { url: &long, ..Default::default() });
+    let reply = tenant.send(&Request {
+        url: &long,
+        ..Default::default()
+    });
     assert_eq!(line(reply.text(), "url").len(), 65_535);
     let longer = vec![b'x'; 65_536];
-    for request in [Request { url: &longer, ..Default::default() }, Request { arg: &longer, ..Default::default() }] {
-        let failure = tenant.try_send(&request, Instant::now() + slow_time(std::time::Duration::from_secs(8)), &mut Quiet);
+    for request in [
+        Request {
+            url: &longer,
+            ..Default::default()
+        },
+        Request {
+            arg: &longer,
+            ..Default::default()
+        },
+    ] {
+        let failure = tenant.try_send(
+            &request,
+            Instant::now() + slow_time(std::time::Duration::from_secs(8)),
+            &mut Quiet,
+        );
         assert!(failure.is_err());
         assert_eq!(tenant.get("/counter").text(), "1\n");
     }
@@ -155,13 +224,19 @@ fn statuses() {
     let tenant = Tenant::boot("echo");
     for status in [200, 201, 204, 301, 304, 404, 418, 500, 503, 599] {
         let reply = tenant.get(&format!("/status/{status}"));
-        assert_eq!((reply.status, reply.text()), (status, &*format!("status {status}\n")));
+        assert_eq!(
+            (reply.status, reply.text()),
+            (status, &*format!("status {status}\n"))
+        );
     }
     // 16 bits of it count: 65736 is 200 again.
     assert_eq!(tenant.get("/status/65736").status, 200);
     for status in [-200, -1, 0, 1, 99, 100, 199, 600, 999, 32767, 65535] {
         let failure = tenant.failure(&format!("/status/{status}"));
-        assert!(failure.to_string().contains("is not between 200 and 599"), "{failure}");
+        assert!(
+            failure.to_string().contains("is not between 200 and 599"),
+            "{failure}"
+        );
     }
     tenant.assert_pristine();
 }
@@ -171,8 +246,20 @@ fn response_headers() {
     kvm_or_skip!();
     let tenant = Tenant::boot("echo");
     let reply = tenant.get("/header?name=X-A&value=b&name=x-a&value=%20c%09d%20&name=Set-Cookie&value=a=%3bb&name=X-Empty&value=");
-    let found: Vec<_> = reply.headers.iter().map(|h| (h.name.as_str(), str::from_utf8(&h.value).unwrap())).collect();
-    assert_eq!(found, [("X-A", "b"), ("x-a", "c\td"), ("Set-Cookie", "a=;b"), ("X-Empty", "")]);
+    let found: Vec<_> = reply
+        .headers
+        .iter()
+        .map(|h| (h.name.as_str(), str::from_utf8(&h.value).unwrap()))
+        .collect();
+    assert_eq!(
+        found,
+        [
+            ("X-A", "b"),
+            ("x-a", "c\td"),
+            ("Set-Cookie", "a=;b"),
+            ("X-Empty", "")
+        ]
+    );
     assert_eq!(reply.text(), "4 headers\n");
 }
 
@@ -187,8 +274,14 @@ fn response_headers_by_calls() {
     assert_eq!(reply.text(), "0\n0\n0\n0\n");
     assert_eq!((reply.headers.len(), reply.header("X-A")), (1, Some("c")));
     // A name that is none, a line end, a message that is none.
-    let reply = tenant.get("/http-append?where=1&field=X+A:+b&where=1&field=X-A:+b%0d%0aX-B:+c&where=7&field=X-A:+b");
-    assert!(reply.text().lines().all(|line| line.starts_with('-')), "{}", reply.text());
+    let reply = tenant.get(
+        "/http-append?where=1&field=X+A:+b&where=1&field=X-A:+b%0d%0aX-B:+c&where=7&field=X-A:+b",
+    );
+    assert!(
+        reply.text().lines().all(|line| line.starts_with('-')),
+        "{}",
+        reply.text()
+    );
     assert_eq!(reply.headers, []);
     assert_eq!(tenant.get("/status/200").headers, []);
 }
@@ -223,7 +316,13 @@ fn sixty_four_headers_and_no_more() {
     assert_eq!(tenant.get(&url(64)).headers.len(), 64);
     let failure = tenant.failure(&url(65));
     assert!(failure.to_string().contains("more than 64"), "{failure}");
-    for (name, value) in [("X-A", "a%0d%0aX-B:c"), ("X-A", "a%00b"), ("X%20A", "b"), ("", "b"), ("X-A", "a%7fb")] {
+    for (name, value) in [
+        ("X-A", "a%0d%0aX-B:c"),
+        ("X-A", "a%00b"),
+        ("X%20A", "b"),
+        ("", "b"),
+        ("X-A", "a%7fb"),
+    ] {
         tenant.failure(&format!("/header?name={name}&value={value}"));
         assert_eq!(tenant.get("/counter").text(), "1\n");
     }
@@ -233,7 +332,12 @@ fn sixty_four_headers_and_no_more() {
 fn content_types() {
     kvm_or_skip!();
     let tenant = Tenant::boot("echo");
-    assert_eq!(tenant.get("/type?type=text/html;+charset%3dutf-8").content_type, "text/html; charset=utf-8");
+    assert_eq!(
+        tenant
+            .get("/type?type=text/html;+charset%3dutf-8")
+            .content_type,
+        "text/html; charset=utf-8"
+    );
     assert_eq!(tenant.get("/type?type=").content_type, "");
     assert_eq!(tenant.get("/empty").content_type, "text/plain");
     assert_eq!(tenant.get("/empty-null").content_type, "");
@@ -269,9 +373,15 @@ fn bodies_come_back_byte_for_byte() {
         assert!(reply.body == body, "{len} bytes did not come back");
         assert_eq!(reply.content_type, "application/octet-stream");
         assert_eq!(tenant.post("/sum", &body).text(), sum_line(&body), "{len}");
-        assert!(tenant.get(&format!("/size/{len}")).body == body, "/size/{len}");
+        assert!(
+            tenant.get(&format!("/size/{len}")).body == body,
+            "/size/{len}"
+        );
         let frozen = len.min(1 << 20);
-        assert!(tenant.get(&format!("/frozen/{len}")).body == body[..frozen], "/frozen/{len}");
+        assert!(
+            tenant.get(&format!("/frozen/{len}")).body == body[..frozen],
+            "/frozen/{len}"
+        );
     }
     assert_eq!(tenant.get("/empty").body, b"");
     assert_eq!(tenant.get("/empty-null").body, b"");
@@ -288,7 +398,10 @@ fn bodies_around_the_request_area() {
         assert!(tenant.post("/echo", body).body == body, "{len}");
     }
     for len in (65_000usize..65_535).step_by(if common::slowness() > 1 { 97 } else { 1 }) {
-        let reply = tenant.send(&Request { url: &vec![b'u'; len], ..Default::default() });
+        let reply = tenant.send(&Request {
+            url: &vec![b'u'; len],
+            ..Default::default()
+        });
         assert_eq!(line(reply.text(), "url").len(), len);
     }
 }
@@ -299,7 +412,12 @@ fn the_body_can_be_read_in_any_pieces() {
     let tenant = Tenant::boot("echo");
     let body = pattern(100_000);
     for piece in [1, 7, 4095, 4096, 4097, 99_999, 100_000, 200_000] {
-        let request = Request { method: "POST", url: b"/echo", body: &body, ..Default::default() };
+        let request = Request {
+            method: "POST",
+            url: b"/echo",
+            body: &body,
+            ..Default::default()
+        };
         let deadline = Instant::now() + slow_time(std::time::Duration::from_secs(8));
         let mut answer = tenant.answer(&request, deadline, &mut Quiet).unwrap();
         let mut read = Vec::new();
@@ -319,7 +437,11 @@ fn answers_keep_their_fork() {
     kvm_or_skip!();
     let tenant = Tenant::boot_with("echo", |config| config.concurrency = 2);
     let deadline = || Instant::now() + slow_time(std::time::Duration::from_secs(8));
-    let request = Request { method: "GET", url: b"/size/100000", ..Default::default() };
+    let request = Request {
+        method: "GET",
+        url: b"/size/100000",
+        ..Default::default()
+    };
     let mut kept = tenant.answer(&request, deadline(), &mut Quiet).unwrap();
     let mut buffer = vec![0; 50_000];
     kept.read_body(&mut buffer);
@@ -340,8 +462,17 @@ fn output_of_a_request_is_handed_on() {
     let tenant = Tenant::boot("echo");
     let mut host = Recorder::default();
     let mut send = |url: &str| {
-        let request = Request { url: url.as_bytes(), ..Default::default() };
-        tenant.try_send(&request, Instant::now() + slow_time(std::time::Duration::from_secs(8)), &mut host).unwrap()
+        let request = Request {
+            url: url.as_bytes(),
+            ..Default::default()
+        };
+        tenant
+            .try_send(
+                &request,
+                Instant::now() + slow_time(std::time::Duration::from_secs(8)),
+                &mut host,
+            )
+            .unwrap()
     };
     assert_eq!(send("/stdout").text(), "printed\n");
     assert_eq!(send("/log?text=a+line").text(), "log: 0\n");
@@ -359,7 +490,10 @@ fn random_numbers_differ_in_each_request() {
         let reply = tenant.get("/prng");
         let words: Vec<_> = reply.text().split_whitespace().map(String::from).collect();
         assert_eq!(words[1], "16");
-        assert!(seen.insert(words[0].clone()) && seen.insert(words[2].clone()), "again: {words:?}");
+        assert!(
+            seen.insert(words[0].clone()) && seen.insert(words[2].clone()),
+            "again: {words:?}"
+        );
     }
 }
 
@@ -369,27 +503,53 @@ fn what_only_main_may_do() {
     let tenant = Tenant::boot("echo");
     let reply = tenant.get("/late");
     let words: Vec<_> = reply.text().split_whitespace().collect();
-    assert!(words[1].starts_with('-') && words[3].starts_with('-'), "{}", reply.text());
+    assert!(
+        words[1].starts_with('-') && words[3].starts_with('-'),
+        "{}",
+        reply.text()
+    );
     assert_eq!(tenant.get("/flags").text(), "storage 0 debug 0\n");
     let meminfo = tenant.get("/meminfo");
     let words: Vec<_> = meminfo.text().split_whitespace().collect();
-    assert_eq!((words[0], words[4]), ("0", "67108864"), "{}", meminfo.text());
+    assert_eq!(
+        (words[0], words[4]),
+        ("0", "67108864"),
+        "{}",
+        meminfo.text()
+    );
 }
 
 #[test]
 fn on_error_answers() {
     kvm_or_skip!();
     let tenant = Tenant::boot("get_post");
-    let request = Request { url: b"/die", arg: b"A", ..Default::default() };
+    let request = Request {
+        url: b"/die",
+        arg: b"A",
+        ..Default::default()
+    };
     let reply = tenant.send(&request);
-    assert_eq!((reply.status, reply.text()), (503, "error /die arg A: with a text\n"));
-    assert!(reply.failure.unwrap().to_string().starts_with("tenant get_post: "));
+    assert_eq!(
+        (reply.status, reply.text()),
+        (503, "error /die arg A: with a text\n")
+    );
+    assert!(
+        reply
+            .failure
+            .unwrap()
+            .to_string()
+            .starts_with("tenant get_post: ")
+    );
     assert_eq!(tenant.get("/u").failure, None);
 
     let tenant = Tenant::boot("crash-on_error");
     let reply = tenant.get("/null-write");
     assert_eq!(reply.status, 500);
-    assert!(reply.text().starts_with("on_error: /null-write: "), "{}", reply.text());
+    assert!(
+        reply.text().starts_with("on_error: /null-write: "),
+        "{}",
+        reply.text()
+    );
     assert_eq!(tenant.get("/ok").text(), "ok\n");
 }
 
@@ -399,7 +559,10 @@ fn on_error_that_fails_itself() {
     for name in ["crash-on_error-crash", "crash-on_error-loop"] {
         let tenant = Tenant::boot(name);
         let failure = tenant.failure("/ud2").to_string();
-        assert!(failure.contains("(ud2+0x0)") && failure.contains("on_error"), "{failure}");
+        assert!(
+            failure.contains("(ud2+0x0)") && failure.contains("on_error"),
+            "{failure}"
+        );
         assert_eq!(tenant.get("/ok").text(), "ok\n");
         assert_eq!(tenant.stats().created, 1);
         tenant.assert_pristine();

@@ -43,8 +43,22 @@ pub const RFLAGS: u64 = 1 << 9 | 1 << 1;
 pub const RFLAGS_USER: u64 =
     1 | 1 << 2 | 1 << 4 | 1 << 6 | 1 << 7 | 1 << 10 | 1 << 11 | 1 << 18 | 1 << 21;
 
+/// Type of a 64-bit TSS that is in use, as it is while a task runs (Intel SDM Vol. 3A, 3.5, Table 3-2).
+pub const TSS_BUSY: u8 = 11;
+/// Type of a 64-bit TSS that is not in use.
+pub const TSS_AVAILABLE: u8 = 9;
+
+/// What the probe chose for all guests.
+#[derive(Debug, Clone, Copy)]
+pub struct Choice {
+    /// CR4.
+    pub cr4: u64,
+    /// Type of the TSS.
+    pub tss_type: u8,
+}
+
 /// The registers of ring-3 64-bit code with these FS and GS bases.
-pub fn user_sregs(template: &kvm_sregs, cr4: u64, fs_base: u64, gs_base: u64) -> kvm_sregs {
+pub fn user_sregs(template: &kvm_sregs, choice: Choice, fs_base: u64, gs_base: u64) -> kvm_sregs {
     let (gdt, tss, idt) = tables::bases();
     let code = kvm_segment {
         limit: u32::MAX,
@@ -85,7 +99,7 @@ pub fn user_sregs(template: &kvm_sregs, cr4: u64, fs_base: u64, gs_base: u64) ->
             base: tss,
             limit: TSS_LIMIT as u32,
             selector: TASK,
-            type_: 11,
+            type_: choice.tss_type,
             present: 1,
             ..Default::default()
         },
@@ -103,7 +117,7 @@ pub fn user_sregs(template: &kvm_sregs, cr4: u64, fs_base: u64, gs_base: u64) ->
         cr0: CR0,
         cr2: 0,
         cr3: PAGE_TABLES,
-        cr4,
+        cr4: choice.cr4,
         efer: EFER,
         ..*template
     }
