@@ -72,6 +72,7 @@ vtc! {
     settings
     target
     vcl_ways
+    warmup
 }
 
 #[test]

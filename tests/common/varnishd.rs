@@ -49,6 +49,9 @@ impl Varnishd {
                 "vcl_path=/",
                 "-p",
                 "auto_restart=off",
+                // An idle worker else holds its VCL for a minute, and so does the end of varnishd.
+                "-p",
+                "debug=+vtc_mode",
             ])
             .args(arguments)
             .arg("-n")
