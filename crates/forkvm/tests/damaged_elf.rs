@@ -1,0 +1,145 @@
+//! Damaged programs: whatever the bytes, booting one ends with a result, in time and without a panic.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod common;
+
+use std::time::{Duration, Instant};
+
+use common::{config, few, guest, kvm_or_skip, slow_time, slowness};
+use forkvm::{Program, Quiet, Request};
+use proptest::prelude::*;
+use proptest::test_runner::{Config as RunnerConfig, TestRunner};
+
+/// Boots what may be anything, and asks it once if it boots.
+fn try_it(elf: &[u8]) {
+    let mut config = config("damaged");
+    config.limits.max_boot_time = Duration::from_millis(100) * slowness().min(20);
+    config.limits.max_request_time = config.limits.max_boot_time;
+    config.limits.max_memory = 16 << 20;
+    let start = Instant::now();
+    match Program::boot(elf, config, &mut Quiet) {
+        Ok(program) => {
+            let request = Request {
+                url: b"/",
+                ..Default::default()
+            };
+            let deadline = Instant::now() + program.config().limits.max_request_time;
+            if let Err(failure) = program.answer(&request, deadline, &mut Quiet).map(drop) {
+                assert!(
+                    failure.to_string().starts_with("tenant damaged: "),
+                    "{failure}"
+                );
+            }
+        }
+        Err(error) => assert!(error.to_string().starts_with("tenant damaged: "), "{error}"),
+    }
+    let taken = start.elapsed();
+    assert!(
+        taken < slow_time(Duration::from_secs(5)),
+        "it took {taken:?}"
+    );
+}
+
+/// The numbers that make trouble.
+fn trouble() -> impl Strategy<Value = u64> {
+    prop_oneof![
+        any::<u64>(),
+        (0u32..64, -2i64..3).prop_map(|(bit, off)| (1u64 << bit).wrapping_add_signed(off)),
+        (0u64..0x60_0000),
+        Just(0),
+        Just(u64::MAX),
+        Just(0x7fff_ffff_f000),
+        Just(0xffff_8000_0000_0000),
+    ]
+}
+
+/// A change of the file: where, how many bytes, what.
+fn change(len: usize) -> impl Strategy<Value = (usize, usize, u64)> {
+    // ELF header and program headers; the first code; anywhere.
+    let place = prop_oneof![6 => 4..64usize, 12 => 64..700usize, 1 => 4096..8192usize, 1 => 0..len];
+    (
+        place,
+        prop_oneof![Just(1usize), Just(2), Just(4), Just(8)],
+        trouble(),
+    )
+}
+
+fn changed(elf: &[u8], changes: &[(usize, usize, u64)]) -> Vec<u8> {
+    let mut elf = elf.to_vec();
+    for &(place, len, value) in changes {
+        // Fields are aligned.
+        let place = (place / len * len).min(elf.len() - len);
+        elf[place..place + len].copy_from_slice(&value.to_le_bytes()[..len]);
+    }
+    elf
+}
+
+fn run(name: &str, cases: u32) {
+    let elf = guest(name);
+    let mut runner = TestRunner::new(RunnerConfig {
+        cases,
+        failure_persistence: None,
+        max_shrink_iters: 200,
+        ..RunnerConfig::default()
+    });
+    runner
+        .run(
+            &proptest::collection::vec(change(elf.len()), 1..4),
+            |changes| {
+                try_it(&changed(&elf, &changes));
+                Ok(())
+            },
+        )
+        .unwrap();
+}
+
+#[test]
+fn headers_of_a_fixed_program() {
+    kvm_or_skip!();
+    run("hello", few(400) as u32);
+}
+
+#[test]
+fn headers_of_a_static_pie() {
+    kvm_or_skip!();
+    run("hello-static-pie", few(400) as u32);
+}
+
+#[test]
+fn symbols_and_strings() {
+    kvm_or_skip!();
+    let elf = guest("hello");
+    // Section headers and symbol table lie at the end of the file.
+    let start = elf.len() - 90_000;
+    let mut runner = TestRunner::new(RunnerConfig {
+        cases: few(150) as u32,
+        failure_persistence: None,
+        ..RunnerConfig::default()
+    });
+    let changes = proptest::collection::vec(
+        (
+            start..elf.len(),
+            prop_oneof![Just(4usize), Just(8)],
+            trouble(),
+        ),
+        1..20,
+    );
+    runner
+        .run(&changes, |changes| {
+            try_it(&changed(&elf, &changes));
+            Ok(())
+        })
+        .unwrap();
+}
+
+#[test]
+fn cut_short() {
+    kvm_or_skip!();
+    let elf = guest("hello");
+    let lengths = (0..700)
+        .step_by(few(25).max(1))
+        .chain((700..elf.len()).step_by(elf.len() / few(60).max(5)));
+    for len in lengths {
+        try_it(&elf[..len]);
+    }
+}

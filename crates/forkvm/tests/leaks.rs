@@ -1,0 +1,123 @@
+//! Nothing is used up: descriptors, mappings, threads, memory. One test, since it looks at the whole process.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod common;
+
+use std::fs;
+use std::time::Duration;
+
+use common::{Tenant, eventually, few, kvm_or_skip, slowness};
+
+/// What this process holds.
+#[derive(Debug, Clone, Copy)]
+struct Held {
+    descriptors: usize,
+    mappings: usize,
+    threads: usize,
+    anonymous_kib: u64,
+}
+
+fn held() -> Held {
+    let status = fs::read_to_string("/proc/self/status").unwrap();
+    let field = |name: &str| {
+        let line = status.lines().find(|line| line.starts_with(name)).unwrap();
+        line.split_whitespace()
+            .nth(1)
+            .unwrap()
+            .parse::<u64>()
+            .unwrap()
+    };
+    Held {
+        descriptors: fs::read_dir("/proc/self/fd").unwrap().count(),
+        mappings: fs::read_to_string("/proc/self/maps")
+            .unwrap()
+            .lines()
+            .count(),
+        threads: field("Threads:") as usize,
+        anonymous_kib: field("RssAnon:"),
+    }
+}
+
+fn requests(tenant: &Tenant, crash: &Tenant, n: usize) {
+    for turn in 0..n {
+        match turn % 10 {
+            0 => assert_eq!(tenant.get("/size/5000").body.len(), 5000),
+            1 => assert_eq!(tenant.post("/echo", &[7; 100_000]).body.len(), 100_000),
+            2 => drop(crash.failure("/null-write")),
+            3 => drop(crash.failure("/in-hypercall-port")),
+            4 => assert_eq!(crash.get("/unknown-syscall").text(), "-38\n"),
+            5 if turn % 500 == 5 => {
+                drop(crash.timeout("/loop", Duration::from_millis(5) * slowness().min(10)))
+            }
+            _ => assert_eq!(tenant.get("/counter").text(), "1\n"),
+        }
+    }
+}
+
+#[test]
+fn nothing_leaks() {
+    kvm_or_skip!();
+    let boot = |name: &str| Tenant::boot_with(name, |config| config.limits.max_memory = 32 << 20);
+    let first = held();
+    {
+        let (echo, crash) = (boot("echo"), boot("crash"));
+        requests(&echo, &crash, few(1000));
+        let before = held();
+        requests(&echo, &crash, few(10_000));
+        let after = held();
+        assert_eq!(
+            after.descriptors, before.descriptors,
+            "{before:?} {after:?}"
+        );
+        assert_eq!(after.threads, before.threads, "{before:?} {after:?}");
+        assert!(
+            after.mappings <= before.mappings + 4,
+            "{before:?} {after:?}"
+        );
+        assert!(
+            after.anonymous_kib <= before.anonymous_kib + 2048,
+            "{before:?} {after:?}"
+        );
+        assert_eq!((echo.stats().created, crash.stats().created), (1, 1));
+    }
+
+    // The first program leaves the probe's descriptor and the engine's two threads. All others leave nothing.
+    eventually("the first programs are gone", || {
+        held().mappings <= first.mappings + 20
+    });
+    let cycle = || {
+        let tenant = Tenant::boot_with("counter", |config| {
+            config.concurrency = 3;
+            config.limits.max_memory = 32 << 20;
+        });
+        std::thread::scope(|scope| {
+            for _ in 0..3 {
+                scope.spawn(|| {
+                    (0..few(50).max(3)).for_each(|_| assert_eq!(tenant.get("/").text(), "1\n"))
+                });
+            }
+        });
+        assert!(
+            Tenant::try_boot("bad-main-crashes", |config| config.limits.max_memory =
+                32 << 20)
+            .is_err()
+        );
+        assert!(Tenant::try_boot("bad-text", |_| {}).is_err());
+    };
+    (0..3).for_each(|_| cycle());
+    // Forks are freed on a thread of their own.
+    std::thread::sleep(Duration::from_millis(100) * slowness().min(20));
+    let before = held();
+    (0..few(40).max(4)).for_each(|_| cycle());
+    eventually("descriptors, mappings and threads are given back", || {
+        let now = held();
+        now.descriptors <= before.descriptors
+            && now.mappings <= before.mappings + 4
+            && now.threads <= before.threads
+    });
+    let after = held();
+    assert!(
+        after.anonymous_kib <= before.anonymous_kib + 4096,
+        "{before:?} {after:?}"
+    );
+}
