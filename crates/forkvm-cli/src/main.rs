@@ -10,7 +10,7 @@ use clap::{Parser, Subcommand};
 
 /// Runs programs in KVM guests, each request in a copy-on-write fork of the program as it was after main().
 #[derive(Debug, Parser)]
-#[command(version, max_term_width = 100)]
+#[command(name = "forkvm", version, max_term_width = 100)]
 struct Arguments {
     #[command(subcommand)]
     command: Command,
