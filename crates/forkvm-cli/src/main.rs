@@ -19,7 +19,7 @@ struct Arguments {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Send requests to a program and print its answers.
-    Run(run::Run),
+    Run(Box<run::Run>),
     /// Say what /dev/kvm offers, whether you may use it, and what to do if not.
     Doctor,
 }

@@ -237,11 +237,13 @@ impl Run {
             }
             write!(stdout, "Content-Length: {}\r\n\r\n", answer.body_len())?;
         }
-        let mut piece = vec![0; 64 << 10];
-        while !without_body {
-            match answer.read_body(&mut piece) {
-                0 => break,
-                n => stdout.write_all(&piece[..n])?,
+        if !without_body {
+            let mut piece = vec![0; 64 << 10];
+            loop {
+                match answer.read_body(&mut piece) {
+                    0 => break,
+                    n => stdout.write_all(&piece[..n])?,
+                }
             }
         }
         stdout.flush()
