@@ -75,7 +75,7 @@ fn work() {
         };
         let start = Instant::now();
         let result = panic::catch_unwind(AssertUnwindSafe(|| boot(&tenant, job.file)))
-            .unwrap_or_else(|_| Err("internal error, see the child's stderr".into()));
+            .unwrap_or_else(|_| Err("internal error, logged separately".into()));
         settle(&tenant, result, start);
     }
 }

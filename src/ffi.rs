@@ -14,7 +14,7 @@ use crate::director::Director;
 use crate::fetch::Target;
 use crate::settings::{Given, Settings};
 use crate::vdi::{Registered, guard};
-use crate::{counters, registry};
+use crate::{counters, panics, registry};
 
 /// What vmodtool.py and bindgen made of vmod.vcc.
 #[allow(
@@ -79,6 +79,7 @@ unsafe extern "C" fn event(ctx: *const vrt_ctx, vcl: *mut vmod_priv, event: VclE
     let result = guard(|| -> Result<(), VclError> {
         // SAFETY: varnishd calls us with a context and with this VCL's private pointer, which is empty at load.
         let (mut ctx, vcl) = unsafe { (Ctx::from_ptr(ctx), vcl.as_mut().ok_or("no PRIV_VCL")?) };
+        panics::install_hook();
         counters::publish();
         let registered = Registered::new(&mut ctx, Director::default())?;
         // SAFETY: the methods are those of this type.

@@ -15,6 +15,7 @@ mod fetch;
 mod ffi;
 mod logging;
 mod name;
+mod panics;
 mod registry;
 mod report;
 mod request;

@@ -20,7 +20,8 @@ pub fn log(tag: LogTag, tenant: &str, text: &str) {
     }
 }
 
-fn write(tag: LogTag, record: &str) {
+/// Writes a record outside of a transaction.
+pub fn write(tag: LogTag, record: &str) {
     // Unit tests run outside of varnishd, where there is no log.
     #[cfg(not(test))]
     varnish::vcl::log(tag, record);

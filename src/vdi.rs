@@ -26,10 +26,10 @@ use varnish::vcl::{Buffer, Ctx, LogTag, VclBackend, VclError, VclResponse};
 use crate::director::Director;
 use crate::response::Response;
 
-/// Runs what C has called, and lets no panic out. std's panic hook writes the message to stderr, which varnishd logs.
+/// Runs what C has called, and lets no panic out. panics.rs has logged it.
 pub fn guard<T>(body: impl FnOnce() -> T) -> Result<T, VclError> {
     panic::catch_unwind(AssertUnwindSafe(body))
-        .map_err(|_| "kvm: internal error, see varnishd's stderr".into())
+        .map_err(|_| "kvm: internal error, logged separately".into())
 }
 
 /// A director that varnishd knows.
