@@ -19,7 +19,7 @@ use crate::linux::UserMemory;
 use crate::machine::{Machine, MachineError};
 use crate::master::Master;
 use crate::memory::{GuestMemory, Mapping};
-use crate::request::{Host, Quiet, Request};
+use crate::request::{Host, Request};
 use crate::shrink::ShrinkPolicy;
 
 /// Why a fork could not be made or put back.
@@ -34,12 +34,6 @@ pub enum ForkError {
     /// KVM refused its registers.
     #[error("its registers: {0}")]
     Registers(#[from] kvm_ioctls::Error),
-    /// The host refused to reset it.
-    #[error("resetting it: {0}")]
-    Reset(#[from] std::io::Error),
-    /// Its own warm-up request left it unusable.
-    #[error("it can't be used after its warm-up request")]
-    WarmUp,
 }
 
 /// A fork of a master.
@@ -57,8 +51,7 @@ pub struct Fork {
 }
 
 impl Fork {
-    /// Forks a master. With warm-up requests configured, the fork runs one of its own and is reset, so that the pages
-    /// it needs are there.
+    /// Forks a master.
     pub fn new(master: Arc<Master>) -> Result<Self, ForkError> {
         let memory = GuestMemory::forked(Mapping::fork(&master.file, master.memory.len())?);
         let limits = &master.config.limits;
@@ -77,7 +70,7 @@ impl Fork {
         machine.vcpu().set_sregs(&wait_point.sregs)?;
         machine.vcpu().set_sregs_at_next_run(wait_point.sregs);
         machine.vcpu().clear_events_at_next_run(wait_point.events);
-        let mut fork = Self {
+        Ok(Self {
             machine,
             master,
             random: RandomState::new(),
@@ -85,24 +78,7 @@ impl Fork {
             shrink,
             debug_registers_dirty: false,
             over_limit: false,
-        };
-        fork.warm_up()?;
-        Ok(fork)
-    }
-
-    fn warm_up(&mut self) -> Result<(), ForkError> {
-        let master = self.master.clone();
-        let Some(warm_up) = &master.config.warm_up else {
-            return Ok(());
-        };
-        let deadline = Instant::now() + master.config.limits.max_request_time;
-        // What it answers does not matter, nor whether it fails: only real requests count.
-        let _ = self.run(&warm_up.request(), true, None, deadline, &mut Quiet);
-        if self.try_reset()? {
-            Ok(())
-        } else {
-            Err(ForkError::WarmUp)
-        }
+        })
     }
 
     /// Runs a request up to its response.
@@ -112,7 +88,7 @@ impl Fork {
         deadline: Instant,
         host: &mut dyn Host,
     ) -> Result<Response, Cause> {
-        self.run(request, false, None, deadline, host)
+        self.run(request, None, deadline, host)
     }
 
     /// Runs the program's `on_error` handler for a request that failed.
@@ -123,7 +99,7 @@ impl Fork {
         deadline: Instant,
         host: &mut dyn Host,
     ) -> Result<Response, Cause> {
-        self.run(request, false, Some(failure), deadline, host)
+        self.run(request, Some(failure), deadline, host)
     }
 
     /// Copies from the body of a response of this fork.
@@ -142,7 +118,6 @@ impl Fork {
     fn run(
         &mut self,
         request: &Request<'_>,
-        warm_up: bool,
         failure: Option<&str>,
         deadline: Instant,
         host: &mut dyn Host,
@@ -153,7 +128,7 @@ impl Fork {
         let mut exchange = Exchange::new(request);
         let circumstances = Circumstances {
             failure,
-            warm_up,
+            warm_up: false,
             random,
         };
         self.machine.start(deadline);
