@@ -132,7 +132,7 @@ impl Cause {
                 "it ended itself by signal {signal} ({})",
                 signal_name(*signal)
             ),
-            Self::Deadlock(call) => format!("it waits for ever in {call}"),
+            Self::Deadlock(call) => format!("it waits for ever: {call}"),
             Self::BadResponse(what) => format!("its response is invalid: {what}"),
             Self::BadPort(port) => format!("it accessed I/O port {port:#x}"),
             Self::OldApi => "it answers by hypercall 0xFFFF, which had two meanings in its time; \

@@ -357,6 +357,13 @@ impl UserMemory for GuestMemory {
     fn clear(&mut self, address: u64, len: u64) -> Result<(), BadAddress> {
         const ZEROS: [u8; PAGE as usize] = [0; PAGE as usize];
         self.pieces(address, len, Access::Any, |memory, physical, _, n| {
+            // A page that is clear already need not become one to be reset.
+            let mut now = ZEROS;
+            let now = &mut now[..n as usize];
+            memory.mapping.read(physical, now)?;
+            if now.iter().all(|&byte| byte == 0) {
+                return Ok(());
+            }
             memory.write_physical(physical, &ZEROS[..n as usize])
         })
     }
