@@ -6,7 +6,7 @@ mod common;
 use std::time::Instant;
 
 use common::sums::{pattern, sum_line};
-use common::{Recorder, Tenant, few, headers, kvm_or_skip, slow_time};
+use common::{Recorder, Tenant, emulated, few, headers, kvm_or_skip, slow_time};
 use forkvm::{Quiet, Request, Stream};
 
 /// Bodies of these lengths end at, before or behind a page's or the request area's end.
@@ -393,11 +393,11 @@ fn bodies_around_the_request_area() {
     kvm_or_skip!();
     let tenant = Tenant::boot("echo");
     let body = pattern(70_000);
-    for len in (65_000..65_600).step_by(if common::slowness() > 1 { 97 } else { 1 }) {
+    for len in (65_000..65_600).step_by(if emulated() { 97 } else { 1 }) {
         let body = &body[body.len() - len..];
         assert!(tenant.post("/echo", body).body == body, "{len}");
     }
-    for len in (65_000usize..65_535).step_by(if common::slowness() > 1 { 97 } else { 1 }) {
+    for len in (65_000usize..65_535).step_by(if emulated() { 97 } else { 1 }) {
         let reply = tenant.send(&Request {
             url: &vec![b'u'; len],
             ..Default::default()

@@ -5,7 +5,7 @@ mod common;
 
 use std::time::{Duration, Instant};
 
-use common::{config, few, guest, kvm_or_skip, slow_time, slowness};
+use common::{config, emulated, few, guest, kvm_or_skip, slow_time, slowness};
 use forkvm::{Program, Quiet, Request};
 use proptest::prelude::*;
 use proptest::test_runner::{Config as RunnerConfig, TestRunner};
@@ -96,13 +96,13 @@ fn run(name: &str, cases: u32) {
 #[test]
 fn headers_of_a_fixed_program() {
     kvm_or_skip!();
-    run("hello", few(400) as u32);
+    run("hello", few(250) as u32);
 }
 
 #[test]
 fn headers_of_a_static_pie() {
     kvm_or_skip!();
-    run("hello-static-pie", few(400) as u32);
+    run("hello-static-pie", few(250) as u32);
 }
 
 #[test]
@@ -137,7 +137,7 @@ fn cut_short() {
     kvm_or_skip!();
     let elf = guest("hello");
     let lengths = (0..700)
-        .step_by(few(25).max(1))
+        .step_by(if emulated() { 100 } else { 25 })
         .chain((700..elf.len()).step_by(elf.len() / few(60).max(5)));
     for len in lengths {
         try_it(&elf[..len]);

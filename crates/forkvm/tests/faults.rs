@@ -5,8 +5,12 @@ mod common;
 
 use std::time::{Duration, Instant};
 
-use common::{Reply, Tenant, kvm_or_skip, slowness};
+use common::{Reply, Tenant, emulated, kvm_or_skip, slowness};
 use forkvm::{Failure, Quiet, Request};
+
+/// What QEMU's software emulation does not have: alignment checks, SIMD exceptions, and the check that `wbinvd` runs in
+/// ring 0.
+const NOT_EMULATED: [&str; 3] = ["alignment-check", "sse-fpe", "wbinvd"];
 
 fn crash(name: &str) -> Tenant {
     Tenant::boot_with(name, |config| {
@@ -31,13 +35,20 @@ fn die(tenant: &Tenant, name: &str, outcome: &str) -> Result<Reply, Failure> {
 }
 
 /// The list of ways, from the program itself: name and outcome.
+/// Software emulation can't do some of them.
 fn ways(tenant: &Tenant) -> Vec<(String, String)> {
     let list = tenant.get("/list");
     let ways: Vec<_> = list
         .text()
         .lines()
         .map(|line| line.split_once(' ').unwrap())
-        .map(|(a, b)| (a.into(), b.into()))
+        .map(|(name, outcome)| match outcome {
+            "fails" if emulated() && NOT_EMULATED.contains(&name) => {
+                eprintln!("SKIPPED in emulation: {name} has to fail");
+                (name.into(), "either".into())
+            }
+            _ => (name.into(), outcome.into()),
+        })
         .collect();
     assert!(ways.len() > 100, "only {} ways to die", ways.len());
     ways
@@ -74,7 +85,12 @@ fn every_way_to_die() {
             Ok(reply) if reply.text() == "ok\n" => {}
             other => wrong.push(format!("after /{name}: {other:?}")),
         }
-        let different = tenant.differing_pages();
+        // Comparing all memory takes long in emulation; then it is done for all of them at the end.
+        let different = if emulated() {
+            0
+        } else {
+            tenant.differing_pages()
+        };
         if different > 0 {
             wrong.push(format!("after /{name}: {different} pages differ"));
         }
@@ -83,6 +99,7 @@ fn every_way_to_die() {
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    tenant.assert_pristine();
     let stats = tenant.stats();
     assert_eq!(
         (stats.forks, stats.idle, stats.busy),
@@ -146,6 +163,9 @@ fn the_log_says_what_and_where() {
         ("bad-status", "status 99", ""),
         ("old-api", "0xFFFF", ""),
     ] {
+        if emulated() && NOT_EMULATED.contains(&name) {
+            continue;
+        }
         let failure = tenant.failure(&format!("/{name}")).to_string();
         assert!(
             failure.contains(what) && failure.contains(place),
@@ -210,7 +230,7 @@ fn the_monitors_pages_are_out_of_reach() {
     const MONITOR: u64 = 0x7e00_0000_0000;
     let tenant = crash("crash");
     let mut written = Vec::new();
-    for page in 0..common::few(200).max(40) as u64 {
+    for page in 0..common::few(200).max(32) as u64 {
         let address = MONITOR + page * 4096 + 8;
         let answered = |way: &str| tenant.try_get(&format!("/{way}/{address:x}")).is_ok();
         let (write, _) = (answered("write"), answered("read"));

@@ -5,7 +5,7 @@ mod common;
 
 use std::time::Duration;
 
-use common::{Tenant, few, headers, kvm_or_skip, slowness};
+use common::{Tenant, emulated, few, headers, kvm_or_skip, slowness};
 use forkvm::Request;
 
 fn small(name: &str) -> Tenant {
@@ -157,17 +157,15 @@ fn registers_after_faults() {
 fn dirtied_pages_come_back() {
     kvm_or_skip!();
     let tenant = Tenant::boot_with("dirty", |config| config.limits.max_memory = 128 << 20);
-    let counts: &[usize] = if slowness() > 1 {
-        &[1, 10, 300, 3000, 10_000]
-    } else {
-        &[1, 10, 300, 1, 3000, 5000, 2, 10_000, 0]
-    };
-    for &n in counts {
-        for _ in 0..2 {
+    for n in [1, 10, 300, 1, 3000, 5000, 2, 10_000, 0] {
+        for _ in 0..if emulated() { 1 } else { 2 } {
             assert_eq!(
                 tenant.get(&format!("/{n}")).text(),
                 format!("wrote {n} found 0\n")
             );
+        }
+        // Comparing all memory takes long in emulation.
+        if !emulated() || n == 5000 {
             assert_eq!(tenant.differing_pages(), 0, "after {n} pages");
         }
     }
@@ -176,8 +174,9 @@ fn dirtied_pages_come_back() {
         failure.to_string().contains("max_request_memory"),
         "{failure}"
     );
-    assert_eq!(tenant.differing_pages(), 0, "after too many pages");
-    assert_eq!(tenant.get("/10000").text(), "wrote 10000 found 0\n");
+    tenant.assert_pristine();
+    assert_eq!(tenant.get("/10").text(), "wrote 10 found 0\n");
+    assert_eq!(tenant.get("/5000").text(), "wrote 5000 found 0\n");
     tenant.assert_pristine();
     assert_eq!(tenant.stats().created, 1);
 }
@@ -190,7 +189,7 @@ fn page_counts_around_the_limits() {
         config.limits.max_memory = 128 << 20;
         config.limits.max_request_memory = 20 << 20; // 5120 pages
     });
-    let step = if slowness() > 1 { 41 } else { 3 };
+    let step = if emulated() { 79 } else { 9 };
     for middle in [512, 1024, 2048, 4096] {
         for n in (middle - 40..middle + 40).step_by(step) {
             assert_eq!(
@@ -198,10 +197,12 @@ fn page_counts_around_the_limits() {
                 format!("wrote {n} found 0\n")
             );
         }
-        assert_eq!(tenant.differing_pages(), 0, "around {middle}");
+        if !emulated() {
+            assert_eq!(tenant.differing_pages(), 0, "around {middle}");
+        }
     }
     let (mut served, mut refused) = (0, 0);
-    for n in (5000..5200).step_by(step * 3) {
+    for n in (5000..5200).step_by(if emulated() { 199 } else { 29 }) {
         match tenant.try_get(&format!("/{n}")) {
             Ok(reply) => {
                 assert_eq!(reply.text(), format!("wrote {n} found 0\n"));
@@ -240,16 +241,18 @@ fn what_the_host_keeps_for_a_request_ends_with_it() {
     for line in ["cwd / ", "handler no ", "blocked no ", "stdout-flags 0 "] {
         assert!(first.contains(line), "{line} is not in {first}");
     }
-    for _ in 0..few(50).max(3) {
+    for _ in 0..few(30).max(2) {
         assert_eq!(tenant.get(&state).text(), first);
         assert_eq!(
             tenant.get("/main-file").text(),
             "read 8 the text offset 8 \n"
         );
-        for url in ["/mmap", "/brk", "/malloc", "/dup", "/sigaction"] {
+        for url in ["/mmap", "/brk", "/dup", "/sigaction"] {
             tenant.get(url);
         }
     }
+    tenant.get("/malloc");
+    assert_eq!(tenant.get(&state).text(), first);
     assert_eq!(tenant.get("/cwd").text(), "/\n");
     let random = |reply: common::Reply| reply.text().to_owned();
     assert_ne!(random(tenant.get("/random")), random(tenant.get("/random")));
@@ -265,7 +268,7 @@ fn the_memory_limit_is_each_requests_own() {
         config.limits.max_memory = 128 << 20;
         config.limits.max_request_memory = 12 << 20; // 3072 pages
     });
-    for _ in 0..10 {
+    for _ in 0..few(5) {
         assert_eq!(tenant.get("/1900").text(), "wrote 1900 found 0\n");
         assert_eq!(tenant.get("/2900").text(), "wrote 2900 found 0\n");
     }

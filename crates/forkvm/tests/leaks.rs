@@ -108,7 +108,7 @@ fn nothing_leaks() {
     // Forks are freed on a thread of their own.
     std::thread::sleep(Duration::from_millis(100) * slowness().min(20));
     let before = held();
-    (0..few(40).max(4)).for_each(|_| cycle());
+    (0..few(30).max(4)).for_each(|_| cycle());
     eventually("descriptors, mappings and threads are given back", || {
         let now = held();
         now.descriptors <= before.descriptors

@@ -84,7 +84,7 @@ fn a_deadline_far_away() {
 fn no_kick_hits_the_next_request() {
     kvm_or_skip!();
     let tenant = Tenant::boot("crash");
-    for turn in 0..common::few(300).max(20) {
+    for turn in 0..common::few(150).max(20) {
         let time = Duration::from_micros(137 * turn as u64 % 12_000);
         let url = ["/ok", "/loop-syscalls", "/ok", "/stdout-flood"][turn % 4];
         match tenant.try_send(&get(url), Instant::now() + time, &mut Quiet) {

@@ -49,6 +49,11 @@ pub fn slowness() -> u32 {
         .max(1)
 }
 
+/// True in software emulation, where some things are missing and everything takes long.
+pub fn emulated() -> bool {
+    slowness() > 1
+}
+
 /// A time that must be enough, stretched for a slow machine.
 pub fn slow_time(time: Duration) -> Duration {
     time * slowness()
