@@ -110,6 +110,20 @@ impl WaitPoint {
         let written = self.write_request(machine, exchange, circumstances)?;
         let entry =
             self.choose_entry(machine, exchange, &written, circumstances.failure.is_some())?;
+        self.enter_at(machine, entry)
+    }
+
+    /// Points the vCPU at a function of the program that is no request's handler.
+    pub fn enter_function(
+        &self,
+        machine: &mut Machine,
+        function: u64,
+        arguments: [u64; 5],
+    ) -> Result<(), Cause> {
+        self.enter_at(machine, Entry::Call(function, arguments))
+    }
+
+    fn enter_at(&self, machine: &mut Machine, entry: Entry) -> Result<(), Cause> {
         let (target, mut regs) = match entry {
             Entry::Call(function, [rdi, rsi, rdx, rcx, r8]) => {
                 // Below the frozen program's stack, as if its own code had made the call.

@@ -105,6 +105,7 @@ pub(crate) enum Cause {
     Killed(i32),
     Deadlock(&'static str),
     BadResponse(String),
+    BadState(String),
     BadPort(u16),
     OldApi,
     TooLarge(u64),
@@ -134,6 +135,7 @@ impl Cause {
             ),
             Self::Deadlock(call) => format!("it waits for ever: {call}"),
             Self::BadResponse(what) => format!("its response is invalid: {what}"),
+            Self::BadState(what) => what.clone(),
             Self::BadPort(port) => format!("it accessed I/O port {port:#x}"),
             Self::OldApi => "it answers by hypercall 0xFFFF, which had two meanings in its time; \
                              rebuild it with the header of this project's guest SDK"
@@ -253,6 +255,14 @@ pub enum BootError {
         tenant: String,
         /// It has no symbol table.
         stripped: bool,
+    },
+    /// The state of the program before could not be handed over.
+    #[error("tenant {tenant}: the state could not be carried over: {what}")]
+    State {
+        /// The tenant.
+        tenant: String,
+        /// What happened and where.
+        what: String,
     },
     /// The host has no memory, descriptors or such for it.
     #[error("tenant {tenant}: the host can't set up the machine: {what}")]

@@ -102,6 +102,22 @@ impl Fork {
         self.run(request, Some(failure), deadline, host)
     }
 
+    /// Runs the program's `on_live_update` handler, whose state may have `most` bytes.
+    pub fn give_state(
+        &mut self,
+        most: u64,
+        deadline: Instant,
+        host: &mut dyn Host,
+    ) -> Result<Option<Vec<u8>>, Cause> {
+        self.machine.start(deadline);
+        let state = self
+            .master
+            .wait_point
+            .give_state(&mut self.machine, most, deadline, host);
+        self.machine.stop();
+        state
+    }
+
     /// Copies from the body of a response of this fork.
     pub fn read_body(&self, response: &Response, position: u64, buf: &mut [u8]) -> usize {
         let (address, len) = response.body;

@@ -20,6 +20,10 @@ impl Handlers {
     pub const REQUEST: usize = 3;
     /// Slot of the handler for failed requests: `f(url, arg, failure)`.
     pub const ON_ERROR: usize = 5;
+    /// Slot of the handler that hands the state over before a live update: `f()`.
+    pub const ON_LIVE_UPDATE: usize = 6;
+    /// Slot of the handler that takes it in the new program: `f(len)`.
+    pub const ON_LIVE_RESTORE: usize = 7;
 
     /// Registers a function. 0, or an errno for a slot that does not exist.
     pub fn register(&mut self, slot: u64, function: u64) -> i64 {

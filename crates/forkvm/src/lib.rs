@@ -14,6 +14,7 @@ mod elf;
 mod failure;
 mod fork;
 mod handlers;
+mod handover;
 mod http;
 mod hypercall;
 mod kvm;

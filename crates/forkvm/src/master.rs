@@ -19,6 +19,7 @@ use crate::config::{Config, WarmUp};
 use crate::elf::{Image, Symbols};
 use crate::failure::{BREAKPOINT, BootError, Cause};
 use crate::handlers::Handlers;
+use crate::handover::Predecessor;
 use crate::http::Exchange;
 use crate::hypercall::{self, REGISTER_FUNC, WAIT_FOR_REQUESTS, WAIT_FOR_REQUESTS_PAUSED};
 use crate::linux::{BadAddress, HeapLayout, Linux, Setup, UserMemory};
@@ -41,6 +42,8 @@ pub struct Master {
     pub wait_point: WaitPoint,
     pub linux: Linux,
     pub symbols: Symbols,
+    /// Bytes of state that came from the program before.
+    pub restored: Option<u64>,
 }
 
 /// Builds the errors of one tenant's boot.
@@ -65,8 +68,13 @@ impl Errors<'_> {
 }
 
 impl Master {
-    /// Loads an ELF file, runs its `main()` and freezes it.
-    pub fn boot(file: &[u8], config: Config, output: &mut dyn Host) -> Result<Self, BootError> {
+    /// Loads an ELF file, runs its `main()`, has it take over its predecessor's state, and freezes it.
+    pub fn boot(
+        file: &[u8],
+        config: Config,
+        predecessor: Option<Predecessor<'_>>,
+        output: &mut dyn Host,
+    ) -> Result<Self, BootError> {
         let deadline = Instant::now() + config.limits.max_boot_time;
         let tenant = config.name.clone();
         let errors = Errors { tenant: &tenant };
@@ -154,6 +162,24 @@ impl Master {
         let wait_point = booting
             .wait_point(waiting, &layout, host.report)
             .map_err(|error| errors.host(error))?;
+        let restored = match predecessor {
+            Some(predecessor) if booting.handlers.get(Handlers::ON_LIVE_RESTORE).is_some() => {
+                let deadline = booting.deadline;
+                predecessor(deadline, output)
+                    .and_then(|state| {
+                        let Some(state) = state else { return Ok(None) };
+                        booting
+                            .take_state(&wait_point, &state, output)
+                            .map_err(describe)?;
+                        Ok(Some(state.len() as u64))
+                    })
+                    .map_err(|what| BootError::State {
+                        tenant: tenant.clone(),
+                        what,
+                    })?
+            }
+            _ => None,
+        };
         if let Some(warm_up) = &config.warm_up {
             booting
                 .warm_up(&wait_point, warm_up, config.limits.max_request_time, output)
@@ -171,6 +197,7 @@ impl Master {
             wait_point,
             linux,
             symbols: image.symbols,
+            restored,
         })
     }
 }
@@ -384,6 +411,31 @@ impl Booting {
             layout: layout.clone(),
             report,
         })
+    }
+
+    /// Runs `on_live_restore` with the state of the program before.
+    fn take_state(
+        &mut self,
+        wait_point: &WaitPoint,
+        state: &[u8],
+        output: &mut dyn Host,
+    ) -> Result<(), Cause> {
+        let deadline = self.deadline;
+        self.machine.vcpu().set_sregs_at_next_run(wait_point.sregs);
+        self.machine
+            .vcpu()
+            .clear_events_at_next_run(wait_point.events);
+        self.machine.start(deadline);
+        let result = wait_point.take_state(&mut self.machine, state, deadline, output);
+        self.machine.stop();
+        result?;
+        if self.machine.settle() {
+            Ok(())
+        } else {
+            Err(Cause::Machine(
+                "it can't go on after on_live_restore".into(),
+            ))
+        }
     }
 
     /// Runs the warm-up requests. What they leave in memory becomes part of the frozen state; the CPU goes back to

@@ -14,6 +14,8 @@ use crate::master::Master;
 
 /// How often idle forks are looked for.
 const SWEEP: Duration = Duration::from_secs(1);
+/// How often it is looked whether a retired master can be freed.
+const RETIRE: Duration = Duration::from_millis(10);
 
 /// Why there is no fork for a request.
 #[derive(Debug)]
@@ -106,6 +108,24 @@ impl Pool {
         keeper().send(Job::Make(Arc::downgrade(self)));
     }
 
+    /// Makes forks here and now until there are so many, as far as that goes.
+    pub fn fill(&self, forks: usize, deadline: Instant) {
+        let forks = forks.min(self.master.config.concurrency);
+        while Instant::now() < deadline {
+            {
+                let mut state = self.state.lock();
+                if state.total >= forks {
+                    return;
+                }
+                state.total += 1;
+                state.being_made += 1;
+            }
+            if !self.make() {
+                return;
+            }
+        }
+    }
+
     /// Takes a fork back. One that is not usable any more is replaced if somebody waits.
     pub fn give_back(self: &Arc<Self>, fork: Fork, usable: bool) {
         let mut state = self.state.lock();
@@ -125,11 +145,12 @@ impl Pool {
         keeper().send(Job::Free(vec![fork]));
     }
 
-    /// Makes one fork, on the keeper's thread.
-    fn make(self: &Arc<Self>) {
+    /// Makes one fork that is counted already, on the keeper's thread or in [`Pool::fill`]. False if that failed.
+    fn make(&self) -> bool {
         let made = Fork::new(self.master.clone());
         let mut state = self.state.lock();
         state.being_made -= 1;
+        let success = made.is_ok();
         match made {
             Ok(fork) => {
                 state.idle.push_back((fork, Instant::now()));
@@ -142,6 +163,7 @@ impl Pool {
             }
         }
         self.given_back.notify_one();
+        success
     }
 
     /// Takes out forks that have been idle too long, all but one.
@@ -198,6 +220,13 @@ enum Job {
     Make(Weak<Pool>),
     /// Forks to be freed, off the request's thread.
     Free(Vec<Fork>),
+    /// A master that nobody needs any more, but forks that are still to be freed.
+    Retire(Arc<Master>),
+}
+
+/// Has a master freed on the keeper's thread, which is the last to let go of it: freeing its memory takes time.
+pub fn retire(master: Arc<Master>) {
+    keeper().send(Job::Retire(master));
 }
 
 /// The one thread that makes and frees forks.
@@ -228,7 +257,8 @@ impl Job {
                 }
             }
             Self::Free(forks) => drop(forks),
-            Self::Keep(_) => {}
+            // Without a keeper whoever is last frees it.
+            Self::Keep(_) | Self::Retire(_) => {}
         }
     }
 }
@@ -241,20 +271,26 @@ fn keeper() -> &'static Keeper {
             .name("forkvm-keeper".into())
             .spawn(move || {
                 let mut pools: Vec<Weak<Pool>> = Vec::new();
+                let mut retired: Vec<Arc<Master>> = Vec::new();
                 let mut swept = Instant::now();
                 loop {
                     // With no pool there is nothing to sweep: sleep until there is.
-                    let job = if pools.is_empty() {
+                    let job = if !retired.is_empty() {
+                        inbox.recv_timeout(RETIRE)
+                    } else if pools.is_empty() {
                         inbox.recv().map_err(|_| RecvTimeoutError::Disconnected)
                     } else {
                         inbox.recv_timeout(SWEEP)
                     };
                     match job {
                         Ok(Job::Keep(pool)) => pools.push(pool),
+                        Ok(Job::Retire(master)) => retired.push(master),
                         Ok(job) => job.perform(),
                         Err(RecvTimeoutError::Timeout) => {}
                         Err(RecvTimeoutError::Disconnected) => return,
                     }
+                    // Nobody can get a new reference to one of these any more.
+                    retired.retain(|master| Arc::strong_count(master) > 1);
                     let now = Instant::now();
                     if now.duration_since(swept) >= SWEEP {
                         swept = now;

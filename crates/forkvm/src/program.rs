@@ -57,9 +57,28 @@ impl Program {
     /// # Errors
     /// See [`BootError`]: no KVM, not a program for us, a failing `main()`, nothing to call.
     pub fn boot(elf: &[u8], config: Config, host: &mut dyn Host) -> Result<Arc<Self>, BootError> {
-        let master = Arc::new(Master::boot(elf, config, host)?);
+        Self::of(Master::boot(elf, config, None, host)?)
+    }
+
+    /// Boots the program that is to take this one's place. It gets this one's state, if both have handlers for that
+    /// (`on_live_update` here, `on_live_restore` there). This one goes on as before.
+    ///
+    /// # Errors
+    /// As [`Program::boot`], and [`BootError::State`].
+    pub fn boot_successor(
+        &self,
+        elf: &[u8],
+        config: Config,
+        host: &mut dyn Host,
+    ) -> Result<Arc<Self>, BootError> {
+        let most = config.limits.max_memory;
+        let state = |deadline, host: &mut dyn Host| self.give_state(most, deadline, host);
+        Self::of(Master::boot(elf, config, Some(&state), host)?)
+    }
+
+    fn of(master: Master) -> Result<Arc<Self>, BootError> {
         let tenant = master.config.name.clone();
-        let pool = Pool::new(master).map_err(|error| BootError::Host {
+        let pool = Pool::new(Arc::new(master)).map_err(|error| BootError::Host {
             tenant,
             what: error.to_string(),
         })?;
@@ -67,6 +86,46 @@ impl Program {
             pool,
             counters: Counters::default(),
         }))
+    }
+
+    /// This program's state, in a fork of its own: those of the pool are for requests.
+    fn give_state(
+        &self,
+        most: u64,
+        deadline: Instant,
+        host: &mut dyn Host,
+    ) -> Result<Option<Vec<u8>>, String> {
+        let master = self.pool.master();
+        if master
+            .wait_point
+            .handlers
+            .get(Handlers::ON_LIVE_UPDATE)
+            .is_none()
+        {
+            return Ok(None);
+        }
+        let mut fork = Fork::new(master.clone()).map_err(|error| error.to_string())?;
+        fork.give_state(most, deadline, host).map_err(|cause| {
+            let limits = &master.config.limits;
+            let what = cause.describe(
+                &master.symbols,
+                &master.wait_point.layout.stack_window(),
+                &format!("{:?} (max_boot_time)", limits.max_boot_time),
+                &format!("{} bytes (max_request_memory)", limits.max_request_memory),
+            );
+            format!("on_live_update of the program before: {what}")
+        })
+    }
+
+    /// Bytes of state that it got from the program before, if it did.
+    pub fn restored_state(&self) -> Option<u64> {
+        self.pool.master().restored
+    }
+
+    /// Makes forks on this thread until there are `forks` of them (at most `concurrency`), or none can be made, or it is
+    /// `deadline`. The first requests then need not wait for them.
+    pub fn fill(&self, forks: usize, deadline: Instant) {
+        self.pool.fill(forks, deadline);
     }
 
     /// The settings it was booted with.
@@ -231,6 +290,7 @@ impl Program {
 impl Drop for Program {
     fn drop(&mut self) {
         self.pool.close();
+        crate::pool::retire(self.pool.master().clone());
     }
 }
 
