@@ -2,7 +2,9 @@
 #![forbid(unsafe_code)]
 
 mod doctor;
+mod nodes;
 mod run;
+mod upload;
 
 use std::process::ExitCode;
 
@@ -20,6 +22,8 @@ struct Arguments {
 enum Command {
     /// Send requests to a program and print its answers.
     Run(Box<run::Run>),
+    /// Give a tenant a new program, on one running Varnish or on many.
+    Upload(upload::Upload),
     /// Say what /dev/kvm offers, whether you may use it, and what to do if not.
     Doctor,
 }
@@ -27,6 +31,7 @@ enum Command {
 fn main() -> ExitCode {
     match Arguments::parse().command {
         Command::Run(run) => run.execute(),
+        Command::Upload(upload) => upload.execute(),
         Command::Doctor => doctor::execute(),
     }
 }

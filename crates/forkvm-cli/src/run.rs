@@ -80,7 +80,8 @@ fn parse_header(text: &str) -> Result<Header, String> {
     })
 }
 
-fn parse_seconds(text: &str) -> Result<Duration, String> {
+/// A time on the command line.
+pub fn parse_seconds(text: &str) -> Result<Duration, String> {
     let seconds: f64 = text.parse().map_err(|_| "not a number of seconds")?;
     match Duration::try_from_secs_f64(seconds) {
         Ok(time) if !time.is_zero() => Ok(time),

@@ -33,6 +33,7 @@ mod start;
 mod watchdog;
 
 pub use config::{Config, Limits, WarmUp};
+pub use elf::{ElfError, check as check_elf};
 pub use failure::{BootError, Exception, Failure};
 pub use probe::{KvmReport, KvmUnavailable, probe};
 pub use program::{Answer, Program, Stats};

@@ -1,0 +1,182 @@
+//! One POST to a node, over plain HTTP: Varnish speaks nothing else.
+
+use std::io::{self, Read};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use ureq::config::{AutoHeaderValue, Config};
+use ureq::http::HeaderValue;
+use ureq::unversioned::resolver::DefaultResolver;
+use ureq::unversioned::transport::{
+    Buffers, ConnectionDetails, Connector, NextTimeout, TcpConnector, Transport,
+};
+use ureq::{Agent, Error, SendBody};
+
+/// Longest time to find a node's address, and to connect.
+const CONNECT: Duration = Duration::from_secs(5);
+/// Most of an answer's body that is read.
+const MOST_ANSWER: u64 = 64 << 10;
+
+/// A node's answer.
+#[derive(Debug)]
+pub struct Answer {
+    /// Its status.
+    pub status: u16,
+    /// Its body, as far as it came and is not too long.
+    pub body: Vec<u8>,
+}
+
+/// Why there is none.
+#[derive(Debug)]
+pub enum Lost {
+    /// No connection.
+    Unreachable(String),
+    /// A connection, and no answer in time.
+    TimedOut,
+    /// Something else than an answer, or only a part of one.
+    Broken(String),
+}
+
+/// Sends a body with these headers.
+pub fn post(
+    url: &str,
+    headers: &[(&str, HeaderValue)],
+    body: &mut dyn Read,
+    timeout: Duration,
+) -> Result<Answer, Lost> {
+    let line = Arc::new(Line::default());
+    let connector = ().chain(TcpConnector::default()).chain(Watch(line.clone()));
+    let agent = Agent::with_parts(config(timeout), connector, DefaultResolver::default());
+    let mut request = agent.post(url);
+    for (name, value) in headers {
+        request = request.header(*name, value);
+    }
+    let mut response = request
+        .send(SendBody::from_reader(&mut &mut *body))
+        .map_err(|error| line.lost(error))?;
+    let mut body = Vec::new();
+    // The status says what happened; a body that ends too early explains less.
+    let _ = response
+        .body_mut()
+        .as_reader()
+        .take(MOST_ANSWER)
+        .read_to_end(&mut body);
+    Ok(Answer {
+        status: response.status().as_u16(),
+        body,
+    })
+}
+
+fn config(timeout: Duration) -> Config {
+    Agent::config_builder()
+        .http_status_as_error(false)
+        .max_redirects(0)
+        .max_redirects_will_error(false)
+        .max_idle_connections(0)
+        // The key is for the node and for nobody between.
+        .proxy(None)
+        .accept_encoding(AutoHeaderValue::None)
+        .accept("application/json")
+        .user_agent(concat!("forkvm/", env!("CARGO_PKG_VERSION")))
+        .timeout_resolve(Some(CONNECT))
+        .timeout_connect(Some(CONNECT))
+        .timeout_global(Some(timeout))
+        .build()
+}
+
+/// What became of the connection.
+#[derive(Debug, Default)]
+struct Line {
+    connected: AtomicBool,
+    cut: AtomicBool,
+}
+
+impl Line {
+    fn lost(&self, error: Error) -> Lost {
+        if !self.connected.load(Ordering::Relaxed) {
+            return Lost::Unreachable(match error {
+                Error::HostNotFound => "no address for this name".into(),
+                Error::Timeout(_) => "no connection in time".into(),
+                Error::Io(error) => error.to_string(),
+                other => other.to_string(),
+            });
+        }
+        match error {
+            Error::Timeout(_) => Lost::TimedOut,
+            _ if self.cut.load(Ordering::Relaxed) => {
+                Lost::Broken("it closed the connection before it had everything".into())
+            }
+            Error::Io(error)
+                if matches!(
+                    error.kind(),
+                    io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset
+                ) =>
+            {
+                Lost::Broken("it closed the connection without an answer".into())
+            }
+            Error::Io(error) => Lost::Broken(error.to_string()),
+            other => Lost::Broken(format!("no HTTP answer ({other})")),
+        }
+    }
+}
+
+/// Notes that there is a connection, and makes it a [`Patient`] one.
+#[derive(Debug)]
+struct Watch(Arc<Line>);
+
+impl<T: Transport> Connector<T> for Watch {
+    type Out = Patient<T>;
+
+    fn connect(
+        &self,
+        _: &ConnectionDetails,
+        chained: Option<T>,
+    ) -> Result<Option<Self::Out>, Error> {
+        self.0.connected.store(chained.is_some(), Ordering::Relaxed);
+        Ok(chained.map(|inner| Patient {
+            inner,
+            line: self.0.clone(),
+        }))
+    }
+}
+
+/// A connection that is still read from when it can't be written to: who refuses a program (a wrong key, too many
+/// bytes) may answer and close before it has it all.
+#[derive(Debug)]
+struct Patient<T> {
+    inner: T,
+    line: Arc<Line>,
+}
+
+impl<T: Transport> Transport for Patient<T> {
+    fn buffers(&mut self) -> &mut dyn Buffers {
+        self.inner.buffers()
+    }
+
+    fn transmit_output(&mut self, amount: usize, timeout: NextTimeout) -> Result<(), Error> {
+        if self.line.cut.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        match self.inner.transmit_output(amount, timeout) {
+            Err(Error::Io(error))
+                if matches!(
+                    error.kind(),
+                    io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset
+                ) =>
+            {
+                self.line.cut.store(true, Ordering::Relaxed);
+                Ok(())
+            }
+            other => other,
+        }
+    }
+
+    fn await_input(&mut self, timeout: NextTimeout) -> Result<bool, Error> {
+        self.inner.await_input(timeout)
+    }
+
+    fn is_open(&mut self) -> bool {
+        self.inner.is_open()
+    }
+}

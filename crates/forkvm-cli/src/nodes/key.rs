@@ -1,0 +1,138 @@
+//! The key that allows updates. It goes into one header of the request and nowhere else.
+
+use std::fs::File;
+use std::io::Read;
+use std::os::unix::ffi::OsStringExt;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+
+use ureq::http::HeaderValue;
+
+/// Longest key. A header has to fit into Varnish's http_req_hdr_len, 8 KiB by default.
+const LONGEST: usize = 4096;
+
+/// A key, as the value of a header that no debug output shows.
+#[derive(Debug, Clone)]
+pub struct Key(HeaderValue);
+
+impl Key {
+    /// The key in a file. The second value is a warning.
+    pub fn from_file(path: &Path) -> Result<(Self, Option<String>), String> {
+        let source = format!("--key-file {}", path.display());
+        let read = || {
+            let file = File::open(path)?;
+            let metadata = file.metadata()?;
+            let mut bytes = Vec::new();
+            // A byte more than a key and its line end may have: then it is no key.
+            file.take(LONGEST as u64 + 3).read_to_end(&mut bytes)?;
+            std::io::Result::Ok((bytes, metadata))
+        };
+        let (bytes, metadata) = read().map_err(|error| format!("{source}: {error}"))?;
+        let everyone = metadata.is_file() && metadata.permissions().mode() & 0o004 != 0;
+        let warning = everyone.then(|| {
+            format!(
+                "{source}: every user of this machine can read the key; run: chmod 600 {}",
+                path.display()
+            )
+        });
+        Ok((Self::new(bytes, &source)?, warning))
+    }
+
+    /// The key in a variable of the environment.
+    pub fn from_environment(name: &str) -> Result<Self, String> {
+        let source = format!("--key-env {name}");
+        let value = std::env::var_os(name)
+            .ok_or_else(|| format!("{source}: there is no such variable in the environment"))?;
+        Self::new(value.into_vec(), &source)
+    }
+
+    fn new(mut bytes: Vec<u8>, source: &str) -> Result<Self, String> {
+        if bytes.ends_with(b"\n") {
+            bytes.pop();
+            if bytes.ends_with(b"\r") {
+                bytes.pop();
+            }
+        }
+        if bytes.is_empty() {
+            return Err(format!("{source}: the key is empty"));
+        }
+        if bytes.len() > LONGEST {
+            return Err(format!(
+                "{source}: more than {LONGEST} bytes; that is no key"
+            ));
+        }
+        if bytes.first() == Some(&b' ') || bytes.last() == Some(&b' ') {
+            return Err(format!(
+                "{source}: the key starts or ends with a space, which HTTP would drop"
+            ));
+        }
+        // HeaderValue would let tabs through.
+        if bytes.iter().any(u8::is_ascii_control) {
+            return Err(format!(
+                "{source}: a key is one line of text; this has a line break or a control character in it"
+            ));
+        }
+        let mut value = HeaderValue::try_from(bytes)
+            .map_err(|_| format!("{source}: no header can carry this key"))?;
+        value.set_sensitive(true);
+        Ok(Self(value))
+    }
+
+    /// The header's value.
+    pub fn header(&self) -> &HeaderValue {
+        &self.0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key(bytes: &[u8]) -> Result<Vec<u8>, String> {
+        Key::new(bytes.to_vec(), "here").map(|key| key.header().as_bytes().to_vec())
+    }
+
+    #[test]
+    fn a_line_end_is_not_the_keys() {
+        for (bytes, expected) in [
+            (&b"secret"[..], &b"secret"[..]),
+            (b"secret\n", b"secret"),
+            (b"secret\r\n", b"secret"),
+            (b"two words", b"two words"),
+            (b"\xc3\xa4\n", b"\xc3\xa4"),
+            (&[b'k'; LONGEST], &[b'k'; LONGEST]),
+        ] {
+            assert_eq!(key(bytes).as_deref(), Ok(expected));
+        }
+    }
+
+    #[test]
+    fn what_is_no_key() {
+        for (bytes, why) in [
+            (&b""[..], "empty"),
+            (b"\n", "empty"),
+            (b"\r\n", "empty"),
+            (b"secret\n\n", "line break"),
+            (b"secret\nX: y", "line break"),
+            (b"sec\0ret", "control"),
+            (b"sec\tret", "control"),
+            (b"sec\x7fret", "control"),
+            (b" secret", "space"),
+            (b"secret \n", "space"),
+            (&[b'k'; LONGEST + 1], "more than"),
+        ] {
+            let error = key(bytes).expect_err("a key");
+            assert!(
+                error.starts_with("here: ") && error.contains(why),
+                "{error}"
+            );
+            assert!(!error.contains("ret"), "{error}");
+        }
+    }
+
+    #[test]
+    fn debug_output_does_not_show_it() {
+        let key = Key::new(b"secret".to_vec(), "here").expect("a key");
+        assert!(!format!("{key:?}").contains("secret"));
+    }
+}

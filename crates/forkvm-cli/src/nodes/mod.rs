@@ -1,0 +1,139 @@
+//! The Varnish nodes that a command talks to: which ones, as whom, and what they said.
+
+mod client;
+mod key;
+mod outcome;
+mod progress;
+
+use std::io::{self, Write};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::Args;
+use ureq::http::{HeaderValue, Uri};
+
+pub use client::post;
+pub use outcome::Outcome;
+pub use progress::Body;
+
+use crate::run::parse_seconds;
+use key::Key;
+
+/// What the commands that talk to nodes say about their exit status.
+pub const EXIT_STATUS: &str = "\
+Exit status:
+  0   every node runs the program now (it answered 200 or 201)
+  1   a problem here: no such file, not a program, no usable key; nothing was sent
+  2   wrong arguments
+  7   could not connect to a node
+  22  a node refused, with an HTTP status of 400 or more
+  28  a node did not answer in time; it may still take the program
+  56  a node's answer was cut short, or not that of a live update
+If nodes failed in different ways, it is 22 if one refused, else that of the first one that failed.
+
+Varnish speaks plain HTTP, and so does this command: whoever sees the traffic sees the key. Send it over loopback,
+a private network or an SSH tunnel.";
+
+/// The nodes, and the tenant there.
+#[derive(Debug, Args)]
+pub struct Nodes {
+    /// The tenant, as the nodes' kvm.tenant() names it.
+    #[arg(short, long, value_parser = parse_tenant)]
+    pub tenant: String,
+    /// A node's address, such as http://127.0.0.1:8080; may be given several times.
+    #[arg(short, long = "url", value_name = "URL", required = true, value_parser = parse_url)]
+    urls: Vec<String>,
+    /// The file with the tenant's update key; a line end after the key does not count.
+    #[arg(short, long, value_name = "FILE", conflicts_with = "key_env")]
+    key_file: Option<PathBuf>,
+    /// The environment variable with the tenant's update key.
+    #[arg(long, value_name = "VARIABLE")]
+    key_env: Option<String>,
+    /// Longest time for one node, from the connection to its answer, in seconds.
+    #[arg(long, value_name = "SECONDS", default_value = "60", value_parser = parse_seconds)]
+    pub timeout: Duration,
+}
+
+fn parse_tenant(text: &str) -> Result<String, String> {
+    // As the VMOD names tenants.
+    let valid = |c: u8| c.is_ascii_alphanumeric() || b"._-:[]@+~".contains(&c);
+    if text.is_empty() || text.len() > 253 || !text.bytes().all(valid) {
+        return Err("not a tenant's name; that is a host name, such as example.com".into());
+    }
+    Ok(text.into())
+}
+
+fn parse_url(text: &str) -> Result<String, String> {
+    let url = if text.contains("://") {
+        text.to_owned()
+    } else {
+        format!("http://{text}")
+    };
+    let uri: Uri = url.parse().map_err(|error| format!("{error}"))?;
+    match uri.scheme_str() {
+        Some("http") => {}
+        Some("https") => {
+            return Err(
+                "Varnish speaks plain HTTP: give the address where it listens itself, with http://"
+                    .into(),
+            );
+        }
+        _ => return Err("a URL starts with http://".into()),
+    }
+    let authority = uri.authority().map_or("", |authority| authority.as_str());
+    if authority.contains('@') {
+        return Err("a URL with a user in it; updates go by a key (--key-file)".into());
+    }
+    Ok(url)
+}
+
+impl Nodes {
+    /// The headers that name the tenant and allow an update, with a warning on standard error if the key is no secret.
+    pub fn headers(&self) -> Result<Vec<(&'static str, HeaderValue)>, String> {
+        let host = HeaderValue::from_str(&self.tenant)
+            .map_err(|_| format!("--tenant {}: not a name", self.tenant))?;
+        let mut headers = vec![("Host", host)];
+        let key = match (&self.key_file, &self.key_env) {
+            (Some(path), _) => {
+                let (key, warning) = Key::from_file(path)?;
+                if let Some(warning) = warning {
+                    eprintln!("forkvm: warning: {warning}");
+                }
+                Some(key)
+            }
+            (None, Some(variable)) => Some(Key::from_environment(variable)?),
+            (None, None) => None,
+        };
+        headers.extend(key.map(|key| ("X-LiveUpdate", key.header().clone())));
+        Ok(headers)
+    }
+
+    /// Asks one node after another: a program that does not start stops at the first one, and never are all of them
+    /// busy with it. Each result is a line on standard output. A node that fails does not keep the next from its turn.
+    pub fn each(&self, ask: impl Fn(&str) -> Outcome) -> ExitCode {
+        let mut outcomes = Vec::new();
+        let mut stop = false;
+        for url in &self.urls {
+            let outcome = if stop { Outcome::NotAsked } else { ask(url) };
+            stop |= outcome.is_the_programs_fault();
+            // Who reads the results may leave; the nodes are updated all the same.
+            let _ = writeln!(io::stdout().lock(), "{url}: {}", outcome.line());
+            eprint!("{}", outcome.explanation(&self.tenant));
+            outcomes.push(outcome);
+        }
+        let done = outcomes.iter().filter(|outcome| outcome.is_done()).count();
+        if outcomes.len() > 1 && done < outcomes.len() {
+            eprintln!("forkvm: {done} of {} nodes have it", outcomes.len());
+        }
+        ExitCode::from(exit_code(&outcomes))
+    }
+}
+
+fn exit_code(outcomes: &[Outcome]) -> u8 {
+    let codes = || outcomes.iter().map(Outcome::code).filter(|&code| code != 0);
+    codes()
+        .find(|&code| code == outcome::REFUSED)
+        .or_else(|| codes().next())
+        .unwrap_or(0)
+}
