@@ -33,6 +33,12 @@ pub struct Counters {
     /// Programs that did not become ready
     #[counter]
     pub boot_failures: AtomicU64,
+    /// Live updates and rollbacks
+    #[counter]
+    pub updates: AtomicU64,
+    /// Live updates and rollbacks that failed, and changed nothing
+    #[counter]
+    pub update_failures: AtomicU64,
 }
 
 static COUNTERS: OnceLock<&Counters> = OnceLock::new();

@@ -87,8 +87,10 @@ impl Lines {
             }
         }
         self.begun.extend_from_slice(bytes);
-        if self.begun.len() >= RECORD {
-            self.finish(emit);
+        // What is too long for a record needs no line end.
+        let full = self.begun.len() / RECORD * RECORD;
+        for piece in self.begun.drain(..full).as_slice().chunks(RECORD) {
+            emit(piece);
         }
     }
 
@@ -101,24 +103,6 @@ impl Lines {
     }
 }
 
-const STREAMS: [Stream; 3] = [Stream::Stdout, Stream::Stderr, Stream::Log];
-
-fn index(stream: Stream) -> usize {
-    match stream {
-        Stream::Stdout => 0,
-        Stream::Stderr => 1,
-        Stream::Log => 2,
-    }
-}
-
-fn label(stream: Stream) -> &'static str {
-    match stream {
-        Stream::Stdout => " stdout:",
-        Stream::Stderr => " stderr:",
-        Stream::Log => "",
-    }
-}
-
 /// A guest's output as log records, and not too many of them.
 pub struct Output<'a, F: FnMut(&str)> {
     tenant: &'a str,
@@ -126,7 +110,10 @@ pub struct Output<'a, F: FnMut(&str)> {
     stdio: bool,
     /// Bytes that may still be logged.
     left: usize,
-    lines: [Lines; 3],
+    /// Whether the log says that there was more.
+    truncated: bool,
+    stdout: Lines,
+    stderr: Lines,
     emit: F,
 }
 
@@ -137,51 +124,62 @@ impl<'a, F: FnMut(&str)> Output<'a, F> {
             tenant,
             stdio,
             left: REQUEST_OUTPUT,
-            lines: Default::default(),
+            truncated: false,
+            stdout: Lines::default(),
+            stderr: Lines::default(),
             emit,
         }
     }
 
-    /// Logs what is left of lines without an end.
+    /// Ends the output.
     pub fn finish(mut self) {
-        for stream in STREAMS {
-            let Self {
-                tenant,
-                lines,
-                emit,
-                ..
-            } = &mut self;
-            lines[index(stream)].finish(|line| emit_line(tenant, stream, line, emit));
-        }
+        self.flush();
+    }
+
+    /// Logs what is left of lines without an end.
+    fn flush(&mut self) {
+        let Self {
+            tenant,
+            stdout,
+            stderr,
+            emit,
+            ..
+        } = self;
+        stdout.finish(|line| emit_line(tenant, "stdout: ", line, emit));
+        stderr.finish(|line| emit_line(tenant, "stderr: ", line, emit));
     }
 }
 
-fn emit_line(tenant: &str, stream: Stream, line: &[u8], emit: &mut impl FnMut(&str)) {
+fn emit_line(tenant: &str, label: &str, line: &[u8], emit: &mut impl FnMut(&str)) {
     for record in records(line) {
-        emit(&format!("kvm: tenant {tenant}:{} {record}", label(stream)));
+        emit(&format!("kvm: tenant {tenant}: {label}{record}"));
     }
 }
 
 impl<F: FnMut(&str)> Host for Output<'_, F> {
     fn output(&mut self, stream: Stream, bytes: &[u8]) {
-        if self.left == 0 || !(self.stdio || matches!(stream, Stream::Log)) {
+        if !(self.stdio || matches!(stream, Stream::Log)) {
             return;
         }
-        let taken = bytes.len().min(self.left);
-        self.left -= taken;
-        let Self {
-            tenant,
-            lines,
-            emit,
-            ..
-        } = self;
-        lines[index(stream)].push(&bytes[..taken], |line| {
-            emit_line(tenant, stream, line, emit)
-        });
-        if self.left == 0 {
-            lines[index(stream)].finish(|line| emit_line(tenant, stream, line, emit));
-            emit(&format!(
-                "kvm: tenant {tenant}: ...truncated, more output is not logged"
+        let (bytes, more) = bytes.split_at(bytes.len().min(self.left));
+        self.left -= bytes.len();
+        let Self { tenant, emit, .. } = self;
+        match stream {
+            // A call is a record, or several if it is long.
+            Stream::Log => emit_line(tenant, "", bytes, emit),
+            Stream::Stdout => self
+                .stdout
+                .push(bytes, |line| emit_line(tenant, "stdout: ", line, emit)),
+            Stream::Stderr => self
+                .stderr
+                .push(bytes, |line| emit_line(tenant, "stderr: ", line, emit)),
+        }
+        if !more.is_empty() && !self.truncated {
+            self.truncated = true;
+            self.flush();
+            (self.emit)(&format!(
+                "kvm: tenant {}: ...truncated, more output is not logged",
+                self.tenant
             ));
         }
     }

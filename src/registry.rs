@@ -5,12 +5,13 @@ use std::collections::HashMap;
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, LazyLock, Weak};
 
 use parking_lot::Mutex;
 use rustix::fs::OFlags;
 
-use crate::boot;
+use crate::{boot, watch};
 use crate::settings::Settings;
 use crate::tenant::{State, Tenant};
 
@@ -28,6 +29,13 @@ pub struct Identity {
     modified: (i64, i64),
 }
 
+impl Identity {
+    /// Its length in bytes.
+    pub fn size(&self) -> u64 {
+        self.size
+    }
+}
+
 /// The tenant with these settings: one that another VCL has, or a new one, which is put in the queue to boot.
 pub fn share(settings: Settings) -> Arc<Tenant> {
     // Opened now and read when its turn comes: what boots is the file that was there when the VCL was loaded.
@@ -40,7 +48,8 @@ pub fn share(settings: Settings) -> Arc<Tenant> {
         .or_default();
     let shared = same_name.iter().filter_map(Weak::upgrade).find(|tenant| {
         identity.is_some()
-            && tenant.identity == identity
+            && tenant.identity() == identity
+            && !tenant.superseded.load(Ordering::Relaxed)
             && tenant.settings == settings
             // What failed is tried again: the reason may be gone, such as a lack of memory.
             && !matches!(tenant.state(), State::Failed(_))
@@ -52,6 +61,9 @@ pub fn share(settings: Settings) -> Arc<Tenant> {
     same_name.push(Arc::downgrade(&tenant));
     drop(tenants);
 
+    if tenant.settings.watch {
+        watch::start();
+    }
     boot::enqueue(&tenant, opened.map(|(file, _)| file));
     tenant
 }
@@ -64,7 +76,33 @@ pub fn prune() {
     });
 }
 
-fn open(path: &Path) -> Result<(File, Identity), String> {
+/// The tenants whose files are watched.
+pub fn watched() -> Vec<Arc<Tenant>> {
+    let tenants = TENANTS.lock();
+    let all = tenants.values().flatten().filter_map(Weak::upgrade);
+    all.filter(|tenant| tenant.settings.watch).collect()
+}
+
+/// No new VCL is to share what the other VCLs' tenants of this name have: `tenant` has been updated.
+pub fn supersede_others(tenant: &Arc<Tenant>) {
+    tenant.superseded.store(false, Ordering::Relaxed);
+    let tenants = TENANTS.lock();
+    let same_name = tenants
+        .iter()
+        .filter(|((name, _), _)| name == tenant.name())
+        .flat_map(|(_, same_name)| same_name.iter().filter_map(Weak::upgrade));
+    // Not dropped under the lock: one may be the last reference, to a program.
+    let others: Vec<_> = same_name
+        .filter(|other| !Arc::ptr_eq(other, tenant))
+        .collect();
+    drop(tenants);
+    for other in others {
+        other.superseded.store(true, Ordering::Relaxed);
+    }
+}
+
+/// Opens a regular file, and says which one it is.
+pub fn open(path: &Path) -> Result<(File, Identity), String> {
     let file = OpenOptions::new()
         .read(true)
         // Opening a FIFO must not block VCL load.

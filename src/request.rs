@@ -27,7 +27,7 @@ pub fn headers(fetch: &Fetch<'_, '_>) -> Vec<Header> {
 /// A request body. Counts as in memory until it is dropped.
 pub struct Body {
     bytes: Vec<u8>,
-    room: BodyRoom,
+    room: Option<BodyRoom>,
 }
 
 /// Why there is no request body to hand to the guest.
@@ -47,14 +47,23 @@ pub enum BadBody {
 impl Body {
     /// Reads the body of the fetch's request.
     pub fn read(fetch: &mut Fetch<'_, '_>, tenant: &Arc<Tenant>) -> Result<Self, BadBody> {
+        let limit = tenant.settings.config.limits.max_request_memory as usize;
+        Self::bounded(fetch, limit, Some(tenant.body_room()))
+    }
+
+    /// Reads the body of the fetch's request, up to `limit` bytes.
+    pub fn bounded(
+        fetch: &mut Fetch<'_, '_>,
+        limit: usize,
+        room: Option<BodyRoom>,
+    ) -> Result<Self, BadBody> {
         let mut body = Self {
             bytes: Vec::new(),
-            room: tenant.body_room(),
+            room,
         };
         let state = fetch
             .body_state()
             .map_err(|error| BadBody::Unreadable(error.to_string()))?;
-        let limit = tenant.settings.config.limits.max_request_memory as usize;
         match state {
             BodyState::None => return Ok(body),
             BodyState::Error => return Err(BadBody::Unreadable("reading it failed".into())),
@@ -86,6 +95,11 @@ impl Body {
     pub fn bytes(&self) -> &[u8] {
         &self.bytes
     }
+
+    /// The whole body, to be kept.
+    pub fn into_bytes(self) -> Vec<u8> {
+        self.bytes
+    }
 }
 
 /// Takes a body from Varnish piece by piece, up to a limit.
@@ -108,7 +122,8 @@ impl Sink<'_> {
                 .max(STEP)
                 .max(bytes.capacity().saturating_mul(2))
                 .min(self.limit);
-            if !self.body.room.take((capacity - bytes.capacity()) as u64)
+            let more = (capacity - bytes.capacity()) as u64;
+            if self.body.room.as_mut().is_some_and(|room| !room.take(more))
                 || bytes.try_reserve_exact(capacity - bytes.len()).is_err()
             {
                 return Err(BadBody::NoRoom);

@@ -13,6 +13,7 @@ pub struct Response {
 enum Body {
     None,
     Text(&'static str),
+    Bytes(std::vec::IntoIter<u8>),
     Guest(Box<Answer>),
 }
 
@@ -30,6 +31,14 @@ impl Response {
         Self {
             left: text.len(),
             body: Body::Text(text),
+        }
+    }
+
+    /// The same, made for this response.
+    pub fn bytes(bytes: Vec<u8>) -> Self {
+        Self {
+            left: bytes.len(),
+            body: Body::Bytes(bytes.into_iter()),
         }
     }
 
@@ -52,6 +61,11 @@ impl VclResponse for Response {
                 let (piece, rest) = text.split_at(len);
                 buf[..len].copy_from_slice(piece.as_bytes());
                 *text = rest;
+                len
+            }
+            Body::Bytes(bytes) => {
+                buf[..len].copy_from_slice(&bytes.as_slice()[..len]);
+                bytes.by_ref().take(len).for_each(drop);
                 len
             }
             Body::Guest(answer) => answer.read_body(&mut buf[..len]),

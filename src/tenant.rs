@@ -2,7 +2,7 @@
 #![forbid(unsafe_code)]
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Instant;
 
 use forkvm::Program;
@@ -10,15 +10,23 @@ use parking_lot::{Condvar, Mutex};
 
 use crate::registry::Identity;
 use crate::settings::Settings;
+use crate::store::Store;
+use crate::version::Version;
 
 /// A tenant, shared by all VCLs that name it with the same settings and the same file.
 pub struct Tenant {
     /// As given in VCL.
     pub settings: Settings,
-    /// The file that its program is booted from. `None` if there was none.
-    pub identity: Option<Identity>,
+    /// Where its updates are kept.
+    pub store: Store,
+    /// The file that its program was booted from. `None` if there was none.
+    identity: Mutex<Option<Identity>>,
+    /// A changed file that was watched, and is no program.
+    rejected: Mutex<Option<Identity>>,
+    /// Another VCL's tenant of this name has been updated since.
+    pub superseded: AtomicBool,
     state: Mutex<State>,
-    settled: Condvar,
+    becomes_settled: Condvar,
     /// Requests handed to the program.
     pub requests: AtomicU64,
     /// Requests that the program failed.
@@ -33,9 +41,18 @@ pub enum State {
     /// Waits for its turn to boot, or boots.
     Booting,
     /// Takes requests.
-    Ready(Arc<Program>),
+    Ready(Release),
     /// Did not become ready, and why.
     Failed(Arc<str>),
+}
+
+/// A program in service.
+#[derive(Clone)]
+pub struct Release {
+    /// The program.
+    pub program: Arc<Program>,
+    /// Which one.
+    pub version: Version,
 }
 
 /// Why a tenant has no program for a request.
@@ -53,10 +70,17 @@ impl Tenant {
     /// A tenant whose program is about to be booted.
     pub fn new(settings: Settings, identity: Option<Identity>) -> Self {
         Self {
+            store: Store::new(
+                &settings.state_dir,
+                &settings.config.name,
+                settings.keep_versions,
+            ),
             settings,
-            identity,
+            identity: Mutex::new(identity),
+            rejected: Mutex::new(None),
+            superseded: AtomicBool::new(false),
             state: Mutex::new(State::Booting),
-            settled: Condvar::new(),
+            becomes_settled: Condvar::new(),
             requests: AtomicU64::new(0),
             failures: AtomicU64::new(0),
             bodies: AtomicU64::new(0),
@@ -68,6 +92,26 @@ impl Tenant {
         &self.settings.config.name
     }
 
+    /// The file of its path that it has.
+    pub fn identity(&self) -> Option<Identity> {
+        *self.identity.lock()
+    }
+
+    /// It has this file now.
+    pub fn set_identity(&self, identity: Identity) {
+        *self.identity.lock() = Some(identity);
+    }
+
+    /// The last file of its path that was no program.
+    pub fn rejected(&self) -> Option<Identity> {
+        *self.rejected.lock()
+    }
+
+    /// This file is no program.
+    pub fn reject(&self, identity: Identity) {
+        *self.rejected.lock() = Some(identity);
+    }
+
     /// How far its program is now.
     pub fn state(&self) -> State {
         self.state.lock().clone()
@@ -76,21 +120,30 @@ impl Tenant {
     /// Ends the wait of those who want its program.
     pub fn settle(&self, state: State) {
         let before = std::mem::replace(&mut *self.state.lock(), state);
-        self.settled.notify_all();
+        self.becomes_settled.notify_all();
         // Not under the lock: it may be the last reference to a program.
         drop(before);
     }
 
     /// Its program, as soon as it is ready.
-    pub fn program(&self, deadline: Instant) -> Result<Arc<Program>, NotReady> {
+    pub fn program(&self, deadline: Instant) -> Result<Release, NotReady> {
+        match self.settled(deadline) {
+            State::Ready(release) => Ok(release),
+            State::Failed(reason) => Err(NotReady::Failed(reason)),
+            State::Booting => Err(NotReady::Booting),
+        }
+    }
+
+    /// How far its program is at `deadline`, or before if it does not boot any more.
+    pub fn settled(&self, deadline: Instant) -> State {
         let mut state = self.state.lock();
         let mut late = false;
         loop {
             match &*state {
-                State::Ready(program) => return Ok(program.clone()),
-                State::Failed(reason) => return Err(NotReady::Failed(reason.clone())),
-                State::Booting if late => return Err(NotReady::Booting),
-                State::Booting => late = self.settled.wait_until(&mut state, deadline).timed_out(),
+                State::Booting if !late => {
+                    late = self.becomes_settled.wait_until(&mut state, deadline).timed_out();
+                }
+                settled => return settled.clone(),
             }
         }
     }

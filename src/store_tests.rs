@@ -1,0 +1,162 @@
+use std::fs;
+use std::path::PathBuf;
+
+use super::*;
+
+/// A store of its own for a test, removed at its end.
+struct Temporary {
+    dir: PathBuf,
+    store: Store,
+}
+
+impl Temporary {
+    fn new(test: &str, keep: usize) -> Self {
+        let dir = std::env::temp_dir().join(format!("kvm-store.{}.{test}", std::process::id()));
+        fs::create_dir(&dir).unwrap();
+        let store = Store::new(&dir, "t", keep);
+        Self { dir, store }
+    }
+
+    fn files(&self) -> Vec<String> {
+        let entries = fs::read_dir(&self.store.folder).unwrap();
+        let mut names: Vec<_> = entries
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect();
+        names.sort();
+        names
+    }
+
+    fn update(&self, elf: &str, base: Option<&str>, before: Option<&str>) {
+        let lock = self.store.lock().unwrap();
+        let before = before.map(program);
+        self.store
+            .commit(&lock, "t", &program(elf), base.map(version), before.as_ref())
+            .unwrap();
+    }
+
+    /// What runs after a restart while `path` holds `base`; "" for path's own.
+    fn chosen(&self, base: Option<&str>) -> (String, usize) {
+        let mut complaints = 0;
+        let stored = self.store.choose(base.map(version), |_| complaints += 1);
+        let elf = stored.map_or_else(Vec::new, |stored| stored.elf);
+        (String::from_utf8(elf).unwrap(), complaints)
+    }
+
+    fn go_back(&self, running: &str) -> Option<String> {
+        let lock = self.store.lock().unwrap();
+        let before = self.store.before(Some(version(running))).unwrap()?;
+        self.store
+            .go_back(&lock, "t", before.version, Some(version("path")))
+            .unwrap();
+        Some(String::from_utf8(before.elf).unwrap())
+    }
+}
+
+impl Drop for Temporary {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.dir);
+    }
+}
+
+fn version(elf: &str) -> Version {
+    Version::of(elf.as_bytes())
+}
+
+fn program(elf: &str) -> Stored {
+    Stored {
+        version: version(elf),
+        elf: elf.into(),
+    }
+}
+
+#[test]
+fn a_stored_update_wins_until_the_path_changes() {
+    let t = Temporary::new("wins", 2);
+    assert_eq!(t.chosen(Some("path")), (String::new(), 0));
+    t.update("one", Some("path"), Some("path"));
+    assert_eq!(t.chosen(Some("path")).0, "one");
+    assert_eq!(t.chosen(Some("other")).0, "", "the file was replaced");
+    assert_eq!(t.chosen(None).0, "one", "the file is gone");
+    // A tenant without a file, which gets one.
+    t.update("two", None, Some("one"));
+    assert_eq!(t.chosen(None).0, "two");
+    assert_eq!(t.chosen(Some("path")).0, "");
+}
+
+#[test]
+fn so_many_versions_are_kept() {
+    let t = Temporary::new("kept", 2);
+    let mut before = "path".to_owned();
+    for n in 0..5 {
+        let elf = format!("v{n}");
+        t.update(&elf, Some("path"), Some(&before));
+        before = elf;
+    }
+    assert_eq!(t.files().len(), 3 + 2, "{:?}", t.files());
+    assert_eq!(t.go_back("v4").as_deref(), Some("v3"));
+    assert_eq!(t.chosen(Some("path")).0, "v3");
+    assert_eq!(t.go_back("v3").as_deref(), Some("v2"));
+    assert_eq!(t.go_back("v2"), None);
+    assert_eq!(t.chosen(Some("path")).0, "v2");
+
+    // Two that take turns are two files.
+    for n in 0..6 {
+        t.update(&format!("a{}", n % 2), Some("path"), Some(&format!("a{}", (n + 1) % 2)));
+    }
+    assert_eq!(t.store.manifest().unwrap().unwrap().previous.len(), 2);
+
+    let none = Temporary::new("none", 0);
+    none.update("one", Some("path"), Some("path"));
+    assert_eq!(none.files().len(), 1 + 2, "{:?}", none.files());
+    assert_eq!(none.go_back("one"), None);
+}
+
+#[test]
+fn what_is_damaged_is_never_run() {
+    let t = Temporary::new("damaged", 2);
+    t.update("one", Some("path"), Some("path"));
+    t.update("two", Some("path"), Some("one"));
+    fs::write(t.store.program(version("two")), "tw").unwrap();
+    assert_eq!(t.chosen(Some("path")), ("one".into(), 1));
+    fs::remove_file(t.store.program(version("one"))).unwrap();
+    assert_eq!(t.chosen(Some("path")), ("path".into(), 2));
+    // Uploaded again, it is repaired.
+    t.update("two", Some("path"), None);
+    assert_eq!(t.chosen(Some("path")), ("two".into(), 0));
+
+    fs::write(t.store.folder.join("manifest.json"), "{\"tenant\":").unwrap();
+    assert_eq!(t.chosen(Some("path")), (String::new(), 1));
+    t.update("two", Some("path"), None);
+    assert_eq!(t.chosen(Some("path")), ("two".into(), 0));
+}
+
+#[test]
+fn what_a_crash_left_is_harmless_and_removed() {
+    let t = Temporary::new("crash", 1);
+    t.update("one", Some("path"), None);
+    // A crash while the next one was written, and after it was, before the manifest named it.
+    fs::write(t.store.program(version("two")).with_extension("tmp"), "t").unwrap();
+    fs::write(t.store.program(version("three")), "three").unwrap();
+    fs::write(t.store.folder.join("manifest.tmp"), "{").unwrap();
+    assert_eq!(t.chosen(Some("path")), ("one".into(), 0));
+    t.update("four", Some("path"), Some("one"));
+    assert_eq!(t.files().len(), 2 + 2, "{:?}", t.files());
+}
+
+#[test]
+fn one_changes_it_at_a_time() {
+    let t = Temporary::new("lock", 1);
+    let lock = t.store.lock().unwrap();
+    assert!(matches!(t.store.lock(), Err(StoreError::Busy(_))));
+    drop(lock);
+    t.store.lock().unwrap();
+}
+
+#[test]
+fn a_folder_that_can_not_be_is_named() {
+    let error = Store::new(Path::new("/proc/nowhere"), "t", 1).lock().unwrap_err();
+    assert!(error.to_string().contains("/proc/nowhere/t.versions"), "{error}");
+    // A name that could leave the folder does not.
+    let store = Store::new(Path::new("/state"), "..", 1);
+    assert_eq!(store.folder, Path::new("/state/...versions"));
+}

@@ -1,0 +1,306 @@
+//! Live update: another program takes a tenant's place, while the one before serves until then.
+//!
+//! The new program boots, takes over the state, runs its warm-up and gets its forks; it is stored; then one switch. A
+//! request finishes on the program it began with, and the last one to let go of the old program leaves the freeing to the
+//! engine's own thread. Whatever fails before the switch changes nothing.
+#![forbid(unsafe_code)]
+
+use std::collections::HashSet;
+use std::panic::{self, AssertUnwindSafe};
+use std::sync::{Arc, LazyLock, mpsc};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use forkvm::BootError;
+use parking_lot::Mutex;
+use varnish::vcl::LogTag;
+
+use crate::boot::{self, BootFailure};
+use crate::counters::count;
+use crate::store::{Lock, StoreError, Stored};
+use crate::tenant::{Release, State, Tenant};
+use crate::version::Version;
+use crate::{logging, registry};
+
+/// Time beyond two boots (the second one without state) that whoever asked for an update waits for it: the disk's.
+const SLACK: Duration = Duration::from_secs(30);
+
+/// Where the new program comes from.
+pub enum Source {
+    /// Given to us: it has to be stored.
+    Given(Vec<u8>),
+    /// The file that the tenant was loaded from, which has changed: storing it as well is for rollback only.
+    Path(Vec<u8>),
+    /// The store: the program before.
+    Rollback,
+}
+
+/// An update that was done.
+#[derive(Debug)]
+pub struct Done {
+    /// What runs now.
+    pub version: Version,
+    /// What ran before, if something did. Equal to `version` if nothing has changed.
+    pub previous: Option<Version>,
+    /// Length of the file.
+    pub bytes: usize,
+    /// From its start until main() was done and the machine frozen.
+    pub boot: Duration,
+    /// From the upload's end until the switch.
+    pub ready: Duration,
+    /// Bytes of state that were handed over.
+    pub state: Option<u64>,
+}
+
+/// Why an update was not done.
+#[derive(Debug, thiserror::Error)]
+pub enum Refused {
+    /// One at a time.
+    #[error("another update of this tenant is in progress")]
+    Busy,
+    /// There is nothing to take the place of yet.
+    #[error("the tenant's first program still boots")]
+    Booting,
+    /// It is no program, or does not become ready.
+    #[error("{reason}")]
+    BadProgram {
+        /// Why.
+        reason: String,
+        /// The last it wrote to stderr.
+        stderr: Vec<u8>,
+    },
+    /// Not for now.
+    #[error("{0}")]
+    NoResources(String),
+    /// Rollback without anything to go back to.
+    #[error("no earlier version is kept (keep_versions)")]
+    NothingBefore,
+    /// It could not be stored.
+    #[error("it can't be stored: {0}")]
+    Store(StoreError),
+    /// Nobody waits any longer.
+    #[error("it is not done yet; what comes of it will be in the log")]
+    TooLong,
+    /// A bug.
+    #[error("internal error, logged separately")]
+    Internal,
+}
+
+impl From<StoreError> for Refused {
+    fn from(error: StoreError) -> Self {
+        match error {
+            StoreError::Busy(_) => Self::Busy,
+            error => Self::Store(error),
+        }
+    }
+}
+
+impl From<BootFailure> for Refused {
+    fn from(failure: BootFailure) -> Self {
+        match failure.error {
+            BootError::Host { .. } | BootError::Kvm { .. } => Self::NoResources(failure.reason),
+            _ => Self::BadProgram {
+                reason: failure.reason,
+                stderr: failure.stderr,
+            },
+        }
+    }
+}
+
+/// Names of the tenants that are being updated.
+static UPDATING: LazyLock<Mutex<HashSet<String>>> = LazyLock::new(Mutex::default);
+
+/// A tenant's turn to be updated.
+pub struct Turn(String);
+
+impl Turn {
+    /// The turn, unless somebody has it.
+    pub fn take(tenant: &Tenant) -> Result<Self, Refused> {
+        let name = tenant.name().to_owned();
+        if UPDATING.lock().insert(name.clone()) {
+            Ok(Self(name))
+        } else {
+            Err(Refused::Busy)
+        }
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        UPDATING.lock().remove(&self.0);
+    }
+}
+
+/// Updates a tenant, and waits for it. It is done on a thread of its own: booting takes more stack than varnishd's
+/// threads have.
+pub fn update(tenant: &Arc<Tenant>, source: Source, turn: Turn) -> Result<Done, Refused> {
+    let limit = tenant.settings.config.limits.max_boot_time * 2 + SLACK;
+    let (result, done) = mpsc::sync_channel(1);
+    let of = tenant.clone();
+    let spawned = thread::Builder::new()
+        .name("kvm-update".into())
+        .spawn(move || {
+            let outcome = panic::catch_unwind(AssertUnwindSafe(|| perform(&of, source)))
+                .unwrap_or(Err(Refused::Internal));
+            report(&of, &outcome);
+            drop(turn);
+            // It may be nobody's any more.
+            let _ = result.send(outcome);
+        });
+    if let Err(error) = spawned {
+        return Err(Refused::NoResources(format!("no thread: {error}")));
+    }
+    match done.recv_timeout(limit) {
+        Ok(outcome) => outcome,
+        Err(mpsc::RecvTimeoutError::Timeout) => Err(Refused::TooLong),
+        Err(mpsc::RecvTimeoutError::Disconnected) => Err(Refused::Internal),
+    }
+}
+
+fn report(tenant: &Tenant, outcome: &Result<Done, Refused>) {
+    match outcome {
+        Ok(done) if done.previous == Some(done.version) => {}
+        Ok(done) => {
+            count(|counters| &counters.updates);
+            let was = done
+                .previous
+                .map_or_else(|| "nothing".into(), |version| version.short());
+            let text = format!(
+                "updated to {} from {was}, ready after {} ms",
+                done.version.short(),
+                done.ready.as_millis()
+            );
+            logging::log(LogTag::Notice, tenant.name(), &text);
+        }
+        Err(refused) => {
+            count(|counters| &counters.update_failures);
+            let text = format!("not updated: {refused}");
+            logging::log(LogTag::Error, tenant.name(), &text);
+            if let Refused::BadProgram { stderr, .. } = refused {
+                for line in logging::records(stderr) {
+                    let text = format!("not updated, stderr: {line}");
+                    logging::log(LogTag::Error, tenant.name(), &text);
+                }
+            }
+        }
+    }
+}
+
+fn perform(tenant: &Arc<Tenant>, source: Source) -> Result<Done, Refused> {
+    let start = Instant::now();
+    let running = running(tenant)?;
+    let previous = running.as_ref().map(|release| release.version);
+    // Before the boot, so that a folder that can't be written is known early.
+    let lock = match (tenant.store.lock(), &source) {
+        (Ok(lock), _) => Some(lock),
+        (Err(error), Source::Path(_)) => {
+            let text = format!("the changed program can't be kept for rollback: {error}");
+            logging::log(LogTag::Notice, tenant.name(), &text);
+            None
+        }
+        (Err(error), _) => return Err(error.into()),
+    };
+    let (elf, rollback) = match source {
+        Source::Given(elf) | Source::Path(elf) => {
+            let version = Version::of(&elf);
+            (Stored { version, elf }, false)
+        }
+        Source::Rollback => {
+            let before = tenant.store.before(previous)?;
+            (before.ok_or(Refused::NothingBefore)?, true)
+        }
+    };
+    let unchanged = Done {
+        version: elf.version,
+        previous,
+        bytes: elf.elf.len(),
+        boot: Duration::ZERO,
+        ready: Duration::ZERO,
+        state: None,
+    };
+    if previous == Some(elf.version) {
+        return Ok(unchanged);
+    }
+
+    let program = boot(tenant, running.as_ref(), &elf)?;
+    let boot = start.elapsed();
+    if let Some(running) = &running {
+        // As many as the old one has come to need.
+        let forks = running.program.stats().forks as usize;
+        program.fill(forks, start + tenant.settings.config.limits.max_boot_time);
+    }
+    if let Some(lock) = &lock {
+        store(tenant, lock, &elf, previous, rollback)?;
+    }
+    let state = program.restored_state();
+    tenant.settle(State::Ready(Release {
+        program,
+        version: elf.version,
+    }));
+    // Other VCLs' tenants of this name go on as they are, but no new VCL may share them.
+    registry::supersede_others(tenant);
+    Ok(Done {
+        boot,
+        ready: start.elapsed(),
+        state,
+        ..unchanged
+    })
+}
+
+/// What runs now. `None` if its program failed to boot, which an update may mend.
+fn running(tenant: &Tenant) -> Result<Option<Release>, Refused> {
+    let deadline = Instant::now() + tenant.settings.config.limits.max_boot_time;
+    match tenant.settled(deadline) {
+        State::Ready(release) => Ok(Some(release)),
+        State::Failed(_) => Ok(None),
+        State::Booting => Err(Refused::Booting),
+    }
+}
+
+fn boot(
+    tenant: &Tenant,
+    running: Option<&Release>,
+    elf: &Stored,
+) -> Result<Arc<forkvm::Program>, BootFailure> {
+    let result = boot::start(tenant, &elf.elf, running.map(|release| &*release.program));
+    match result {
+        Err(failure) if matches!(failure.error, BootError::State { .. }) => {
+            if !tenant.settings.update_without_state {
+                return Err(failure);
+            }
+            let text = format!("updated without state: {}", failure.reason);
+            logging::log(LogTag::Notice, tenant.name(), &text);
+            // From the beginning: half a state may be worse than none.
+            boot::start(tenant, &elf.elf, None)
+        }
+        result => result,
+    }
+}
+
+fn store(
+    tenant: &Tenant,
+    lock: &Lock,
+    elf: &Stored,
+    previous: Option<Version>,
+    rollback: bool,
+) -> Result<(), StoreError> {
+    let path = boot::read_path(tenant).ok().map(|elf| Stored {
+        version: Version::of(&elf),
+        elf,
+    });
+    let base = path.as_ref().map(|path| path.version);
+    if rollback {
+        return tenant
+            .store
+            .go_back(lock, tenant.name(), elf.version, base);
+    }
+    // The first update's program before is not in the store yet, but in path.
+    let before = path.filter(|path| Some(path.version) == previous);
+    let before = match before {
+        None => previous.and_then(|previous| tenant.store.read(previous).ok()),
+        before => before,
+    };
+    tenant
+        .store
+        .commit(lock, tenant.name(), elf, base, before.as_ref())
+}
