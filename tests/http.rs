@@ -366,10 +366,20 @@ fn under_load(varnish: &Varnishd, host: &str, good: &[&str], work: impl FnOnce()
                 }
             });
         }
+        // Also if `work` fails: the clients would go on for ever.
+        let _stop = Stop(&stop);
         work();
-        stop.store(true, Ordering::Relaxed);
     });
     served.into_inner()
+}
+
+/// Sets a flag when dropped.
+struct Stop<'a>(&'a AtomicBool);
+
+impl Drop for Stop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
 }
 
 #[test]
