@@ -1,13 +1,13 @@
 //! `forkvm run`: requests to a program, with curl's habits.
 
 use std::io::{self, Read, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use clap::Args;
-use forkvm::{Answer, Config, Header, Host, Program, Request, Stream};
+use forkvm::{Answer, Config, DebugAddress, Debugging, Header, Host, Program, Request, Stream};
 
 /// Exit status with `-f` for a response of 400 and up, as curl's.
 const HTTP_ERROR: u8 = 22;
@@ -60,6 +60,19 @@ pub struct Run {
     /// Memory a request may newly dirty, in MiB.
     #[arg(long, value_name = "MIB", default_value_t = 64)]
     max_request_memory: u64,
+    /// Stop each request at its handler's entry and wait for gdb: on 127.0.0.1, any free port, or on the PORT or the
+    /// Unix socket given. Where to connect is printed.
+    #[arg(
+        long,
+        value_name = "ADDRESS",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "127.0.0.1:0"
+    )]
+    gdb: Option<DebugAddress>,
+    /// Longest time from a request's first stop to its end, in seconds.
+    #[arg(long, value_name = "SECONDS", default_value = "3600", value_parser = parse_seconds)]
+    gdb_timeout: Duration,
     /// The program: a static Linux executable.
     program: PathBuf,
     /// The URLs, requested one after another in one fork that is reset between them.
@@ -90,9 +103,17 @@ pub fn parse_seconds(text: &str) -> Result<Duration, String> {
 }
 
 /// A guest's output goes to our standard error.
-struct Terminal;
+struct Terminal<'a> {
+    program: &'a Path,
+}
 
-impl Host for Terminal {
+impl Host for Terminal<'_> {
+    fn note(&mut self, line: &str) {
+        // A command to be copied names the file.
+        let program = self.program.display().to_string();
+        eprintln!("forkvm: {}", line.replace("PROGRAM", &program));
+    }
+
     fn output(&mut self, stream: Stream, bytes: &[u8]) {
         let mut stderr = io::stderr().lock();
         // Nobody is left to tell if standard error is gone.
@@ -145,7 +166,14 @@ impl Run {
                 body: &body,
             };
             let deadline = Instant::now() + self.max_request_time;
-            let mut answer = program.answer(&request, deadline, &mut Terminal)?;
+            let mut terminal = Terminal {
+                program: &self.program,
+            };
+            let mut answer = if self.gdb.is_some() {
+                program.debug(&request, deadline, &mut terminal)?
+            } else {
+                program.answer(&request, deadline, &mut terminal)?
+            };
             if let Some(failure) = answer.failure() {
                 eprintln!("forkvm: answered by on_error: {failure}");
             }
@@ -196,7 +224,18 @@ impl Run {
         config.limits.max_request_time = self.max_request_time;
         config.limits.max_memory = self.max_memory.saturating_mul(1 << 20);
         config.limits.max_request_memory = self.max_request_memory.saturating_mul(1 << 20);
-        Ok(Program::boot(&elf, config, &mut Terminal)?)
+        if let Some(address) = &self.gdb {
+            config.debugging = Debugging {
+                allowed: true,
+                address: address.clone(),
+                timeout: self.gdb_timeout,
+                exceptions: true,
+            };
+        }
+        let mut terminal = Terminal {
+            program: &self.program,
+        };
+        Ok(Program::boot(&elf, config, &mut terminal)?)
     }
 
     fn headers(&self) -> Vec<Header> {

@@ -8,6 +8,7 @@ use kvm_bindings::{kvm_regs, kvm_sregs, kvm_vcpu_events};
 use crate::arch::layout::{Layout, MMAP_WINDOW, REQUEST_AREA, REQUEST_AREA_LEN, monitor};
 use crate::arch::regs::{RFLAGS, RFLAGS_USER};
 use crate::arch::stubs::{self, EntryBlock};
+use crate::debug::{Debugger, Start};
 use crate::failure::Cause;
 use crate::handlers::Handlers;
 use crate::http::Exchange;
@@ -84,11 +85,20 @@ impl WaitPoint {
         circumstances: Circumstances<'_>,
         deadline: Instant,
         host: &mut dyn Host,
+        debugger: Option<&mut Debugger<'_>>,
     ) -> Result<Response, Cause> {
-        self.enter(machine, exchange, circumstances)?;
+        let entry = self.enter(machine, exchange, circumstances)?;
+        if let Some(debugger) = debugger {
+            let start = Start {
+                entry,
+                events: self.events,
+            };
+            return debugger.run(machine, exchange, start, deadline, host);
+        }
         loop {
             let number = match machine.run(deadline, host) {
                 Event::Hypercall(number) => number,
+                Event::SystemCall => continue,
                 Event::Exception(exception) => return Err(Cause::Exception(exception)),
                 Event::Ended(cause) => return Err(cause),
             };
@@ -100,13 +110,14 @@ impl WaitPoint {
         }
     }
 
-    /// Writes the request into guest memory and points the vCPU at the entry stub.
+    /// Writes the request into guest memory and points the vCPU at the entry stub. Returns the program's first
+    /// instruction.
     fn enter(
         &self,
         machine: &mut Machine,
         exchange: &Exchange<'_>,
         circumstances: Circumstances<'_>,
-    ) -> Result<(), Cause> {
+    ) -> Result<u64, Cause> {
         let written = self.write_request(machine, exchange, circumstances)?;
         let entry =
             self.choose_entry(machine, exchange, &written, circumstances.failure.is_some())?;
@@ -121,17 +132,19 @@ impl WaitPoint {
         arguments: [u64; 5],
     ) -> Result<(), Cause> {
         self.enter_at(machine, Entry::Call(function, arguments))
+            .map(|_| ())
     }
 
-    fn enter_at(&self, machine: &mut Machine, entry: Entry) -> Result<(), Cause> {
+    fn enter_at(&self, machine: &mut Machine, entry: Entry) -> Result<u64, Cause> {
         let (target, mut regs) = match entry {
             Entry::Call(function, [rdi, rsi, rdx, rcx, r8]) => {
                 // Below the frozen program's stack, as if its own code had made the call.
                 let rsp = (self.regs.rsp.wrapping_sub(RED_ZONE) & !15).wrapping_sub(8);
-                let handler_returned = stubs::addresses().handler_returned.to_le_bytes();
+                // The 0 ends a debugger's backtrace.
+                let frame = [stubs::addresses().handler_returned, 0].map(u64::to_le_bytes);
                 machine
                     .memory
-                    .write(rsp, &handler_returned)
+                    .write(rsp, frame.as_flattened())
                     .map_err(|bad| {
                         Cause::Machine(format!("the stack at the time of waiting: {bad}"))
                     })?;
@@ -178,7 +191,7 @@ impl WaitPoint {
             (false, _) => stubs.enter_plain,
         };
         machine.vcpu().set_regs(regs);
-        Ok(())
+        Ok(target)
     }
 
     /// Which function takes this request, with which arguments.

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::debug::Debugging;
 use crate::request::{Header, Request};
 
 /// Limits of one program. Times are wall-clock time, sizes are bytes.
@@ -94,6 +95,8 @@ pub struct Config {
     /// Requests to be run before the freeze. What they leave in memory is part of the frozen state that every request
     /// starts from. Off unless set. Setting `warmup`.
     pub warm_up: Option<WarmUp>,
+    /// Live debugging. Settings `allow_debug`, `debug_address`, `debug_timeout`, `debug_exceptions`.
+    pub debugging: Debugging,
     /// Time, memory and size limits.
     pub limits: Limits,
 }
@@ -111,6 +114,7 @@ impl Config {
             concurrency: 2,
             idle_time: Duration::from_secs(60),
             warm_up: None,
+            debugging: Debugging::default(),
             limits: Limits::default(),
         }
     }

@@ -98,6 +98,9 @@ impl Exception {
 pub(crate) enum Cause {
     Exception(Exception),
     Timeout,
+    DebugTimeout(Duration),
+    DebuggerKilled,
+    NoDebugger(String),
     MemoryLimit,
     NoResponse,
     MainReturned(i32),
@@ -125,6 +128,11 @@ impl Cause {
         match self {
             Self::Exception(exception) => exception.describe(symbols, stack),
             Self::Timeout => format!("not done within {time}"),
+            Self::DebugTimeout(time) => {
+                format!("not done within {time:?} (debug_timeout) of its first stop for a debugger")
+            }
+            Self::DebuggerKilled => "the debugger ended it".into(),
+            Self::NoDebugger(what) => what.clone(),
             Self::MemoryLimit => format!("it needs more memory than {memory}"),
             Self::NoResponse => "the handler returned without a response".into(),
             Self::MainReturned(status) => format!("it returned {status}, not 0"),
@@ -188,6 +196,18 @@ pub enum Failure {
         /// It was not done in time.
         timeout: bool,
     },
+    /// The request was to be debugged, and can't be.
+    #[error("tenant {tenant}: {}", if *.busy {
+        "another request is being debugged, one at a time can be"
+    } else {
+        "debugging is not allowed (allow_debug)"
+    })]
+    NotDebugged {
+        /// The tenant.
+        tenant: String,
+        /// Another one is being debugged.
+        busy: bool,
+    },
     /// No fork could be made.
     #[error("tenant {tenant}: no virtual machine for the request: {reason}")]
     NoFork {
@@ -199,9 +219,12 @@ pub enum Failure {
 }
 
 impl Failure {
-    /// True if the request was turned away because all forks were busy.
+    /// True if the request was turned away because all forks, or the one place for a debugger, were busy.
     pub fn is_busy(&self) -> bool {
-        matches!(self, Self::Busy { .. })
+        matches!(
+            self,
+            Self::Busy { .. } | Self::NotDebugged { busy: true, .. }
+        )
     }
 
     /// True if the guest ran out of time.

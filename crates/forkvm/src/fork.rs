@@ -11,6 +11,7 @@ use crate::arch::layout::PAGE;
 use crate::arch::regs::RFLAGS;
 use crate::arch::stubs::{self, PORT_HYPERCALL};
 use crate::call::Circumstances;
+use crate::debug::Debugger;
 use crate::failure::{Cause, DEBUG};
 use crate::http::{self, Exchange};
 use crate::hypercall::Response;
@@ -81,14 +82,15 @@ impl Fork {
         })
     }
 
-    /// Runs a request up to its response.
+    /// Runs a request up to its response, under a debugger's eyes if there is one.
     pub fn call(
         &mut self,
         request: &Request<'_>,
         deadline: Instant,
         host: &mut dyn Host,
+        debugger: Option<&mut Debugger<'_>>,
     ) -> Result<Response, Cause> {
-        self.run(request, None, deadline, host)
+        self.run(request, None, deadline, host, debugger)
     }
 
     /// Runs the program's `on_error` handler for a request that failed.
@@ -99,7 +101,7 @@ impl Fork {
         deadline: Instant,
         host: &mut dyn Host,
     ) -> Result<Response, Cause> {
-        self.run(request, Some(failure), deadline, host)
+        self.run(request, Some(failure), deadline, host, None)
     }
 
     /// Runs the program's `on_live_update` handler, whose state may have `most` bytes.
@@ -137,6 +139,7 @@ impl Fork {
         failure: Option<&str>,
         deadline: Instant,
         host: &mut dyn Host,
+        mut debugger: Option<&mut Debugger<'_>>,
     ) -> Result<Response, Cause> {
         self.requests += 1;
         // SipHash with keys of this fork's own: unforeseeable numbers without a system call.
@@ -154,10 +157,12 @@ impl Fork {
             circumstances,
             deadline,
             host,
+            debugger.as_deref_mut(),
         );
         self.machine.stop();
         self.machine.harvest();
         self.over_limit = self.machine.over_memory_limit();
+        self.debug_registers_dirty |= debugger.is_some_and(|debugger| debugger.has_stopped());
         if let Err(Cause::Exception(exception)) = &result {
             self.debug_registers_dirty |= exception.vector == DEBUG;
         }

@@ -117,6 +117,7 @@ fn run_until(
                 let result = hypercall::common(number, machine, host);
                 machine.vcpu().set_result(result as u64);
             }
+            Event::SystemCall => {}
             Event::Exception(exception) => return Err(Cause::Exception(exception)),
             Event::Ended(cause) => return Err(cause),
         }

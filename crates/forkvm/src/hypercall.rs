@@ -23,8 +23,8 @@ const MAKE_EPHEMERAL: u32 = 0x10703;
 const IS_STORAGE: u32 = 0x10706;
 const GET_MEMINFO: u32 = 0x10A00;
 const LOG: u32 = 0x7F000;
-const IS_DEBUG: u32 = 0x7FDEB;
-const BREAKPOINT: u32 = 0x7F7F7;
+pub const IS_DEBUG: u32 = 0x7FDEB;
+pub const BREAKPOINT: u32 = 0x7F7F7;
 /// The first interface's response, with two meanings in its time.
 const OLD_BACKEND_RESPONSE: u32 = 0xFFFF;
 

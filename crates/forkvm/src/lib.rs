@@ -10,6 +10,7 @@
 mod arch;
 mod call;
 mod config;
+mod debug;
 mod elf;
 mod failure;
 mod fork;
@@ -33,6 +34,7 @@ mod start;
 mod watchdog;
 
 pub use config::{Config, Limits, WarmUp};
+pub use debug::{BadDebugAddress, DebugAddress, Debugging};
 pub use elf::{ElfError, check as check_elf};
 pub use failure::{BootError, Exception, Failure};
 pub use probe::{KvmReport, KvmUnavailable, probe};

@@ -25,6 +25,8 @@ pub enum Event {
     Hypercall(u32),
     /// A processor exception. The vCPU is in ring 0, in the exception's stub.
     Exception(Exception),
+    /// A system call was served; only told while stepping.
+    SystemCall,
     /// It ended otherwise.
     Ended(Cause),
 }
@@ -56,6 +58,21 @@ pub struct Machine {
     /// A request may newly dirty this many pages.
     page_limit: usize,
     pages_at_start: usize,
+    /// A debugger steps through the program.
+    stepping: bool,
+}
+
+/// Where ring 3 was when an exception came (Intel SDM Vol. 3A, 6.14.2).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ExceptionFrame {
+    /// The instruction.
+    pub rip: u64,
+    /// The code segment, whose lowest two bits are the ring.
+    pub cs: u64,
+    /// The flags.
+    pub rflags: u64,
+    /// The stack pointer.
+    pub rsp: u64,
 }
 
 /// A machine could not be made.
@@ -92,6 +109,7 @@ impl Machine {
             residue: Residue::Clean,
             page_limit,
             pages_at_start: 0,
+            stepping: false,
         })
     }
 
@@ -104,6 +122,17 @@ impl Machine {
     pub fn start(&mut self, deadline: Instant) {
         self.pages_at_start = self.memory.dirty_len();
         self.watch.arm(deadline);
+    }
+
+    /// Sets another deadline, for the same request.
+    pub fn rearm(&mut self, deadline: Instant) {
+        self.watch.disarm();
+        self.watch.arm(deadline);
+    }
+
+    /// Whether [`Machine::run`] is to end with each system call it has served.
+    pub fn set_stepping(&mut self, stepping: bool) {
+        self.stepping = stepping;
     }
 
     /// Ends what [`Machine::start`] began.
@@ -122,7 +151,13 @@ impl Machine {
             };
             let ended = match exit {
                 Exit::Out(PORT_HYPERCALL) => return Event::Hypercall(self.vcpu.regs().rax as u32),
-                Exit::Out(PORT_SYSCALL) => self.system_call(deadline, host),
+                Exit::Out(PORT_SYSCALL) => {
+                    let ended = self.system_call(deadline, host);
+                    if ended.is_none() && self.stepping {
+                        return Event::SystemCall;
+                    }
+                    ended
+                }
                 Exit::Out(port @ PORT_EXCEPTION..=0x9f) => {
                     return self.exception((port - PORT_EXCEPTION) as u8);
                 }
@@ -222,20 +257,32 @@ impl Machine {
         self.sregs()
     }
 
-    /// Reads an exception's frame from the ring-0 stack (Intel SDM Vol. 3A, 6.14.2).
+    /// Reads a number that an exception pushed: SS first, then RSP, RFLAGS, CS, RIP and for some vectors an error code
+    /// (Intel SDM Vol. 3A, 6.14.2).
+    fn pushed(&self, nth: u64) -> Option<u64> {
+        let address = KERNEL_STACK_TOP - 8 * (nth + 1);
+        self.memory.mapping().read_u64(address).ok()
+    }
+
+    /// Where ring 3 was when the last exception came.
+    pub fn exception_frame(&self) -> Option<ExceptionFrame> {
+        Some(ExceptionFrame {
+            rsp: self.pushed(1)?,
+            rflags: self.pushed(2)?,
+            cs: self.pushed(3)?,
+            rip: self.pushed(4)?,
+        })
+    }
+
+    /// Reads an exception from the ring-0 stack.
     fn exception(&mut self, vector: u8) -> Event {
-        let has_code = Exception::has_error_code(vector);
-        let read = |from_top: u64| self.memory.mapping().read_u64(KERNEL_STACK_TOP - from_top);
-        // Pushed: SS, RSP, RFLAGS, CS, RIP and for some vectors an error code.
-        let frame = || -> Result<_, crate::memory::OutOfRange> {
-            Ok((
-                read(16)?,
-                read(40)?,
-                if has_code { Some(read(48)?) } else { None },
-            ))
-        };
-        let Ok((rsp, rip, error_code)) = frame() else {
+        let Some(ExceptionFrame { rip, rsp, .. }) = self.exception_frame() else {
             return Event::Ended(Cause::Machine("no exception frame".into()));
+        };
+        let error_code = if Exception::has_error_code(vector) {
+            self.pushed(5)
+        } else {
+            None
         };
         match self.vcpu.sregs() {
             Ok(sregs) => Event::Exception(Exception {

@@ -44,6 +44,8 @@ pub struct Master {
     pub symbols: Symbols,
     /// Bytes of state that came from the program before.
     pub restored: Option<u64>,
+    /// The auxiliary vector as a debugger wants it.
+    pub auxiliary: Vec<u8>,
 }
 
 /// Builds the errors of one tenant's boot.
@@ -190,6 +192,7 @@ impl Master {
         let linux = booting.finish().map_err(|error| errors.host(error))?;
         let memory = seal(&memfd, layout.memory_len()).map_err(|error| errors.host(error))?;
         Ok(Self {
+            auxiliary: crate::stack::debugger_auxiliary(&image),
             config,
             host,
             file: memfd,
@@ -326,6 +329,7 @@ impl Booting {
                     continue;
                 }
                 Event::Exception(exception) => return Err(Cause::Exception(exception)),
+                Event::SystemCall => continue,
                 Event::Ended(cause) => return Err(cause),
             };
             let regs = self.machine.vcpu().regs();
@@ -466,6 +470,7 @@ impl Booting {
                 circumstances,
                 deadline,
                 output,
+                None,
             );
             self.machine.stop();
             result?;

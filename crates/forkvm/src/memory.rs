@@ -309,6 +309,19 @@ impl GuestMemory {
         Ok(())
     }
 
+    /// Writes over memory that the program can at least read, as a debugger does: its code, too.
+    pub fn overwrite(&mut self, address: u64, bytes: &[u8]) -> Result<(), BadAddress> {
+        self.check_readable(address, bytes.len() as u64)?;
+        self.pieces(
+            address,
+            bytes.len() as u64,
+            Access::Read,
+            |memory, physical, offset, n| {
+                memory.write_physical(physical, &bytes[offset as usize..(offset + n) as usize])
+            },
+        )
+    }
+
     /// Copies a bounded piece of the program's memory out. Fails if the program can't read all of it.
     pub fn read_vec(&self, address: u64, len: usize) -> Result<Vec<u8>, BadAddress> {
         let mut bytes = vec![0; len];

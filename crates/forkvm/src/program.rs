@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::config::Config;
+use crate::debug::{Debugger, Gate};
 use crate::failure::{BootError, Cause, Failure};
 use crate::fork::Fork;
 use crate::handlers::Handlers;
@@ -21,6 +22,7 @@ const ON_ERROR_TIME: Duration = Duration::from_secs(1);
 pub struct Program {
     pool: Arc<Pool>,
     counters: Counters,
+    debug_gate: Gate,
 }
 
 #[derive(Debug, Default)]
@@ -85,6 +87,7 @@ impl Program {
         Ok(Arc::new(Self {
             pool,
             counters: Counters::default(),
+            debug_gate: Gate::default(),
         }))
     }
 
@@ -147,9 +150,59 @@ impl Program {
         deadline: Instant,
         host: &mut dyn Host,
     ) -> Result<Answer, Failure> {
+        let debugger = self.config().debugging.allowed.then(|| self.debugger());
+        self.run(request, deadline, host, debugger)
+    }
+
+    /// Runs one request in a fork and stops it at its handler's entry for a debugger, which is told to `host`
+    /// ([`Host::note`]). The time it is stopped does not count for `deadline`, but `debug_timeout` is the end. The caller's
+    /// thread waits meanwhile; other requests go on in other forks.
+    ///
+    /// # Errors
+    /// As [`Program::answer`], and [`Failure::NotDebugged`] if debugging is not allowed or another request is being
+    /// debugged.
+    pub fn debug(
+        self: &Arc<Self>,
+        request: &Request<'_>,
+        deadline: Instant,
+        host: &mut dyn Host,
+    ) -> Result<Answer, Failure> {
+        let refused = |busy| Failure::NotDebugged {
+            tenant: self.config().name.clone(),
+            busy,
+        };
+        if !self.config().debugging.allowed {
+            return Err(refused(false));
+        }
+        let permit = self.debug_gate.enter().ok_or_else(|| refused(true))?;
+        let debugger = self.debugger().at_entry(permit);
+        self.run(request, deadline, host, Some(debugger))
+    }
+
+    fn debugger(&self) -> Debugger<'_> {
+        let master = self.pool.master();
+        let config = &master.config;
+        Debugger::new(
+            &config.debugging,
+            &config.name,
+            &master.auxiliary,
+            &self.debug_gate,
+        )
+    }
+
+    fn run(
+        self: &Arc<Self>,
+        request: &Request<'_>,
+        deadline: Instant,
+        host: &mut dyn Host,
+        mut debugger: Option<Debugger<'_>>,
+    ) -> Result<Answer, Failure> {
         let mut lease = self.lease(deadline)?;
         self.counters.requests.fetch_add(1, Ordering::Relaxed);
-        let cause = match lease.fork()?.call(request, deadline, host) {
+        let cause = match lease
+            .fork()?
+            .call(request, deadline, host, debugger.as_mut())
+        {
             Ok(response) => {
                 return Ok(Answer {
                     lease,
@@ -172,7 +225,13 @@ impl Program {
         {
             return Err(failure);
         }
-        let deadline = deadline.min(Instant::now()) + ON_ERROR_TIME;
+        let now = Instant::now();
+        // The time in a debugger is not the request's.
+        let over = match debugger {
+            Some(debugger) if debugger.has_stopped() => now,
+            _ => deadline.min(now),
+        };
+        let deadline = over + ON_ERROR_TIME;
         match lease
             .fork()?
             .call_on_error(request, &failure.to_string(), deadline, host)
@@ -257,7 +316,7 @@ impl Program {
 
     fn failed(&self, cause: &Cause) -> Failure {
         self.counters.failures.fetch_add(1, Ordering::Relaxed);
-        let timeout = *cause == Cause::Timeout;
+        let timeout = matches!(cause, Cause::Timeout | Cause::DebugTimeout(_));
         if timeout {
             self.counters.timeouts.fetch_add(1, Ordering::Relaxed);
         }

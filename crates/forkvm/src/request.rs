@@ -39,6 +39,12 @@ pub enum Stream {
 pub trait Host {
     /// Takes a piece of output. It is not line-buffered and may hold any bytes.
     fn output(&mut self, stream: Stream, bytes: &[u8]);
+
+    /// Takes a line that the engine itself has to say about a request, such as where a debugger can connect. Unless it is
+    /// overridden, the line goes where [`Stream::Log`] goes.
+    fn note(&mut self, line: &str) {
+        self.output(Stream::Log, line.as_bytes());
+    }
 }
 
 /// A [`Host`] that throws all output away.

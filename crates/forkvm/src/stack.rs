@@ -121,6 +121,21 @@ impl InitialStack<'_> {
     }
 }
 
+/// The auxiliary vector as a debugger wants it: where the program lies.
+pub fn debugger_auxiliary(image: &Image) -> Vec<u8> {
+    let vector = [
+        (AT_PHDR, image.program_headers),
+        (AT_PHENT, PROGRAM_HEADER_LEN),
+        (AT_PHNUM, image.program_header_count.into()),
+        (AT_PAGESZ, PAGE),
+        (AT_BASE, 0),
+        (AT_ENTRY, image.entry),
+        (AT_NULL, 0),
+    ];
+    let words = vector.iter().flat_map(|&(key, value)| [key, value]);
+    words.flat_map(u64::to_le_bytes).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -1,0 +1,404 @@
+//! Live debugging: a request that stops waits for gdb, is served to it, and goes on. Other requests go on meanwhile in
+//! other forks. What can be done and how: docs/debugging.md.
+
+mod address;
+mod client;
+mod debuggee;
+mod protocol;
+mod registers;
+mod session;
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use gdbstub::common::Signal;
+use kvm_bindings::kvm_vcpu_events;
+
+pub use address::{BadDebugAddress, DebugAddress};
+use client::Listener;
+use debuggee::{Debuggee, Happened, Resume, Stop};
+use session::{Session, Then, Word};
+
+use crate::failure::Cause;
+use crate::http::Exchange;
+use crate::hypercall::{self, Response, Step};
+use crate::machine::Machine;
+use crate::request::Host;
+
+/// How often a running program is looked away from, to hear whether its debugger wants it to stop.
+const SLICE: Duration = Duration::from_millis(50);
+
+/// Live debugging of a program's requests. Off unless allowed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Debugging {
+    /// Whether requests may be stopped at all. Setting `allow_debug`.
+    pub allowed: bool,
+    /// Where gdb may connect. Setting `debug_address`.
+    pub address: DebugAddress,
+    /// Longest time from a request's first stop to its end; then it fails. Setting `debug_timeout`.
+    pub timeout: Duration,
+    /// Whether a guest's exception stops its request before it fails. Setting `debug_exceptions`.
+    pub exceptions: bool,
+}
+
+impl Default for Debugging {
+    fn default() -> Self {
+        Self {
+            allowed: false,
+            address: DebugAddress::default(),
+            timeout: Duration::from_secs(120),
+            exceptions: false,
+        }
+    }
+}
+
+/// A program's one place for a session: one request at a time is debugged.
+#[derive(Debug, Default)]
+pub struct Gate(AtomicBool);
+
+/// The place, taken. Free again when dropped.
+#[derive(Debug)]
+pub struct Permit<'a>(&'a Gate);
+
+impl Gate {
+    /// Takes the place, if it is free.
+    pub fn enter(&self) -> Option<Permit<'_>> {
+        (!self.0.swap(true, Ordering::AcqRel)).then_some(Permit(self))
+    }
+}
+
+impl Drop for Permit<'_> {
+    fn drop(&mut self) {
+        self.0.0.store(false, Ordering::Release);
+    }
+}
+
+/// What a request's run needs to be stopped.
+#[derive(Debug)]
+pub struct Debugger<'a> {
+    settings: &'a Debugging,
+    tenant: &'a str,
+    auxiliary: &'a [u8],
+    gate: &'a Gate,
+    permit: Option<Permit<'a>>,
+    at_entry: bool,
+    stopped: bool,
+}
+
+/// Where and from what state a request starts.
+#[derive(Debug, Clone, Copy)]
+pub struct Start {
+    /// The first instruction that is the program's.
+    pub entry: u64,
+    /// No events.
+    pub events: kvm_vcpu_events,
+}
+
+/// The debugger's side while a request runs.
+enum Side<'a> {
+    /// There was no stop yet.
+    Waiting,
+    /// It is connected; the program runs.
+    Connected(Session<'a>),
+    /// It went away, or there can be none. Nothing stops the program any more.
+    Gone,
+}
+
+impl<'a> Debugger<'a> {
+    /// For a request that stops by itself: at `breakpoint()`, or at an exception if the settings say so.
+    pub fn new(
+        settings: &'a Debugging,
+        tenant: &'a str,
+        auxiliary: &'a [u8],
+        gate: &'a Gate,
+    ) -> Self {
+        Self {
+            settings,
+            tenant,
+            auxiliary,
+            gate,
+            permit: None,
+            at_entry: false,
+            stopped: false,
+        }
+    }
+
+    /// For a request that is to stop at its handler's entry.
+    pub fn at_entry(self, permit: Permit<'a>) -> Self {
+        Self {
+            permit: Some(permit),
+            at_entry: true,
+            ..self
+        }
+    }
+
+    /// True if the request has been stopped, which uses up time and the processor's debug registers.
+    pub fn has_stopped(&self) -> bool {
+        self.stopped
+    }
+
+    /// Runs a request that has been entered, up to its response.
+    pub fn run(
+        &mut self,
+        machine: &mut Machine,
+        exchange: &mut Exchange<'_>,
+        start: Start,
+        deadline: Instant,
+        host: &mut dyn Host,
+    ) -> Result<Response, Cause> {
+        let entry = self.at_entry.then_some(start.entry);
+        let mut debuggee = Debuggee::new(machine, self.auxiliary, start.events, entry);
+        let mut run = Run {
+            debugger: self,
+            side: Side::Waiting,
+            deadline,
+            end: None,
+            listen_at: Instant::now(),
+            interrupt: false,
+        };
+        let result = run.until_response(&mut debuggee, exchange, host);
+        if let Side::Connected(session) = run.side {
+            let failed = match &result {
+                Ok(_) => None,
+                Err(Cause::Exception(exception)) => Some(session::signal(exception)),
+                Err(_) => Some(Signal::SIGKILL),
+            };
+            session.finish(&mut debuggee, failed);
+        }
+        debuggee.machine.set_stepping(false);
+        result
+    }
+}
+
+/// A request's run under a debugger's eyes.
+struct Run<'r, 'd, 'a> {
+    debugger: &'r mut Debugger<'d>,
+    side: Side<'a>,
+    /// The request's own deadline, put off by the time it is stopped.
+    deadline: Instant,
+    /// The session's end, from the first stop on.
+    end: Option<Instant>,
+    /// When to hear the debugger next while the program runs.
+    listen_at: Instant,
+    /// The debugger wants the program to stop.
+    interrupt: bool,
+}
+
+impl<'a> Run<'_, '_, 'a> {
+    fn until_response(
+        &mut self,
+        debuggee: &mut Debuggee<'a>,
+        exchange: &mut Exchange<'_>,
+        host: &mut dyn Host,
+    ) -> Result<Response, Cause> {
+        loop {
+            let deadline = self.end.map_or(self.deadline, |end| end.min(self.deadline));
+            let mut until = deadline;
+            if matches!(self.side, Side::Connected(_)) {
+                let now = Instant::now();
+                if now >= self.listen_at {
+                    self.listen_at = now + SLICE;
+                    self.listen(debuggee)?;
+                }
+                until = until.min(self.listen_at);
+            }
+            let mut happened = debuggee.run(until, deadline, host);
+            if let Happened::Hypercall(number) = happened {
+                happened = match self.hypercall(number, debuggee, exchange, host)? {
+                    Served::Response(response) => return Ok(response),
+                    Served::Stopped(happened) => happened,
+                    Served::Done => continue,
+                };
+            }
+            if matches!(happened, Happened::Nothing) && self.interrupt {
+                happened = debuggee.interrupt();
+            }
+            match happened {
+                Happened::Stop(stop) => self.stop(stop, debuggee, host)?,
+                Happened::Ended(Cause::Timeout) if self.is_over() => return Err(self.time_over()),
+                Happened::Ended(cause) => return Err(cause),
+                Happened::Nothing | Happened::Hypercall(_) => {}
+            }
+        }
+    }
+
+    fn is_over(&self) -> bool {
+        self.end.is_some_and(|end| Instant::now() >= end)
+    }
+
+    fn time_over(&self) -> Cause {
+        Cause::DebugTimeout(self.debugger.settings.timeout)
+    }
+
+    fn hypercall(
+        &mut self,
+        number: u32,
+        debuggee: &mut Debuggee<'a>,
+        exchange: &mut Exchange<'_>,
+        host: &mut dyn Host,
+    ) -> Result<Served, Cause> {
+        let mut stop = match debuggee.resume {
+            Resume::Step(_) => Some(Stop::Step),
+            _ if self.interrupt => Some(Stop::Interrupt),
+            _ => None,
+        };
+        let result = match number {
+            hypercall::IS_DEBUG => self.debugger.at_entry.into(),
+            hypercall::BREAKPOINT if !matches!(self.side, Side::Gone) => {
+                stop = Some(Stop::Hypercall);
+                0
+            }
+            _ => match hypercall::during_request(number, debuggee.machine, exchange, host) {
+                Step::Resume(result) => result,
+                Step::Respond(response) => return Ok(Served::Response(response)),
+                Step::Fail(cause) => return Err(cause),
+            },
+        };
+        debuggee.machine.vcpu().set_result(result as u64);
+        Ok(match stop {
+            Some(stop) => Served::Stopped(debuggee.stop_after_hypercall(stop)),
+            None => Served::Done,
+        })
+    }
+
+    /// Hears the debugger while the program runs.
+    fn listen(&mut self, debuggee: &mut Debuggee<'a>) -> Result<(), Cause> {
+        match std::mem::replace(&mut self.side, Side::Gone) {
+            Side::Connected(session) => match session.listen(debuggee) {
+                Word::Quiet(session) => self.side = Side::Connected(session),
+                Word::Interrupt(session) => {
+                    self.side = Side::Connected(session);
+                    self.interrupt = true;
+                }
+                Word::Ended(then) => self.go_on(then, debuggee)?,
+            },
+            other => self.side = other,
+        }
+        Ok(())
+    }
+
+    /// The program stopped: the debugger's turn.
+    fn stop(
+        &mut self,
+        stop: Stop,
+        debuggee: &mut Debuggee<'a>,
+        host: &mut dyn Host,
+    ) -> Result<(), Cause> {
+        let stopped = Instant::now();
+        self.interrupt = false;
+        let then = match std::mem::replace(&mut self.side, Side::Gone) {
+            Side::Connected(session) => {
+                let end = self.end.unwrap_or(stopped);
+                session.stop(debuggee, &stop, end)
+            }
+            Side::Waiting if self.may_stop(&stop) => self.attach(&stop, debuggee, host)?,
+            side => {
+                // Nobody to show it to: the program ends or goes on as without a debugger.
+                self.side = side;
+                return match stop {
+                    Stop::Exception(exception) => Err(Cause::Exception(exception)),
+                    _ => Ok(()),
+                };
+            }
+        };
+        self.deadline += stopped.elapsed();
+        match (&then, &debuggee.resume, stop) {
+            (Then::Run(_), Resume::Die(_), Stop::Exception(exception)) => {
+                self.go_on(then, debuggee)?;
+                Err(Cause::Exception(exception))
+            }
+            (Then::Run(_), Resume::Die(_), _) => {
+                self.go_on(then, debuggee)?;
+                Err(Cause::DebuggerKilled)
+            }
+            _ => self.go_on(then, debuggee),
+        }
+    }
+
+    fn go_on(&mut self, then: Then<'a>, debuggee: &mut Debuggee<'a>) -> Result<(), Cause> {
+        match then {
+            Then::Run(session) => {
+                self.side = Side::Connected(session);
+                Ok(())
+            }
+            Then::Detached => {
+                debuggee.detach();
+                self.side = Side::Gone;
+                Ok(())
+            }
+            Then::Killed => Err(Cause::DebuggerKilled),
+            Then::TimeOver => Err(self.time_over()),
+        }
+    }
+
+    /// True if this stop is one to wait for a debugger at, and no other request of the program is being debugged.
+    fn may_stop(&mut self, stop: &Stop) -> bool {
+        let wanted = match stop {
+            Stop::Exception(_) => self.debugger.settings.exceptions || self.debugger.at_entry,
+            _ => true,
+        };
+        let gate = self.debugger.gate;
+        wanted && {
+            if self.debugger.permit.is_none() {
+                self.debugger.permit = gate.enter();
+            }
+            self.debugger.permit.is_some()
+        }
+    }
+
+    /// The first stop: says where gdb can connect, and waits for it.
+    fn attach(
+        &mut self,
+        stop: &Stop,
+        debuggee: &mut Debuggee<'a>,
+        host: &mut dyn Host,
+    ) -> Result<Then<'a>, Cause> {
+        let Debugging {
+            address, timeout, ..
+        } = self.debugger.settings;
+        let tenant = self.debugger.tenant;
+        self.debugger.stopped = true;
+        let end = Instant::now() + *timeout;
+        self.end = Some(end);
+        let listener = match Listener::open(address) {
+            Ok(listener) => listener,
+            Err(error) => {
+                let what = format!("nobody can debug it at {address} (debug_address): {error}");
+                host.note(&format!("debugger: tenant {tenant}: {what}"));
+                return match stop {
+                    Stop::Entry => Err(Cause::NoDebugger(what)),
+                    Stop::Exception(exception) => Err(Cause::Exception(exception.clone())),
+                    _ => Ok(Then::Detached),
+                };
+            }
+        };
+        let at = listener.address();
+        let why = match stop {
+            Stop::Entry => "at its handler's entry",
+            Stop::Hypercall => "at breakpoint()",
+            Stop::Exception(_) => "at an exception",
+            _ => "stopped",
+        };
+        host.note(&format!(
+            "debugger: tenant {tenant} waits {why} for gdb on {at}, {timeout:?} (debug_timeout) at most \
+             (gdb PROGRAM -ex 'target remote {at}')"
+        ));
+        match Session::attach(&listener, debuggee, end) {
+            Some(session) => {
+                drop(listener);
+                Ok(session.serve(debuggee, end))
+            }
+            None => Err(match stop {
+                Stop::Exception(exception) => Cause::Exception(exception.clone()),
+                _ => self.time_over(),
+            }),
+        }
+    }
+}
+
+/// What came of a hypercall.
+enum Served {
+    Done,
+    Stopped(Happened),
+    Response(Response),
+}
