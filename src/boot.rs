@@ -9,13 +9,15 @@ use std::sync::{Arc, Weak};
 use std::thread;
 use std::time::Instant;
 
-use forkvm::Program;
+use forkvm::{BootError, Program};
 use parking_lot::Mutex;
 use varnish::vcl::LogTag;
 
-use crate::counters;
 use crate::logging::{self, BootOutput};
-use crate::tenant::{State, Tenant};
+use crate::store::Stored;
+use crate::tenant::{Release, State, Tenant};
+use crate::version::Version;
+use crate::{counters, registry};
 
 /// Programs that boot at the same time. More would slow down the requests that are served meanwhile.
 const THREADS: usize = 2;
@@ -80,27 +82,94 @@ fn work() {
     }
 }
 
-fn boot(tenant: &Tenant, file: Result<File, String>) -> Result<Arc<Program>, String> {
-    let settings = &tenant.settings;
-    let path = settings.path.display();
-    let elf = file
-        .and_then(|file| {
-            read(file, settings.config.limits.max_memory).map_err(|error| error.to_string())
-        })
-        .map_err(|reason| format!("{path}: {reason}"))?;
-
-    let mut output = BootOutput::new(tenant.name(), settings.stdout);
-    let result = Program::boot(&elf, settings.config.clone(), &mut output);
-    let stderr = output.finish();
-    result.map_err(|error| {
-        let error = error.to_string();
-        let error = logging::without_tenant(tenant.name(), &error);
-        let said: Vec<String> = logging::records(&stderr).collect();
+/// Boots the program of the tenant's path, or the update of it that is stored.
+fn boot(tenant: &Tenant, file: Result<File, String>) -> Result<Release, String> {
+    let path = tenant.settings.path.display();
+    let elf = file.and_then(|file| read_file(tenant, file));
+    let base = elf.as_ref().ok().map(|elf| Version::of(elf));
+    let stored = tenant.store.choose(base, |error| {
+        let text = format!("a stored update is not used: {error}");
+        logging::log(LogTag::Error, tenant.name(), &text);
+    });
+    let (what, elf) = match (stored, elf, base) {
+        (Some(stored), _, _) => (format!("update {}", stored.version), stored),
+        (None, Ok(elf), Some(version)) => (path.to_string(), Stored { version, elf }),
+        (None, elf, _) => return Err(format!("{path}: {}", elf.err().unwrap_or_default())),
+    };
+    let program = start(tenant, &elf.elf, None).map_err(|failure| {
+        let said: Vec<String> = logging::records(&failure.stderr).collect();
+        let reason = failure.reason;
         match said.len() {
-            0 => format!("{path}: {error}"),
-            _ => format!("{path}: {error}; its stderr ends in: {}", said.join(" | ")),
+            0 => format!("{what}: {reason}"),
+            _ => format!("{what}: {reason}; its stderr ends in: {}", said.join(" | ")),
         }
+    })?;
+    let version = elf.version;
+    if base == Some(version) {
+        adopt(tenant, &elf);
+    }
+    if tenant.settings.key.is_set()
+        && let Err(error) = tenant.store.lock()
+    {
+        let text = format!("updates will be refused, they can't be stored: {error}");
+        logging::log(LogTag::Error, tenant.name(), &text);
+    }
+    Ok(Release { program, version })
+}
+
+/// If the file at the path has replaced a stored update, that update is not to come back with the file's old content.
+fn adopt(tenant: &Tenant, elf: &Stored) {
+    let store = &tenant.store;
+    if let Ok(Some(manifest)) = store.manifest()
+        && manifest.base != Some(elf.version)
+        && let Ok(lock) = store.lock()
+        && let Err(error) = store.commit(&lock, tenant.name(), elf, Some(elf.version), None)
+    {
+        let text = format!("the replaced update is still stored: {error}");
+        logging::log(LogTag::Notice, tenant.name(), &text);
+    }
+}
+
+/// A program that did not boot.
+pub struct BootFailure {
+    /// What kind of failure.
+    pub error: BootError,
+    /// In words, without the tenant's name.
+    pub reason: String,
+    /// The last it wrote to stderr.
+    pub stderr: Vec<u8>,
+}
+
+/// Boots a program with the tenant's settings; in the place of `before`, whose state it gets.
+pub fn start(
+    tenant: &Tenant,
+    elf: &[u8],
+    before: Option<&Program>,
+) -> Result<Arc<Program>, BootFailure> {
+    let config = tenant.settings.config.clone();
+    let mut output = BootOutput::new(tenant.name(), tenant.settings.stdout);
+    let result = match before {
+        Some(before) => before.boot_successor(elf, config, &mut output),
+        None => Program::boot(elf, config, &mut output),
+    };
+    let stderr = output.finish();
+    result.map_err(|error| BootFailure {
+        reason: logging::without_tenant(tenant.name(), &error.to_string()).to_owned(),
+        error,
+        stderr,
     })
+}
+
+/// The program that is at the tenant's path now.
+pub fn read_path(tenant: &Tenant) -> Result<Vec<u8>, String> {
+    registry::open(&tenant.settings.path)
+        .and_then(|(file, _)| read_file(tenant, file))
+        .map_err(|reason| format!("{}: {reason}", tenant.settings.path.display()))
+}
+
+/// A program that the tenant could run.
+pub fn read_file(tenant: &Tenant, file: File) -> Result<Vec<u8>, String> {
+    read(file, tenant.settings.config.limits.max_memory).map_err(|error| error.to_string())
 }
 
 fn read(file: File, max: u64) -> io::Result<Vec<u8>> {
@@ -114,11 +183,11 @@ fn read(file: File, max: u64) -> io::Result<Vec<u8>> {
     Ok(elf)
 }
 
-fn settle(tenant: &Tenant, result: Result<Arc<Program>, String>, start: Instant) {
+fn settle(tenant: &Tenant, result: Result<Release, String>, start: Instant) {
     match result {
-        Ok(program) => {
+        Ok(release) => {
             counters::count(|counters| &counters.boots);
-            tenant.settle(State::Ready(program));
+            tenant.settle(State::Ready(release));
             let text = format!("ready after {} ms", start.elapsed().as_millis());
             logging::log(LogTag::Notice, tenant.name(), &text);
         }

@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 use std::collections::HashMap;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
@@ -10,14 +11,19 @@ use forkvm::{Answer, CachePolicy, Failure, Program, Request};
 use parking_lot::RwLock;
 use varnish::vcl::{Buffer, Ctx, LogTag, VclBackend, VclError};
 
+use crate::boot;
 use crate::counters::count;
 use crate::fetch::Fetch;
 use crate::logging::{self, Output};
 use crate::name;
+use crate::registry;
 use crate::report;
 use crate::request::{self, BadBody, Body};
 use crate::response::Response;
-use crate::tenant::{State, Tenant};
+use crate::tenant::{Release, State, Tenant};
+use crate::update::{self, Source, Turn};
+use crate::upload::{self, Order};
+use crate::version::Version;
 
 /// The one backend of a VCL.
 #[derive(Default)]
@@ -41,9 +47,64 @@ impl Director {
 
     /// Whether the tenant's program takes requests.
     pub fn is_ready(&self, name: &[u8]) -> bool {
-        let tenant =
-            name::canonical(name).and_then(|name| self.tenants.read().get(&*name).cloned());
-        tenant.is_some_and(|tenant| matches!(tenant.state(), State::Ready(_)))
+        self.version(name).is_some()
+    }
+
+    /// Which program the tenant runs.
+    pub fn version(&self, name: &[u8]) -> Option<Version> {
+        match self.named(name)?.state() {
+            State::Ready(release) => Some(release.version),
+            _ => None,
+        }
+    }
+
+    /// The tenant of this name.
+    fn named(&self, name: &[u8]) -> Option<Arc<Tenant>> {
+        let name = name::canonical(name)?;
+        self.tenants.read().get(&*name).cloned()
+    }
+
+    /// Makes the program in a file the tenant's. The reason is in the log if that fails.
+    pub fn live_update_file(&self, name: &[u8], path: &Path) -> Result<(), String> {
+        let tenant = self.named(name).ok_or("no such tenant")?;
+        let turn = Turn::take(&tenant).map_err(|busy| busy.to_string())?;
+        let elf = registry::open(path)
+            .and_then(|(file, _)| boot::read_file(&tenant, file))
+            .map_err(|reason| format!("{}: {reason}", path.display()))?;
+        update::update(&tenant, Source::Given(elf), turn)
+            .map(|_| ())
+            .map_err(|refused| refused.to_string())
+    }
+
+    /// Gives the tenant the program that it had before; with a key, only if that is right.
+    pub fn rollback(&self, name: &[u8], key: Option<&[u8]>) -> Result<(), String> {
+        let tenant = self.named(name).ok_or("no such tenant")?;
+        if let Some(key) = key {
+            tenant
+                .settings
+                .key
+                .check(key)
+                .map_err(|denied| denied.to_string())?;
+        }
+        let turn = Turn::take(&tenant).map_err(|busy| busy.to_string())?;
+        update::update(&tenant, Source::Rollback, turn)
+            .map(|_| ())
+            .map_err(|refused| refused.to_string())
+    }
+
+    /// Carries out an update or a rollback.
+    fn carry_out(
+        &self,
+        order: &Order,
+        name: &[u8],
+        fetch: &mut Fetch<'_, '_>,
+    ) -> Result<Response, String> {
+        // A Host header may have a port.
+        let tenant = self
+            .named(name)
+            .or_else(|| self.named(name::of_host(name)?.as_bytes()));
+        let asked = shown(name);
+        upload::respond(fetch, tenant, &asked, order)
     }
 
     /// All tenants, in alphabetical order.
@@ -63,9 +124,9 @@ impl Director {
         let tenants = self.tenants.read();
         name.and_then(|name| tenants.get(&*name).cloned())
             .ok_or_else(|| {
-                let shown = asked[..asked.len().min(100)].escape_ascii();
                 format!(
-                    "no tenant \"{shown}\" among the {} of this VCL",
+                    "no tenant \"{}\" among the {} of this VCL",
+                    shown(asked),
                     tenants.len()
                 )
             })
@@ -76,11 +137,14 @@ impl Director {
         let target = fetch
             .target()
             .ok_or("kvm.backend() was not called in this task, or before a rollback")?;
+        if let Some(order) = &target.order {
+            return self.carry_out(order, target.tenant.as_deref().unwrap_or_default(), fetch);
+        }
         let tenant = self.tenant(target.tenant.as_deref(), fetch)?;
         let name = tenant.name();
 
         let limits = &tenant.settings.config.limits;
-        let program = tenant
+        let Release { program, version } = tenant
             .program(Instant::now() + limits.max_request_time)
             .map_err(|not_ready| format!("tenant {name}: {not_ready}"))?;
 
@@ -117,7 +181,9 @@ impl Director {
                 if let Some(failure) = answer.failure() {
                     log_failure(fetch, &tenant, failure);
                 }
-                hand_over(fetch, answer, &method).map_err(|error| format!("tenant {name}: {error}"))
+                let shown = tenant.settings.version_header.then_some(version);
+                hand_over(fetch, answer, &method, shown)
+                    .map_err(|error| format!("tenant {name}: {error}"))
             }
             Err(failure) => {
                 fail(fetch, &tenant, &failure).map_err(|error| format!("tenant {name}: {error}"))
@@ -154,14 +220,23 @@ impl VclBackend<Response> for Director {
     }
 }
 
+/// A name that somebody sent, for a message.
+fn shown(name: &[u8]) -> String {
+    name[..name.len().min(100)].escape_ascii().to_string()
+}
+
 /// Makes the guest's answer the response.
 fn hand_over(
     fetch: &mut Fetch<'_, '_>,
     answer: Answer,
     method: &str,
+    version: Option<Version>,
 ) -> Result<Response, VclError> {
     let status = answer.status();
     fetch.set_status(status)?;
+    if let Some(version) = version {
+        fetch.add_header("X-Program-Version", version.to_string().as_bytes())?;
+    }
     let content_type = answer.content_type();
     if !content_type.is_empty() {
         fetch.add_header("Content-Type", content_type)?;

@@ -6,12 +6,16 @@ use std::sync::Arc;
 use varnish::ffi;
 use varnish::vcl::{BodyState, Ctx, LogTag, VclError};
 
+use crate::upload::Order;
+
 /// What `kvm.backend()` was called with. `None` is the default: Host, and bereq.url.
 #[derive(Debug, Default)]
 pub struct Target {
     pub tenant: Option<Vec<u8>>,
     pub url: Option<Vec<u8>>,
     pub arg: Vec<u8>,
+    /// Something else than a request of the tenant's program.
+    pub order: Option<Order>,
 }
 
 /// Its address is the key that a target is kept under with its task.

@@ -3,18 +3,21 @@
 //! Every function here is called by C. Each turns its arguments into Rust's terms, calls safe Rust, and lets no panic
 //! out.
 
-use std::ffi::{CStr, c_int};
+use std::ffi::{CStr, OsStr, c_int};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 use std::ptr;
 
-use varnish::ffi::{VCL_BACKEND, VCL_BOOL, VCL_STRING, VclEvent};
+use varnish::ffi::{VCL_BACKEND, VCL_BOOL, VCL_BYTES, VCL_STRING, VclEvent};
 use varnish::ffi::{VMOD_PRIV_METHODS_MAGIC, vmod_data, vmod_priv, vmod_priv_methods, vrt_ctx};
-use varnish::vcl::{Ctx, VclError};
+use varnish::vcl::{Ctx, LogTag, VclError};
 
 use crate::director::Director;
 use crate::fetch::Target;
 use crate::settings::{Given, Settings};
+use crate::upload::Order;
 use crate::vdi::{Registered, guard};
-use crate::{counters, panics, registry};
+use crate::{counters, logging, panics, registry};
 
 /// What vmodtool.py and bindgen made of vmod.vcc.
 #[allow(
@@ -26,7 +29,9 @@ use crate::{counters, panics, registry};
 mod vcc_if {
     include!(concat!(env!("OUT_DIR"), "/vcc_if.rs"));
 }
-use vcc_if::{Vmod_vmod_kvm_Func, arg_vmod_kvm_backend, arg_vmod_kvm_tenant};
+use vcc_if::{
+    Vmod_vmod_kvm_Func, arg_vmod_kvm_backend, arg_vmod_kvm_rollback, arg_vmod_kvm_tenant,
+};
 
 /// The version as a C string.
 const VERSION: &CStr =
@@ -40,6 +45,11 @@ static FUNCTIONS: Vmod_vmod_kvm_Func = Vmod_vmod_kvm_Func {
     _event: Some(event),
     f_tenant: Some(tenant),
     f_backend: Some(backend),
+    f_live_update: Some(live_update),
+    f_live_rollback: Some(live_rollback),
+    f_live_update_file: Some(live_update_file),
+    f_rollback: Some(rollback),
+    f_program_version: Some(program_version),
     f_tenant_is_ready: Some(tenant_is_ready),
     f_version: Some(version),
 };
@@ -126,6 +136,13 @@ unsafe extern "C" fn tenant(ctx: *const vrt_ctx, args: *mut arg_vmod_kvm_tenant)
                 warmup: args.warmup.0,
                 warmup_url: bytes(args.warmup_url).unwrap_or_default(),
                 warmup_method: bytes(args.warmup_method).unwrap_or_default(),
+                update_key: bytes(args.update_key).unwrap_or_default(),
+                update_key_file: bytes(args.update_key_file).unwrap_or_default(),
+                state_dir: bytes(args.state_dir).unwrap_or_default(),
+                keep_versions: args.keep_versions.0,
+                update_without_state: args.update_without_state.0 != 0,
+                watch: args.watch.0 != 0,
+                version_header: args.version_header.0 != 0,
             };
             (registered(args.arg1)?.director(), given)
         };
@@ -153,12 +170,154 @@ unsafe extern "C" fn backend(ctx: *const vrt_ctx, args: *mut arg_vmod_kvm_backen
                 tenant: given(args.valid_tenant, &args.tenant),
                 url: given(args.valid_url, &args.url),
                 arg: given(args.valid_arg, &args.arg).unwrap_or_default(),
+                order: None,
             };
             target.keep(&mut Ctx::from_ptr(ctx))?;
             Ok(registered(args.arg1)?.backend())
         }
     });
     fail_on_error(ctx, result.flatten()).unwrap_or(VCL_BACKEND(ptr::null()))
+}
+
+/// `kvm.live_update()`
+unsafe extern "C" fn live_update(
+    ctx: *const vrt_ctx,
+    vcl: *mut vmod_priv,
+    tenant: VCL_STRING,
+    key: VCL_STRING,
+    max_size: VCL_BYTES,
+) -> VCL_BACKEND {
+    let result = guard(|| -> Result<VCL_BACKEND, VclError> {
+        // SAFETY: as in tenant().
+        unsafe {
+            let order = Order::Update {
+                key: bytes(key).unwrap_or_default().to_vec(),
+                max_size: usize::try_from(max_size.0).unwrap_or(0),
+            };
+            give_order(ctx, vcl, tenant, order)
+        }
+    });
+    fail_on_error(ctx, result.flatten()).unwrap_or(VCL_BACKEND(ptr::null()))
+}
+
+/// `kvm.live_rollback()`
+unsafe extern "C" fn live_rollback(
+    ctx: *const vrt_ctx,
+    vcl: *mut vmod_priv,
+    tenant: VCL_STRING,
+    key: VCL_STRING,
+) -> VCL_BACKEND {
+    let result = guard(|| -> Result<VCL_BACKEND, VclError> {
+        // SAFETY: as in tenant().
+        unsafe {
+            let key = bytes(key).unwrap_or_default().to_vec();
+            give_order(ctx, vcl, tenant, Order::Rollback { key })
+        }
+    });
+    fail_on_error(ctx, result.flatten()).unwrap_or(VCL_BACKEND(ptr::null()))
+}
+
+/// Keeps an order with the task of `ctx`.
+///
+/// SAFETY: `ctx`, `vcl` and `tenant` are what VCL called us with.
+unsafe fn give_order(
+    ctx: *const vrt_ctx,
+    vcl: *mut vmod_priv,
+    tenant: VCL_STRING,
+    order: Order,
+) -> Result<VCL_BACKEND, VclError> {
+    // SAFETY: as the caller promises.
+    unsafe {
+        let target = Target {
+            tenant: Some(bytes(tenant).unwrap_or_default().to_vec()),
+            order: Some(order),
+            ..Default::default()
+        };
+        target.keep(&mut Ctx::from_ptr(ctx))?;
+        Ok(registered(vcl)?.backend())
+    }
+}
+
+/// `kvm.live_update_file()`
+unsafe extern "C" fn live_update_file(
+    ctx: *const vrt_ctx,
+    vcl: *mut vmod_priv,
+    tenant: VCL_STRING,
+    file: VCL_STRING,
+) -> VCL_BOOL {
+    let result = guard(|| -> Result<bool, VclError> {
+        // SAFETY: as in tenant().
+        unsafe {
+            let name = bytes(tenant).unwrap_or_default();
+            let file = OsStr::from_bytes(bytes(file).unwrap_or_default());
+            let done = registered(vcl)?
+                .director()
+                .live_update_file(name, Path::new(file));
+            Ok(said(ctx, "live_update_file", name, done))
+        }
+    });
+    VCL_BOOL(fail_on_error(ctx, result.flatten()).unwrap_or(false).into())
+}
+
+/// `kvm.rollback()`
+unsafe extern "C" fn rollback(ctx: *const vrt_ctx, args: *mut arg_vmod_kvm_rollback) -> VCL_BOOL {
+    let result = guard(|| -> Result<bool, VclError> {
+        // SAFETY: as in tenant().
+        unsafe {
+            let args = args.as_ref().ok_or("no arguments")?;
+            let name = bytes(VCL_STRING(args.tenant.0)).unwrap_or_default();
+            let key =
+                (args.valid_key != 0).then(|| bytes(VCL_STRING(args.key.0)).unwrap_or_default());
+            let done = registered(args.arg1)?.director().rollback(name, key);
+            Ok(said(ctx, "rollback", name, done))
+        }
+    });
+    VCL_BOOL(fail_on_error(ctx, result.flatten()).unwrap_or(false).into())
+}
+
+/// Logs why a function gives false.
+///
+/// SAFETY: varnishd called us with `ctx`.
+unsafe fn said(
+    ctx: *const vrt_ctx,
+    function: &str,
+    tenant: &[u8],
+    done: Result<(), String>,
+) -> bool {
+    let Err(reason) = done else { return true };
+    let text = format!(
+        "kvm.{function}(\"{}\"): {reason}",
+        tenant[..tenant.len().min(100)].escape_ascii()
+    );
+    // SAFETY: as the caller promises.
+    let mut ctx = unsafe { Ctx::from_ptr(ctx) };
+    for record in logging::records(text.as_bytes()) {
+        ctx.log(LogTag::VclError, &record);
+    }
+    false
+}
+
+/// `kvm.program_version()`
+unsafe extern "C" fn program_version(
+    ctx: *const vrt_ctx,
+    vcl: *mut vmod_priv,
+    tenant: VCL_STRING,
+) -> VCL_STRING {
+    let result = guard(|| -> Result<VCL_STRING, VclError> {
+        // SAFETY: as in tenant().
+        unsafe {
+            let name = bytes(tenant).unwrap_or_default();
+            let Some(version) = registered(vcl)?.director().version(name) else {
+                return Ok(VCL_STRING(ptr::null()));
+            };
+            let mut ctx = Ctx::from_ptr(ctx);
+            let text = ctx
+                .ws
+                .copy_bytes_with_null(version.to_string().as_bytes())?;
+            Ok(VCL_STRING(text.b))
+        }
+    });
+    fail_on_error(ctx, result.flatten()).unwrap_or(VCL_STRING(ptr::null()))
 }
 
 /// `kvm.tenant_is_ready()`

@@ -113,7 +113,12 @@ mod tests {
         let key = Key::given(b"correct horse");
         assert_eq!(key.check(b"correct horse"), Ok(()));
         assert_eq!(key.check(b" correct horse\n"), Ok(()));
-        for wrong in [&b"x"[..], b"correct hors", b"correct horse ?", &[b'x'; 10_000]] {
+        for wrong in [
+            &b"x"[..],
+            b"correct hors",
+            b"correct horse ?",
+            &[b'x'; 10_000],
+        ] {
             assert_eq!(key.check(wrong), Err(Denied::Wrong));
         }
         assert_eq!(key.check(b""), Err(Denied::NoKey));
@@ -138,7 +143,10 @@ mod tests {
         std::fs::write(&path, "a\n").unwrap();
         assert_eq!(key.check(b"a"), Ok(()));
         std::fs::write(&path, "b").unwrap();
-        assert_eq!((key.check(b"a"), key.check(b"b")), (Err(Denied::Wrong), Ok(())));
+        assert_eq!(
+            (key.check(b"a"), key.check(b"b")),
+            (Err(Denied::Wrong), Ok(()))
+        );
         std::fs::write(&path, "\n").unwrap();
         assert_eq!(key.check(b"b"), Err(Denied::Disabled));
         std::fs::write(&path, [b'a'; 5000]).unwrap();

@@ -11,9 +11,9 @@ use std::sync::{Arc, LazyLock, Weak};
 use parking_lot::Mutex;
 use rustix::fs::OFlags;
 
-use crate::{boot, watch};
 use crate::settings::Settings;
 use crate::tenant::{State, Tenant};
+use crate::{boot, watch};
 
 /// By name and path. More than one only while VCLs with different settings, or of different times, are loaded.
 type Tenants = HashMap<(String, PathBuf), Vec<Weak<Tenant>>>;

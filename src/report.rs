@@ -45,11 +45,16 @@ pub fn details(tenants: &[Arc<Tenant>]) -> String {
         let (state, forks, why) = match tenant.state() {
             State::Booting => ("booting", String::new(), String::new()),
             State::Failed(reason) => ("failed", String::new(), format!(": {reason}")),
-            State::Ready(program) => {
-                let stats = program.stats();
+            State::Ready(release) => {
+                let stats = release.program.stats();
                 (
                     "ready",
-                    format!(" forks={} idle={}", stats.forks, stats.idle),
+                    format!(
+                        " version={} forks={} idle={}",
+                        release.version.short(),
+                        stats.forks,
+                        stats.idle
+                    ),
                     String::new(),
                 )
             }
@@ -81,9 +86,10 @@ pub fn details_json(tenants: &[Arc<Tenant>]) -> String {
                     figures["state"] = "failed".into();
                     figures["reason"] = (*reason).into();
                 }
-                State::Ready(program) => {
-                    let stats = program.stats();
+                State::Ready(release) => {
+                    let stats = release.program.stats();
                     figures["state"] = "ready".into();
+                    figures["version"] = release.version.to_string().into();
                     figures["forks"] = stats.forks.into();
                     figures["idle"] = stats.idle.into();
                 }

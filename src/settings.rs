@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use forkvm::{Config, Limits, WarmUp};
 
+use crate::keys::Key;
 use crate::{name, words};
 
 const KIB: i64 = 1 << 10;
@@ -36,6 +37,13 @@ pub struct Given<'a> {
     pub warmup: i64,
     pub warmup_url: &'a [u8],
     pub warmup_method: &'a [u8],
+    pub update_key: &'a [u8],
+    pub update_key_file: &'a [u8],
+    pub state_dir: &'a [u8],
+    pub keep_versions: i64,
+    pub update_without_state: bool,
+    pub watch: bool,
+    pub version_header: bool,
 }
 
 /// A tenant's settings. Equal settings and the same file are the same program.
@@ -45,6 +53,18 @@ pub struct Settings {
     pub path: PathBuf,
     /// Whether the program's stdout and stderr go to the log.
     pub stdout: bool,
+    /// Who may update it.
+    pub key: Key,
+    /// The folder that its updates are stored in, each tenant's in one of its own.
+    pub state_dir: PathBuf,
+    /// How many earlier programs are kept.
+    pub keep_versions: usize,
+    /// Whether an update goes on from the beginning when the state can't be handed over.
+    pub update_without_state: bool,
+    /// Whether a change of the file at `path` is an update.
+    pub watch: bool,
+    /// Whether responses say which program made them.
+    pub version_header: bool,
     /// What the engine needs to know.
     pub config: Config,
 }
@@ -134,9 +154,24 @@ impl Settings {
                 format!("is not absolute: {current_working_directory:?}"),
             ));
         }
+        let keep_versions = match usize::try_from(given.keep_versions) {
+            Ok(n @ 0..=100) => n,
+            _ => {
+                return Err((
+                    "keep_versions",
+                    format!("is {}, must be 0 to 100", given.keep_versions),
+                ));
+            }
+        };
         Ok(Self {
             path: path.into(),
             stdout: given.stdout,
+            key: key(given)?,
+            state_dir: state_dir(given, path)?,
+            keep_versions,
+            update_without_state: given.update_without_state,
+            watch: given.watch,
+            version_header: given.version_header,
             config: Config {
                 group: text("group", given.group)?.into(),
                 main_arguments: list("main_arguments", given.main_arguments)?,
@@ -151,6 +186,36 @@ impl Settings {
             },
         })
     }
+}
+
+/// The key for updates, of which there may be one.
+fn key(given: &Given<'_>) -> Result<Key, (&'static str, String)> {
+    let file = text("update_key_file", given.update_key_file)?;
+    if file.is_empty() {
+        return Ok(Key::given(given.update_key));
+    }
+    if !given.update_key.is_empty() {
+        return Err(("update_key", "and update_key_file are both given".into()));
+    }
+    if !Path::new(file).is_absolute() {
+        return Err(("update_key_file", format!("is not absolute: {file:?}")));
+    }
+    Ok(Key::File(file.into()))
+}
+
+/// Where updates are stored: beside the program unless set.
+fn state_dir(given: &Given<'_>, path: &str) -> Result<PathBuf, (&'static str, String)> {
+    let dir = text("state_dir", given.state_dir)?;
+    if dir.is_empty() {
+        return Ok(Path::new(path)
+            .parent()
+            .unwrap_or(Path::new("/"))
+            .to_owned());
+    }
+    if !Path::new(dir).is_absolute() {
+        return Err(("state_dir", format!("is not absolute: {dir:?}")));
+    }
+    Ok(dir.into())
 }
 
 /// The warm-up requests; none for 0 of them.
@@ -233,6 +298,13 @@ mod tests {
             warmup: 0,
             warmup_url: b"/",
             warmup_method: b"GET",
+            update_key: b"",
+            update_key_file: b"",
+            state_dir: b"",
+            keep_versions: 2,
+            update_without_state: false,
+            watch: false,
+            version_header: false,
         }
     }
 
@@ -262,9 +334,25 @@ mod tests {
     }
 
     #[test]
+    fn updates_are_stored_beside_the_program_or_where_it_is_said() {
+        let settings = Settings::check(&given()).unwrap();
+        assert_eq!(settings.state_dir, Path::new("/srv"));
+        assert!(!settings.key.is_set());
+        let settings = Settings::check(&Given {
+            state_dir: b"/var/lib/kvm",
+            update_key: b"secret",
+            ..given()
+        });
+        let settings = settings.unwrap();
+        assert_eq!(settings.state_dir, Path::new("/var/lib/kvm"));
+        assert!(settings.key.is_set());
+        assert!(!format!("{settings:?}").contains("secret"));
+    }
+
+    #[test]
     fn bad_settings_name_tenant_and_setting() {
         type Spoil = fn(&mut Given<'static>);
-        let spoils: [(&str, Spoil); 25] = [
+        let spoils: [(&str, Spoil); 30] = [
             ("name", |g| g.name = b""),
             ("name", |g| g.name = b"a b"),
             ("path", |g| g.path = b""),
@@ -293,6 +381,13 @@ mod tests {
             ("allowed_paths", |g| g.allowed_paths = b"etc"),
             ("current_working_directory", |g| {
                 g.current_working_directory = b""
+            }),
+            ("keep_versions", |g| g.keep_versions = -1),
+            ("keep_versions", |g| g.keep_versions = 101),
+            ("state_dir", |g| g.state_dir = b"var"),
+            ("update_key_file", |g| g.update_key_file = b"key"),
+            ("update_key", |g| {
+                (g.update_key, g.update_key_file) = (b"a", b"/key");
             }),
         ];
         for (setting, spoil) in spoils {

@@ -30,7 +30,13 @@ impl Temporary {
         let lock = self.store.lock().unwrap();
         let before = before.map(program);
         self.store
-            .commit(&lock, "t", &program(elf), base.map(version), before.as_ref())
+            .commit(
+                &lock,
+                "t",
+                &program(elf),
+                base.map(version),
+                before.as_ref(),
+            )
             .unwrap();
     }
 
@@ -101,7 +107,11 @@ fn so_many_versions_are_kept() {
 
     // Two that take turns are two files.
     for n in 0..6 {
-        t.update(&format!("a{}", n % 2), Some("path"), Some(&format!("a{}", (n + 1) % 2)));
+        t.update(
+            &format!("a{}", n % 2),
+            Some("path"),
+            Some(&format!("a{}", (n + 1) % 2)),
+        );
     }
     assert_eq!(t.store.manifest().unwrap().unwrap().previous.len(), 2);
 
@@ -154,8 +164,13 @@ fn one_changes_it_at_a_time() {
 
 #[test]
 fn a_folder_that_can_not_be_is_named() {
-    let error = Store::new(Path::new("/proc/nowhere"), "t", 1).lock().unwrap_err();
-    assert!(error.to_string().contains("/proc/nowhere/t.versions"), "{error}");
+    let error = Store::new(Path::new("/proc/nowhere"), "t", 1)
+        .lock()
+        .unwrap_err();
+    assert!(
+        error.to_string().contains("/proc/nowhere/t.versions"),
+        "{error}"
+    );
     // A name that could leave the folder does not.
     let store = Store::new(Path::new("/state"), "..", 1);
     assert_eq!(store.folder, Path::new("/state/...versions"));

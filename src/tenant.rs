@@ -141,7 +141,10 @@ impl Tenant {
         loop {
             match &*state {
                 State::Booting if !late => {
-                    late = self.becomes_settled.wait_until(&mut state, deadline).timed_out();
+                    late = self
+                        .becomes_settled
+                        .wait_until(&mut state, deadline)
+                        .timed_out();
                 }
                 settled => return settled.clone(),
             }

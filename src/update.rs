@@ -290,9 +290,7 @@ fn store(
     });
     let base = path.as_ref().map(|path| path.version);
     if rollback {
-        return tenant
-            .store
-            .go_back(lock, tenant.name(), elf.version, base);
+        return tenant.store.go_back(lock, tenant.name(), elf.version, base);
     }
     // The first update's program before is not in the store yet, but in path.
     let before = path.filter(|path| Some(path.version) == previous);

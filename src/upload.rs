@@ -6,7 +6,7 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 use varnish::vcl::{LogTag, VclError};
 
-use crate::fetch::{Fetch, Target};
+use crate::fetch::Fetch;
 use crate::keys::Denied;
 use crate::logging;
 use crate::request::{BadBody, Body};
@@ -102,7 +102,12 @@ pub fn respond(
     let response = match carry_out(fetch, tenant.as_ref(), order) {
         Ok(done) => {
             let changed = done.previous != Some(done.version);
-            answer(fetch, if changed { 201 } else { 200 }, name, &of_done(name, &done))
+            answer(
+                fetch,
+                if changed { 201 } else { 200 },
+                name,
+                &of_done(name, &done),
+            )
         }
         Err(No::Unreadable(what)) => return Err(format!("tenant {name}: upload: {what}")),
         Err(no) => {

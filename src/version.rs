@@ -82,7 +82,14 @@ mod tests {
         assert_eq!(version.to_string(), text);
         assert_eq!(text.to_uppercase().parse(), Ok(version));
         assert_eq!(version.short(), "ba7816bf8f01");
-        for bad in ["", "ba78", &text[1..], &format!("{text}0"), &text.replace('a', "g"), "é".repeat(32).as_str()] {
+        for bad in [
+            "",
+            "ba78",
+            &text[1..],
+            &format!("{text}0"),
+            &text.replace('a', "g"),
+            "é".repeat(32).as_str(),
+        ] {
             assert_eq!(bad.parse::<Version>(), Err(NotAVersion), "{bad}");
         }
     }
