@@ -375,6 +375,26 @@ static void malloc_oom(void)
 	}
 }
 
+// Memory that the system writes, not the program: over a small memory limit at once, else for ever.
+static void oom_system(void)
+{
+	const size_t size = 12 << 20, step = 64 << 10;
+	char *piece = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+	for (size_t i = 0;; i = (i + step) % size)
+		syscall(SYS_getrandom, piece + i, step, 0);
+}
+
+// And by the host, a few bytes in each page.
+static void oom_host(void)
+{
+	const size_t size = 12 << 20;
+	char *piece = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+	for (size_t i = 0;; i = (i + PAGE) % size)
+		get_meminfo((struct kvm_meminfo *)(piece + i));
+}
+
 // ---------------------------------------------------------------- wrong responses
 
 static void bad_response_pointer(void) { backend_response(200, "text/plain", 10, at(UNMAPPED), 100); }
@@ -753,6 +773,8 @@ static const struct way {
 	{"loop-sleep", LIMITS, loop_sleep},
 	{"oom", LIMITS, oom},
 	{"malloc-oom", LIMITS, malloc_oom},
+	{"oom-system", LIMITS, oom_system},
+	{"oom-host", LIMITS, oom_host},
 	{"bad-response-pointer", FAILS, bad_response_pointer},
 	{"bad-response-kernel", FAILS, bad_response_kernel},
 	{"bad-response-noncanonical", FAILS, bad_response_noncanonical},

@@ -143,6 +143,10 @@ impl Machine {
     /// Runs the guest, serving its system calls, until something else happens. `deadline` is that of `start`.
     pub fn run(&mut self, deadline: Instant, host: &mut dyn Host) -> Event {
         loop {
+            // What the host writes is not in the ring, which a program that only makes calls never fills.
+            if self.over_memory_limit() {
+                return Event::Ended(Cause::MemoryLimit);
+            }
             let exit = self.vcpu.run();
             self.residue = match exit {
                 Exit::Out(_) | Exit::Interrupted | Exit::RingFull => Residue::Clean,

@@ -289,6 +289,22 @@ fn a_requests_memory_is_limited() {
     tenant.assert_pristine();
 }
 
+/// What the host writes for a request counts at once, not only when the request ends.
+#[test]
+fn memory_that_system_calls_write_is_limited() {
+    kvm_or_skip!();
+    let tenant = Tenant::boot_with("crash", |config| {
+        config.limits.max_memory = 32 << 20;
+        config.limits.max_request_memory = 4 << 20;
+    });
+    for way in ["/oom-system", "/oom-host"] {
+        let failure = tenant.failure(way).to_string();
+        assert!(failure.contains("max_request_memory"), "{way}: {failure}");
+        assert_eq!(tenant.get("/ok").text(), "ok\n");
+    }
+    tenant.assert_pristine();
+}
+
 /// A limit of nothing still leaves what the engine itself writes, or refuses; it does not hang or panic.
 #[test]
 fn limits_of_nothing() {
