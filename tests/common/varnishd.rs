@@ -134,6 +134,8 @@ impl Varnishd {
     /// The same, where failure is an option.
     pub fn try_admin(&self, command: &[&str]) -> Result<String, String> {
         let output = Command::new(program("varnishadm", "VARNISHADM"))
+            // A VCL is compiled by cc, which takes its time on a busy machine; varnishadm waits 5 s unless told.
+            .args(["-t", "60"])
             .arg("-n")
             .arg(self.dir.join("n"))
             .args(command)
