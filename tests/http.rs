@@ -391,7 +391,11 @@ fn vcls_are_reloaded_and_discarded_while_requests_run() {
     let vcl_init = |n: u32| {
         format!(
             r#"kvm.tenant("t", "GUESTS/{}", concurrency = 4, max_wait = 8s, environment = "N={n}");"#,
-            if n.is_multiple_of(2) { "hello" } else { "counter" }
+            if n.is_multiple_of(2) {
+                "hello"
+            } else {
+                "counter"
+            }
         )
     };
     let varnish = Varnishd::start(&vcl_init(0));
