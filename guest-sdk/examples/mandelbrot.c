@@ -6,6 +6,8 @@
 // optional. The path does not matter.
 //
 // Built with -DNATIVE it writes the picture of argv[1] to stdout, without a virtual machine.
+//
+// LDLIBS: -lpng16 -lz -lm
 
 #include <kvm_api.h>
 

@@ -7,6 +7,8 @@
 //                            starts from the database as main() left it
 //
 // Answers are JSON. Text from the URL only ever reaches SQL as a bound parameter.
+//
+// LDLIBS: -lsqlite3 -lm
 
 #include <kvm_api.h>
 

@@ -5,9 +5,8 @@ use std::process::ExitCode;
 
 use clap::Args;
 use sha2::{Digest, Sha256};
-use ureq::http::HeaderValue;
 
-use crate::nodes::{Body, EXIT_STATUS, Nodes, Outcome, post};
+use crate::nodes::{Body, EXIT_STATUS, Key, Nodes, Outcome, Post, Question};
 
 /// Arguments of `forkvm upload`.
 #[derive(Debug, Args)]
@@ -19,51 +18,54 @@ pub struct Upload {
     nodes: Nodes,
 }
 
-/// What there is to send.
-struct Parcel {
-    program: Vec<u8>,
-    version: String,
-    headers: Vec<(&'static str, HeaderValue)>,
-}
-
 impl Upload {
     /// Uploads it. The exit status is in [`EXIT_STATUS`].
     pub fn execute(&self) -> ExitCode {
-        let parcel = match self.parcel() {
-            Ok(parcel) => parcel,
-            Err(what) => {
+        let read = || Ok((self.program()?, self.nodes.key()?));
+        let (program, key) = match read() {
+            Ok(read) => read,
+            Err::<_, String>(what) => {
                 eprintln!("forkvm: {what}");
                 return ExitCode::FAILURE;
             }
         };
-        self.nodes.each(|url| {
-            let mut body = Body::new(url, &parcel.program);
-            let answer = post(url, &parcel.headers, &mut body, self.nodes.timeout);
-            Outcome::of(answer, Some(&parcel.version), self.nodes.timeout)
-        })
+        let version = version(&program);
+        self.nodes
+            .each(|url| self.send(url, &program, &version, key.as_ref()))
     }
 
-    fn parcel(&self) -> Result<Parcel, String> {
+    fn program(&self) -> Result<Vec<u8>, String> {
         let path = self.program.display();
         let program = std::fs::read(&self.program).map_err(|error| format!("{path}: {error}"))?;
         forkvm::check_elf(&program).map_err(|error| format!("{path}: {error}"))?;
-        let version: String = Sha256::digest(&program)
-            .iter()
-            .map(|byte| format!("{byte:02x}"))
-            .collect();
-        let mut headers = self.nodes.headers()?;
-        for (name, value) in [
-            ("Content-Type", "application/octet-stream"),
-            ("Content-Length", &program.len().to_string()),
-            ("X-Sha256", &version),
-        ] {
-            let value = HeaderValue::from_str(value).map_err(|error| format!("{name}: {error}"))?;
-            headers.push((name, value));
-        }
-        Ok(Parcel {
-            program,
-            version,
-            headers,
-        })
+        Ok(program)
     }
+
+    fn send(&self, url: &str, program: &[u8], version: &str, key: Option<&Key>) -> Outcome {
+        let post = Post {
+            tenant: &self.nodes.tenant,
+            key,
+            headers: &[
+                ("Content-Type", "application/octet-stream"),
+                ("Content-Length", &program.len().to_string()),
+                ("X-Sha256", version),
+            ],
+            timeout: self.nodes.timeout,
+        };
+        let answer = post.send(url, &mut Body::new(url, program));
+        let question = Question {
+            version: Some(version),
+            secret: key.map(|key| key.header().as_bytes()),
+            timeout: self.nodes.timeout,
+        };
+        Outcome::of(answer, &question)
+    }
+}
+
+/// What an update's answer calls a program.
+fn version(program: &[u8]) -> String {
+    Sha256::digest(program)
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect()
 }

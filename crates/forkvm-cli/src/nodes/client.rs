@@ -6,12 +6,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use ureq::config::{AutoHeaderValue, Config};
-use ureq::http::HeaderValue;
 use ureq::unversioned::resolver::DefaultResolver;
 use ureq::unversioned::transport::{
     Buffers, ConnectionDetails, Connector, NextTimeout, TcpConnector, Transport,
 };
 use ureq::{Agent, Error, SendBody};
+
+use super::key::Key;
 
 /// Longest time to find a node's address, and to connect.
 const CONNECT: Duration = Duration::from_secs(5);
@@ -38,34 +39,48 @@ pub enum Lost {
     Broken(String),
 }
 
-/// Sends a body with these headers.
-pub fn post(
-    url: &str,
-    headers: &[(&str, HeaderValue)],
-    body: &mut dyn Read,
-    timeout: Duration,
-) -> Result<Answer, Lost> {
-    let line = Arc::new(Line::default());
-    let connector = ().chain(TcpConnector::default()).chain(Watch(line.clone()));
-    let agent = Agent::with_parts(config(timeout), connector, DefaultResolver::default());
-    let mut request = agent.post(url);
-    for (name, value) in headers {
-        request = request.header(*name, value);
+/// A POST.
+pub struct Post<'a> {
+    /// The tenant, which goes into the Host header.
+    pub tenant: &'a str,
+    /// What allows it.
+    pub key: Option<&'a Key>,
+    /// More headers.
+    pub headers: &'a [(&'a str, &'a str)],
+    /// Longest time for all of it.
+    pub timeout: Duration,
+}
+
+impl Post<'_> {
+    /// Sends it with this body.
+    pub fn send(&self, url: &str, body: &mut dyn Read) -> Result<Answer, Lost> {
+        let line = Arc::new(Line::default());
+        let connector = ().chain(TcpConnector::default()).chain(Watch(line.clone()));
+        let agent = Agent::with_parts(config(self.timeout), connector, DefaultResolver::default());
+        let mut request = agent.post(url).header("Host", self.tenant);
+        // The header says what the request is: it is there without a key too, for the node to ask for one.
+        request = match self.key {
+            Some(key) => request.header("X-LiveUpdate", key.header()),
+            None => request.header("X-LiveUpdate", ""),
+        };
+        for &(name, value) in self.headers {
+            request = request.header(name, value);
+        }
+        let mut response = request
+            .send(SendBody::from_reader(&mut &mut *body))
+            .map_err(|error| line.lost(error))?;
+        let mut body = Vec::new();
+        // The status says what happened; a body that ends too early explains less.
+        let _ = response
+            .body_mut()
+            .as_reader()
+            .take(MOST_ANSWER)
+            .read_to_end(&mut body);
+        Ok(Answer {
+            status: response.status().as_u16(),
+            body,
+        })
     }
-    let mut response = request
-        .send(SendBody::from_reader(&mut &mut *body))
-        .map_err(|error| line.lost(error))?;
-    let mut body = Vec::new();
-    // The status says what happened; a body that ends too early explains less.
-    let _ = response
-        .body_mut()
-        .as_reader()
-        .take(MOST_ANSWER)
-        .read_to_end(&mut body);
-    Ok(Answer {
-        status: response.status().as_u16(),
-        body,
-    })
 }
 
 fn config(timeout: Duration) -> Config {

@@ -11,14 +11,14 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Args;
-use ureq::http::{HeaderValue, Uri};
+use ureq::http::Uri;
 
-pub use client::post;
-pub use outcome::Outcome;
+pub use client::Post;
+pub use key::Key;
+pub use outcome::{Outcome, Question};
 pub use progress::Body;
 
 use crate::run::parse_seconds;
-use key::Key;
 
 /// What the commands that talk to nodes say about their exit status.
 pub const EXIT_STATUS: &str = "\
@@ -44,7 +44,7 @@ pub struct Nodes {
     /// A node's address, such as http://127.0.0.1:8080; may be given several times.
     #[arg(short, long = "url", value_name = "URL", required = true, value_parser = parse_url)]
     urls: Vec<String>,
-    /// The file with the tenant's update key; a line end after the key does not count.
+    /// The file with the tenant's update key; white space around the key does not count.
     #[arg(short, long, value_name = "FILE", conflicts_with = "key_env")]
     key_file: Option<PathBuf>,
     /// The environment variable with the tenant's update key.
@@ -89,24 +89,19 @@ fn parse_url(text: &str) -> Result<String, String> {
 }
 
 impl Nodes {
-    /// The headers that name the tenant and allow an update, with a warning on standard error if the key is no secret.
-    pub fn headers(&self) -> Result<Vec<(&'static str, HeaderValue)>, String> {
-        let host = HeaderValue::from_str(&self.tenant)
-            .map_err(|_| format!("--tenant {}: not a name", self.tenant))?;
-        let mut headers = vec![("Host", host)];
-        let key = match (&self.key_file, &self.key_env) {
+    /// The key, if there is one, with a warning on standard error if everyone can read it.
+    pub fn key(&self) -> Result<Option<Key>, String> {
+        match (&self.key_file, &self.key_env) {
             (Some(path), _) => {
                 let (key, warning) = Key::from_file(path)?;
                 if let Some(warning) = warning {
                     eprintln!("forkvm: warning: {warning}");
                 }
-                Some(key)
+                Ok(Some(key))
             }
-            (None, Some(variable)) => Some(Key::from_environment(variable)?),
-            (None, None) => None,
-        };
-        headers.extend(key.map(|key| ("X-LiveUpdate", key.header().clone())));
-        Ok(headers)
+            (None, Some(variable)) => Key::from_environment(variable).map(Some),
+            (None, None) => Ok(None),
+        }
     }
 
     /// Asks one node after another: a program that does not start stops at the first one, and never are all of them

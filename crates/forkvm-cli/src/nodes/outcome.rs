@@ -23,6 +23,16 @@ const LAST_LINES: usize = 20;
 /// How many characters of a reason that is not in JSON.
 const LONGEST_REASON: usize = 300;
 
+/// What was asked of a node, to read its answer by.
+pub struct Question<'a> {
+    /// The version that has to run now, if it is known.
+    pub version: Option<&'a str>,
+    /// The key: a server that sends it back does not get it onto the screen.
+    pub secret: Option<&'a [u8]>,
+    /// How long was waited at most.
+    pub timeout: Duration,
+}
+
 /// How it went at one node.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Outcome {
@@ -48,39 +58,39 @@ pub enum Outcome {
 }
 
 impl Outcome {
-    /// Reads an answer, or says why there is none. `version` is the one that must run now, if it is known.
-    pub fn of(answer: Result<Answer, Lost>, version: Option<&str>, timeout: Duration) -> Self {
+    /// Reads an answer, or says why there is none.
+    pub fn of(answer: Result<Answer, Lost>, question: &Question<'_>) -> Self {
         let answer = match answer {
             Ok(answer) => answer,
             Err(Lost::Unreachable(why)) => return Self::Unreachable(why),
-            Err(Lost::TimedOut) => return Self::TimedOut(timeout),
+            Err(Lost::TimedOut) => return Self::TimedOut(question.timeout),
             Err(Lost::Broken(why)) => return Self::Broken(why),
         };
         let json = serde_json::from_slice(&answer.body).unwrap_or(Value::Null);
-        match answer.status {
-            200 | 201 => match json["version"].as_str() {
-                Some(runs) if version.is_none_or(|version| version.eq_ignore_ascii_case(runs)) => {
-                    Self::Done(done(answer.status, runs, &json))
+        let text = |name: &str| json[name].as_str().map(|text| question.printable(text));
+        let status = answer.status;
+        match status {
+            200 | 201 => match text("version") {
+                Some(runs) if question.version.is_none_or(|version| version == runs) => {
+                    let ready_ms = json["ready_ms"].as_f64();
+                    Self::Done(done(status, &runs, text("previous"), ready_ms))
                 }
                 Some(runs) => Self::Broken(format!(
-                    "{} says that version {} runs now, which is not this program",
-                    answer.status,
-                    short(runs)
+                    "{status} says that version {} runs now, which is not this program",
+                    short(&runs)
                 )),
                 // Such as the page of a tenant's program, or of another server.
-                None => Self::Broken(format!(
-                    "{} is not the answer of a live update; {IS_IT_SET_UP}",
-                    answer.status
-                )),
+                None => Self::Broken(not_an_update(status)),
             },
             400.. => Self::Refused {
-                status: answer.status,
-                reason: reason(&json, &answer),
-                output: printable(json["stderr"].as_str().unwrap_or_default()),
+                status,
+                reason: text("error").unwrap_or_else(|| {
+                    let body = String::from_utf8_lossy(&answer.body);
+                    reason(&question.printable(body.trim()))
+                }),
+                output: text("stderr").unwrap_or_default(),
             },
-            status => Self::Broken(format!(
-                "{status} is not the answer of a live update; {IS_IT_SET_UP}"
-            )),
+            status => Self::Broken(not_an_update(status)),
         }
     }
 
@@ -150,38 +160,56 @@ impl Outcome {
     }
 }
 
+impl Question<'_> {
+    /// Text from the network without the key, and without what could steer a terminal.
+    fn printable(&self, text: &str) -> String {
+        let secret = String::from_utf8_lossy(self.secret.unwrap_or_default());
+        let text = match &*secret {
+            "" => text.to_owned(),
+            secret => text.replace(secret, "[the key]"),
+        };
+        text.chars()
+            .map(|c| match c {
+                '\n' | '\t' => c,
+                c if c.is_control() => char::REPLACEMENT_CHARACTER,
+                c => c,
+            })
+            .collect()
+    }
+}
+
 const IS_IT_SET_UP: &str = "does its VCL have live updates (include vcl/kvm.vcl)?";
 
-fn done(status: u16, version: &str, json: &Value) -> String {
+fn not_an_update(status: u16) -> String {
+    format!("{status} is not the answer of a live update; {IS_IT_SET_UP}")
+}
+
+fn done(status: u16, version: &str, previous: Option<String>, ready_ms: Option<f64>) -> String {
     let mut line = format!("{status} version {}", short(version));
     if status == 200 {
         line += ", which it had already";
         return line;
     }
-    if let Some(previous) = json["previous"].as_str() {
-        let _ = write!(line, " (was {})", short(previous));
+    if let Some(previous) = previous {
+        let _ = write!(line, " (was {})", short(&previous));
     }
-    if let Some(ms) = json["ready_ms"].as_f64() {
+    if let Some(ms) = ready_ms {
         let _ = write!(line, ", ready in {ms:.0} ms");
     }
     line
 }
 
 fn short(version: &str) -> String {
-    printable(version).chars().take(SHORT).collect()
+    version.chars().take(SHORT).collect()
 }
 
-fn reason(json: &Value, answer: &Answer) -> String {
-    if let Some(reason) = json["error"].as_str() {
-        return printable(reason);
-    }
-    let text = String::from_utf8_lossy(&answer.body);
-    let text = text.trim();
+/// A reason that is not in JSON.
+fn reason(body: &str) -> String {
     // Varnish's own error pages are HTML.
-    if text.is_empty() || text.starts_with('<') {
+    if body.is_empty() || body.starts_with('<') {
         return format!("without a reason; {IS_IT_SET_UP}");
     }
-    printable(text).chars().take(LONGEST_REASON).collect()
+    body.chars().take(LONGEST_REASON).collect()
 }
 
 /// What to do about a status.
@@ -198,15 +226,4 @@ fn advice(status: u16, tenant: &str) -> Option<String> {
         503 => "The node can't take it now: try again, and see its log (varnishlog -g raw -q 'Error ~ kvm:').".into(),
         _ => return None,
     })
-}
-
-/// Text from the network without what could steer a terminal.
-fn printable(text: &str) -> String {
-    text.chars()
-        .map(|c| match c {
-            '\n' | '\t' => c,
-            c if c.is_control() => char::REPLACEMENT_CHARACTER,
-            c => c,
-        })
-        .collect()
 }
