@@ -1,6 +1,6 @@
 //! Runs every tests/*.vtc with the real varnishtest, one test each.
 //!
-//! In them `${vmod}` is the VMOD, and `${guests}` the folder of the guest programs.
+//! In them `${vmod}` is the VMOD, `${guests}` the folder of the guest programs, and `${root}` that of this package.
 
 mod common;
 
@@ -19,6 +19,7 @@ fn run(name: &str) {
         .args(["-t", "120"])
         .arg(format!("-Dvmod={}", common::vmod().display()))
         .arg(format!("-Dguests={}", common::guests().display()))
+        .arg(format!("-Droot={}", env!("CARGO_MANIFEST_DIR")))
         .arg(
             Path::new(env!("CARGO_MANIFEST_DIR"))
                 .join("tests")
@@ -71,6 +72,10 @@ vtc! {
     reload
     settings
     target
+    update
+    update_reload
+    update_state
+    update_vcl
     vcl_ways
     warmup
 }
