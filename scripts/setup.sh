@@ -15,7 +15,7 @@ here=$(dirname "$(readlink -f "$0")")
 # Raise the number when the way Vinyl is installed changes.
 vinyl_want="vinyl-cache 9.0 recipe 1"
 packages="
-    build-essential autoconf automake libtool pkg-config git curl ca-certificates procps
+    build-essential autoconf automake libtool pkg-config git curl ca-certificates procps gdb
     libpcre2-dev libedit-dev libncurses-dev libjemalloc-dev
     python3 python3-docutils python3-sphinx patchelf
     libclang1-14 libclang-common-14-dev

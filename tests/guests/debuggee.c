@@ -82,7 +82,9 @@ static void my_handler(const char *url)
 	} else if (path_is(url, "/asks")) {
 		say("asks %d\n", asks(number));
 	} else {
-		say("triple %d requests %d debug %d code %d\n", triple(number), requests, is_debug(), checksum(triple));
+		int result = triple(number);
+
+		say("triple %d requests %d debug %d code %d\n", result, requests, is_debug(), checksum(triple));
 	}
 	done(200);
 }

@@ -63,7 +63,8 @@ pub struct Permit<'a>(&'a Gate);
 impl Gate {
     /// Takes the place, if it is free.
     pub fn enter(&self) -> Option<Permit<'_>> {
-        (!self.0.swap(true, Ordering::AcqRel)).then_some(Permit(self))
+        // Not `then_some`: a permit made in vain would free the place when dropped.
+        (!self.0.swap(true, Ordering::AcqRel)).then(|| Permit(self))
     }
 }
 
@@ -374,10 +375,15 @@ impl<'a> Run<'_, '_, 'a> {
         };
         let at = listener.address();
         let why = match stop {
-            Stop::Entry => "at its handler's entry",
-            Stop::Hypercall => "at breakpoint()",
-            Stop::Exception(_) => "at an exception",
-            _ => "stopped",
+            Stop::Entry => "at its handler's entry".into(),
+            Stop::Hypercall => "at breakpoint()".into(),
+            Stop::Exception(exception) => format!(
+                "at {:#x} after exception {} ({})",
+                exception.rip,
+                exception.vector,
+                session::signal(exception)
+            ),
+            _ => "where it stopped".to_owned(),
         };
         host.note(&format!(
             "debugger: tenant {tenant} waits {why} for gdb on {at}, {timeout:?} (debug_timeout) at most \

@@ -8,6 +8,7 @@
     clippy::expect_used
 )]
 
+pub mod gdb;
 pub mod sums;
 
 use std::fs::OpenOptions;
