@@ -20,7 +20,8 @@ pub struct Varnishd {
 }
 
 impl Varnishd {
-    /// Starts it with these lines in vcl_init. Every request is passed to kvm.backend().
+    /// Starts it with these lines in vcl_init. Every request is passed to kvm.backend(), or with a header X-LiveUpdate to
+    /// kvm.live_update().
     pub fn start(vcl_init: &str) -> Self {
         Self::start_with(vcl_init, &[])
     }
@@ -81,7 +82,12 @@ impl Varnishd {
             backend default none;
             sub vcl_init {{ {vcl_init} }}
             sub vcl_recv {{ return (pass); }}
-            sub vcl_backend_fetch {{ set bereq.backend = kvm.backend(); }}",
+            sub vcl_backend_fetch {{
+                set bereq.backend = kvm.backend();
+                if (bereq.http.X-LiveUpdate) {{
+                    set bereq.backend = kvm.live_update(bereq.http.Host, bereq.http.X-LiveUpdate);
+                }}
+            }}",
             vmod = vmod().display(),
             vcl_init = vcl_init.replace("GUESTS", &guests().display().to_string()),
         )
@@ -190,6 +196,31 @@ impl Varnishd {
             .collect()
     }
 
+    /// Ends the child the hard way, at once.
+    pub fn kill_child(&self) {
+        let pid = self.child().pid.try_into().unwrap();
+        let pid = rustix::process::Pid::from_raw(pid).unwrap();
+        rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+    }
+
+    /// Starts a child in the place of the killed one.
+    pub fn start_child(&mut self) {
+        let start = Instant::now();
+        while !self
+            .try_admin(&["status"])
+            .is_ok_and(|status| status.contains("stopped"))
+        {
+            assert!(
+                start.elapsed() < Duration::from_secs(30),
+                "{}",
+                self.output()
+            );
+            thread::sleep(Duration::from_millis(20));
+        }
+        self.admin(&["start"]);
+        self.port = self.wait_for_port();
+    }
+
     /// The process that serves, and how much it holds.
     pub fn child(&self) -> ChildProcess {
         let manager = self.manager.id();
@@ -219,6 +250,25 @@ impl ChildProcess {
         targets
             .filter(|target| target.to_string_lossy().contains("kvm"))
             .count()
+    }
+
+    /// All open descriptors.
+    pub fn descriptors(&self) -> usize {
+        fs::read_dir(format!("/proc/{}/fd", self.pid))
+            .unwrap()
+            .count()
+    }
+
+    /// Memory that it holds, in bytes.
+    pub fn memory(&self) -> u64 {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.pid)).unwrap();
+        let line = status.lines().find(|line| line.starts_with("VmRSS:"));
+        let kib: u64 = line
+            .and_then(|line| line.split_whitespace().nth(1))
+            .unwrap()
+            .parse()
+            .unwrap();
+        kib << 10
     }
 }
 
