@@ -1,0 +1,167 @@
+//! `forkvm upload` and `build_and_upload.sh`, to a real varnishd.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod common;
+
+use std::env;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+
+use common::guests;
+use common::varnishd::Varnishd;
+
+const KEY: &str = "correct-horse-battery-staple";
+
+/// The command of the profile that is tested.
+fn forkvm() -> PathBuf {
+    let this = env::current_exe().unwrap();
+    let forkvm = this.ancestors().nth(2).unwrap().join("forkvm");
+    assert!(
+        forkvm.exists(),
+        "{} is not there: cargo build --workspace first, in the same profile",
+        forkvm.display()
+    );
+    forkvm
+}
+
+/// A folder for updates and keys.
+struct Folder(PathBuf);
+
+impl Folder {
+    fn new(test: &str) -> Self {
+        let path = env::temp_dir().join(format!("kvm-upload.{}.{test}", std::process::id()));
+        fs::create_dir(&path).unwrap();
+        Self(path)
+    }
+
+    fn path(&self) -> std::path::Display<'_> {
+        self.0.display()
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        fs::remove_dir_all(&self.0).unwrap();
+    }
+}
+
+/// A Varnish whose tenants run hello until they are updated; theirs is the state in `folder`.
+fn node(folder: &Path) -> Varnishd {
+    fs::create_dir(folder).unwrap();
+    let state = folder.display();
+    // Ends the sub that it begins in, and leaves another one open.
+    Varnishd::start(&format!(
+        r#"
+        kvm.tenant("x.com", "GUESTS/hello", update_key = "{KEY}", state_dir = "{state}");
+        kvm.tenant("closed.com", "GUESTS/hello", state_dir = "{state}");
+        }}
+        sub vcl_backend_fetch {{
+            if (bereq.http.X-LiveUpdate) {{
+                set bereq.backend = kvm.live_update(bereq.http.Host, bereq.http.X-LiveUpdate, 4MB);
+                return (fetch);
+            }}
+        "#
+    ))
+}
+
+fn url(node: &Varnishd) -> String {
+    format!("http://127.0.0.1:{}", node.port)
+}
+
+fn upload(node: &Varnishd, key: &str, tenant: &str, program: &Path) -> Output {
+    Command::new(forkvm())
+        .args(["upload", "--tenant", tenant, "--url", &url(node)])
+        .args(["--key-env", "TEST_KEY"])
+        .arg(program)
+        .env("TEST_KEY", key)
+        .stdin(Stdio::null())
+        .output()
+        .unwrap()
+}
+
+#[track_caller]
+fn check(output: &Output, code: i32, words: &str) {
+    let stdout = String::from_utf8_lossy(&output.stdout);
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(code), "{stdout}{stderr}");
+    assert!(stdout.contains(words), "{words}: {stdout}{stderr}");
+    assert!(!stdout.contains(KEY) && !stderr.contains(KEY));
+}
+
+fn answer(node: &Varnishd) -> String {
+    let answer = node.client().get("x.com", "/");
+    assert_eq!(answer.status, 200);
+    String::from_utf8_lossy(&answer.body).into_owned()
+}
+
+#[test]
+fn every_outcome() {
+    if !common::have_kvm() {
+        return;
+    }
+    let folder = Folder::new("outcomes");
+    let node = node(&folder.0.join("node"));
+    let counter = guests().join("counter");
+    assert_eq!(answer(&node), "Hello, World!\n");
+
+    check(&upload(&node, "wrong", "x.com", &counter), 22, ": 403 ");
+    check(&upload(&node, KEY, "closed.com", &counter), 22, ": 403 ");
+    check(&upload(&node, KEY, "nobody.com", &counter), 22, ": 404 ");
+    let failing = upload(
+        &node,
+        KEY,
+        "x.com",
+        &guests().join("test/bad-main-returns-3"),
+    );
+    check(&failing, 22, ": 422 ");
+    let without_key = Command::new(forkvm())
+        .args(["upload", "-t", "x.com", "-u", &url(&node)])
+        .arg(&counter)
+        .output()
+        .unwrap();
+    check(&without_key, 22, ": 401 ");
+    // Refused from its Content-Length on: the connection ends before all of it is sent.
+    let big = folder.0.join("big");
+    let mut elf = fs::read(&counter).unwrap();
+    elf.resize(40 << 20, 0);
+    fs::write(&big, elf).unwrap();
+    check(&upload(&node, KEY, "x.com", &big), 22, ": 413 ");
+    assert_eq!(answer(&node), "Hello, World!\n");
+
+    check(&upload(&node, KEY, "x.com", &counter), 0, ": 201 version ");
+    assert_eq!(answer(&node), "1\n");
+    check(&upload(&node, KEY, "x.com", &counter), 0, "it had already");
+    let hello = upload(&node, KEY, "X.com", &guests().join("hello"));
+    check(&hello, 0, " (was ");
+    assert_eq!(answer(&node), "Hello, World!\n");
+}
+
+/// A source becomes what two nodes answer with.
+#[test]
+fn a_source_for_a_fleet() {
+    if !common::have_kvm() {
+        return;
+    }
+    let folder = Folder::new("fleet");
+    let nodes = ["first", "second"].map(|name| node(&folder.0.join(name)));
+    let key = folder.0.join("key");
+    fs::write(&key, format!("{KEY}\n")).unwrap();
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("guest-sdk/build_and_upload.sh");
+    let output = Command::new(script)
+        .args(["--key-file", &format!("{}/key", folder.path())])
+        .args(["x.com", "examples/png.c"])
+        .current_dir(&folder.0)
+        .env("FORKVM", forkvm())
+        .env("URL", nodes.each_ref().map(url).join(" "))
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
+    check(&output, 0, ": 201 version ");
+    for node in &nodes {
+        let [one, same, other] = ["/a", "/a", "/b"].map(|url| node.client().get("x.com", url));
+        assert_eq!(one.header("content-type"), Some("image/png"));
+        assert!(one.body.starts_with(b"\x89PNG\r\n\x1a\n"));
+        assert!(one.body == same.body && one.body != other.body);
+    }
+}
