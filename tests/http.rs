@@ -258,7 +258,7 @@ fn every_way_to_die_is_followed_by_a_good_request() {
     }
     // One fork, so that it is the same one.
     let varnish = Varnishd::start(
-        r#"kvm.tenant("crash", "GUESTS/crash", concurrency = 1, max_request_time = 1s, max_memory = 64MB,
+        r#"kvm.tenant("crash", "GUESTS/crash", concurrency = 1, max_request_time = 2s, max_memory = 64MB,
             max_request_memory = 16MB);"#,
     );
     let mut client = varnish.client();
