@@ -46,23 +46,34 @@ impl Drop for Folder {
     }
 }
 
-/// A Varnish whose tenants run hello until they are updated; theirs is the state in `folder`.
+/// A Varnish with vcl/kvm.vcl, whose tenants run hello until they are updated; theirs is the state in `folder`.
 fn node(folder: &Path) -> Varnishd {
     fs::create_dir(folder).unwrap();
-    let state = folder.display();
-    // Ends the sub that it begins in, and leaves another one open.
-    Varnishd::start(&format!(
+    let headers = Path::new(env!("CARGO_MANIFEST_DIR")).join("vcl/kvm.vcl");
+    let headers = fs::read_to_string(headers).unwrap().replace(
+        "import kvm;",
+        &format!("import kvm from \"{}\";", common::vmod().display()),
+    );
+    fs::write(folder.join("kvm.vcl"), headers).unwrap();
+    let vcl = format!(
         r#"
-        kvm.tenant("x.com", "GUESTS/hello", update_key = "{KEY}", state_dir = "{state}");
-        kvm.tenant("closed.com", "GUESTS/hello", state_dir = "{state}");
+        vcl 4.1;
+        include "{folder}/kvm.vcl";
+        sub vcl_init {{
+            kvm.tenant("x.com", "{guests}/hello", update_key = "{KEY}", state_dir = "{folder}");
+            kvm.tenant("closed.com", "{guests}/hello", state_dir = "{folder}");
         }}
-        sub vcl_backend_fetch {{
-            if (bereq.http.X-LiveUpdate) {{
-                set bereq.backend = kvm.live_update(bereq.http.Host, bereq.http.X-LiveUpdate, 4MB);
-                return (fetch);
-            }}
-        "#
-    ))
+        sub vcl_recv {{ return (pass); }}
+        "#,
+        folder = folder.display(),
+        guests = guests().display(),
+    );
+    let file = folder.join("node.vcl");
+    fs::write(&file, vcl).unwrap();
+    let node = Varnishd::start("");
+    node.admin(&["vcl.load", "node", file.to_str().unwrap()]);
+    node.admin(&["vcl.use", "node"]);
+    node
 }
 
 fn url(node: &Varnishd) -> String {
@@ -121,10 +132,10 @@ fn every_outcome() {
         .output()
         .unwrap();
     check(&without_key, 22, ": 401 ");
-    // Refused from its Content-Length on: the connection ends before all of it is sent.
+    // More than max_size: the connection ends before all of it is sent.
     let big = folder.0.join("big");
     let mut elf = fs::read(&counter).unwrap();
-    elf.resize(40 << 20, 0);
+    elf.resize(60 << 20, 0);
     fs::write(&big, elf).unwrap();
     check(&upload(&node, KEY, "x.com", &big), 22, ": 413 ");
     assert_eq!(answer(&node), "Hello, World!\n");
@@ -135,6 +146,17 @@ fn every_outcome() {
     let hello = upload(&node, KEY, "X.com", &guests().join("hello"));
     check(&hello, 0, " (was ");
     assert_eq!(answer(&node), "Hello, World!\n");
+    let rollback = |key: &str| {
+        Command::new(forkvm())
+            .args(["rollback", "-t", "x.com", "-u", &url(&node)])
+            .args(["--key-env", "TEST_KEY"])
+            .env("TEST_KEY", key)
+            .output()
+            .unwrap()
+    };
+    check(&rollback("wrong"), 22, ": 403 ");
+    check(&rollback(KEY), 0, ": 201 version ");
+    assert_eq!(answer(&node), "1\n");
 }
 
 /// A source becomes what two nodes answer with.

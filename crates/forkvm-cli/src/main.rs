@@ -24,6 +24,8 @@ enum Command {
     Run(Box<run::Run>),
     /// Give a tenant a new program, on one running Varnish or on many.
     Upload(upload::Upload),
+    /// Give a tenant the program before its present one, on one running Varnish or on many.
+    Rollback(upload::Rollback),
     /// Say what /dev/kvm offers, whether you may use it, and what to do if not.
     Doctor,
 }
@@ -32,6 +34,7 @@ fn main() -> ExitCode {
     match Arguments::parse().command {
         Command::Run(run) => run.execute(),
         Command::Upload(upload) => upload.execute(),
+        Command::Rollback(rollback) => rollback.execute(),
         Command::Doctor => doctor::execute(),
     }
 }

@@ -231,6 +231,46 @@ fn help_tells_the_exit_status() {
     }
 }
 
+#[test]
+fn rollback() {
+    let rollback = |arguments: &[&str]| {
+        Command::new(env!("CARGO_BIN_EXE_forkvm"))
+            .args(["rollback", "--tenant", "x.com"])
+            .args(arguments)
+            .env("TEST_KEY", KEY)
+            .stdin(Stdio::null())
+            .output()
+            .unwrap()
+    };
+    let body = r#"{"version": "00112233445566", "previous": "aabbccddeeff00", "ready_ms": 3}"#;
+    let done = Peer::json(201, body);
+    // What one node has kept says nothing about the next.
+    let nothing = Peer::json(422, r#"{"error": "no earlier version is kept"}"#);
+    let urls = [done.url(), nothing.url()];
+    let output = rollback(&["-u", &urls[1], "-u", &urls[0], "--key-env", "TEST_KEY"]);
+    check(
+        &output,
+        22,
+        &format!(
+            "{}: 422 no earlier version is kept\n{}: 201 version 001122334455 (was aabbccddeeff), ready in 3 ms\n",
+            urls[1], urls[0]
+        ),
+    );
+    for peer in [done, nothing] {
+        let sent = peer.only();
+        assert_eq!(sent.line, "POST / HTTP/1.1");
+        assert_eq!(sent.header("host"), "x.com");
+        assert_eq!(sent.header("x-liverollback"), KEY);
+        assert_eq!(sent.header("content-length"), "0");
+        assert_eq!(sent.all("x-liveupdate"), [""; 0]);
+        assert!(sent.body.is_empty());
+    }
+    assert_eq!(rollback(&[]).status.code(), Some(2));
+    assert_eq!(rollback(&["PROG", "-u", "a"]).status.code(), Some(2));
+    let output = rollback(&["-u", "a", "--key-file", "/no/such/key"]);
+    check(&output, 1, "");
+}
+
 /// Who reads the results may leave; the other nodes get the program all the same.
 #[test]
 fn nobody_reads_the_results() {

@@ -291,7 +291,7 @@ fn no_answer_in_time() {
             &output,
             28,
             &format!(
-                "{}: no answer within 0.7 s; it may still take the program\n",
+                "{}: no answer within 0.7 s; it may still do it\n",
                 peer.url()
             ),
         );
@@ -319,7 +319,7 @@ fn a_fleet_of_which_some_fail() {
         ),
     );
     assert!(
-        stderr(&output).contains("2 of 4 nodes"),
+        stderr(&output).contains("done on 2 of 4 nodes"),
         "{}",
         stderr(&output)
     );

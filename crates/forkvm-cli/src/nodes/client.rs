@@ -41,29 +41,34 @@ pub enum Lost {
 
 /// A POST.
 pub struct Post<'a> {
+    /// To where.
+    pub url: &'a str,
     /// The tenant, which goes into the Host header.
     pub tenant: &'a str,
     /// What allows it.
     pub key: Option<&'a Key>,
-    /// More headers.
-    pub headers: &'a [(&'a str, &'a str)],
     /// Longest time for all of it.
     pub timeout: Duration,
 }
 
 impl Post<'_> {
-    /// Sends it with this body.
-    pub fn send(&self, url: &str, body: &mut dyn Read) -> Result<Answer, Lost> {
+    /// Sends it with the key in the header `order`, with more headers and a body.
+    pub fn send(
+        &self,
+        order: &str,
+        headers: &[(&str, &str)],
+        body: &mut dyn Read,
+    ) -> Result<Answer, Lost> {
         let line = Arc::new(Line::default());
         let connector = ().chain(TcpConnector::default()).chain(Watch(line.clone()));
         let agent = Agent::with_parts(config(self.timeout), connector, DefaultResolver::default());
-        let mut request = agent.post(url).header("Host", self.tenant);
+        let mut request = agent.post(self.url).header("Host", self.tenant);
         // The header says what the request is: it is there without a key too, for the node to ask for one.
         request = match self.key {
-            Some(key) => request.header("X-LiveUpdate", key.header()),
-            None => request.header("X-LiveUpdate", ""),
+            Some(key) => request.header(order, key.header()),
+            None => request.header(order, ""),
         };
-        for &(name, value) in self.headers {
+        for &(name, value) in headers {
             request = request.header(name, value);
         }
         let mut response = request

@@ -13,22 +13,21 @@ use std::time::Duration;
 use clap::Args;
 use ureq::http::Uri;
 
-pub use client::Post;
-pub use key::Key;
-pub use outcome::{Outcome, Question};
-pub use progress::Body;
-
 use crate::run::parse_seconds;
+use client::Post;
+use key::Key;
+use outcome::{Outcome, Question};
+use progress::Body;
 
 /// What the commands that talk to nodes say about their exit status.
 pub const EXIT_STATUS: &str = "\
 Exit status:
-  0   every node runs the program now (it answered 200 or 201)
+  0   every node runs the program that was asked for (it answered 200 or 201)
   1   a problem here: no such file, not a program, no usable key; nothing was sent
   2   wrong arguments
   7   could not connect to a node
   22  a node refused, with an HTTP status of 400 or more
-  28  a node did not answer in time; it may still take the program
+  28  a node did not answer in time; it may still do it
   56  a node's answer was cut short, or not that of a live update
 If nodes failed in different ways, it is 22 if one refused, else that of the first one that failed.
 
@@ -40,7 +39,7 @@ a private network or an SSH tunnel.";
 pub struct Nodes {
     /// The tenant, as the nodes' kvm.tenant() names it.
     #[arg(short, long, value_parser = parse_tenant)]
-    pub tenant: String,
+    tenant: String,
     /// A node's address, such as http://127.0.0.1:8080; may be given several times.
     #[arg(short, long = "url", value_name = "URL", required = true, value_parser = parse_url)]
     urls: Vec<String>,
@@ -52,7 +51,7 @@ pub struct Nodes {
     key_env: Option<String>,
     /// Longest time for one node, from the connection to its answer, in seconds.
     #[arg(long, value_name = "SECONDS", default_value = "60", value_parser = parse_seconds)]
-    pub timeout: Duration,
+    timeout: Duration,
 }
 
 fn parse_tenant(text: &str) -> Result<String, String> {
@@ -88,9 +87,83 @@ fn parse_url(text: &str) -> Result<String, String> {
     Ok(url)
 }
 
+/// What is asked of the nodes.
+pub enum Order<'a> {
+    /// To run this program.
+    Update {
+        /// The ELF file.
+        program: &'a [u8],
+        /// Its SHA-256, in hexadecimal digits.
+        version: &'a str,
+    },
+    /// To run the program before the present one.
+    Rollback,
+}
+
 impl Nodes {
+    /// Asks one node after another: a program that does not start stops at the first one, and never are all of them
+    /// busy with it. Each result is a line on standard output. A node that fails does not keep the next from its turn.
+    pub fn ask(&self, order: &Order<'_>) -> ExitCode {
+        let key = match self.key() {
+            Ok(key) => key,
+            Err(what) => {
+                eprintln!("forkvm: {what}");
+                return ExitCode::FAILURE;
+            }
+        };
+        let mut outcomes = Vec::new();
+        let mut stop = false;
+        for url in &self.urls {
+            let outcome = if stop {
+                Outcome::NotAsked
+            } else {
+                self.ask_one(url, order, key.as_ref())
+            };
+            stop |= matches!(order, Order::Update { .. }) && outcome.is_the_programs_fault();
+            // Who reads the results may leave; the nodes are updated all the same.
+            let _ = writeln!(io::stdout().lock(), "{url}: {}", outcome.line());
+            eprint!("{}", outcome.explanation(&self.tenant));
+            outcomes.push(outcome);
+        }
+        let done = outcomes.iter().filter(|outcome| outcome.is_done()).count();
+        if outcomes.len() > 1 && done < outcomes.len() {
+            eprintln!("forkvm: done on {done} of {} nodes", outcomes.len());
+        }
+        ExitCode::from(exit_code(&outcomes))
+    }
+
+    fn ask_one(&self, url: &str, order: &Order<'_>, key: Option<&Key>) -> Outcome {
+        let mut question = Question {
+            version: None,
+            secret: key.map(|key| key.header().as_bytes()),
+            timeout: self.timeout,
+        };
+        let post = Post {
+            url,
+            tenant: &self.tenant,
+            key,
+            timeout: self.timeout,
+        };
+        let answer = match *order {
+            Order::Update { program, version } => {
+                question.version = Some(version);
+                let headers = [
+                    ("Content-Type", "application/octet-stream"),
+                    ("Content-Length", &program.len().to_string()),
+                    ("X-Sha256", version),
+                ];
+                post.send("X-LiveUpdate", &headers, &mut Body::new(url, program))
+            }
+            Order::Rollback => {
+                let headers = [("Content-Length", "0")];
+                post.send("X-LiveRollback", &headers, &mut io::empty())
+            }
+        };
+        Outcome::of(answer, &question)
+    }
+
     /// The key, if there is one, with a warning on standard error if everyone can read it.
-    pub fn key(&self) -> Result<Option<Key>, String> {
+    fn key(&self) -> Result<Option<Key>, String> {
         match (&self.key_file, &self.key_env) {
             (Some(path), _) => {
                 let (key, warning) = Key::from_file(path)?;
@@ -102,26 +175,6 @@ impl Nodes {
             (None, Some(variable)) => Key::from_environment(variable).map(Some),
             (None, None) => Ok(None),
         }
-    }
-
-    /// Asks one node after another: a program that does not start stops at the first one, and never are all of them
-    /// busy with it. Each result is a line on standard output. A node that fails does not keep the next from its turn.
-    pub fn each(&self, ask: impl Fn(&str) -> Outcome) -> ExitCode {
-        let mut outcomes = Vec::new();
-        let mut stop = false;
-        for url in &self.urls {
-            let outcome = if stop { Outcome::NotAsked } else { ask(url) };
-            stop |= outcome.is_the_programs_fault();
-            // Who reads the results may leave; the nodes are updated all the same.
-            let _ = writeln!(io::stdout().lock(), "{url}: {}", outcome.line());
-            eprint!("{}", outcome.explanation(&self.tenant));
-            outcomes.push(outcome);
-        }
-        let done = outcomes.iter().filter(|outcome| outcome.is_done()).count();
-        if outcomes.len() > 1 && done < outcomes.len() {
-            eprintln!("forkvm: {done} of {} nodes have it", outcomes.len());
-        }
-        ExitCode::from(exit_code(&outcomes))
     }
 }
 

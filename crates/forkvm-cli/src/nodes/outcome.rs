@@ -124,7 +124,7 @@ impl Outcome {
             }
             Self::Unreachable(why) => format!("could not connect: {why}"),
             Self::TimedOut(after) => format!(
-                "no answer within {} s; it may still take the program",
+                "no answer within {} s; it may still do it",
                 after.as_secs_f64()
             ),
             Self::Broken(why) => why.clone(),
@@ -222,7 +222,7 @@ fn advice(status: u16, tenant: &str) -> Option<String> {
         404 => format!("The node has no tenant {tenant}: compare --tenant with its kvm.tenant()."),
         409 => "Another update of this tenant is under way there: try again when it is done.".into(),
         413 => "Leave out debug information (strip --strip-debug), or raise max_size of kvm.live_update().".into(),
-        422 => "The node goes on with the program it had. Try this one with: forkvm run PROGRAM /".into(),
+        422 => "The node goes on with the program it had. What it says to a program, forkvm run PROGRAM / says too.".into(),
         503 => "The node can't take it now: try again, and see its log (varnishlog -g raw -q 'Error ~ kvm:').".into(),
         _ => return None,
     })
