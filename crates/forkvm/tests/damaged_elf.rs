@@ -35,7 +35,7 @@ fn try_it(elf: &[u8]) {
     }
     let taken = start.elapsed();
     assert!(
-        taken < slow_time(Duration::from_secs(5)),
+        taken < slow_time(Duration::from_secs(20)),
         "it took {taken:?}"
     );
 }

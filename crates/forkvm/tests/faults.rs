@@ -5,12 +5,8 @@ mod common;
 
 use std::time::{Duration, Instant};
 
-use common::{Reply, Tenant, emulated, kvm_or_skip, slowness};
+use common::{NOT_EMULATED, Reply, Tenant, emulated, kvm_or_skip, slowness};
 use forkvm::{Failure, Quiet, Request};
-
-/// What QEMU's software emulation does not have: alignment checks, SIMD exceptions, and the check that `wbinvd` runs in
-/// ring 0.
-const NOT_EMULATED: [&str; 3] = ["alignment-check", "sse-fpe", "wbinvd"];
 
 fn crash(name: &str) -> Tenant {
     Tenant::boot_with(name, |config| {

@@ -41,7 +41,7 @@ fn a_request_that_never_ends_is_stopped() {
         let taken = start.elapsed();
         assert!(taken >= short(), "{way} was stopped after {taken:?}");
         assert!(
-            taken < short() + slow_time(Duration::from_secs(5)),
+            taken < short() + slow_time(Duration::from_secs(20)),
             "{way} was stopped after {taken:?}"
         );
         assert_eq!(tenant.get("/ok").text(), "ok\n", "after {way}");
@@ -186,7 +186,7 @@ fn the_deadline_is_end_to_end() {
             .try_send(&get("/loop"), start + whole, &mut Quiet)
             .unwrap_err();
         assert!(failure.is_timeout(), "{failure}");
-        assert!(start.elapsed() < whole + slow_time(Duration::from_secs(5)));
+        assert!(start.elapsed() < whole + slow_time(Duration::from_secs(20)));
         first.join().unwrap();
     });
     assert_eq!(tenant.get("/ok").text(), "ok\n");

@@ -55,6 +55,10 @@ pub fn emulated() -> bool {
     slowness() > 1
 }
 
+/// Ways to die that QEMU's software emulation does not have: alignment checks, SIMD exceptions, and the check that
+/// `wbinvd` runs in ring 0.
+pub const NOT_EMULATED: [&str; 3] = ["alignment-check", "sse-fpe", "wbinvd"];
+
 /// A time that must be enough, stretched for a slow machine.
 pub fn slow_time(time: Duration) -> Duration {
     time * slowness()
