@@ -12,7 +12,7 @@ PREFIX ?= /usr/local
 
 # Varnish's own folder (set up by scripts/setup.sh) for every cargo command.
 ENV := . scripts/env.sh &&
-SCRIPTS := $(wildcard scripts/*.sh scripts/svm/*.sh) .ci/run
+SCRIPTS := $(wildcard scripts/*.sh scripts/svm/*.sh guest-sdk/*.sh) .ci/run
 
 .PHONY: help demo demo-check test test-svm check bench install build guests test-guests setup clean
 
