@@ -301,27 +301,47 @@ impl Machine {
     }
 
     /// Takes the ring's new entries over into the list of dirtied pages.
+    ///
+    /// KVM looks whether the ring is nearly full only now and then, and goes on writing over old entries if it has come
+    /// too late: `kvm_pvm` does when it has to emulate the program, as after a load of a non-canonical RSP. So a full
+    /// ring means that entries may be lost, and the machine is not to be used again.
     pub fn harvest(&mut self) {
         let (Some(ring), Some(dirty)) = (self.vcpu.ring(), self.memory.dirty()) else {
             return;
         };
         // Only the logged slot is recorded; its first page is at UNLOGGED_END.
         ring.harvest(|_slot, offset| dirty.add((offset + UNLOGGED_END / PAGE) as u32));
+        if ring.used() == ring.len() {
+            self.residue = Residue::Unknown;
+        }
     }
 
     /// Harvests the ring and has KVM take its entries back.
     fn recycle_ring(&mut self) -> std::io::Result<()> {
+        const ATTEMPTS: usize = 100;
         self.harvest();
-        if let Some(ring) = self.vcpu.ring() {
-            ring.mark_reset();
+        let Some(ring) = self.vcpu.ring() else {
+            return Ok(());
+        };
+        ring.mark_reset();
+        // Since Linux 6.16 the ioctl stops at a pending signal, such as a kick, and calls that success. The signal is
+        // taken on its way out, so the next one gets further.
+        for _ in 0..ATTEMPTS {
             self.vm.reset_dirty_rings()?;
+            if ring.is_reset() {
+                return Ok(());
+            }
         }
-        Ok(())
+        self.residue = Residue::Unknown;
+        Err(std::io::Error::other("KVM does not take its entries back"))
     }
 
     fn ring_full(&mut self) -> Option<Cause> {
         if let Err(error) = self.recycle_ring() {
             return Some(Cause::Machine(format!("dirty ring: {error}")));
+        }
+        if self.residue == Residue::Unknown {
+            return Some(Cause::Machine("KVM lost track of what it wrote".into()));
         }
         self.over_memory_limit().then_some(Cause::MemoryLimit)
     }
@@ -349,7 +369,10 @@ impl Machine {
             Residue::Clean => true,
             Residue::PendingIo => {
                 self.residue = Residue::Clean;
-                self.vcpu.drain()
+                let drained = self.vcpu.drain();
+                // The rest of an `ins` has written to memory just now.
+                self.harvest();
+                drained && self.residue == Residue::Clean
             }
             Residue::Unknown => false,
         }

@@ -97,11 +97,148 @@ impl DirtyRing {
             self.unreset = self.unreset.wrapping_add(1);
         }
     }
+
+    /// Whether KVM has taken back all that was marked. It does so in order, so the last one tells.
+    pub fn is_reset(&self) -> bool {
+        let (flags, _) = self.entry(self.unreset.wrapping_sub(1));
+        flags.load(Ordering::Acquire) & KVM_DIRTY_GFN_F_RESET == 0
+    }
 }
 
 impl Drop for DirtyRing {
     fn drop(&mut self) {
         // SAFETY: the mapping made in `map`, unmapped once; no reference into it outlives `self`.
         unsafe { libc::munmap(self.entries.cast(), Self::bytes(self.len)) };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A ring without KVM, and what KVM would do to it.
+    struct Played {
+        ring: DirtyRing,
+        dirty_index: u32,
+    }
+
+    impl Played {
+        fn new(len: u32, start: u32) -> Self {
+            // SAFETY: a fresh anonymous mapping chosen by the kernel; the result is checked, and `ring` unmaps it.
+            let entries = unsafe {
+                libc::mmap(
+                    std::ptr::null_mut(),
+                    DirtyRing::bytes(len),
+                    libc::PROT_READ | libc::PROT_WRITE,
+                    libc::MAP_PRIVATE | libc::MAP_ANONYMOUS,
+                    -1,
+                    0,
+                )
+            };
+            assert_ne!(entries, libc::MAP_FAILED);
+            let ring = DirtyRing {
+                entries: entries.cast(),
+                len,
+                next: start,
+                unreset: start,
+            };
+            Self {
+                ring,
+                dirty_index: start,
+            }
+        }
+
+        fn push(&mut self, page: u64) {
+            let (flags, entry) = self.ring.entry(self.dirty_index);
+            // SAFETY: inside the mapping (see `entry`), and nobody else has it.
+            unsafe { (*entry.cast_mut()).offset = page };
+            flags.store(KVM_DIRTY_GFN_F_DIRTY, Ordering::Release);
+            self.dirty_index = self.dirty_index.wrapping_add(1);
+        }
+
+        /// Takes back what is marked; the pages of these entries are logged again from now on.
+        fn reset(&mut self, most: usize) -> Vec<u64> {
+            let mut pages = Vec::new();
+            for i in 0..self.ring.len {
+                // In order from the oldest; a full turn finds it wherever it is.
+                let (flags, entry) = self.ring.entry(self.ring.unreset.wrapping_add(i));
+                if pages.len() < most && flags.load(Ordering::Acquire) & KVM_DIRTY_GFN_F_RESET != 0
+                {
+                    flags.store(0, Ordering::Release);
+                    // SAFETY: inside the mapping (see `entry`), and nobody else has it.
+                    pages.push(unsafe { (*entry).offset });
+                }
+            }
+            pages
+        }
+
+        fn harvest(&mut self) -> Vec<u64> {
+            let mut pages = Vec::new();
+            self.ring.harvest(|_, page| pages.push(page));
+            pages
+        }
+    }
+
+    /// With `mark_reset` going over all entries that are dirty, 5 to 7 would be given back unseen.
+    #[test]
+    fn only_harvested_entries_are_given_back() {
+        let mut played = Played::new(16, 0);
+        (0..5).for_each(|page| played.push(page));
+        assert_eq!(played.harvest(), [0, 1, 2, 3, 4]);
+        (5..8).for_each(|page| played.push(page));
+        played.ring.mark_reset();
+        assert_eq!(played.reset(usize::MAX), [0, 1, 2, 3, 4]);
+        assert_eq!(played.harvest(), [5, 6, 7]);
+        assert_eq!(played.ring.used(), 3);
+    }
+
+    /// The counters run past the ring's size, and past the largest number there is.
+    #[test]
+    fn counters_run_freely() {
+        for start in [0, 13, u32::MAX - 20] {
+            let mut played = Played::new(16, start);
+            let (mut pushed, mut seen) = (0u64, Vec::new());
+            for turn in 0..100 {
+                let room = u64::from(16 - played.ring.used());
+                for _ in 0..room.min(turn % 7) {
+                    played.push(pushed);
+                    pushed += 1;
+                }
+                seen.extend(played.harvest());
+                if turn % 3 == 0 {
+                    played.ring.mark_reset();
+                    assert_eq!(played.ring.used(), 0);
+                    played.reset(usize::MAX);
+                    assert!(played.ring.is_reset());
+                }
+            }
+            assert!(seen.iter().copied().eq(0..pushed), "{seen:?}");
+        }
+    }
+
+    #[test]
+    fn a_reset_cut_short_is_noticed() {
+        let mut played = Played::new(16, 0);
+        assert!(played.ring.is_reset());
+        (0..6).for_each(|page| played.push(page));
+        played.harvest();
+        played.ring.mark_reset();
+        played.reset(3);
+        assert!(!played.ring.is_reset());
+        played.reset(3);
+        assert!(played.ring.is_reset());
+    }
+
+    /// More than the ring holds: nothing tells what was lost, but all of it is in use.
+    #[test]
+    fn an_overflow_fills_the_ring() {
+        for earlier in [0, 5] {
+            let mut played = Played::new(16, 0);
+            (0..earlier).for_each(|page| played.push(page));
+            played.harvest();
+            (0..20).for_each(|page| played.push(page));
+            played.harvest();
+            assert_eq!(played.ring.used(), played.ring.len());
+        }
     }
 }
