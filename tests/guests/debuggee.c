@@ -33,6 +33,22 @@ __attribute__((noinline)) static int asks(int number)
 	return pid > 0 ? after : -1;
 }
 
+__attribute__((noinline)) static int pauses(void)
+{
+	int seen = 1;
+
+	breakpoint();
+	return seen + 1;
+}
+
+__attribute__((noinline)) static int trap_flag(void)
+{
+	unsigned long flags;
+
+	__asm__ volatile("pushfq\n\tpopq %0" : "=r"(flags));
+	return flags >> 8 & 1;
+}
+
 __attribute__((noinline)) static int checksum(const void *code)
 {
 	const unsigned char *bytes = code;
@@ -54,10 +70,8 @@ static void my_handler(const char *url)
 	int number = argument ? atoi(argument) : 14;
 
 	if (path_is(url, "/breakpoint")) {
-		int seen = 1;
+		int seen = pauses();
 
-		breakpoint();
-		seen++;
 		say("seen %d debug %d\n", seen, is_debug());
 	} else if (path_is(url, "/crash")) {
 		crash(NULL);
@@ -73,10 +87,7 @@ static void my_handler(const char *url)
 			(void)is_debug();
 		say("called\n");
 	} else if (path_is(url, "/flags")) {
-		unsigned long flags;
-
-		__asm__ volatile("pushfq\n\tpopq %0" : "=r"(flags));
-		say("trap flag %lu\n", flags >> 8 & 1);
+		say("trap flag %d\n", trap_flag());
 	} else if (path_is(url, "/half")) {
 		say("half %.2f\n", half(number));
 	} else if (path_is(url, "/asks")) {

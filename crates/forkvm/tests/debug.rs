@@ -120,20 +120,16 @@ fn single_steps_go_over_calls_of_all_kinds() {
     let tenant = boot("debuggee", |_| {});
     let program = guest_path("debuggee");
     // A system call, hypercalls, and `pushf`, which must not see that it is stepped.
-    for (url, answer) in [
-        ("/asks", "asks 15\n"),
-        ("/flags", "trap flag 0\n"),
-        ("/breakpoint", "seen 2 debug 1\n"),
+    for (function, url, answer) in [
+        ("asks", "/asks", "asks 15\n"),
+        ("trap_flag", "/flags", "trap flag 0\n"),
+        ("pauses", "/breakpoint", "seen 2 debug 1\n"),
     ] {
         let got = debugged(&tenant, url, true, |addresses| {
-            let commands = [
-                "break my_handler",
-                "continue",
-                "stepi 1500",
-                "continue",
-                "continue",
-            ];
-            gdb(&program, &addresses.next(), &commands);
+            let stop = format!("break {function}");
+            let commands = [&stop, "continue", "stepi 40", "continue", "continue"];
+            let said = gdb(&program, &addresses.next(), &commands);
+            assert_in_order(&said, &["Breakpoint 1, "]);
         });
         assert_eq!(got.unwrap(), answer, "{url}");
         tenant.assert_pristine();
@@ -146,12 +142,7 @@ fn the_breakpoint_hypercall_stops_where_it_is_allowed() {
     let tenant = boot("debuggee", |_| {});
     let program = guest_path("debuggee");
     let answer = debugged(&tenant, "/breakpoint", false, |addresses| {
-        let commands = [
-            "bt",
-            "frame function my_handler",
-            "print seen = 41",
-            "continue",
-        ];
+        let commands = ["bt", "frame function pauses", "print seen = 41", "continue"];
         let said = gdb(&program, &addresses.next(), &commands);
         assert_in_order(
             &said,
