@@ -37,8 +37,8 @@ check: setup ## formatting, lints, shell syntax
 	for f in $(SCRIPTS); do bash -n $$f || exit; done
 	if command -v shellcheck >/dev/null; then shellcheck -x $(SCRIPTS); fi
 
-bench: build guests ## speed and memory, as a table and as JSON
-	@$(ENV) LIB=$(TARGET)/release GUESTS_DIR=$(GUESTS) cargo run -q --release -p forkvm-bench
+bench: build ## speed and memory, as a table, JSON and a page (QUICK=1, ROWS=call,memory,...)
+	@$(ENV) LIB=$(TARGET)/release GUESTS_DIR=$(GUESTS) scripts/bench.sh
 
 install: build ## the VMOD into VMODDIR=, the command "forkvm" into PREFIX=/usr/local (DESTDIR= honoured)
 	@$(ENV) set -e; dir="$(VMODDIR)"; [ -n "$$dir" ] || dir=$$(pkg-config --variable=vmoddir varnishapi); \

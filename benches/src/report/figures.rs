@@ -1,0 +1,116 @@
+//! The flat list of figures.
+
+use std::collections::BTreeMap;
+
+use super::Report;
+use crate::rows::throughput::{Throughput, find};
+use crate::stand::Way;
+
+/// All figures that the rows give.
+pub fn of(report: &Report) -> BTreeMap<String, f64> {
+    let mut figures = Figures(BTreeMap::new());
+    if let Some(call) = &report.call {
+        figures.put("roundtrip_us", call.roundtrip_us);
+        figures.put("roundtrip_p99_us", call.roundtrip_p99_us);
+        figures.put("call_us", call.call_us);
+        figures.put("call_p99_us", call.call_p99_us);
+        figures.put("call_over_roundtrip", call.call_over_roundtrip);
+    }
+    if let Some(reset) = &report.reset {
+        figures.put("reset_us_fixed", reset.fixed_us);
+        figures.put("reset_us_per_page", reset.per_page_us);
+        figures.put("reset_us_per_page_to_1000", reset.per_page_us_to_1000);
+    }
+    if let Some(syscalls) = &report.syscalls {
+        figures.put("syscalls_per_request", syscalls.per_request);
+        figures.put(
+            "syscalls_per_request_all_threads",
+            syscalls.per_request_all_threads,
+        );
+    }
+    if let Some(memory) = &report.memory {
+        figures.put("idle_fork_kib", memory.idle_fork_kib);
+        figures.put("empty_vm_kib", memory.empty_vm_kib);
+        if let Some(kib) = memory.run_vm_kib {
+            figures.put("run_vm_kib", kib);
+            figures.put("idle_fork_over_run_vm", memory.idle_fork_kib / kib);
+        }
+        figures.put("idle_fork_over_empty_vm", memory.idle_fork_over_empty_vm);
+        figures.put("idle_forks_200_mib", memory.forks_mib);
+        figures.put("fork_us", memory.fork_us);
+        figures.put("first_response_us", memory.first_response_us);
+    }
+    for row in &report.compute {
+        figures.put(&format!("{}_over_native", row.program), row.vm_over_native);
+        if let Some(ratio) = row.wasm_over_native {
+            figures.put(&format!("{}_wasm_over_native", row.program), ratio);
+        }
+    }
+    if !report.compute.is_empty() {
+        // The worst of the programs, for both.
+        let worst = |ratios: &mut dyn Iterator<Item = f64>| ratios.fold(f64::NAN, f64::max);
+        figures.put(
+            "compute_over_native",
+            worst(&mut report.compute.iter().map(|row| row.vm_over_native)),
+        );
+        let mut wasm = report.compute.iter().filter_map(|row| row.wasm_over_native);
+        figures.put("wasm_over_native", worst(&mut wasm));
+    }
+    for row in &report.throughput {
+        let name = |what: &str| format!("{}_{}_{what}", row.way.name(), row.connections);
+        figures.put(&name("rps"), row.requests_per_second);
+        figures.put(&name("p50_us"), row.p50_us);
+        figures.put(&name("p99_us"), row.p99_us);
+        figures.put(&name("p999_us"), row.p999_us);
+    }
+    let roundtrip = report.call.as_ref().map(|call| call.roundtrip_us);
+    through_varnish(&mut figures, &report.throughput, roundtrip);
+    if let Some(tail) = &report.tail {
+        figures.put("tail_rate", tail.rate);
+        figures.put("tail_p999_over_native", tail.p999_over_native);
+    }
+    figures.0
+}
+
+/// What follows from the rows through Varnish.
+fn through_varnish(figures: &mut Figures, rows: &[Throughput], roundtrip_us: Option<f64>) {
+    let rps = |way, connections| find(rows, way, connections).map(|row| row.requests_per_second);
+    // With more connections than cores, round trips run on both cores at once.
+    for (name, connections, at_once) in [
+        ("vmod_over_predicted", 1, 1.0),
+        ("vmod_over_predicted_8", 8, 2.0),
+    ] {
+        if let (Some(kvm), Some(native), Some(roundtrip)) = (
+            rps(Way::Kvm, connections),
+            rps(Way::Native, connections),
+            roundtrip_us,
+        ) {
+            let predicted = 1.0 / (1.0 / native + roundtrip * 1e-6 / at_once);
+            figures.put(name, kvm / predicted);
+        }
+    }
+    for (name, connections) in [("_1", 1), ("_8", 8), ("_64", 64)] {
+        let kvm = rps(Way::Kvm, connections);
+        for (title, way) in [
+            ("fastcgi", Way::Fastcgi),
+            ("cgi", Way::Cgi),
+            ("wasm", Way::Wasm),
+            ("native", Way::Native),
+        ] {
+            if let (Some(kvm), Some(other)) = (kvm, rps(way, connections)) {
+                figures.put(&format!("vmod_over_{title}{name}"), kvm / other);
+            }
+        }
+    }
+}
+
+struct Figures(BTreeMap<String, f64>);
+
+impl Figures {
+    /// JSON has no NaN.
+    fn put(&mut self, name: &str, value: f64) {
+        if value.is_finite() {
+            self.0.insert(name.to_owned(), value);
+        }
+    }
+}

@@ -1,0 +1,245 @@
+//! report.html: one file, nothing loaded.
+
+use std::fmt::Write as _;
+
+use anyhow::Result;
+
+use super::{Report, plots};
+
+const STYLE: &str = "
+:root{color-scheme:light}
+body{font:16px/1.55 system-ui,sans-serif;color:#222831;background:#fff;max-width:920px;margin:0 auto;padding:24px}
+h1{font-size:1.7em;margin:.2em 0}h2{font-size:1.2em;margin:2em 0 .3em}
+p.about{color:#586069;margin:.2em 0 1em}
+table{border-collapse:collapse;width:100%;font-size:.94em}
+th,td{text-align:left;padding:5px 10px 5px 0;border-bottom:1px solid #dee2e6}
+td.n,th.n{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap}
+.yes{color:#2b7a3d;font-weight:600}.no{color:#b3261e;font-weight:600}
+.quick{background:#fff3cd;padding:8px 12px;border-radius:4px}
+svg{display:block;margin:.5em 0}
+";
+
+/// The page.
+pub fn of(report: &Report) -> Result<String> {
+    let machine = &report.machine;
+    let mut html = format!(
+        "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\"><title>vmod_kvm benchmark</title>\n\
+         <meta name=\"viewport\" content=\"width=device-width\"><style>{STYLE}</style></head><body>\n\
+         <h1>What a request in a fork costs</h1>\n\
+         <p class=\"about\">{}, commit {}. {}, {} cores{}, {} MiB, Linux {}, KVM: {} (a guest's <code>syscall</code> \
+         enters {}). {}. Client, Varnish and backends share the cores; medians of interleaved rounds, {} s in all. Absolute \
+         times belong to this machine, ratios travel better.</p>\n",
+        escape(&machine.date),
+        escape(&machine.commit),
+        escape(&machine.cpu),
+        machine.cores,
+        if machine.virtual_machine {
+            " of a virtual machine"
+        } else {
+            ""
+        },
+        machine.memory_mib,
+        escape(&machine.kernel),
+        escape(&machine.kvm),
+        escape(&machine.syscall_enters),
+        escape(&machine.varnish),
+        report.seconds,
+    );
+    if report.quick {
+        html += "<p class=\"quick\">A quick run: few and short rounds. These figures show that the benchmark works, not \
+                 what a request costs.</p>\n";
+    }
+    goals(&mut html, report)?;
+    if let Some(call) = &report.call {
+        section(
+            &mut html,
+            "A request in the engine",
+            &format!(
+                "A bare <code>KVM_RUN</code> round trip, guest in ring 3, takes {} µs (p99 {}): no request can take less. A \
+             request that writes nothing, with its complete reset, takes {} µs (p99 {}), {} times as much (median of the \
+             batches' ratios).",
+                number(call.roundtrip_us),
+                number(call.roundtrip_p99_us),
+                number(call.call_us),
+                number(call.call_p99_us),
+                number(call.call_over_roundtrip)
+            ),
+            "",
+        )?;
+    }
+    if let Some(reset) = &report.reset {
+        section(
+            &mut html,
+            "Reset, over dirty pages",
+            "What the host does after a request: it copies each page back that the request wrote to.",
+            &plots::reset(reset)?,
+        )?;
+    }
+    if !report.throughput.is_empty() {
+        section(
+            &mut html,
+            "Requests a second, through Varnish",
+            "The same 14 bytes each way. Each connection sends its next request when it has its answer.",
+            &plots::throughput(&report.throughput)?,
+        )?;
+        section(
+            &mut html,
+            "Latency, through Varnish",
+            "Of the same runs, at full load: p50 (big dot), p99 and p99.9 (small dot).",
+            &plots::latency(&report.throughput)?,
+        )?;
+    }
+    tail(&mut html, report)?;
+    if !report.compute.is_empty() {
+        section(
+            &mut html,
+            "Computing, over native",
+            "The same C source, compiled by the same compiler: time over that of a native process, which is 1.",
+            &plots::compute(&report.compute)?,
+        )?;
+    }
+    if let Some(memory) = &report.memory {
+        section(
+            &mut html,
+            "Memory of an idle fork",
+            &format!(
+                "KiB each, of {} forks of hello with {} MiB of guest memory that have answered a request, all in: the process \
+             and the kernel. Together {} MiB. A fork is made in {} µs and has its first response out in {} µs.",
+                memory.machines,
+                memory.guest_mib,
+                number(memory.forks_mib),
+                number(memory.fork_us),
+                number(memory.first_response_us)
+            ),
+            &plots::memory(memory)?,
+        )?;
+    }
+    figures(&mut html, report)?;
+    html += "</body></html>\n";
+    Ok(html)
+}
+
+fn section(html: &mut String, title: &str, about: &str, content: &str) -> Result<()> {
+    Ok(writeln!(
+        html,
+        "<h2>{title}</h2>\n<p class=\"about\">{about}</p>\n{content}"
+    )?)
+}
+
+fn goals(html: &mut String, report: &Report) -> Result<()> {
+    if report.goals.is_empty() {
+        return Ok(());
+    }
+    html.push_str("<h2>Goals</h2>\n<table><tr><th>goal</th><th class=\"n\">bound</th><th class=\"n\">reached</th><th></th></tr>\n");
+    for goal in &report.goals {
+        let (class, word) = if goal.met {
+            ("yes", "met")
+        } else {
+            ("no", "not met")
+        };
+        writeln!(
+            html,
+            "<tr><td>{}</td><td class=\"n\">{}</td><td class=\"n\">{}</td><td class=\"{class}\">{word}</td></tr>",
+            escape(&goal.what),
+            goal.bound,
+            number(goal.reached)
+        )?;
+    }
+    html.push_str("</table>\n");
+    Ok(())
+}
+
+fn tail(html: &mut String, report: &Report) -> Result<()> {
+    let Some(tail) = &report.tail else {
+        return Ok(());
+    };
+    let mut table = "<table><tr><th></th><th class=\"n\">requests/s</th><th class=\"n\">p50 µs</th><th class=\"n\">p99 \
+                     µs</th><th class=\"n\">p99.9 µs</th></tr>\n"
+        .to_owned();
+    for latency in &tail.ways {
+        writeln!(
+            table,
+            "<tr><td>{}</td><td class=\"n\">{}</td><td class=\"n\">{}</td><td class=\"n\">{}</td><td class=\"n\">{}</td></tr>",
+            latency.way.title(),
+            number(latency.reached_rate.round()),
+            number(latency.p50_us),
+            number(latency.p99_us),
+            number(latency.p999_us)
+        )?;
+    }
+    table += "</table>";
+    let about = format!(
+        "{} requests/s, half of what this VMOD can do, sent by the clock over {} connections; latency from the time a \
+         request was due. p99.9 is {} times the native backend's (median of the rounds' ratios).",
+        number(tail.rate.round()),
+        tail.connections,
+        number(tail.p999_over_native)
+    );
+    section(html, "Latency at half load, open loop", &about, &table)
+}
+
+fn figures(html: &mut String, report: &Report) -> Result<()> {
+    html.push_str("<h2>All figures</h2>\n<table>\n");
+    for (name, value) in &report.figures {
+        writeln!(
+            html,
+            "<tr><td><code>{name}</code></td><td class=\"n\">{}</td></tr>",
+            number(*value)
+        )?;
+    }
+    html.push_str("</table>\n");
+    Ok(())
+}
+
+/// A number with three digits that count, or all before the point, in groups.
+pub fn number(value: f64) -> String {
+    let digits = match value.abs() {
+        size if size >= 100.0 || size.fract() == 0.0 => 0,
+        size if size >= 10.0 => 1,
+        size if size >= 1.0 => 2,
+        _ => 3,
+    };
+    let text = format!("{value:.digits$}");
+    let (whole, rest) = text.split_at(text.find('.').unwrap_or(text.len()));
+    let mut grouped = String::new();
+    for (index, digit) in whole.chars().enumerate() {
+        if index > 0
+            && (whole.len() - index) % 3 == 0
+            && digit.is_ascii_digit()
+            && !grouped.ends_with('-')
+        {
+            grouped.push(',');
+        }
+        grouped.push(digit);
+    }
+    grouped + rest
+}
+
+fn escape(text: &str) -> String {
+    text.replace('&', "&amp;")
+        .replace('<', "&lt;")
+        .replace('>', "&gt;")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::number;
+
+    #[test]
+    fn numbers_are_readable() {
+        let shown = [1234567.8, 123.4, 12.34, 1.234, 0.1234, 1.0, 45000.0, -0.5].map(number);
+        assert_eq!(
+            shown,
+            [
+                "1,234,568",
+                "123",
+                "12.3",
+                "1.23",
+                "0.123",
+                "1",
+                "45,000",
+                "-0.500"
+            ]
+        );
+    }
+}

@@ -1,0 +1,99 @@
+//! The rows: each measures one thing and gives its figures.
+
+pub mod call;
+pub mod compute;
+pub mod memory;
+pub mod reset;
+pub mod syscalls;
+pub mod tail;
+pub mod throughput;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, ensure};
+use forkvm::{Answer, Config, Program, Quiet, Request};
+
+use crate::machine::Machine;
+use crate::report::{self, Report};
+use crate::settings::{Options, Row, read};
+use crate::stand::Stand;
+
+/// Runs the wanted rows and writes the report.
+pub fn all(options: &Options) -> Result<()> {
+    let start = Instant::now();
+    std::fs::create_dir_all(&options.out).with_context(|| options.out.display().to_string())?;
+    let mut report = Report::new(Machine::describe()?, options.quick);
+    if options.wants(Row::Call) {
+        say("a bare round trip, and a request through the engine");
+        report.call = Some(call::run(options)?);
+    }
+    if options.wants(Row::Reset) {
+        say("the reset, over the pages a request dirtied");
+        report.reset = Some(reset::run(options)?);
+    }
+    if options.wants(Row::Syscalls) {
+        say("system calls a request, counted from outside");
+        report.syscalls = syscalls::run(options)?;
+    }
+    if options.wants(Row::Memory) {
+        say("memory of idle forks, and of bare VMs");
+        report.memory = Some(memory::run(options)?);
+    }
+    if options.wants(Row::Compute) {
+        say("computing: natively, in a VM, as WebAssembly");
+        report.compute = compute::run(options)?;
+    }
+    if options.wants(Row::Throughput) || options.wants(Row::Tail) {
+        let stand = Stand::start(options)?;
+        if options.wants(Row::Throughput) {
+            say("requests through Varnish");
+            report.throughput = throughput::run(options, &stand)?;
+        }
+        if options.wants(Row::Tail) {
+            say("latency at half load");
+            report.tail = Some(tail::run(options, &stand, &report.throughput)?);
+        }
+    }
+    report.seconds = start.elapsed().as_secs();
+    report.finish();
+    report::write(&report, &options.out)?;
+    report.print();
+    Ok(())
+}
+
+/// One line of progress.
+pub fn say(text: &str) {
+    eprintln!("bench: {text}");
+}
+
+/// Boots one of the benchmark's programs.
+pub fn boot(
+    options: &Options,
+    name: &str,
+    change: impl FnOnce(&mut Config),
+) -> Result<Arc<Program>> {
+    boot_file(&options.guest(name), change)
+}
+
+/// Boots a program.
+pub fn boot_file(path: &std::path::Path, change: impl FnOnce(&mut Config)) -> Result<Arc<Program>> {
+    let mut config = Config::new("bench");
+    config.concurrency = 1;
+    config.limits.max_memory = 32 << 20;
+    change(&mut config);
+    Program::boot(&read(path)?, config, &mut Quiet)
+        .with_context(|| format!("booting {}", path.display()))
+}
+
+/// A request. The answer holds the fork.
+pub fn answer(program: &Arc<Program>, url: &[u8]) -> Result<Answer> {
+    let request = Request {
+        url,
+        ..Default::default()
+    };
+    let deadline = Instant::now() + Duration::from_secs(10);
+    let answer = program.answer(&request, deadline, &mut Quiet)?;
+    ensure!(answer.status() == 200, "status {}", answer.status());
+    Ok(answer)
+}

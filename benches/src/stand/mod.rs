@@ -1,0 +1,151 @@
+//! The processes that the rows through Varnish need: Varnish, nginx and the programs behind it, and the load.
+
+mod load;
+mod nginx;
+mod process;
+mod varnish;
+
+pub use load::{Load, Measured};
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result, bail};
+use serde::{Deserialize, Serialize};
+
+use crate::rows::say;
+use crate::settings::Options;
+use nginx::{Cgi, FastCgi, Nginx};
+use varnish::Varnish;
+
+/// A way to answer a request. Each has its URL at the one Varnish.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Way {
+    Cached,
+    Native,
+    Kvm,
+    Wasm,
+    Fastcgi,
+    Cgi,
+}
+
+impl Way {
+    pub const ALL: [Self; 6] = [
+        Self::Cached,
+        Self::Native,
+        Self::Kvm,
+        Self::Wasm,
+        Self::Fastcgi,
+        Self::Cgi,
+    ];
+
+    /// Its name in figures, and its URL's path.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Cached => "cached",
+            Self::Native => "native",
+            Self::Kvm => "kvm",
+            Self::Wasm => "wasm",
+            Self::Fastcgi => "fastcgi",
+            Self::Cgi => "cgi",
+        }
+    }
+
+    /// Its name for readers.
+    pub fn title(self) -> &'static str {
+        match self {
+            Self::Cached => "cache hit",
+            Self::Native => "native backend in Varnish",
+            Self::Kvm => "this VMOD",
+            Self::Wasm => "wasmtime in Varnish, fresh instance",
+            Self::Fastcgi => "nginx, persistent FastCGI",
+            Self::Cgi => "nginx, CGI (fork and exec)",
+        }
+    }
+}
+
+/// All of it, running. Ends with its drop.
+pub struct Stand {
+    // In the order they end in.
+    varnish: Varnish,
+    _nginx: Nginx,
+    _fastcgi: FastCgi,
+    _cgi: Cgi,
+    _folder: Folder,
+    oha: PathBuf,
+    with_wasm: bool,
+}
+
+impl Stand {
+    /// Starts everything and asks each way once.
+    pub fn start(options: &Options) -> Result<Self> {
+        let folder = Folder::new()?;
+        let path = folder.0.as_path();
+        let fastcgi = FastCgi::start(&options.guest("hello.fcgi"), path)?;
+        let cgi = Cgi::start(&options.tool("fcgiwrap"), path)?;
+        let nginx = Nginx::start(&options.tool("nginx"), path, &options.guest("hello.cgi"))?;
+        let with_wasm = cfg!(feature = "wasm");
+        let varnish = Varnish::start(options, path, with_wasm)?;
+        let oha = options.tool("oha");
+        let stand = Self {
+            varnish,
+            _nginx: nginx,
+            _fastcgi: fastcgi,
+            _cgi: cgi,
+            _folder: folder,
+            oha,
+            with_wasm,
+        };
+        for way in stand.ways() {
+            stand
+                .varnish
+                .expect_hello(way)
+                .with_context(|| way.title())?;
+        }
+        Ok(stand)
+    }
+
+    /// The ways there are.
+    pub fn ways(&self) -> impl Iterator<Item = Way> + '_ {
+        Way::ALL
+            .into_iter()
+            .filter(|&way| way != Way::Wasm || self.with_wasm)
+    }
+
+    /// Loads one way and measures.
+    pub fn load(&self, way: Way, load: Load) -> Result<Measured> {
+        let url = format!("http://{}/{}", self.varnish.address(), way.name());
+        load.run(&self.oha, &url)
+            .with_context(|| format!("{}, {load:?}", way.title()))
+    }
+}
+
+/// A temporary folder, for sockets and settings.
+struct Folder(PathBuf);
+
+impl Folder {
+    fn new() -> Result<Self> {
+        let path = std::env::temp_dir().join(format!("forkvm-bench.{}", std::process::id()));
+        std::fs::create_dir_all(&path).with_context(|| path.display().to_string())?;
+        Ok(Self(path))
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        if std::fs::remove_dir_all(&self.0).is_err() {
+            say(&format!("{} is left behind", self.0.display()));
+        }
+    }
+}
+
+/// An error for a tool that is not there.
+fn present(path: &Path) -> Result<&Path> {
+    if !path.exists() {
+        bail!(
+            "no {}; `make bench` sets it up, or scripts/bench-setup.sh alone",
+            path.display()
+        );
+    }
+    Ok(path)
+}

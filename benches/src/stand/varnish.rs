@@ -1,0 +1,149 @@
+//! The one Varnish: all ways in one VCL, by URL, so that they differ in nothing but the backend.
+
+use std::io::{Read as _, Write as _};
+use std::net::{SocketAddr, TcpStream};
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail};
+
+use super::process::Server;
+use super::{Way, present};
+use crate::settings::Options;
+
+/// Forks at once: as many as the most connections, so that none waits for one.
+const CONCURRENCY: usize = 64;
+
+/// A running varnishd.
+pub struct Varnish {
+    server: Server,
+    address: SocketAddr,
+}
+
+impl Varnish {
+    /// Starts it on a free port of 127.0.0.1.
+    pub fn start(options: &Options, folder: &Path, with_wasm: bool) -> Result<Self> {
+        let vcl = folder.join("bench.vcl");
+        std::fs::write(&vcl, source(options, folder, with_wasm)?)
+            .with_context(|| vcl.display().to_string())?;
+        let state = folder.join("varnish");
+        let varnishd = std::env::var_os("VARNISHD").unwrap_or_else(|| "varnishd".into());
+        let mut server = Server::start(
+            "varnishd",
+            Path::new(&varnishd),
+            folder,
+            Stdio::null(),
+            |command| {
+                command
+                    .args(["-F", "-a", "127.0.0.1:0", "-s", "malloc,64m", "-n"])
+                    .arg(&state);
+                // Another user may not use /dev/kvm, nor read the programs.
+                if rustix::process::geteuid().is_root() {
+                    command.args(["-j", "none"]);
+                }
+                // Threads enough for the most connections, from the start.
+                command.args(["-p", "thread_pool_min=200", "-f"]).arg(&vcl);
+            },
+        )?;
+        let address = server.wait(|| listening(&state))?;
+        Ok(Self { server, address })
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Asks for a way until it answers hello: programs boot in the background.
+    pub fn expect_hello(&self, way: Way) -> Result<()> {
+        let start = Instant::now();
+        loop {
+            let answer = self.get(way)?;
+            if answer.starts_with("HTTP/1.1 200") && answer.ends_with("\r\n\r\nHello, World!\n") {
+                return Ok(());
+            }
+            if start.elapsed() > Duration::from_secs(20) {
+                bail!("instead of hello: {answer}\n{}", self.server.said());
+            }
+            std::thread::sleep(Duration::from_millis(100));
+        }
+    }
+
+    fn get(&self, way: Way) -> Result<String> {
+        let mut stream = TcpStream::connect(self.address)?;
+        stream.set_read_timeout(Some(Duration::from_secs(20)))?;
+        write!(
+            stream,
+            "GET /{} HTTP/1.1\r\nHost: bench\r\nConnection: close\r\n\r\n",
+            way.name()
+        )?;
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer).context("no answer")?;
+        Ok(String::from_utf8_lossy(&answer).into_owned())
+    }
+}
+
+/// The address it says it listens at.
+fn listening(state: &Path) -> Option<SocketAddr> {
+    let output = Command::new("varnishadm")
+        .args(["-t", "2", "-n"])
+        .arg(state)
+        .arg("debug.listen_address")
+        .stderr(Stdio::null())
+        .output()
+        .ok()?;
+    let text = String::from_utf8(output.stdout).ok()?;
+    let mut words = text.split_whitespace().skip(1);
+    format!("{}:{}", words.next()?, words.next()?).parse().ok()
+}
+
+fn source(options: &Options, folder: &Path, with_wasm: bool) -> Result<String> {
+    let vmod = |name: &str| -> Result<String> {
+        let path = options.lib.join(format!("libvmod_{name}.so"));
+        Ok(present(&path)?.display().to_string())
+    };
+    let hello = options.guest("hello").display().to_string();
+    let module = options.guest("hello.wasm").display().to_string();
+    let (new_wasm, use_wasm) = if with_wasm {
+        (
+            format!("new wasm = bench.wasm(\"{module}\");"),
+            "else if (bereq.url == \"/wasm\") { set bereq.backend = wasm.backend(); }",
+        )
+    } else {
+        (String::new(), "")
+    };
+    Ok(format!(
+        r#"vcl 4.1;
+import kvm from "{kvm}";
+import bench from "{bench}";
+
+backend nginx {{ .path = "{folder}/nginx.socket"; }}
+
+sub vcl_init {{
+    kvm.tenant("bench", "{hello}", max_memory=32MB, concurrency={CONCURRENCY});
+    new native = bench.native();
+    {new_wasm}
+}}
+
+sub vcl_recv {{
+    if (req.url == "/cached") {{ return (hash); }}
+    return (pass);
+}}
+
+sub vcl_backend_fetch {{
+    if (bereq.url == "/kvm") {{ set bereq.backend = kvm.backend("bench"); }}
+    else if (bereq.url == "/native" || bereq.url == "/cached") {{ set bereq.backend = native.backend(); }}
+    {use_wasm}
+    else {{ set bereq.backend = nginx; }}
+}}
+
+sub vcl_backend_response {{
+    if (bereq.url == "/cached") {{ set beresp.ttl = 1h; }}
+}}
+"#,
+        kvm = vmod("kvm")?,
+        bench = vmod("bench")?,
+        folder = folder.display(),
+    ))
+}
