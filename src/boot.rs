@@ -14,10 +14,10 @@ use parking_lot::Mutex;
 use varnish::vcl::LogTag;
 
 use crate::logging::{self, BootOutput};
-use crate::store::Stored;
+use crate::store::{StoreError, Stored};
 use crate::tenant::{Release, State, Tenant};
 use crate::version::Version;
-use crate::{counters, registry};
+use crate::{counters, registry, update};
 
 /// Programs that boot at the same time. More would slow down the requests that are served meanwhile.
 const THREADS: usize = 2;
@@ -79,6 +79,8 @@ fn work() {
         let result = panic::catch_unwind(AssertUnwindSafe(|| boot(&tenant, job.file)))
             .unwrap_or_else(|_| Err("internal error, logged separately".into()));
         settle(&tenant, result, start);
+        // An update that was stored since this one began to boot, by a tenant of another VCL.
+        let _ = panic::catch_unwind(AssertUnwindSafe(|| update::refresh(&tenant)));
     }
 }
 
@@ -110,6 +112,7 @@ fn boot(tenant: &Tenant, file: Result<File, String>) -> Result<Release, String> 
     }
     if tenant.settings.key.is_set()
         && let Err(error) = tenant.store.lock()
+        && !matches!(error, StoreError::Busy(_))
     {
         let text = format!("updates will be refused, they can't be stored: {error}");
         logging::log(LogTag::Error, tenant.name(), &text);
@@ -165,6 +168,12 @@ pub fn read_path(tenant: &Tenant) -> Result<Vec<u8>, String> {
     registry::open(&tenant.settings.path)
         .and_then(|(file, _)| read_file(tenant, file))
         .map_err(|reason| format!("{}: {reason}", tenant.settings.path.display()))
+}
+
+/// Which program is at the tenant's path now.
+pub fn version_of_path(tenant: &Tenant) -> Option<Version> {
+    let (file, _) = registry::open(&tenant.settings.path).ok()?;
+    Version::of_file(file).ok()
 }
 
 /// A program that the tenant could run.

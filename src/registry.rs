@@ -49,7 +49,7 @@ pub fn share(settings: Settings) -> Arc<Tenant> {
     let shared = same_name.iter().filter_map(Weak::upgrade).find(|tenant| {
         identity.is_some()
             && tenant.identity() == identity
-            && !tenant.superseded.load(Ordering::Relaxed)
+            && !tenant.outdated.load(Ordering::Relaxed)
             && tenant.settings == settings
             // What failed is tried again: the reason may be gone, such as a lack of memory.
             && !matches!(tenant.state(), State::Failed(_))
@@ -83,22 +83,12 @@ pub fn watched() -> Vec<Arc<Tenant>> {
     all.filter(|tenant| tenant.settings.watch).collect()
 }
 
-/// No new VCL is to share what the other VCLs' tenants of this name have: `tenant` has been updated.
-pub fn supersede_others(tenant: &Arc<Tenant>) {
-    tenant.superseded.store(false, Ordering::Relaxed);
+/// The other tenants, those of other VCLs, whose updates are stored in the same place.
+pub fn of_same_store(tenant: &Arc<Tenant>) -> Vec<Arc<Tenant>> {
     let tenants = TENANTS.lock();
-    let same_name = tenants
-        .iter()
-        .filter(|((name, _), _)| name == tenant.name())
-        .flat_map(|(_, same_name)| same_name.iter().filter_map(Weak::upgrade));
-    // Not dropped under the lock: one may be the last reference, to a program.
-    let others: Vec<_> = same_name
-        .filter(|other| !Arc::ptr_eq(other, tenant))
-        .collect();
-    drop(tenants);
-    for other in others {
-        other.superseded.store(true, Ordering::Relaxed);
-    }
+    let all = tenants.values().flatten().filter_map(Weak::upgrade);
+    all.filter(|other| other.store.is(&tenant.store) && !Arc::ptr_eq(other, tenant))
+        .collect()
 }
 
 /// Opens a regular file, and says which one it is.

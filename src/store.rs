@@ -95,6 +95,16 @@ pub struct Stored {
     pub elf: Vec<u8>,
 }
 
+impl Stored {
+    /// A program.
+    pub fn new(elf: Vec<u8>) -> Self {
+        Self {
+            version: Version::of(&elf),
+            elf,
+        }
+    }
+}
+
 /// The right to change a store.
 #[derive(Debug)]
 pub struct Lock {
@@ -201,28 +211,42 @@ impl Store {
         Ok(versions.find_map(|version| self.read(version).ok()))
     }
 
-    /// Makes `elf` the current program. `before` is what ran until now, and stays if it is to be kept.
+    /// Makes `elf` the current program. `before` is what ran until now: it stays, if it is here and to be kept.
     pub fn commit(
         &self,
         _lock: &Lock,
         tenant: &str,
         elf: &Stored,
         base: Option<Version>,
-        before: Option<&Stored>,
+        before: Option<Version>,
     ) -> Result<(), StoreError> {
         self.keep_program(elf)?;
-        let mut previous = Vec::new();
-        if let Some(before) = before
-            && self.keep > 0
-        {
-            self.keep_program(before)?;
-            previous.push(before.version);
-        }
+        let mut previous: Vec<Version> = before.into_iter().collect();
         // A damaged manifest is replaced; it was complained about when it was read at boot.
         if let Ok(Some(old)) = self.manifest() {
             previous.extend([old.current].into_iter().chain(old.previous));
         }
         self.name_current(tenant, elf.version, base, previous)
+    }
+
+    /// Stores a program beside the current one, if earlier ones are to be kept at all.
+    pub fn keep_before(&self, _lock: &Lock, before: &Stored) -> Result<(), StoreError> {
+        if self.keep == 0 {
+            return Ok(());
+        }
+        self.keep_program(before)
+    }
+
+    /// Whether a program is here, and whole.
+    pub fn has(&self, version: Version) -> bool {
+        File::open(self.program(version))
+            .and_then(Version::of_file)
+            .is_ok_and(|found| found == version)
+    }
+
+    /// Whether this is the same folder.
+    pub fn is(&self, other: &Self) -> bool {
+        self.folder == other.folder
     }
 
     /// Makes one of the previous programs the current one; those after it are forgotten.
@@ -287,7 +311,7 @@ impl Store {
 
     /// Writes a program, unless it is there and whole.
     fn keep_program(&self, elf: &Stored) -> Result<(), StoreError> {
-        if self.read(elf.version).is_ok() {
+        if self.has(elf.version) {
             return Ok(());
         }
         self.write(&self.program(elf.version), &elf.elf)

@@ -28,15 +28,12 @@ impl Temporary {
 
     fn update(&self, elf: &str, base: Option<&str>, before: Option<&str>) {
         let lock = self.store.lock().unwrap();
-        let before = before.map(program);
+        if let Some(before) = before {
+            self.store.keep_before(&lock, &program(before)).unwrap();
+        }
+        let (base, before) = (base.map(version), before.map(version));
         self.store
-            .commit(
-                &lock,
-                "t",
-                &program(elf),
-                base.map(version),
-                before.as_ref(),
-            )
+            .commit(&lock, "t", &program(elf), base, before)
             .unwrap();
     }
 

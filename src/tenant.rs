@@ -23,8 +23,8 @@ pub struct Tenant {
     identity: Mutex<Option<Identity>>,
     /// A changed file that was watched, and is no program.
     rejected: Mutex<Option<Identity>>,
-    /// Another VCL's tenant of this name has been updated since.
-    pub superseded: AtomicBool,
+    /// It does not run what is stored, since that did not boot with its settings.
+    pub outdated: AtomicBool,
     state: Mutex<State>,
     becomes_settled: Condvar,
     /// Requests handed to the program.
@@ -78,7 +78,7 @@ impl Tenant {
             settings,
             identity: Mutex::new(identity),
             rejected: Mutex::new(None),
-            superseded: AtomicBool::new(false),
+            outdated: AtomicBool::new(false),
             state: Mutex::new(State::Booting),
             becomes_settled: Condvar::new(),
             requests: AtomicU64::new(0),

@@ -6,7 +6,9 @@
 #![forbid(unsafe_code)]
 
 use std::collections::HashSet;
+use std::io;
 use std::panic::{self, AssertUnwindSafe};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, LazyLock, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -17,7 +19,7 @@ use varnish::vcl::LogTag;
 
 use crate::boot::{self, BootFailure};
 use crate::counters::count;
-use crate::store::{Lock, StoreError, Stored};
+use crate::store::{Lock, Store, StoreError, Stored};
 use crate::tenant::{Release, State, Tenant};
 use crate::version::Version;
 use crate::{logging, registry};
@@ -90,9 +92,21 @@ impl From<StoreError> for Refused {
     fn from(error: StoreError) -> Self {
         match error {
             StoreError::Busy(_) => Self::Busy,
+            StoreError::Io { error: ref io, .. } if is_shortage(io) => {
+                Self::NoResources(error.to_string())
+            }
             error => Self::Store(error),
         }
     }
+}
+
+/// Whether it may go better later.
+fn is_shortage(error: &io::Error) -> bool {
+    use rustix::io::Errno;
+    matches!(
+        Errno::from_io_error(error),
+        Some(Errno::MFILE | Errno::NFILE | Errno::NOMEM)
+    )
 }
 
 impl From<BootFailure> for Refused {
@@ -191,7 +205,7 @@ fn perform(tenant: &Arc<Tenant>, source: Source) -> Result<Done, Refused> {
     let running = running(tenant)?;
     let previous = running.as_ref().map(|release| release.version);
     // Before the boot, so that a folder that can't be written is known early.
-    let lock = match (tenant.store.lock(), &source) {
+    let lock = match (lock(&tenant.store), &source) {
         (Ok(lock), _) => Some(lock),
         (Err(error), Source::Path(_)) => {
             let text = format!("the changed program can't be kept for rollback: {error}");
@@ -201,10 +215,7 @@ fn perform(tenant: &Arc<Tenant>, source: Source) -> Result<Done, Refused> {
         (Err(error), _) => return Err(error.into()),
     };
     let (elf, rollback) = match source {
-        Source::Given(elf) | Source::Path(elf) => {
-            let version = Version::of(&elf);
-            (Stored { version, elf }, false)
-        }
+        Source::Given(elf) | Source::Path(elf) => (Stored::new(elf), false),
         Source::Rollback => {
             let before = tenant.store.before(previous)?;
             (before.ok_or(Refused::NothingBefore)?, true)
@@ -237,14 +248,29 @@ fn perform(tenant: &Arc<Tenant>, source: Source) -> Result<Done, Refused> {
         program,
         version: elf.version,
     }));
-    // Other VCLs' tenants of this name go on as they are, but no new VCL may share them.
-    registry::supersede_others(tenant);
+    tenant.outdated.store(false, Ordering::Relaxed);
+    for other in registry::of_same_store(tenant) {
+        refresh(&other);
+    }
     Ok(Done {
         boot,
         ready: start.elapsed(),
         state,
         ..unchanged
     })
+}
+
+/// Locks the store. A tenant that boots holds it for a moment, which is no update.
+fn lock(store: &Store) -> Result<Lock, StoreError> {
+    let deadline = Instant::now() + Duration::from_secs(1);
+    loop {
+        match store.lock() {
+            Err(StoreError::Busy(_)) if Instant::now() < deadline => {
+                thread::sleep(Duration::from_millis(5));
+            }
+            result => return result,
+        }
+    }
 }
 
 /// What runs now. `None` if its program failed to boot, which an update may mend.
@@ -284,21 +310,52 @@ fn store(
     previous: Option<Version>,
     rollback: bool,
 ) -> Result<(), StoreError> {
-    let path = boot::read_path(tenant).ok().map(|elf| Stored {
-        version: Version::of(&elf),
-        elf,
-    });
-    let base = path.as_ref().map(|path| path.version);
+    let base = boot::version_of_path(tenant);
     if rollback {
         return tenant.store.go_back(lock, tenant.name(), elf.version, base);
     }
-    // The first update's program before is not in the store yet, but in path.
-    let before = path.filter(|path| Some(path.version) == previous);
-    let before = match before {
-        None => previous.and_then(|previous| tenant.store.read(previous).ok()),
-        before => before,
-    };
+    // The first update's program before is not in the store yet, but in path, unless that was replaced meanwhile.
+    if let Some(previous) = previous
+        && base == Some(previous)
+        && !tenant.store.has(previous)
+        && let Ok(before) = boot::read_path(tenant).map(Stored::new)
+        && before.version == previous
+    {
+        tenant.store.keep_before(lock, &before)?;
+    }
     tenant
         .store
-        .commit(lock, tenant.name(), elf, base, before.as_ref())
+        .commit(lock, tenant.name(), elf, base, previous)
+}
+
+/// Gives a tenant the stored program, if it runs another one: after an update of a tenant of the same name with other
+/// settings (those of another VCL), of which this one did not know.
+pub fn refresh(tenant: &Tenant) {
+    let State::Ready(release) = tenant.state() else {
+        return;
+    };
+    if !matches!(tenant.store.manifest(), Ok(Some(_))) {
+        return;
+    }
+    let base = boot::version_of_path(tenant);
+    let Some(stored) = tenant.store.choose(base, |_| {}) else {
+        return;
+    };
+    if stored.version == release.version {
+        return;
+    }
+    match boot::start(tenant, &stored.elf, None) {
+        Ok(program) => {
+            let version = stored.version;
+            tenant.settle(State::Ready(Release { program, version }));
+            let text = format!("updated to {}, for another VCL", version.short());
+            logging::log(LogTag::Notice, tenant.name(), &text);
+        }
+        Err(failure) => {
+            // Whoever loads a VCL with these settings gets to know the reason again.
+            tenant.outdated.store(true, Ordering::Relaxed);
+            let text = format!("not updated for another VCL: {}", failure.reason);
+            logging::log(LogTag::Error, tenant.name(), &text);
+        }
+    }
 }

@@ -2,9 +2,13 @@
 #![forbid(unsafe_code)]
 
 use std::fmt;
+use std::io::{self, Read};
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
+
+/// How much of a file is read at a time.
+const PIECE: usize = 64 << 10;
 
 /// A program's version.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -20,6 +24,18 @@ impl Version {
     /// The version of a program's file.
     pub fn of(elf: &[u8]) -> Self {
         Self(Sha256::digest(elf).into())
+    }
+
+    /// The version of a program that need not be in memory.
+    pub fn of_file(mut file: impl Read) -> io::Result<Self> {
+        let mut digest = Sha256::new();
+        let mut piece = vec![0; PIECE];
+        loop {
+            match file.read(&mut piece)? {
+                0 => return Ok(Self(digest.finalize().into())),
+                len => digest.update(&piece[..len]),
+            }
+        }
     }
 
     /// The first digits, for logs.
@@ -82,6 +98,7 @@ mod tests {
         assert_eq!(version.to_string(), text);
         assert_eq!(text.to_uppercase().parse(), Ok(version));
         assert_eq!(version.short(), "ba7816bf8f01");
+        assert_eq!(Version::of_file(&b"abc"[..]).unwrap(), version);
         for bad in [
             "",
             "ba78",

@@ -1,5 +1,6 @@
 //! A varnishd of its own for a test.
 
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -257,6 +258,39 @@ impl ChildProcess {
         fs::read_dir(format!("/proc/{}/fd", self.pid))
             .unwrap()
             .count()
+    }
+
+    /// Lets it open so many descriptors more, and returns the limit before.
+    pub fn leave_descriptors(&self, more: u64) -> u64 {
+        let open: BTreeSet<u64> = fs::read_dir(format!("/proc/{}/fd", self.pid))
+            .unwrap()
+            .map(|entry| {
+                entry
+                    .unwrap()
+                    .file_name()
+                    .to_str()
+                    .unwrap()
+                    .parse()
+                    .unwrap()
+            })
+            .collect();
+        let free = (0..).filter(|number| !open.contains(number));
+        self.limit_descriptors(free.skip(more as usize).next().unwrap())
+    }
+
+    /// Sets the number that its descriptors must be below, and returns the one before.
+    pub fn limit_descriptors(&self, limit: u64) -> u64 {
+        let pid = rustix::process::Pid::from_raw(self.pid.try_into().unwrap());
+        let nofile = rustix::process::Resource::Nofile;
+        let before = rustix::process::prlimit(
+            pid,
+            nofile,
+            rustix::process::Rlimit {
+                current: Some(limit),
+                maximum: rustix::process::getrlimit(nofile).maximum,
+            },
+        );
+        before.unwrap().current.unwrap()
     }
 
     /// Memory that it holds, in bytes.
