@@ -512,11 +512,14 @@ void probe(const char *url)
 		if (!sigaction(i, NULL, &action) && (action.sa_handler || action.sa_flags))
 			say("signal %d %p %x\n", i, (void *)action.sa_handler, action.sa_flags);
 	}
-	say("mask %ld %lx\n", result(syscall(SYS_rt_sigprocmask, 0, NULL, mask, 8)), mask[0]);
+	long got = result(syscall(SYS_rt_sigprocmask, 0, NULL, mask, 8));
+	say("mask %ld %lx\n", got, mask[0]);
 	mask[0] = 0;
-	say("pending %ld %lx\n", result(syscall(SYS_rt_sigpending, mask, 8)), mask[0]);
+	got = result(syscall(SYS_rt_sigpending, mask, 8));
+	say("pending %ld %lx\n", got, mask[0]);
 	memset(&stack, 0, sizeof stack);
-	say("sigaltstack %ld %p %x %zx\n", result(sigaltstack(NULL, &stack)), stack.ss_sp, stack.ss_flags, stack.ss_size);
+	got = result(sigaltstack(NULL, &stack));
+	say("sigaltstack %ld %p %x %zx\n", got, stack.ss_sp, stack.ss_flags, stack.ss_size);
 	memset(text, 0, 16);
 	say("name %ld %.16s\n", result(prctl(PR_GET_NAME, text)), text);
 	for (int i = 1; i < 60; i++) { // what prctl answers to questions
@@ -525,14 +528,18 @@ void probe(const char *url)
 	}
 	for (int i = 0; i < 16; i++) {
 		memset(&limit, 0, sizeof limit);
-		say("limit %d %ld %lx %lx\n", i, result(getrlimit(i, &limit)), limit.rlim_cur, limit.rlim_max);
+		got = result(getrlimit(i, &limit));
+		say("limit %d %ld %lx %lx\n", i, got, limit.rlim_cur, limit.rlim_max);
 	}
 	for (int i = 0; i < 3; i++) {
 		memset(&timer, 0, sizeof timer);
-		say("timer %ld %ld %ld\n", result(getitimer(i, &timer)), timer.it_interval.tv_sec, timer.it_value.tv_sec);
+		got = result(getitimer(i, &timer));
+		say("timer %ld %ld %ld\n", got, timer.it_interval.tv_sec, timer.it_value.tv_sec);
 	}
-	say("fs %ld %lx\n", result(syscall(SYS_arch_prctl, ARCH_GET_FS, &base)), base);
-	say("gs %ld %lx\n", result(syscall(SYS_arch_prctl, ARCH_GET_GS, &base)), base);
+	got = result(syscall(SYS_arch_prctl, ARCH_GET_FS, &base));
+	say("fs %ld %lx\n", got, base);
+	got = result(syscall(SYS_arch_prctl, ARCH_GET_GS, &base));
+	say("gs %ld %lx\n", got, base);
 	say("ids %ld %ld %ld\n", syscall(SYS_getpid), syscall(SYS_gettid), syscall(SYS_getppid));
 	say("brk %lx\n", syscall(SYS_brk, 0));
 	say("mmap %p\n", mmap(NULL, 3 * PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));

@@ -23,6 +23,9 @@ use crate::memory::{GuestMemory, Mapping};
 use crate::request::{Host, Request};
 use crate::shrink::ShrinkPolicy;
 
+#[cfg(test)]
+mod broken;
+
 /// Why a fork could not be made or put back.
 #[derive(Debug, thiserror::Error)]
 pub enum ForkError {

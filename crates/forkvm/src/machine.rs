@@ -378,6 +378,12 @@ impl Machine {
         }
     }
 
+    /// Leaves undone what the last exit left pending.
+    #[cfg(test)]
+    pub fn forget_residue(&mut self) {
+        self.residue = Residue::Clean;
+    }
+
     /// Between requests: keeps room in the ring.
     pub fn keep_ring_low(&mut self) -> std::io::Result<()> {
         match self.vcpu.ring() {

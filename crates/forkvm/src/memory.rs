@@ -188,6 +188,14 @@ impl DirtyPages {
         self.list.len()
     }
 
+    /// Takes one off the list: it will not be put back.
+    #[cfg(test)]
+    pub fn take(&mut self, nth: usize) -> Option<u32> {
+        let page = (nth < self.list.len()).then(|| self.list.remove(nth))?;
+        self.seen[page as usize / 64] &= !(1 << (page % 64));
+        Some(page)
+    }
+
     fn clear(&mut self) {
         for &page in &self.list {
             self.seen[page as usize / 64] = 0;

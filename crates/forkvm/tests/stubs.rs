@@ -14,6 +14,9 @@ use common::{kvm_or_skip, slow_time, slowness};
 use ops::{Ending, Finale, Op};
 use performer::{ADDRESSES, Performer};
 
+/// More than any of these takes, on a busy machine too.
+const TIME: Duration = Duration::from_secs(2);
+
 /// Addresses just before and after those that matter, aligned and not.
 fn addresses() -> impl Iterator<Item = u64> {
     ADDRESSES
@@ -40,7 +43,7 @@ fn stubs_never_write_through_the_stack_pointer() {
                 address,
                 ..Finale::default()
             };
-            let outcome = performer.perform(&finale, &[]);
+            let outcome = performer.perform_within(slow_time(TIME), &finale, &[]);
             performer
                 .leftovers()
                 .unwrap_or_else(|left| panic!("{ending:?} with RSP {address:#x}: {left}"));
@@ -48,7 +51,7 @@ fn stubs_never_write_through_the_stack_pointer() {
             assert_eq!(
                 outcome.is_ok(),
                 expected,
-                "{ending:?} with RSP {address:#x}"
+                "{ending:?} with RSP {address:#x}: {outcome:?}"
             );
         }
     }
@@ -72,7 +75,9 @@ fn the_monitors_pages_are_not_writable() {
                 address,
                 ..Finale::default()
             };
-            let written = performer.perform(&finale, &[]).is_ok();
+            let written = performer
+                .perform_within(slow_time(TIME), &finale, &[])
+                .is_ok();
             performer
                 .leftovers()
                 .unwrap_or_else(|left| panic!("{ending:?} at {address:#x}: {left}"));
@@ -108,7 +113,9 @@ fn no_other_port_answers() {
                 port,
                 ..Finale::default()
             };
-            let answered = performer.perform(&finale, &[]).is_ok();
+            let answered = performer
+                .perform_within(slow_time(TIME), &finale, &[])
+                .is_ok();
             let ours = ending == Ending::Out && (port == 0 || port == 4);
             assert!(!answered || ours, "{ending:?} on port {port:#x}");
         }
@@ -129,7 +136,12 @@ fn the_red_zone_survives_calls() {
         ending: Ending::RedZone,
         ..Finale::default()
     };
-    assert_eq!(performer.perform(&finale, &[]).unwrap(), 200);
+    assert_eq!(
+        performer
+            .perform_within(slow_time(TIME), &finale, &[])
+            .unwrap(),
+        200
+    );
 }
 
 /// KVM completes an `ins` when the machine is entered again, which is after the request: what it writes then is put
@@ -146,7 +158,9 @@ fn a_port_read_that_ends_late_leaves_nothing() {
                 address: 0x7f00_0000_0000 + page * 0x1000,
                 ..Finale::default()
             };
-            performer.perform(&finale, &[]).unwrap_err();
+            performer
+                .perform_within(slow_time(TIME), &finale, &[])
+                .unwrap_err();
             performer
                 .leftovers()
                 .unwrap_or_else(|left| panic!("port {port}, page {page}: {left}"));
@@ -170,17 +184,18 @@ fn a_ring_that_overflows_leaves_nothing() {
             d: 5,
         })
         .collect();
-    let time = slow_time(Duration::from_secs(1));
     for rsp in [0x8000_0000_0000, 1 << 63, 0xe3f7_0000_1234_5677, 0, 8] {
         for flags in [2, 0x4002, 0x4_4002] {
             let mut finale = Finale {
                 flags,
                 ..Finale::default()
             };
-            performer.perform_within(time, &finale, &maps).unwrap();
+            performer
+                .perform_within(slow_time(TIME), &finale, &maps)
+                .unwrap();
             finale.ending = Ending::Pages;
             finale.general[7] = rsp;
-            let outcome = performer.perform_within(time, &finale, &[]);
+            let outcome = performer.perform_within(slow_time(TIME), &finale, &[]);
             assert!(
                 !outcome.as_ref().is_err_and(forkvm::Failure::is_timeout),
                 "RSP {rsp:#x}: {outcome:?}"

@@ -154,6 +154,12 @@ impl Vcpu {
         run.kvm_dirty_regs |= u64::from(KVM_SYNC_X86_EVENTS);
     }
 
+    /// Keeps all registers as they are, whatever was set for the next run.
+    #[cfg(test)]
+    pub fn keep_registers(&mut self) {
+        self.fd.get_kvm_run().kvm_dirty_regs = 0;
+    }
+
     /// Segment and control registers, by ioctl.
     pub fn sregs(&self) -> Result<kvm_sregs, kvm_ioctls::Error> {
         self.fd.get_sregs()
