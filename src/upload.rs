@@ -43,15 +43,15 @@ impl std::fmt::Debug for Order {
 
 /// Why the order was not carried out.
 #[derive(Debug, thiserror::Error)]
-enum No {
+enum Not {
     #[error("there is no such tenant")]
-    NoTenant,
+    Unknown,
     #[error(transparent)]
     Denied(#[from] Denied),
     #[error("the program is larger than max_size ({0} bytes)")]
     TooLarge(usize),
     #[error("there is no memory for the upload")]
-    NoRoom,
+    OutOfMemory,
     #[error("X-Sha256 {0}")]
     BadDigest(#[from] NotAVersion),
     #[error("the upload's SHA-256 is {got}, not {wanted} as X-Sha256 says")]
@@ -63,19 +63,19 @@ enum No {
     Unreadable(String),
 }
 
-impl No {
+impl Not {
     fn status(&self) -> u16 {
         match self {
             Self::BadDigest(_) => 400,
             Self::Denied(Denied::NoKey) => 401,
             Self::Denied(_) => 403,
-            Self::NoTenant => 404,
+            Self::Unknown => 404,
             Self::Refused(Refused::Busy) => 409,
             Self::TooLarge(_) => 413,
             Self::WrongDigest { .. }
             | Self::Refused(Refused::BadProgram { .. } | Refused::NothingBefore) => 422,
             Self::Refused(Refused::Store(_) | Refused::Internal) => 500,
-            Self::NoRoom
+            Self::OutOfMemory
             | Self::Refused(Refused::Booting | Refused::NoResources(_) | Refused::TooLong)
             | Self::Unreadable(_) => 503,
         }
@@ -109,16 +109,16 @@ pub fn respond(
                 &of_done(name, &done),
             )
         }
-        Err(No::Unreadable(what)) => return Err(format!("tenant {name}: upload: {what}")),
+        Err(Not::Unreadable(what)) => return Err(format!("tenant {name}: upload: {what}")),
         Err(no) => {
             // update.rs has logged what it refused.
-            if !matches!(no, No::Refused(_)) || matches!(no, No::Refused(Refused::Busy)) {
+            if !matches!(no, Not::Refused(_)) || matches!(no, Not::Refused(Refused::Busy)) {
                 for record in logging::about(name, &format!("not updated: {no}")) {
                     fetch.log(LogTag::Error, &record);
                 }
             }
             let mut body = json!({ "tenant": name, "error": no.text() });
-            if let No::Refused(Refused::BadProgram { stderr, .. }) = &no {
+            if let Not::Refused(Refused::BadProgram { stderr, .. }) = &no {
                 body["stderr"] = String::from_utf8_lossy(stderr).into();
             }
             answer(fetch, no.status(), name, &body)
@@ -131,8 +131,8 @@ fn carry_out(
     fetch: &mut Fetch<'_, '_>,
     tenant: Option<&Arc<Tenant>>,
     order: &Order,
-) -> Result<Done, No> {
-    let tenant = tenant.ok_or(No::NoTenant)?;
+) -> Result<Done, Not> {
+    let tenant = tenant.ok_or(Not::Unknown)?;
     match order {
         Order::Update { key, max_size } => {
             tenant.settings.key.check(key)?;
@@ -149,19 +149,19 @@ fn carry_out(
 }
 
 /// The program in the request's body, checked against X-Sha256.
-fn read(fetch: &mut Fetch<'_, '_>, max_size: usize) -> Result<Vec<u8>, No> {
+fn read(fetch: &mut Fetch<'_, '_>, max_size: usize) -> Result<Vec<u8>, Not> {
     let wanted = fetch
         .header("x-sha256")
         .map(|digits| String::from_utf8_lossy(digits.trim_ascii()).parse::<Version>())
         .transpose()?;
     let body = Body::bounded(fetch, max_size, None).map_err(|bad| match bad {
-        BadBody::TooLarge => No::TooLarge(max_size),
-        BadBody::NoRoom => No::NoRoom,
-        BadBody::Unreadable(what) => No::Unreadable(what),
+        BadBody::TooLarge => Not::TooLarge(max_size),
+        BadBody::NoRoom => Not::OutOfMemory,
+        BadBody::Unreadable(what) => Not::Unreadable(what),
     })?;
     let elf = body.into_bytes();
     match wanted {
-        Some(wanted) if wanted != Version::of(&elf) => Err(No::WrongDigest {
+        Some(wanted) if wanted != Version::of(&elf) => Err(Not::WrongDigest {
             got: Version::of(&elf),
             wanted,
         }),

@@ -260,6 +260,19 @@ impl ChildProcess {
             .count()
     }
 
+    /// Its memory mappings.
+    pub fn mappings(&self) -> usize {
+        let maps = fs::read_to_string(format!("/proc/{}/maps", self.pid)).unwrap();
+        maps.lines().count()
+    }
+
+    /// Its threads.
+    pub fn threads(&self) -> usize {
+        fs::read_dir(format!("/proc/{}/task", self.pid))
+            .unwrap()
+            .count()
+    }
+
     /// Lets it open so many descriptors more, and returns the limit before.
     pub fn leave_descriptors(&self, more: u64) -> u64 {
         let open: BTreeSet<u64> = fs::read_dir(format!("/proc/{}/fd", self.pid))
@@ -274,8 +287,8 @@ impl ChildProcess {
                     .unwrap()
             })
             .collect();
-        let free = (0..).filter(|number| !open.contains(number));
-        self.limit_descriptors(free.skip(more as usize).next().unwrap())
+        let mut free = (0..).filter(|number| !open.contains(number));
+        self.limit_descriptors(free.nth(more as usize).unwrap())
     }
 
     /// Sets the number that its descriptors must be below, and returns the one before.
