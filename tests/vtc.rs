@@ -1,6 +1,7 @@
 //! Runs every tests/*.vtc with the real varnishtest, one test each.
 //!
 //! In them `${vmod}` is the VMOD, `${guests}` the folder of the guest programs, and `${root}` that of this package.
+#![allow(clippy::unwrap_used)]
 
 mod common;
 
