@@ -21,12 +21,7 @@ for p in json.load(sys.stdin)["packages"]:
     if p["name"] == "libsqlite3-sys":
         print(os.path.join(os.path.dirname(p["manifest_path"]), "sqlite3"))')
 make -s -C benches/guests OUT="$guests" SQLITE="$sqlite"
-# How fast wasmtime compiles is not measured: the compiler's own compilation need not take long.
-quick_build=()
-for crate in cranelift-codegen regalloc2 wasmparser; do
-    quick_build+=(--config "profile.release.package.$crate.opt-level=1" --config "profile.release.package.$crate.debug=false")
-done
-cargo build --release --locked "${quick_build[@]}" -p forkvm-bench -p forkvm-bench-backends \
+cargo build --release --locked -p forkvm-bench -p forkvm-bench-backends \
     --features forkvm-bench/wasm,forkvm-bench-backends/wasm
 
 arguments=(--guests "$guests" --lib "$lib" --tools "$tools" --out "$out")

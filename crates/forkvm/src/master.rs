@@ -137,7 +137,15 @@ impl Master {
             deadline,
         };
         booting.machine.start(deadline);
-        let waiting = booting.run_main(output);
+        let waiting = booting.run_main(output).and_then(|waiting| {
+            // The watchdog looks now and then; a main() that ended between two looks may be late all the same.
+            let late = Instant::now() >= deadline;
+            if late {
+                Err(Cause::Timeout)
+            } else {
+                Ok(waiting)
+            }
+        });
         booting.machine.stop();
         let describe = |cause: Cause| {
             let time = format!("{:?} (max_boot_time)", config.limits.max_boot_time);

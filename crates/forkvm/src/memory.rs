@@ -298,7 +298,7 @@ impl GuestMemory {
         let end = address.checked_add(len).ok_or(BadAddress(address))?;
         let mut at = address;
         while at < end {
-            let n = (page_down(at) + PAGE).min(end) - at;
+            let n = page_end(at).min(end) - at;
             let physical = paging::translate(&self.mapping, at, access).ok_or(BadAddress(at))?;
             piece(self, physical, at - address, n).map_err(|_| BadAddress(at))?;
             at += n;
@@ -312,7 +312,7 @@ impl GuestMemory {
         let mut at = address;
         while at < end {
             paging::translate(&self.mapping, at, Access::Read).ok_or(BadAddress(at))?;
-            at = page_down(at) + PAGE;
+            at = page_end(at);
         }
         Ok(())
     }
@@ -345,6 +345,11 @@ impl GuestMemory {
     }
 }
 
+/// First address after the page of `at`; the last address of all for the last page, which is nobody's.
+fn page_end(at: u64) -> u64 {
+    page_down(at).saturating_add(PAGE)
+}
+
 impl UserMemory for GuestMemory {
     fn read(&self, address: u64, buf: &mut [u8]) -> Result<(), BadAddress> {
         let end = address
@@ -352,7 +357,7 @@ impl UserMemory for GuestMemory {
             .ok_or(BadAddress(address))?;
         let mut at = address;
         while at < end {
-            let n = (page_down(at) + PAGE).min(end) - at;
+            let n = page_end(at).min(end) - at;
             let physical =
                 paging::translate(&self.mapping, at, Access::Read).ok_or(BadAddress(at))?;
             let offset = (at - address) as usize;

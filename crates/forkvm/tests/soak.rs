@@ -129,7 +129,7 @@ fn everything_at_once() {
         .filter(|name| !emulated() || !NOT_EMULATED.contains(name))
         .map(|name| format!("/{name}"))
         .collect();
-    let left = AtomicUsize::new(few(6000).max(300));
+    let left = AtomicUsize::new(few(6000).max(200));
     std::thread::scope(|scope| {
         for thread in 0..4 {
             let (tenants, ways, left) = (&tenants, &ways, &left);
