@@ -161,7 +161,9 @@ fn nothing_is_left_by_any_ending() {
         d: SECRET,
     };
     for ending in ENDINGS {
-        for set in [0, 2, 4, 1] {
+        // Where the machine is emulated, one of them.
+        let sets = [0, 2, 4, 1].into_iter().enumerate();
+        for (_, set) in sets.filter(|(i, _)| slowness() == 1 || *i == ending as usize % 4) {
             let finale = Finale {
                 general: [SECRET; 16],
                 flags: 0x20_4cd7,

@@ -86,8 +86,13 @@ global_asm!(
     "  xor ecx, ecx",
     "  xor edx, edx",
     "  wrpkru",
-    // All vector state the processor has, AMX included, from the frozen image.
+    // AMD before Zen 2 leaves the last x87 instruction's addresses and opcode in place at an xrstor that restores no
+    // pending exception (Linux: X86_BUG_FXSAVE_LEAK): let that be an instruction of ours.
     "forkvm_enter_fsgsbase:",
+    "  fnclex",
+    "  emms",
+    "  fild dword ptr [rip + forkvm_user_stubs + {bases_offset}]",
+    // All vector state the processor has, AMX included, from the frozen image.
     "  mov eax, -1",
     "  mov edx, -1",
     "  xrstor64 [rip + forkvm_user_stubs + {xsave_offset}]",
@@ -108,6 +113,9 @@ global_asm!(
     "  jmp [rip + forkvm_user_stubs + {block_offset}]",
     // Without FSGSBASE only the host can set the bases; there (old Intel, AMD) it resets the selectors too.
     "forkvm_enter_plain:",
+    "  fnclex",
+    "  emms",
+    "  fild dword ptr [rip + forkvm_user_stubs + {bases_offset}]",
     "  mov eax, -1",
     "  mov edx, -1",
     "  xrstor64 [rip + forkvm_user_stubs + {xsave_offset}]",
