@@ -14,7 +14,7 @@ PREFIX ?= /usr/local
 ENV := . scripts/env.sh &&
 SCRIPTS := $(wildcard scripts/*.sh scripts/svm/*.sh guest-sdk/*.sh) .ci/run
 
-.PHONY: help demo demo-check test test-svm check bench install build guests test-guests setup clean
+.PHONY: help demo demo-check test test-svm soak check bench install build guests test-guests setup clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -30,6 +30,10 @@ test: build guests test-guests ## all tests (needs /dev/kvm)
 
 test-svm: setup guests test-guests ## the engine's tests on a stock kernel's KVM, in QEMU (NPT=0: shadow paging)
 	$(ENV) GUESTS_DIR=$(GUESTS) scripts/svm/test.sh
+
+soak: build guests test-guests ## requests that hide secrets and look for others', through Varnish (N=1000000, TIME=seconds at most)
+	$(ENV) GUESTS_DIR=$(GUESTS) SOAK_REQUESTS=$(or $(N),1000000) SOAK_SECONDS=$(TIME) \
+	  cargo test -q --release -p vmod_kvm --test soak -- --nocapture
 
 check: setup ## formatting, lints, shell syntax
 	cargo fmt --all --check
