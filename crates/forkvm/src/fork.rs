@@ -57,7 +57,8 @@ pub struct Fork {
 impl Fork {
     /// Forks a master.
     pub fn new(master: Arc<Master>) -> Result<Self, ForkError> {
-        let memory = GuestMemory::forked(Mapping::fork(&master.file, master.memory.len())?);
+        let mapping = Mapping::fork(&master.file, master.memory.len())?;
+        let memory = GuestMemory::forked(mapping, &master.wait_point.layout.tables);
         let limits = &master.config.limits;
         let pages = |bytes: u64| usize::try_from(bytes / PAGE).unwrap_or(usize::MAX);
         let page_limit = pages(limits.max_request_memory);

