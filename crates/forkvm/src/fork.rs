@@ -38,6 +38,9 @@ pub enum ForkError {
     /// KVM refused its registers.
     #[error("its registers: {0}")]
     Registers(#[from] kvm_ioctls::Error),
+    /// The thread that makes and frees forks could not be started.
+    #[error("the keeper's thread: {0}")]
+    Keeper(std::io::Error),
 }
 
 /// A fork of a master.

@@ -8,6 +8,7 @@
 //! The engine knows nothing of Varnish. Its two users are the VMOD and the command `forkvm`.
 
 mod arch;
+mod boot;
 mod call;
 mod config;
 mod debug;
@@ -18,6 +19,7 @@ mod handlers;
 mod handover;
 mod http;
 mod hypercall;
+mod keeper;
 mod kvm;
 mod linux;
 mod loader;

@@ -2,20 +2,14 @@
 //! request finds none idle; given up when idle for long.
 
 use std::collections::VecDeque;
-use std::sync::mpsc::{self, RecvTimeoutError, Sender};
-use std::sync::{Arc, Weak};
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::time::Instant;
 
-use once_cell::sync::OnceCell;
 use parking_lot::{Condvar, Mutex};
 
 use crate::fork::{Fork, ForkError};
+use crate::keeper::{Job, Keeper};
 use crate::master::Master;
-
-/// How often idle forks are looked for.
-const SWEEP: Duration = Duration::from_secs(1);
-/// How often it is looked whether a retired master can be freed.
-const RETIRE: Duration = Duration::from_millis(10);
 
 /// Why there is no fork for a request.
 #[derive(Debug)]
@@ -30,14 +24,18 @@ pub enum TakeError {
 #[derive(Debug)]
 pub struct Pool {
     master: Arc<Master>,
+    keeper: &'static Keeper,
     state: Mutex<State>,
     given_back: Condvar,
 }
 
+/// An idle fork, and since when it is. It is boxed, for a fork is handed on some times in a request.
+pub type Idle = (Box<Fork>, Instant);
+
 #[derive(Debug, Default)]
 struct State {
     /// The one used last is at the back.
-    idle: VecDeque<(Fork, Instant)>,
+    idle: VecDeque<Idle>,
     /// Forks there are: idle, in use, and being made.
     total: usize,
     being_made: usize,
@@ -59,7 +57,8 @@ pub struct PoolStats {
 impl Pool {
     /// A pool with its first fork.
     pub fn new(master: Arc<Master>) -> Result<Arc<Self>, ForkError> {
-        let first = Fork::new(master.clone())?;
+        let keeper = Keeper::get().map_err(ForkError::Keeper)?;
+        let first = Box::new(Fork::new(master.clone())?);
         let state = State {
             idle: [(first, Instant::now())].into(),
             total: 1,
@@ -68,10 +67,11 @@ impl Pool {
         };
         let pool = Arc::new(Self {
             master,
+            keeper,
             state: Mutex::new(state),
             given_back: Condvar::new(),
         });
-        keeper().send(Job::Keep(Arc::downgrade(&pool)));
+        keeper.send(Job::Keep(Arc::downgrade(&pool)));
         Ok(pool)
     }
 
@@ -81,7 +81,7 @@ impl Pool {
     }
 
     /// Takes a fork, waiting until `until` at most.
-    pub fn take(self: &Arc<Self>, until: Instant) -> Result<Fork, TakeError> {
+    pub fn take(self: &Arc<Self>, until: Instant) -> Result<Box<Fork>, TakeError> {
         let mut state = self.state.lock();
         loop {
             if let Some((fork, _)) = state.idle.pop_back() {
@@ -105,7 +105,7 @@ impl Pool {
     fn ask_for_one(self: &Arc<Self>, state: &mut State) {
         state.total += 1;
         state.being_made += 1;
-        keeper().send(Job::Make(Arc::downgrade(self)));
+        self.keeper.send(Job::Make(Arc::downgrade(self)));
     }
 
     /// Makes forks here and now until there are so many, as far as that goes.
@@ -127,7 +127,7 @@ impl Pool {
     }
 
     /// Takes a fork back. One that is not usable any more is replaced if somebody waits.
-    pub fn give_back(self: &Arc<Self>, fork: Fork, usable: bool) {
+    pub fn give_back(self: &Arc<Self>, fork: Box<Fork>, usable: bool) {
         let mut state = self.state.lock();
         if usable && !state.closed {
             state.idle.push_back((fork, Instant::now()));
@@ -142,12 +142,12 @@ impl Pool {
             self.ask_for_one(&mut state);
         }
         drop(state);
-        keeper().send(Job::Free(vec![fork]));
+        self.keeper.send(Job::Free([(fork, Instant::now())].into()));
     }
 
     /// Makes one fork that is counted already, on the keeper's thread or in [`Pool::fill`]. False if that failed.
-    fn make(&self) -> bool {
-        let made = Fork::new(self.master.clone());
+    pub fn make(&self) -> bool {
+        let made = Fork::new(self.master.clone()).map(Box::new);
         let mut state = self.state.lock();
         state.being_made -= 1;
         let success = made.is_ok();
@@ -167,28 +167,30 @@ impl Pool {
     }
 
     /// Takes out forks that have been idle too long, all but one.
-    fn sweep(&self, now: Instant) -> Vec<Fork> {
+    pub fn sweep(&self, now: Instant) -> VecDeque<Idle> {
         let mut state = self.state.lock();
-        let mut old = Vec::new();
+        let mut old = VecDeque::new();
         while state.idle.len() > 1 {
             match state.idle.front() {
                 Some((_, since)) if now.duration_since(*since) > self.master.config.idle_time => {}
                 _ => break,
             }
-            old.extend(state.idle.pop_front().map(|(fork, _)| fork));
+            old.extend(state.idle.pop_front());
             state.total -= 1;
         }
         old
     }
 
-    /// Gives all idle forks up; those in use follow when they come back. Freed on the keeper's thread.
+    /// Gives all idle forks up; those in use follow when they come back, and the master after the last. All are freed
+    /// on the keeper's thread: that takes time.
     pub fn close(&self) {
         let mut state = self.state.lock();
         state.closed = true;
-        let forks: Vec<Fork> = state.idle.drain(..).map(|(fork, _)| fork).collect();
+        let forks = std::mem::take(&mut state.idle);
         state.total -= forks.len();
         drop(state);
-        keeper().send(Job::Free(forks));
+        self.keeper.send(Job::Free(forks));
+        self.keeper.send(Job::Retire(self.master.clone()));
     }
 
     /// Looks at all idle forks.
@@ -210,99 +212,4 @@ impl Pool {
             created: state.created,
         }
     }
-}
-
-/// Work for the keeper's thread.
-enum Job {
-    /// A new pool to sweep.
-    Keep(Weak<Pool>),
-    /// A fork to be made.
-    Make(Weak<Pool>),
-    /// Forks to be freed, off the request's thread.
-    Free(Vec<Fork>),
-    /// A master that nobody needs any more, but forks that are still to be freed.
-    Retire(Arc<Master>),
-}
-
-/// Has a master freed on the keeper's thread, which is the last to let go of it: freeing its memory takes time.
-pub fn retire(master: Arc<Master>) {
-    keeper().send(Job::Retire(master));
-}
-
-/// The one thread that makes and frees forks.
-struct Keeper {
-    jobs: Option<Sender<Job>>,
-}
-
-impl Keeper {
-    /// Hands over a job; without a thread it is done here and now.
-    fn send(&self, job: Job) {
-        match &self.jobs {
-            Some(jobs) => {
-                if let Err(mpsc::SendError(job)) = jobs.send(job) {
-                    job.perform();
-                }
-            }
-            None => job.perform(),
-        }
-    }
-}
-
-impl Job {
-    fn perform(self) {
-        match self {
-            Self::Make(pool) => {
-                if let Some(pool) = pool.upgrade() {
-                    pool.make();
-                }
-            }
-            Self::Free(forks) => drop(forks),
-            // Without a keeper whoever is last frees it.
-            Self::Keep(_) | Self::Retire(_) => {}
-        }
-    }
-}
-
-fn keeper() -> &'static Keeper {
-    static KEEPER: OnceCell<Keeper> = OnceCell::new();
-    KEEPER.get_or_init(|| {
-        let (jobs, inbox) = mpsc::channel::<Job>();
-        let thread = std::thread::Builder::new()
-            .name("forkvm-keeper".into())
-            .spawn(move || {
-                let mut pools: Vec<Weak<Pool>> = Vec::new();
-                let mut retired: Vec<Arc<Master>> = Vec::new();
-                let mut swept = Instant::now();
-                loop {
-                    // With no pool there is nothing to sweep: sleep until there is.
-                    let job = if !retired.is_empty() {
-                        inbox.recv_timeout(RETIRE)
-                    } else if pools.is_empty() {
-                        inbox.recv().map_err(|_| RecvTimeoutError::Disconnected)
-                    } else {
-                        inbox.recv_timeout(SWEEP)
-                    };
-                    match job {
-                        Ok(Job::Keep(pool)) => pools.push(pool),
-                        Ok(Job::Retire(master)) => retired.push(master),
-                        Ok(job) => job.perform(),
-                        Err(RecvTimeoutError::Timeout) => {}
-                        Err(RecvTimeoutError::Disconnected) => return,
-                    }
-                    // Nobody can get a new reference to one of these any more.
-                    retired.retain(|master| Arc::strong_count(master) > 1);
-                    let now = Instant::now();
-                    if now.duration_since(swept) >= SWEEP {
-                        swept = now;
-                        pools.retain(|pool| pool.strong_count() > 0);
-                        for pool in pools.iter().filter_map(Weak::upgrade) {
-                            drop(pool.sweep(now));
-                        }
-                    }
-                }
-            });
-        Keeper {
-            jobs: thread.is_ok().then_some(jobs),
-        }
-    })
 }

@@ -349,7 +349,6 @@ impl Program {
 impl Drop for Program {
     fn drop(&mut self) {
         self.pool.close();
-        crate::pool::retire(self.pool.master().clone());
     }
 }
 
@@ -357,14 +356,14 @@ impl Drop for Program {
 #[derive(Debug)]
 struct Lease {
     program: Arc<Program>,
-    fork: Option<Fork>,
+    fork: Option<Box<Fork>>,
 }
 
 impl Lease {
     fn fork(&mut self) -> Result<&mut Fork, Failure> {
         // There is one until drop; an error instead of a panic all the same.
         let tenant = || self.program.config().name.clone();
-        self.fork.as_mut().ok_or_else(|| Failure::NoFork {
+        self.fork.as_deref_mut().ok_or_else(|| Failure::NoFork {
             tenant: tenant(),
             reason: "it was given back".into(),
         })

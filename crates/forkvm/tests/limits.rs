@@ -185,7 +185,8 @@ fn the_deadline_is_end_to_end() {
         let failure = tenant
             .try_send(&get("/loop"), start + whole, &mut Quiet)
             .unwrap_err();
-        assert!(failure.is_timeout(), "{failure}");
+        // On a starved machine the first request may not be over in time to leave a fork at all.
+        assert!(failure.is_timeout() || failure.is_busy(), "{failure}");
         assert!(start.elapsed() < whole + slow_time(Duration::from_secs(20)));
         first.join().unwrap();
     });
