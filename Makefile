@@ -44,10 +44,16 @@ check: setup ## formatting, lints, shell syntax
 bench: build ## speed and memory, as a table, JSON and a page (QUICK=1, ROWS=call,memory,...)
 	@$(ENV) LIB=$(TARGET)/release GUESTS_DIR=$(GUESTS) scripts/bench.sh
 
-install: build ## the VMOD into VMODDIR=, the command "forkvm" into PREFIX=/usr/local (DESTDIR= honoured)
-	@$(ENV) set -e; dir="$(VMODDIR)"; [ -n "$$dir" ] || dir=$$(pkg-config --variable=vmoddir varnishapi); \
-	install -vD -m 644 $(TARGET)/release/libvmod_kvm.so "$(DESTDIR)$$dir/libvmod_kvm.so"; \
-	install -vD -m 755 $(TARGET)/release/forkvm "$(DESTDIR)$(PREFIX)/bin/forkvm"
+# Builds nothing, so that "make && sudo make install" is as elsewhere: root may have no Rust.
+install: ## what "make build" made: VMOD (VMODDIR=), kvm.vcl (VCLDIR=), command and man page (PREFIX=/usr/local); DESTDIR= honoured
+	@set -e; built=$(TARGET)/release; \
+	for f in libvmod_kvm.so forkvm vmod_kvm.3 varnish-folders; do \
+	  [ -e $$built/$$f ] || { echo "$$built/$$f is missing: run \"make build\" first"; exit 1; }; done; \
+	{ read -r vmoddir; read -r vcldir; } <$$built/varnish-folders; \
+	install -vD -m 644 $$built/libvmod_kvm.so "$(DESTDIR)$(or $(VMODDIR),$$vmoddir)/libvmod_kvm.so"; \
+	install -vD -m 644 vcl/kvm.vcl "$(DESTDIR)$(or $(VCLDIR),$$vcldir)/kvm.vcl"; \
+	install -vD -m 755 $$built/forkvm "$(DESTDIR)$(PREFIX)/bin/forkvm"; \
+	install -vD -m 644 $$built/vmod_kvm.3 "$(DESTDIR)$(PREFIX)/share/man/man3/vmod_kvm.3"
 
 # The bindings depend on the very Varnish they were made from, which cargo does
 # not see: another one means they are built anew.
@@ -59,6 +65,8 @@ build: setup ## the VMOD and the command, in target/release
 	fi
 	@command -v cargo >/dev/null || { echo "Rust 1.95 or later is needed (rustup.rs)"; exit 1; }
 	$(ENV) cargo build $(CARGO_FLAGS)
+	@$(ENV) rst2man "$$(ls -t $(TARGET)/release/build/vmod_kvm-*/out/vmod_kvm.man.rst | head -n 1)" $(TARGET)/release/vmod_kvm.3
+	@$(ENV) for v in vmoddir vcldir; do pkg-config --variable=$$v varnishapi; done >$(TARGET)/release/varnish-folders
 
 guests: setup ## the example programs, in target/guests
 	@$(MAKE) -s -C guest-sdk/examples OUT=$(GUESTS)

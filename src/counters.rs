@@ -12,10 +12,10 @@ use varnish::{Vsc, VscMetric};
 #[derive(VscMetric)]
 #[repr(C)]
 pub struct Counters {
-    /// Requests handed to a program
+    /// Requests for a program, those included that found no fork free
     #[counter]
     pub requests: AtomicU64,
-    /// Requests that a program failed: crashed, ran out of time or memory, or gave no response
+    /// Requests that a program failed: crashed, ran out of time or memory, or gave no response that can be sent
     #[counter]
     pub failures: AtomicU64,
     /// Failures because of max_request_time
@@ -24,7 +24,7 @@ pub struct Counters {
     /// Requests answered 503, because no fork was free in time
     #[counter]
     pub busy: AtomicU64,
-    /// Fetches that failed, because the tenant is unknown or its program not ready
+    /// Fetches that failed before a program was asked: unknown tenant, program not ready, request body unreadable
     #[counter]
     pub refused: AtomicU64,
     /// Programs that became ready

@@ -7,11 +7,12 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
-use forkvm::{Answer, CachePolicy, Failure, Program, Request};
+use forkvm::{Answer, Failure, Program, Request};
 use parking_lot::RwLock;
 use varnish::vcl::{Buffer, Ctx, LogTag, VclBackend, VclError};
 
 use crate::boot;
+use crate::caching::Caching;
 use crate::counters::count;
 use crate::fetch::Fetch;
 use crate::logging::{self, Output};
@@ -182,8 +183,16 @@ impl Director {
                     log_failure(fetch, &tenant, failure);
                 }
                 let shown = tenant.settings.version_header.then_some(version);
-                hand_over(fetch, answer, &method, shown)
-                    .map_err(|error| format!("tenant {name}: {error}"))
+                hand_over(fetch, answer, &method, shown).or_else(|error| {
+                    // Nothing of it was set, so that there is room for an answer of ours.
+                    log_failed(
+                        fetch,
+                        &tenant,
+                        &format!("its response can't be sent: {error}"),
+                    );
+                    plain(fetch, 500, FAILED, None)
+                        .map_err(|error| format!("tenant {name}: {error}"))
+                })
             }
             Err(failure) => {
                 fail(fetch, &tenant, &failure).map_err(|error| format!("tenant {name}: {error}"))
@@ -233,83 +242,50 @@ fn hand_over(
     version: Option<Version>,
 ) -> Result<Response, VclError> {
     let status = answer.status();
-    fetch.set_status(status)?;
-    if let Some(version) = version {
-        fetch.add_header("X-Program-Version", version.to_string().as_bytes())?;
-    }
-    let content_type = answer.content_type();
-    if !content_type.is_empty() {
-        fetch.add_header("Content-Type", content_type)?;
-    }
-    let mut own_cache_control = false;
-    let mut lifetime = false;
-    for header in answer.headers() {
-        if header.name.eq_ignore_ascii_case("content-type") && !content_type.is_empty() {
-            // The type that came with the response counts; two would be one too many.
-            continue;
-        }
-        if header.name.eq_ignore_ascii_case("cache-control") {
-            own_cache_control = true;
-            lifetime |= gives_lifetime(&header.value);
-        }
-        lifetime |= header.name.eq_ignore_ascii_case("expires");
-        fetch.add_header(&header.name, &header.value)?;
-    }
-    if let (Some(policy), false) = (answer.cache(), own_cache_control) {
-        lifetime = true;
-        fetch.add_header("Cache-Control", cache_control(&policy).as_bytes())?;
-    }
-    // Not by a header such as no-store, which would reach the client. And not for 304: Varnish has asked whether what
-    // it has in its cache is still good, and takes the answer in that cached object only while it is cacheable.
-    if !lifetime && status != 304 {
-        fetch.set_uncacheable();
-    }
-
     let len =
         usize::try_from(answer.body_len()).map_err(|error| VclError::new(error.to_string()))?;
-    if matches!(status, 204 | 304) {
-        return Ok(Response::without_body());
-    }
+    let caching = Caching::of(answer.headers(), answer.cache());
+    let has_body = !matches!(status, 204 | 304);
+
+    let version = version.map(|version| version.to_string());
     // Varnish does not set it for a backend that isn't HTTP. HEAD says what GET would give.
-    fetch.add_header("Content-Length", len.to_string().as_bytes())?;
-    if method == "HEAD" || len == 0 {
+    let length = has_body.then(|| len.to_string());
+    let own = [
+        ("X-Program-Version", version.as_deref().map(str::as_bytes)),
+        (
+            "Content-Type",
+            Some(answer.content_type()).filter(|value| !value.is_empty()),
+        ),
+        (
+            "Cache-Control",
+            caching.cache_control.as_deref().map(str::as_bytes),
+        ),
+        ("Content-Length", length.as_deref().map(str::as_bytes)),
+    ];
+    let own = own.iter().filter_map(|&(name, value)| Some((name, value?)));
+    // The type that came with the response counts; two would be one too many.
+    let typed = !answer.content_type().is_empty();
+    let guests = answer
+        .headers()
+        .iter()
+        .filter(|header| !(typed && header.name.eq_ignore_ascii_case("content-type")))
+        .map(|header| (header.name.as_str(), header.value.as_slice()));
+    fetch.set_status(status)?;
+    fetch.add_headers(own.chain(guests))?;
+
+    // Not by a header such as no-store, which would reach the client. And not for 304: Varnish has asked whether what
+    // it has in its cache is still good, and takes the answer in that cached object only while it is cacheable.
+    if !caching.allowed && status != 304 {
+        fetch.set_uncacheable();
+    }
+    if !has_body || method == "HEAD" || len == 0 {
         return Ok(Response::without_body());
     }
     Ok(Response::guest(answer, len))
 }
 
-/// Whether a Cache-Control value lets a shared cache keep the response for a time it names.
-fn gives_lifetime(value: &[u8]) -> bool {
-    let value = value.to_ascii_lowercase();
-    let mut directives = value.split(|&c| c == b',').map(<[u8]>::trim_ascii);
-    let forbids = |directive: &[u8]| {
-        [&b"no-store"[..], b"no-cache", b"private"]
-            .iter()
-            .any(|name| directive.starts_with(name))
-    };
-    !directives.clone().any(forbids)
-        && directives.any(|directive| {
-            directive.starts_with(b"max-age=") || directive.starts_with(b"s-maxage=")
-        })
-}
-
-/// The guest's cache policy as a header. Varnish takes lifetimes from headers after the backend is done; set on the
-/// object they would be overwritten.
-fn cache_control(policy: &CachePolicy) -> String {
-    // Whole seconds, and a short lifetime is not none. (A negative or absurd float saturates.)
-    let seconds = |time: f32| {
-        if time > 0.0 {
-            time.round().max(1.0) as u32
-        } else {
-            0
-        }
-    };
-    format!(
-        "max-age={}, stale-while-revalidate={}",
-        seconds(policy.ttl),
-        seconds(policy.grace)
-    )
-}
+/// What a client is told about a failure. The log says the rest.
+const FAILED: &str = "The service failed.\n";
 
 /// The response for a request that has no answer of the guest.
 fn fail(
@@ -321,21 +297,27 @@ fn fail(
     if failure.is_busy() {
         plain(fetch, 503, "The service is busy, try again.\n", Some("1"))
     } else {
-        plain(fetch, 500, "The service failed.\n", None)
+        plain(fetch, 500, FAILED, None)
     }
 }
 
 fn log_failure(fetch: &mut Fetch<'_, '_>, tenant: &Tenant, failure: &Failure) {
-    if failure.is_busy() {
-        count(|counters| &counters.busy);
-    } else {
-        count(|counters| &counters.failures);
-        tenant.failures.fetch_add(1, Ordering::Relaxed);
-    }
     if failure.is_timeout() {
         count(|counters| &counters.timeouts);
     }
-    log_error(fetch, tenant.name(), &failure.to_string());
+    if failure.is_busy() {
+        count(|counters| &counters.busy);
+        log_error(fetch, tenant.name(), &failure.to_string());
+    } else {
+        log_failed(fetch, tenant, &failure.to_string());
+    }
+}
+
+/// Counts and logs a request that the program failed.
+fn log_failed(fetch: &mut Fetch<'_, '_>, tenant: &Tenant, what: &str) {
+    count(|counters| &counters.failures);
+    tenant.failures.fetch_add(1, Ordering::Relaxed);
+    log_error(fetch, tenant.name(), what);
 }
 
 fn log_error(fetch: &mut Fetch<'_, '_>, name: &str, text: &str) {
@@ -376,45 +358,4 @@ fn plain(
     } else {
         Response::text(text)
     })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_lifetime_is_max_age_without_a_but() {
-        assert!(gives_lifetime(b"public, Max-Age=60"));
-        assert!(gives_lifetime(b"s-maxage=1"));
-        for none in [
-            "",
-            "public",
-            "no-store",
-            "private, max-age=60",
-            "max-age=60, no-cache=\"set-cookie\"",
-        ] {
-            assert!(!gives_lifetime(none.as_bytes()), "{none}");
-        }
-    }
-
-    #[test]
-    fn a_policy_becomes_whole_seconds() {
-        let header = |ttl, grace| {
-            cache_control(&CachePolicy {
-                ttl,
-                grace,
-                keep: 0.0,
-            })
-        };
-        assert_eq!(header(10.0, 2.5), "max-age=10, stale-while-revalidate=3");
-        assert_eq!(header(0.001, 0.0), "max-age=1, stale-while-revalidate=0");
-        assert_eq!(
-            header(-5.0, f32::NAN),
-            "max-age=0, stale-while-revalidate=0"
-        );
-        assert_eq!(
-            header(f32::INFINITY, 0.0),
-            format!("max-age={}, stale-while-revalidate=0", u32::MAX)
-        );
-    }
 }

@@ -43,8 +43,13 @@ impl Target {
 }
 
 /// Header slots and workspace that a guest leaves free: Varnish adds headers of its own after us.
-const SPARE_SLOTS: u16 = 8;
+const SPARE_SLOTS: usize = 8;
 const SPARE_BYTES: usize = 8 << 10;
+
+/// Bytes of workspace that a header takes: with ": " and NUL, rounded up as WS_Alloc() does.
+fn line_len(name: &str, value: &[u8]) -> usize {
+    (name.len() + value.len() + 3).next_multiple_of(size_of::<usize>())
+}
 
 /// A fetch that is being answered.
 pub struct Fetch<'f, 'c> {
@@ -142,32 +147,51 @@ impl<'f, 'c> Fetch<'f, 'c> {
         beresp.set_proto("HTTP/1.1")
     }
 
-    /// Adds a header to the response. (The crate's `set_header` takes only UTF-8, and lets line ends through.)
+    /// Adds a header to the response.
     pub fn add_header(&mut self, name: &str, value: &[u8]) -> Result<(), VclError> {
-        if name.is_empty() || name.bytes().any(|c| !c.is_ascii_graphic() || c == b':') {
-            return Err("a header's name is not a token".into());
+        self.add_headers(std::iter::once((name, value)))
+    }
+
+    /// Adds headers to the response: all of them, or none if one is malformed or they don't fit. (The crate's
+    /// `set_header` takes only UTF-8, and lets line ends through.)
+    pub fn add_headers<'h>(
+        &mut self,
+        headers: impl Iterator<Item = (&'h str, &'h [u8])> + Clone,
+    ) -> Result<(), VclError> {
+        let (mut slots, mut bytes) = (0, 0);
+        for (name, value) in headers.clone() {
+            if name.is_empty() || name.bytes().any(|c| !c.is_ascii_graphic() || c == b':') {
+                return Err("a header's name is not a token".into());
+            }
+            if value.iter().any(|c| b"\r\n\0".contains(c)) {
+                return Err(format!("a line end or NUL in the value of header {name}").into());
+            }
+            slots += 1;
+            bytes += line_len(name, value);
         }
-        if value.iter().any(|c| b"\r\n\0".contains(c)) {
-            return Err(format!("a line end or NUL in the value of header {name}").into());
-        }
-        let line = [name.as_bytes(), b": ", value].concat();
         let beresp = self.ctx.http_beresp.as_mut().ok_or("no beresp")?;
-        if beresp.raw.nhd + SPARE_SLOTS > beresp.raw.shd {
+        let limit = usize::from(beresp.raw.shd);
+        if usize::from(beresp.raw.nhd) + slots + SPARE_SLOTS > limit {
             return Err(format!(
-                "more response headers than http_max_hdr ({}) allows",
-                beresp.raw.shd
+                "{slots} response headers are more than http_max_hdr ({limit}) allows"
             )
             .into());
         }
         // SAFETY: the workspace of this fetch, which only this thread uses.
         let free = unsafe { self.ctx.ws.raw.as_ref() }
             .map_or(0, |ws| (ws.e as usize).saturating_sub(ws.f as usize));
-        if line.len() + SPARE_BYTES > free {
-            return Err("the response headers don't fit in workspace_backend".into());
+        if bytes + SPARE_BYTES > free {
+            return Err(format!(
+                "the response headers, {bytes} bytes, don't fit in workspace_backend"
+            )
+            .into());
         }
-        let copy = self.ctx.ws.copy_bytes_with_null(&line)?;
-        // SAFETY: beresp is the fetch's http, and the NUL-terminated copy lives in the workspace of the same fetch.
-        unsafe { ffi::http_SetHeader(&raw mut *beresp.raw, copy.b) };
+        for (name, value) in headers {
+            let line = [name.as_bytes(), b": ", value].concat();
+            let copy = self.ctx.ws.copy_bytes_with_null(&line)?;
+            // SAFETY: beresp is the fetch's http, and the NUL-terminated copy lives in the workspace of the same fetch.
+            unsafe { ffi::http_SetHeader(&raw mut *beresp.raw, copy.b) };
+        }
         Ok(())
     }
 

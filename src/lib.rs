@@ -9,6 +9,7 @@
 //! callbacks) and [`fetch`] (what varnishd's structures hold).
 
 mod boot;
+mod caching;
 mod counters;
 mod director;
 mod fetch;

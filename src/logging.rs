@@ -6,9 +6,9 @@ use varnish::vcl::LogTag;
 
 /// Longest text of a record, in bytes. varnishd cuts records at `vsl_reclen`, 255 unless set.
 const RECORD: usize = 200;
-/// Most guest output that one request may log, in bytes.
+/// Most that one request may have logged of the guest's output, in bytes.
 const REQUEST_OUTPUT: usize = 16 << 10;
-/// Most guest output that one boot may log, in bytes.
+/// The same for one boot.
 const BOOT_OUTPUT: usize = 64 << 10;
 /// How much of a booting program's last stderr output is kept for the error message, in bytes.
 const STDERR_TAIL: usize = 2 << 10;
@@ -54,7 +54,8 @@ pub fn records(text: &[u8]) -> impl Iterator<Item = String> {
         .map(escape)
 }
 
-fn escape(line: &[u8]) -> String {
+/// One line of text for a terminal: printable ASCII, the rest escaped.
+pub fn escape(line: &[u8]) -> String {
     let mut text = String::with_capacity(line.len());
     for &c in line.strip_suffix(b"\r").unwrap_or(line) {
         match c {
@@ -103,84 +104,85 @@ impl Lines {
     }
 }
 
-/// A guest's output as log records, and not too many of them.
-pub struct Output<'a, F: FnMut(&str)> {
+/// Log records about a tenant, and not too many of them.
+struct Records<'a, F: FnMut(&str)> {
     tenant: &'a str,
-    /// Whether stdout and stderr are logged. The `log` hypercall always is.
-    stdio: bool,
-    /// Bytes that may still be logged.
+    /// Bytes that may still be logged, with what stands in front of each record: many short ones fill a log too.
     left: usize,
     /// Whether the log says that there was more.
     truncated: bool,
+    emit: F,
+}
+
+impl<F: FnMut(&str)> Records<'_, F> {
+    fn line(&mut self, label: &str, line: &[u8]) {
+        for text in records(line) {
+            if self.truncated {
+                return;
+            }
+            let tenant = self.tenant;
+            let record = format!("kvm: tenant {tenant}: {label}{text}");
+            if let Some(left) = self.left.checked_sub(record.len()) {
+                self.left = left;
+                (self.emit)(&record);
+            } else {
+                self.truncated = true;
+                (self.emit)(&format!(
+                    "kvm: tenant {tenant}: ...truncated, more output is not logged"
+                ));
+            }
+        }
+    }
+}
+
+/// A guest's output as log records.
+pub struct Output<'a, F: FnMut(&str)> {
+    /// Whether stdout and stderr are logged. The `log` hypercall always is.
+    stdio: bool,
     stdout: Lines,
     stderr: Lines,
-    emit: F,
+    records: Records<'a, F>,
 }
 
 impl<'a, F: FnMut(&str)> Output<'a, F> {
     /// The output of one request; `emit` takes the records.
     pub fn of_request(tenant: &'a str, stdio: bool, emit: F) -> Self {
         Self {
-            tenant,
             stdio,
-            left: REQUEST_OUTPUT,
-            truncated: false,
             stdout: Lines::default(),
             stderr: Lines::default(),
-            emit,
+            records: Records {
+                tenant,
+                left: REQUEST_OUTPUT,
+                truncated: false,
+                emit,
+            },
         }
     }
 
-    /// Ends the output.
+    /// Ends the output: logs what is left of lines without an end.
     pub fn finish(mut self) {
-        self.flush();
-    }
-
-    /// Logs what is left of lines without an end.
-    fn flush(&mut self) {
-        let Self {
-            tenant,
-            stdout,
-            stderr,
-            emit,
-            ..
-        } = self;
-        stdout.finish(|line| emit_line(tenant, "stdout: ", line, emit));
-        stderr.finish(|line| emit_line(tenant, "stderr: ", line, emit));
-    }
-}
-
-fn emit_line(tenant: &str, label: &str, line: &[u8], emit: &mut impl FnMut(&str)) {
-    for record in records(line) {
-        emit(&format!("kvm: tenant {tenant}: {label}{record}"));
+        let records = &mut self.records;
+        self.stdout.finish(|line| records.line("stdout: ", line));
+        self.stderr.finish(|line| records.line("stderr: ", line));
     }
 }
 
 impl<F: FnMut(&str)> Host for Output<'_, F> {
     fn output(&mut self, stream: Stream, bytes: &[u8]) {
-        if !(self.stdio || matches!(stream, Stream::Log)) {
+        let records = &mut self.records;
+        if records.truncated || !(self.stdio || matches!(stream, Stream::Log)) {
             return;
         }
-        let (bytes, more) = bytes.split_at(bytes.len().min(self.left));
-        self.left -= bytes.len();
-        let Self { tenant, emit, .. } = self;
         match stream {
             // A call is a record, or several if it is long.
-            Stream::Log => emit_line(tenant, "", bytes, emit),
+            Stream::Log => records.line("", bytes),
             Stream::Stdout => self
                 .stdout
-                .push(bytes, |line| emit_line(tenant, "stdout: ", line, emit)),
+                .push(bytes, |line| records.line("stdout: ", line)),
             Stream::Stderr => self
                 .stderr
-                .push(bytes, |line| emit_line(tenant, "stderr: ", line, emit)),
-        }
-        if !more.is_empty() && !self.truncated {
-            self.truncated = true;
-            self.flush();
-            (self.emit)(&format!(
-                "kvm: tenant {}: ...truncated, more output is not logged",
-                self.tenant
-            ));
+                .push(bytes, |line| records.line("stderr: ", line)),
         }
     }
 }
@@ -195,11 +197,10 @@ impl<'a> BootOutput<'a> {
     /// Output of `tenant`'s main().
     pub fn new(tenant: &'a str, stdio: bool) -> Self {
         let emit: fn(&str) = |record| write(LogTag::VclLog, record);
+        let mut log = Output::of_request(tenant, stdio, emit);
+        log.records.left = BOOT_OUTPUT;
         Self {
-            log: Output {
-                left: BOOT_OUTPUT,
-                ..Output::of_request(tenant, stdio, emit)
-            },
+            log,
             tail: Vec::new(),
         }
     }
@@ -270,10 +271,24 @@ mod tests {
 
     #[test]
     fn output_is_bounded() {
-        let line = [b'y'; 1000];
-        let records = request(true, &[(Stream::Stdout, &line[..]); 1000]);
-        assert!(records.iter().map(String::len).sum::<usize>() < 2 * REQUEST_OUTPUT);
-        assert!(records.last().unwrap().contains("truncated"));
+        let (long, short) = ([b'y'; 1000], b"y\n".repeat(500));
+        for pieces in [
+            [(Stream::Stdout, &long[..]); 2000],
+            [(Stream::Stdout, &short[..]); 2000],
+            [(Stream::Log, &b"y"[..]); 2000],
+        ] {
+            let records = request(true, &pieces);
+            let len = records.iter().map(String::len).sum::<usize>();
+            assert!(
+                (REQUEST_OUTPUT / 2..=REQUEST_OUTPUT + RECORD).contains(&len),
+                "{len}"
+            );
+            assert!(records.last().unwrap().contains("truncated"));
+            assert_eq!(
+                records.iter().filter(|r| r.contains("truncated")).count(),
+                1
+            );
+        }
     }
 
     #[test]

@@ -7,6 +7,7 @@ use std::sync::atomic::Ordering;
 
 use serde_json::{Value, json};
 
+use crate::logging;
 use crate::tenant::{State, Tenant};
 
 /// The columns Probe and Health of `backend.list`: how many tenants are ready, of how many.
@@ -59,8 +60,8 @@ pub fn details(tenants: &[Arc<Tenant>]) -> String {
                 )
             }
         };
-        // Tabs separate varnishadm's columns, line ends its rows.
-        let why = why.replace(['\t', '\n', '\r'], " ");
+        // Tabs separate varnishadm's columns, line ends its rows; and parts of a reason may be a program's.
+        let why = logging::escape(why.replace(['\t', '\n', '\r'], " ").as_bytes());
         // Writing to a String can't fail.
         let _ = write!(
             text,

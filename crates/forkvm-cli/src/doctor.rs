@@ -19,11 +19,11 @@ pub fn execute() -> ExitCode {
     match forkvm::probe() {
         Ok(report) => {
             describe(&report);
-            println!("\nGuests can run here.");
+            out!("\nGuests can run here.");
             ExitCode::SUCCESS
         }
         Err(error) => {
-            println!("\nNo guest can run here: {error}");
+            out!("\nNo guest can run here: {error}");
             ExitCode::FAILURE
         }
     }
@@ -32,42 +32,42 @@ pub fn execute() -> ExitCode {
 fn describe_device() {
     match std::fs::metadata("/dev/kvm") {
         Ok(device) if device.file_type().is_char_device() => {
-            println!(
+            out!(
                 "/dev/kvm               owner {}, group {}, mode {:o}",
                 device.uid(),
                 device.gid(),
                 device.mode() & 0o7777
             );
         }
-        Ok(_) => println!("/dev/kvm               is there, but is no device"),
-        Err(error) => println!("/dev/kvm               {error}"),
+        Ok(_) => out!("/dev/kvm               is there, but is no device"),
+        Err(error) => out!("/dev/kvm               {error}"),
     }
 }
 
 fn describe(report: &forkvm::KvmReport) {
     let yes_no = |yes| if yes { "yes" } else { "no" };
-    println!("API version            {}", report.api_version);
+    out!("API version            {}", report.api_version);
     let entry = if report.syscall_enters_ring0 {
         "ring 0, as on Intel and AMD hardware"
     } else {
         "ring 3, as on kvm_pvm"
     };
-    println!("syscall arrives in     {entry}");
-    println!(
+    out!("syscall arrives in     {entry}");
+    out!(
         "dirty ring             up to {} entries",
         report.dirty_ring_bytes / 16
     );
-    println!("FSGSBASE in guests     {}", yes_no(report.fsgsbase));
-    println!("protection keys        {}", yes_no(report.protection_keys));
+    out!("FSGSBASE in guests     {}", yes_no(report.fsgsbase));
+    out!("protection keys        {}", yes_no(report.protection_keys));
     let names: Vec<_> = XCR0_NAMES
         .iter()
         .filter(|(bit, _)| report.xcr0 >> bit & 1 == 1)
         .map(|&(_, name)| name)
         .collect();
-    println!(
+    out!(
         "vector state           x87 {} (XCR0 {:#x})",
         names.join(" "),
         report.xcr0
     );
-    println!("CR4 of guests          {:#x}", report.cr4);
+    out!("CR4 of guests          {:#x}", report.cr4);
 }

@@ -1,6 +1,27 @@
 //! The command `forkvm`: the engine from the terminal, without Varnish.
 #![forbid(unsafe_code)]
 
+/// Prints a line. Whoever reads it may have left ("| head"): that ends no work, and is no reason to panic as
+/// `println!` does.
+macro_rules! out {
+    ($($arg:tt)*) => {{
+        let _ = std::io::Write::write_fmt(
+            &mut std::io::stdout().lock(),
+            format_args!("{}\n", format_args!($($arg)*)),
+        );
+    }};
+}
+
+/// The same on standard error.
+macro_rules! err {
+    ($($arg:tt)*) => {{
+        let _ = std::io::Write::write_fmt(
+            &mut std::io::stderr().lock(),
+            format_args!("{}\n", format_args!($($arg)*)),
+        );
+    }};
+}
+
 mod doctor;
 mod nodes;
 mod run;

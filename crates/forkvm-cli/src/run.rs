@@ -111,7 +111,7 @@ impl Host for Terminal<'_> {
     fn note(&mut self, line: &str) {
         // A command to be copied names the file.
         let program = self.program.display().to_string();
-        eprintln!("forkvm: {}", line.replace("PROGRAM", &program));
+        err!("forkvm: {}", line.replace("PROGRAM", &program));
     }
 
     fn output(&mut self, stream: Stream, bytes: &[u8]) {
@@ -141,7 +141,7 @@ impl Run {
             Ok(false) => ExitCode::SUCCESS,
             Ok(true) => ExitCode::from(HTTP_ERROR),
             Err(Problem(what)) => {
-                eprintln!("forkvm: {what}");
+                err!("forkvm: {what}");
                 ExitCode::FAILURE
             }
         }
@@ -175,12 +175,12 @@ impl Run {
                 program.answer(&request, deadline, &mut terminal)?
             };
             if let Some(failure) = answer.failure() {
-                eprintln!("forkvm: answered by on_error: {failure}");
+                err!("forkvm: answered by on_error: {failure}");
             }
             let failed = self.fail && answer.status() >= 400;
             http_error |= failed;
             if failed {
-                eprintln!("forkvm: {url}: status {}", answer.status());
+                err!("forkvm: {url}: status {}", answer.status());
             }
             self.print(&mut answer, failed, index > 0)?;
         }

@@ -35,7 +35,7 @@ impl Upload {
                 version: &version(&program),
             }),
             Err(what) => {
-                eprintln!("forkvm: {}: {what}", self.program.display());
+                err!("forkvm: {}: {what}", self.program.display());
                 ExitCode::FAILURE
             }
         }

@@ -331,6 +331,21 @@ fn a_fleet_of_which_some_fail() {
     assert_eq!(output.status.code(), Some(56));
 }
 
+/// Who reads the messages may leave ("| head -1"): every node is updated all the same.
+#[test]
+fn nobody_reads_the_messages() {
+    let (first, second) = (Peer::willing(), Peer::willing());
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let status = command(&hello(), &[first.url(), second.url()], &[])
+        .stdout(writer.try_clone().unwrap())
+        .stderr(writer)
+        .status()
+        .unwrap();
+    assert_eq!(status.code(), Some(0));
+    assert_eq!((first.received().len(), second.received().len()), (1, 1));
+}
+
 /// What does not start on the first node is not tried on all of them.
 #[test]
 fn a_bad_program_stops_at_the_first_node() {

@@ -107,7 +107,7 @@ impl Nodes {
         let key = match self.key() {
             Ok(key) => key,
             Err(what) => {
-                eprintln!("forkvm: {what}");
+                err!("forkvm: {what}");
                 return ExitCode::FAILURE;
             }
         };
@@ -121,13 +121,15 @@ impl Nodes {
             };
             stop |= matches!(order, Order::Update { .. }) && outcome.is_the_programs_fault();
             // Who reads the results may leave; the nodes are updated all the same.
-            let _ = writeln!(io::stdout().lock(), "{url}: {}", outcome.line());
-            eprint!("{}", outcome.explanation(&self.tenant));
+            out!("{url}: {}", outcome.line());
+            for line in outcome.explanation(&self.tenant).lines() {
+                err!("{line}");
+            }
             outcomes.push(outcome);
         }
         let done = outcomes.iter().filter(|outcome| outcome.is_done()).count();
         if outcomes.len() > 1 && done < outcomes.len() {
-            eprintln!("forkvm: done on {done} of {} nodes", outcomes.len());
+            err!("forkvm: done on {done} of {} nodes", outcomes.len());
         }
         ExitCode::from(exit_code(&outcomes))
     }
@@ -168,7 +170,7 @@ impl Nodes {
             (Some(path), _) => {
                 let (key, warning) = Key::from_file(path)?;
                 if let Some(warning) = warning {
-                    eprintln!("forkvm: warning: {warning}");
+                    err!("forkvm: warning: {warning}");
                 }
                 Ok(Some(key))
             }

@@ -20,7 +20,7 @@ impl<'a> Body<'a> {
             bar
         });
         if bar.is_none() {
-            eprintln!("forkvm: {url}: sending {}", BinaryBytes(bytes.len() as u64));
+            err!("forkvm: {url}: sending {}", BinaryBytes(bytes.len() as u64));
         }
         Self { bytes, bar }
     }
