@@ -31,9 +31,11 @@ test: build guests test-guests ## all tests (needs /dev/kvm)
 test-svm: setup guests test-guests ## the engine's tests on a stock kernel's KVM, in QEMU (NPT=0: shadow paging)
 	$(ENV) GUESTS_DIR=$(GUESTS) scripts/svm/test.sh
 
-soak: build guests test-guests ## requests that hide secrets and look for others', through Varnish (N=1000000, TIME=seconds at most)
-	$(ENV) GUESTS_DIR=$(GUESTS) SOAK_REQUESTS=$(or $(N),1000000) SOAK_SECONDS=$(TIME) \
-	  cargo test -q --release -p vmod_kvm --test soak -- --nocapture
+# One test at a time, and nothing else on the machine: what the machine has left is looked at.
+soak: build guests test-guests ## long runs through Varnish: requests that look for secrets (N=1000000), UPDATES=5000, KILLS=200; each TIME= seconds at most
+	$(ENV) GUESTS_DIR=$(GUESTS) SOAK_REQUESTS=$(or $(N),1000000) SOAK_UPDATES=$(or $(UPDATES),5000) \
+	  SOAK_KILLS=$(or $(KILLS),200) SOAK_SECONDS=$(TIME) \
+	  cargo test -q --release -p vmod_kvm --test soak --test update_soak -- --nocapture --test-threads=1
 
 check: setup ## formatting, lints, shell syntax
 	cargo fmt --all --check

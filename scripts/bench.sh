@@ -1,7 +1,7 @@
 #!/bin/bash
 # The benchmark (docs/performance.md). "make bench" builds the rest and calls it.
 # Environment: LIB, the folder of the build; GUESTS_DIR, the folder of the example programs; OUT, where the report
-# goes; QUICK=1, a short run; ROWS=call,reset,syscalls,memory,compute,throughput,tail, only some of it.
+# goes; QUICK=1, a short run; ROWS=call,reset,syscalls,memory,compute,throughput,tail,update, only some of it.
 set -euo pipefail
 here=$(dirname "$(readlink -f "$0")")
 root=$(dirname "$here")

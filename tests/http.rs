@@ -8,11 +8,11 @@ use std::fmt::Write as _;
 use std::fs;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use common::client::{Body, Client};
-use common::guests;
 use common::varnishd::Varnishd;
+use common::{eventually, guests};
 
 /// The byte at place `i` of what test/echo answers at /size/N.
 fn pattern(i: usize) -> u8 {
@@ -30,18 +30,6 @@ fn crc32<'a>(bytes: impl IntoIterator<Item = &'a u8>) -> u32 {
             }
         })
     })
-}
-
-/// Waits for something that takes a moment.
-fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
-    let start = Instant::now();
-    while !holds() {
-        assert!(
-            start.elapsed() < Duration::from_secs(20),
-            "{what}: not after 20 s"
-        );
-        thread::sleep(Duration::from_millis(20));
-    }
 }
 
 #[test]
@@ -451,12 +439,14 @@ fn a_vcl_is_discarded_while_its_program_boots_and_while_it_answers() {
     );
 
     // A request outlives the use of its VCL.
-    client.begin("GET", "echo", "/sleep-loop/1500", &[], Body::None);
+    client
+        .begin("GET", "echo", "/sleep-loop/1500", &[], Body::None)
+        .unwrap();
     thread::sleep(Duration::from_millis(200));
     varnish.reload(r#"kvm.tenant("hello", "GUESTS/hello");"#);
     varnish.admin(&["vcl.discard", "v0"]);
     assert_eq!(varnish.client().get("hello", "/").status, 200);
-    let response = client.response("GET");
+    let response = client.response("GET").unwrap();
     assert_eq!(
         (response.status, response.text()),
         (200, "looped 1500 ms\n")
@@ -477,14 +467,18 @@ fn clients_that_go_away_leave_no_fork_behind() {
     for _ in 0..20 {
         varnish
             .client()
-            .begin("GET", "echo", "/size/20000000", &[], Body::None);
-        varnish.client().begin(
-            "POST",
-            "echo",
-            "/echo",
-            &[("Content-Length", "1000")],
-            Body::None,
-        );
+            .begin("GET", "echo", "/size/20000000", &[], Body::None)
+            .unwrap();
+        varnish
+            .client()
+            .begin(
+                "POST",
+                "echo",
+                "/echo",
+                &[("Content-Length", "1000")],
+                Body::None,
+            )
+            .unwrap();
     }
     let response = varnish.client().get("echo", "/counter");
     assert_eq!((response.status, response.text()), (200, "1\n"));

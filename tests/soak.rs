@@ -15,7 +15,9 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use common::client::{Body, Client};
+use common::holdings::{Holdings, Trend};
 use common::varnishd::Varnishd;
+use common::{Numbers, variable};
 use ops::{ENDINGS, Ending, Finale, Op};
 
 const CLIENTS: usize = 12;
@@ -39,22 +41,6 @@ const TENANTS: &str = r#"
 "#;
 const NOTHING_FOUND: &str = "registers no vectors no mxcsr 1f80 control 37f direction no stack no below no heap no \
                              bss no brk no mmap no request no\n";
-
-/// A small generator of numbers (xorshift).
-struct Numbers(u64);
-
-impl Numbers {
-    fn next(&mut self) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0
-    }
-
-    fn below(&mut self, n: usize) -> usize {
-        (self.next() % n as u64) as usize
-    }
-}
 
 /// What all clients share.
 struct Soak<'a> {
@@ -299,38 +285,6 @@ fn show(host: &str) -> &'static str {
     if host == "ops" { "/probe" } else { "/regs" }
 }
 
-/// What varnishd's child holds.
-#[derive(Debug, Clone, Copy)]
-struct Holdings {
-    memory: u64,
-    descriptors: usize,
-    mappings: usize,
-    threads: usize,
-}
-
-impl Holdings {
-    fn of(varnish: &Varnishd) -> Self {
-        let child = varnish.child();
-        Self {
-            memory: child.memory() >> 10,
-            descriptors: child.descriptors(),
-            mappings: child.mappings(),
-            threads: child.threads(),
-        }
-    }
-
-    /// The most of each.
-    fn most(samples: &[Self]) -> Self {
-        let most = |of: fn(&Self) -> u64| samples.iter().map(of).max().unwrap_or(0);
-        Self {
-            memory: most(|sample| sample.memory),
-            descriptors: most(|sample| sample.descriptors as u64) as usize,
-            mappings: most(|sample| sample.mappings as u64) as usize,
-            threads: most(|sample| sample.threads as u64) as usize,
-        }
-    }
-}
-
 /// The search is worth something, and these are the answers to compare with.
 fn before(varnish: &Varnishd) -> (BTreeMap<&'static str, String>, Vec<(String, String)>) {
     let mut client = varnish.client();
@@ -365,10 +319,6 @@ fn before(varnish: &Varnishd) -> (BTreeMap<&'static str, String>, Vec<(String, S
         .map(|(way, outcome)| (way.to_owned(), outcome.to_owned()))
         .collect();
     (first, ways)
-}
-
-fn variable(name: &str) -> Option<u64> {
-    std::env::var(name).ok()?.parse().ok()
 }
 
 #[test]
@@ -441,17 +391,14 @@ fn no_secret_is_found() {
         others,
     } = &soak.counts;
     let wrong = soak.wrong.lock().unwrap();
-    let quarter = samples.len() / 4;
-    let early = Holdings::most(&samples[quarter..2 * quarter]);
-    let late = Holdings::most(&samples[3 * quarter..]);
+    let trend = Trend::of(&samples);
     eprintln!(
         "{} requests in {:.0} s, {:.0} a second, {CLIENTS} clients\n\
          secrets planted {}, searched for {}; registers and state compared {}; random lists {}; crashes {}; \
          timeouts {}; others {}\n\
          wrong answers {}, clients that lost their connection {crashed_clients}\n\
          varnishd's counters: requests {}, failures {}, timeouts {}, busy {}\n\
-         child's memory KiB, descriptors, mappings, threads, most in the second quarter: {} {} {} {}\n\
-         {:>83} {} {} {} {}",
+         {trend}",
         get(requests),
         took.as_secs_f64(),
         get(requests) as f64 / took.as_secs_f64(),
@@ -467,20 +414,12 @@ fn no_secret_is_found() {
         varnish.counter("failures"),
         varnish.counter("timeouts"),
         varnish.counter("busy"),
-        early.memory,
-        early.descriptors,
-        early.mappings,
-        early.threads,
-        "in the last:",
-        late.memory,
-        late.descriptors,
-        late.mappings,
-        late.threads,
     );
     assert!(wrong.is_empty(), "{:#?}", &wrong[..wrong.len().min(20)]);
     assert_eq!(crashed_clients, 0, "clients lost their connection");
     assert_eq!(varnish.counter("busy"), 0, "requests were turned away");
-    if quarter > 100 {
+    if samples.len() > 400 {
+        let Trend { early, late } = trend;
         assert!(
             late.memory <= early.memory + early.memory / 20 + 4096,
             "memory grows"

@@ -8,8 +8,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
-use common::guests;
 use common::varnishd::Varnishd;
+use common::{Folder, guests};
 
 const KEY: &str = "correct-horse-battery-staple";
 
@@ -23,27 +23,6 @@ fn forkvm() -> PathBuf {
         forkvm.display()
     );
     forkvm
-}
-
-/// A folder for updates and keys.
-struct Folder(PathBuf);
-
-impl Folder {
-    fn new(test: &str) -> Self {
-        let path = env::temp_dir().join(format!("kvm-upload.{}.{test}", std::process::id()));
-        fs::create_dir(&path).unwrap();
-        Self(path)
-    }
-
-    fn path(&self) -> std::path::Display<'_> {
-        self.0.display()
-    }
-}
-
-impl Drop for Folder {
-    fn drop(&mut self) {
-        fs::remove_dir_all(&self.0).unwrap();
-    }
 }
 
 /// A Varnish with vcl/kvm.vcl, whose tenants run hello until they are updated; theirs is the state in `folder`.
@@ -112,7 +91,7 @@ fn every_outcome() {
         return;
     }
     let folder = Folder::new("outcomes");
-    let node = node(&folder.0.join("node"));
+    let node = node(&folder.path().join("node"));
     let counter = guests().join("counter");
     assert_eq!(answer(&node), "Hello, World!\n");
 
@@ -133,7 +112,7 @@ fn every_outcome() {
         .unwrap();
     check(&without_key, 22, ": 401 ");
     // More than max_size: the connection ends before all of it is sent.
-    let big = folder.0.join("big");
+    let big = folder.path().join("big");
     let mut elf = fs::read(&counter).unwrap();
     elf.resize(60 << 20, 0);
     fs::write(&big, elf).unwrap();
@@ -166,14 +145,14 @@ fn a_source_for_a_fleet() {
         return;
     }
     let folder = Folder::new("fleet");
-    let nodes = ["first", "second"].map(|name| node(&folder.0.join(name)));
-    let key = folder.0.join("key");
+    let nodes = ["first", "second"].map(|name| node(&folder.path().join(name)));
+    let key = folder.path().join("key");
     fs::write(&key, format!("{KEY}\n")).unwrap();
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("guest-sdk/build_and_upload.sh");
     let output = Command::new(script)
-        .args(["--key-file", &format!("{}/key", folder.path())])
+        .args(["--key-file", &format!("{}/key", folder.path().display())])
         .args(["x.com", "examples/png.c"])
-        .current_dir(&folder.0)
+        .current_dir(folder.path())
         .env("FORKVM", forkvm())
         .env("URL", nodes.each_ref().map(url).join(" "))
         .stdin(Stdio::null())

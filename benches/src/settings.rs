@@ -77,6 +77,7 @@ pub enum Row {
     Compute,
     Throughput,
     Tail,
+    Update,
 }
 
 impl Options {

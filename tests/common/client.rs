@@ -1,6 +1,6 @@
 //! A small HTTP/1.1 client: one connection, and the bytes as they come.
 
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::time::Duration;
 
@@ -63,7 +63,19 @@ impl Client {
         headers: &[(&str, &str)],
         body: Body<'_>,
     ) -> Response {
-        self.begin(method, host, url, headers, body);
+        self.try_send(method, host, url, headers, body).unwrap()
+    }
+
+    /// The same, where the connection may be lost.
+    pub fn try_send(
+        &mut self,
+        method: &str,
+        host: &str,
+        url: &str,
+        headers: &[(&str, &str)],
+        body: Body<'_>,
+    ) -> io::Result<Response> {
+        self.begin(method, host, url, headers, body)?;
         self.response(method)
     }
 
@@ -75,7 +87,7 @@ impl Client {
         url: &str,
         headers: &[(&str, &str)],
         body: Body<'_>,
-    ) {
+    ) -> io::Result<()> {
         let mut head = format!("{method} {url} HTTP/1.1\r\nHost: {host}\r\n");
         for (name, value) in headers {
             head += &format!("{name}: {value}\r\n");
@@ -87,7 +99,7 @@ impl Client {
         }
         head += "\r\n";
         let stream = self.stream.get_mut();
-        stream.write_all(head.as_bytes()).unwrap();
+        stream.write_all(head.as_bytes())?;
         // What refuses a body may answer, and close, before all of it is sent.
         let _ = match body {
             Body::None => Ok(()),
@@ -101,11 +113,12 @@ impl Client {
                 })
                 .and_then(|()| stream.write_all(b"0\r\n\r\n")),
         };
+        Ok(())
     }
 
     /// Reads the response to a request with this method.
-    pub fn response(&mut self, method: &str) -> Response {
-        let status_line = self.line();
+    pub fn response(&mut self, method: &str) -> io::Result<Response> {
+        let status_line = self.line()?;
         let status = status_line
             .split(' ')
             .nth(1)
@@ -116,7 +129,7 @@ impl Client {
             body: Vec::new(),
         };
         loop {
-            let line = self.line();
+            let line = self.line()?;
             if line.is_empty() {
                 break;
             }
@@ -126,33 +139,36 @@ impl Client {
                 .push((name.to_owned(), value.trim().to_owned()));
         }
         if method == "HEAD" || matches!(response.status, 204 | 304) {
-            return response;
+            return Ok(response);
         }
         if let Some(len) = response.header("content-length") {
             response.body = vec![0; len.parse().unwrap()];
-            self.stream.read_exact(&mut response.body).unwrap();
+            self.stream.read_exact(&mut response.body)?;
         } else if response.header("transfer-encoding") == Some("chunked") {
             loop {
-                let len = usize::from_str_radix(&self.line(), 16).unwrap();
+                let len = usize::from_str_radix(&self.line()?, 16).unwrap();
                 let at = response.body.len();
                 response.body.resize(at + len, 0);
-                self.stream.read_exact(&mut response.body[at..]).unwrap();
-                assert_eq!(self.line(), "");
+                self.stream.read_exact(&mut response.body[at..])?;
+                assert_eq!(self.line()?, "");
                 if len == 0 {
                     break;
                 }
             }
         } else {
-            self.stream.read_to_end(&mut response.body).unwrap();
+            self.stream.read_to_end(&mut response.body)?;
         }
-        response
+        Ok(response)
     }
 
-    fn line(&mut self) -> String {
+    fn line(&mut self) -> io::Result<String> {
         let mut line = String::new();
-        self.stream.read_line(&mut line).unwrap();
-        assert!(line.ends_with("\r\n"), "connection closed after {line:?}");
+        self.stream.read_line(&mut line)?;
+        if !line.ends_with("\r\n") {
+            let what = format!("connection closed after {line:?}");
+            return Err(io::Error::new(io::ErrorKind::UnexpectedEof, what));
+        }
         line.truncate(line.len() - 2);
-        line
+        Ok(line)
     }
 }

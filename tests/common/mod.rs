@@ -3,12 +3,17 @@
 #![allow(dead_code, clippy::unwrap_used, clippy::expect_used)]
 
 pub mod client;
+pub mod holdings;
+pub mod updates;
 pub mod varnishd;
 
 use std::env;
-use std::fs::OpenOptions;
+use std::fs::{self, OpenOptions};
 use std::path::{Path, PathBuf};
+use std::process;
 use std::sync::{Condvar, Mutex};
+use std::thread;
+use std::time::{Duration, Instant};
 
 /// The VMOD of the profile that is tested. `cargo test` does not build it, `cargo build` does.
 pub fn vmod() -> PathBuf {
@@ -52,6 +57,60 @@ pub fn have_kvm() -> bool {
     assert!(env::var_os("CI").is_none(), "/dev/kvm: {error}");
     eprintln!("SKIPPED, /dev/kvm: {error}");
     false
+}
+
+/// A number in the environment: how much a soak is to do.
+pub fn variable(name: &str) -> Option<u64> {
+    env::var(name).ok()?.parse().ok()
+}
+
+/// A small generator of numbers (xorshift).
+pub struct Numbers(pub u64);
+
+impl Numbers {
+    pub fn next(&mut self) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0
+    }
+
+    pub fn below(&mut self, n: usize) -> usize {
+        (self.next() % n as u64) as usize
+    }
+}
+
+/// Waits for something that takes a moment.
+pub fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !holds() {
+        assert!(
+            start.elapsed() < Duration::from_secs(20),
+            "{what}: not after 20 s"
+        );
+        thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// A folder that is gone after the test.
+pub struct Folder(PathBuf);
+
+impl Folder {
+    pub fn new(test: &str) -> Self {
+        let path = env::temp_dir().join(format!("kvm-test.{}.{test}", process::id()));
+        fs::create_dir(&path).unwrap();
+        Self(path)
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
 }
 
 /// How many Varnishes run at the same time: a child that starts late fails its manager's handshake.

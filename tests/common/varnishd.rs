@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::{Slot, client::Client, guests, program, vmod};
+use super::{Slot, client::Client, guests, holdings::kib, program, vmod};
 
 /// A running varnishd; dropping it ends it.
 pub struct Varnishd {
@@ -222,12 +222,19 @@ impl Varnishd {
         self.port = self.wait_for_port();
     }
 
+    /// The process that starts the one that serves.
+    pub fn manager(&self) -> Process {
+        Process {
+            pid: self.manager.id(),
+        }
+    }
+
     /// The process that serves, and how much it holds.
-    pub fn child(&self) -> ChildProcess {
+    pub fn child(&self) -> Process {
         let manager = self.manager.id();
         let children =
             fs::read_to_string(format!("/proc/{manager}/task/{manager}/children")).unwrap();
-        ChildProcess {
+        Process {
             pid: children
                 .split_whitespace()
                 .next()
@@ -238,12 +245,12 @@ impl Varnishd {
     }
 }
 
-/// varnishd's child.
-pub struct ChildProcess {
+/// varnishd's child, or its manager.
+pub struct Process {
     pid: u32,
 }
 
-impl ChildProcess {
+impl Process {
     /// Open descriptors that are KVM's: machines, vCPUs, memory.
     pub fn kvm_descriptors(&self) -> usize {
         let links = fs::read_dir(format!("/proc/{}/fd", self.pid)).unwrap();
@@ -308,14 +315,7 @@ impl ChildProcess {
 
     /// Memory that it holds, in bytes.
     pub fn memory(&self) -> u64 {
-        let status = fs::read_to_string(format!("/proc/{}/status", self.pid)).unwrap();
-        let line = status.lines().find(|line| line.starts_with("VmRSS:"));
-        let kib: u64 = line
-            .and_then(|line| line.split_whitespace().nth(1))
-            .unwrap()
-            .parse()
-            .unwrap();
-        kib << 10
+        kib(&format!("/proc/{}/status", self.pid), "VmRSS:") << 10
     }
 }
 

@@ -6,10 +6,13 @@
  */
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include <kvm_api.h>
 
 static char *history;
+
+static volatile char room[8 << 20];
 
 static const char give[] = GIVE, take[] = TAKE;
 
@@ -38,8 +41,23 @@ static void on_live_update(void)
 		storage_return((const void *)0x123456789000, 1000);
 	if (is(give, "huge"))
 		storage_return(history, (size_t)1 << 40);
+	if (is(give, "exits"))
+		_exit(3);
+	if (is(give, "answers"))
+		backend_response_str(200, "text/plain", history);
+	if (is(give, "greedy"))
+		for (size_t done = 0; done < sizeof(room); done += 4096)
+			room[done] = 1;
+	if (is(give, "empty"))
+		storage_return(NULL, 0);
 	if (is(give, "noreturn"))
 		storage_noreturn(history, strlen(history));
+	if (is(give, "changes")) {
+		/* What it changes here is nobody's but this handler's. */
+		history = strcat(strcpy((char *)room, history), "!");
+		if (write(STDERR_FILENO, "giving", 6) != 6)
+			__builtin_trap();
+	}
 	storage_return(history, strlen(history));
 	/* Not reached, or it does not matter: the state is handed over. */
 	__builtin_trap();
@@ -58,6 +76,15 @@ static void on_live_restore(size_t len)
 			__asm__ volatile("pause");
 	if (is(take, "wild"))
 		storage_return((const void *)0x123456789000, len);
+	if (is(take, "exits"))
+		_exit(3);
+	if (is(take, "answers"))
+		backend_response_str(200, "text/plain", history);
+	if (is(take, "pieces")) {
+		/* As much as there is room for, and never more than there is. */
+		if (storage_return(old, len / 2) != (long)(len / 2) || storage_return(old, len + 1) != (long)len)
+			abort();
+	}
 	if (storage_return(old, len) != (long)len)
 		abort();
 	strcpy(old + len, ">" NAME);

@@ -69,6 +69,15 @@ pub fn of(report: &Report) -> BTreeMap<String, f64> {
         figures.put("tail_rate", tail.rate);
         figures.put("tail_p999_over_native", tail.p999_over_native);
     }
+    if let Some(update) = &report.update {
+        figures.put("update_to_first_answer_us", update.to_first_answer_us);
+        figures.put("p99_without_updates_us", update.p99_without_us);
+        figures.put("p99_during_updates_us", update.p99_during_us);
+        figures.put(
+            "p99_during_updates_over_without",
+            update.p99_during_over_without,
+        );
+    }
     figures.0
 }
 

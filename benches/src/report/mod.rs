@@ -19,6 +19,7 @@ use crate::rows::reset::Reset;
 use crate::rows::syscalls::Syscalls;
 use crate::rows::tail::Tail;
 use crate::rows::throughput::Throughput;
+use crate::rows::update::Update;
 use goals::Goal;
 
 /// report.json
@@ -38,6 +39,7 @@ pub struct Report {
     pub compute: Vec<Compute>,
     pub throughput: Vec<Throughput>,
     pub tail: Option<Tail>,
+    pub update: Option<Update>,
 }
 
 impl Report {
@@ -56,6 +58,7 @@ impl Report {
             compute: Vec::new(),
             throughput: Vec::new(),
             tail: None,
+            update: None,
         }
     }
 

@@ -90,6 +90,28 @@ pub fn of(report: &Report) -> Result<String> {
         )?;
     }
     tail(&mut html, report)?;
+    if let Some(update) = &report.update {
+        section(
+            &mut html,
+            "Live updates",
+            &format!(
+                "From the end of an upload to the first answer of the new program: {} µs, median of {} (p90 {}), while \
+                 nothing else is asked. With {} requests/s by the clock over {} connections, half of what they can do, p99 \
+                 is {} µs without updates and {} µs during {} updates, one after the other without a pause: {} times as much \
+                 (median of the rounds' ratios). No request was lost.",
+                number(update.to_first_answer_us),
+                update.updates,
+                number(update.to_first_answer_p90_us),
+                number(update.rate.round()),
+                update.connections,
+                number(update.p99_without_us),
+                number(update.p99_during_us),
+                update.updates_under_load,
+                number(update.p99_during_over_without)
+            ),
+            "",
+        )?;
+    }
     if !report.compute.is_empty() {
         section(
             &mut html,

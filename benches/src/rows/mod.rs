@@ -7,6 +7,7 @@ pub mod reset;
 pub mod syscalls;
 pub mod tail;
 pub mod throughput;
+pub mod update;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -44,7 +45,10 @@ pub fn all(options: &Options) -> Result<()> {
         say("computing: natively, in a VM, as WebAssembly");
         report.compute = compute::run(options)?;
     }
-    if options.wants(Row::Throughput) || options.wants(Row::Tail) {
+    if [Row::Throughput, Row::Tail, Row::Update]
+        .iter()
+        .any(|&row| options.wants(row))
+    {
         let stand = Stand::start(options)?;
         if options.wants(Row::Throughput) {
             say("requests through Varnish");
@@ -53,6 +57,10 @@ pub fn all(options: &Options) -> Result<()> {
         if options.wants(Row::Tail) {
             say("latency at half load");
             report.tail = Some(tail::run(options, &stand, &report.throughput)?);
+        }
+        if options.wants(Row::Update) {
+            say("live updates");
+            report.update = Some(update::run(options, &stand)?);
         }
     }
     report.seconds = start.elapsed().as_secs();

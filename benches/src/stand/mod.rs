@@ -1,11 +1,14 @@
 //! The processes that the rows through Varnish need: Varnish, nginx and the programs behind it, and the load.
 
+mod connection;
 mod load;
 mod nginx;
 mod process;
 mod varnish;
 
+pub use connection::Connection;
 pub use load::{Load, Measured};
+pub use varnish::UPDATED;
 
 use std::path::{Path, PathBuf};
 
@@ -99,9 +102,10 @@ impl Stand {
         for way in stand.ways() {
             stand
                 .varnish
-                .expect_hello(way)
+                .expect_hello(way.name())
                 .with_context(|| way.title())?;
         }
+        stand.varnish.expect_hello(UPDATED).context(UPDATED)?;
         Ok(stand)
     }
 
@@ -114,9 +118,19 @@ impl Stand {
 
     /// Loads one way and measures.
     pub fn load(&self, way: Way, load: Load) -> Result<Measured> {
-        let url = format!("http://{}/{}", self.varnish.address(), way.name());
+        self.load_path(way.name(), load)
+    }
+
+    /// Loads any path and measures.
+    pub fn load_path(&self, path: &str, load: Load) -> Result<Measured> {
+        let url = format!("http://{}/{path}", self.varnish.address());
         load.run(&self.oha, &url)
-            .with_context(|| format!("{}, {load:?}", way.title()))
+            .with_context(|| format!("/{path}, {load:?}"))
+    }
+
+    /// A connection of our own.
+    pub fn connection(&self) -> Result<Connection> {
+        Connection::open(self.varnish.address())
     }
 }
 

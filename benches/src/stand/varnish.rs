@@ -8,12 +8,15 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 
+use super::present;
 use super::process::Server;
-use super::{Way, present};
 use crate::settings::Options;
 
 /// Forks at once: as many as the most connections, so that none waits for one.
 const CONCURRENCY: usize = 64;
+
+/// The path of a tenant whose program a POST replaces.
+pub const UPDATED: &str = "updated";
 
 /// A running varnishd.
 pub struct Varnish {
@@ -55,11 +58,11 @@ impl Varnish {
         self.address
     }
 
-    /// Asks for a way until it answers hello: programs boot in the background.
-    pub fn expect_hello(&self, way: Way) -> Result<()> {
+    /// Asks for a path until it answers hello: programs boot in the background.
+    pub fn expect_hello(&self, path: &str) -> Result<()> {
         let start = Instant::now();
         loop {
-            let answer = self.get(way)?;
+            let answer = self.get(path)?;
             if answer.starts_with("HTTP/1.1 200") && answer.ends_with("\r\n\r\nHello, World!\n") {
                 return Ok(());
             }
@@ -70,13 +73,12 @@ impl Varnish {
         }
     }
 
-    fn get(&self, way: Way) -> Result<String> {
+    fn get(&self, path: &str) -> Result<String> {
         let mut stream = TcpStream::connect(self.address)?;
         stream.set_read_timeout(Some(Duration::from_secs(20)))?;
         write!(
             stream,
-            "GET /{} HTTP/1.1\r\nHost: bench\r\nConnection: close\r\n\r\n",
-            way.name()
+            "GET /{path} HTTP/1.1\r\nHost: bench\r\nConnection: close\r\n\r\n"
         )?;
         let mut answer = Vec::new();
         stream.read_to_end(&mut answer).context("no answer")?;
@@ -122,6 +124,8 @@ backend nginx {{ .path = "{folder}/nginx.socket"; }}
 
 sub vcl_init {{
     kvm.tenant("bench", "{hello}", max_memory=32MB, concurrency={CONCURRENCY});
+    kvm.tenant("{UPDATED}", "{hello}", max_memory=32MB, concurrency=8, update_key="bench", state_dir="{folder}",
+        version_header=true);
     new native = bench.native();
     {new_wasm}
 }}
@@ -133,6 +137,10 @@ sub vcl_recv {{
 
 sub vcl_backend_fetch {{
     if (bereq.url == "/kvm") {{ set bereq.backend = kvm.backend("bench"); }}
+    else if (bereq.url == "/{UPDATED}") {{
+        if (bereq.method == "POST") {{ set bereq.backend = kvm.live_update("{UPDATED}", "bench"); }}
+        else {{ set bereq.backend = kvm.backend("{UPDATED}"); }}
+    }}
     else if (bereq.url == "/native" || bereq.url == "/cached") {{ set bereq.backend = native.backend(); }}
     {use_wasm}
     else {{ set bereq.backend = nginx; }}

@@ -2,10 +2,13 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod common;
+#[path = "common/damage.rs"]
+mod damage;
 
 use std::time::{Duration, Instant};
 
 use common::{config, emulated, few, guest, kvm_or_skip, slow_time, slowness};
+use damage::{change, changed, trouble};
 use forkvm::{Program, Quiet, Request};
 use proptest::prelude::*;
 use proptest::test_runner::{Config as RunnerConfig, TestRunner};
@@ -38,40 +41,6 @@ fn try_it(elf: &[u8]) {
         taken < slow_time(Duration::from_secs(20)),
         "it took {taken:?}"
     );
-}
-
-/// The numbers that make trouble.
-fn trouble() -> impl Strategy<Value = u64> {
-    prop_oneof![
-        any::<u64>(),
-        (0u32..64, -2i64..3).prop_map(|(bit, off)| (1u64 << bit).wrapping_add_signed(off)),
-        (0u64..0x60_0000),
-        Just(0),
-        Just(u64::MAX),
-        Just(0x7fff_ffff_f000),
-        Just(0xffff_8000_0000_0000),
-    ]
-}
-
-/// A change of the file: where, how many bytes, what.
-fn change(len: usize) -> impl Strategy<Value = (usize, usize, u64)> {
-    // ELF header and program headers; the first code; anywhere.
-    let place = prop_oneof![6 => 4..64usize, 12 => 64..700usize, 1 => 4096..8192usize, 1 => 0..len];
-    (
-        place,
-        prop_oneof![Just(1usize), Just(2), Just(4), Just(8)],
-        trouble(),
-    )
-}
-
-fn changed(elf: &[u8], changes: &[(usize, usize, u64)]) -> Vec<u8> {
-    let mut elf = elf.to_vec();
-    for &(place, len, value) in changes {
-        // Fields are aligned.
-        let place = (place / len * len).min(elf.len() - len);
-        elf[place..place + len].copy_from_slice(&value.to_le_bytes()[..len]);
-    }
-    elf
 }
 
 fn run(name: &str, cases: u32) {

@@ -109,6 +109,12 @@ pub fn config(name: &str) -> Config {
 /// A booted program.
 pub struct Tenant(Arc<Program>);
 
+impl From<Arc<Program>> for Tenant {
+    fn from(program: Arc<Program>) -> Self {
+        Self(program)
+    }
+}
+
 impl Deref for Tenant {
     type Target = Arc<Program>;
 

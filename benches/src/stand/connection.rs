@@ -1,0 +1,79 @@
+//! A connection to Varnish that stays, and tells which version of a program has answered.
+
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::{SocketAddr, TcpStream};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, ensure};
+
+pub struct Connection(BufReader<TcpStream>);
+
+/// A response's head; the body is only read.
+pub struct Head {
+    pub status: u16,
+    /// X-Program-Version
+    pub version: Option<String>,
+}
+
+impl Connection {
+    pub fn open(address: SocketAddr) -> Result<Self> {
+        let stream = TcpStream::connect(address)?;
+        stream.set_nodelay(true)?;
+        stream.set_read_timeout(Some(Duration::from_secs(20)))?;
+        Ok(Self(BufReader::new(stream)))
+    }
+
+    pub fn get(&mut self, path: &str) -> Result<Head> {
+        self.begin(&format!("GET /{path} HTTP/1.1\r\nHost: bench\r\n\r\n"), &[])?;
+        self.head()
+    }
+
+    /// Sends a body, and returns when its last byte went out.
+    pub fn post(&mut self, path: &str, body: &[u8]) -> Result<Instant> {
+        let len = body.len();
+        let head = format!("POST /{path} HTTP/1.1\r\nHost: bench\r\nContent-Length: {len}\r\n\r\n");
+        self.begin(&head, body)?;
+        Ok(Instant::now())
+    }
+
+    fn begin(&mut self, head: &str, body: &[u8]) -> Result<()> {
+        let stream = self.0.get_mut();
+        stream.write_all(head.as_bytes())?;
+        stream.write_all(body)?;
+        Ok(())
+    }
+
+    /// Reads a response.
+    pub fn head(&mut self) -> Result<Head> {
+        let status = self.line()?;
+        let status = status.split(' ').nth(1).and_then(|code| code.parse().ok());
+        let mut head = Head {
+            status: status.context("no status")?,
+            version: None,
+        };
+        let mut len = 0;
+        loop {
+            let line = self.line()?;
+            let Some((name, value)) = line.split_once(':') else {
+                break;
+            };
+            match name.to_ascii_lowercase().as_str() {
+                "content-length" => len = value.trim().parse()?,
+                "x-program-version" => head.version = Some(value.trim().to_owned()),
+                _ => {}
+            }
+        }
+        let mut body = vec![0; len];
+        self.0.read_exact(&mut body)?;
+        Ok(head)
+    }
+
+    /// A line without its end; empty after the last header.
+    fn line(&mut self) -> Result<String> {
+        let mut line = String::new();
+        self.0.read_line(&mut line)?;
+        ensure!(line.ends_with("\r\n"), "the connection was closed");
+        line.truncate(line.len() - 2);
+        Ok(line)
+    }
+}
