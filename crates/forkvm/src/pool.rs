@@ -224,6 +224,11 @@ enum Job {
     Retire(Arc<Master>),
 }
 
+/// Has a fork of no pool freed on the keeper's thread, off the request's.
+pub fn free(fork: Fork) {
+    keeper().send(Job::Free(vec![fork]));
+}
+
 /// Has a master freed on the keeper's thread, which is the last to let go of it: freeing its memory takes time.
 pub fn retire(master: Arc<Master>) {
     keeper().send(Job::Retire(master));
