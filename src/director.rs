@@ -4,26 +4,20 @@
 use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Instant;
 
-use forkvm::{Answer, CachePolicy, Failure, Program, Request};
+use forkvm::{Failure, Program};
 use parking_lot::RwLock;
 use varnish::vcl::{Buffer, Ctx, LogTag, VclBackend, VclError};
 
-use crate::boot;
 use crate::counters::count;
-use crate::fetch::Fetch;
-use crate::logging::{self, Output};
-use crate::name;
-use crate::registry;
-use crate::report;
-use crate::request::{self, BadBody, Body};
+use crate::fetch::{Fetch, Order, Target};
+use crate::request::{Asked, BadBody};
 use crate::response::Response;
 use crate::tenant::{Release, State, Tenant};
 use crate::update::{self, Source, Turn};
-use crate::upload::{self, Order};
 use crate::version::Version;
+use crate::{answer, boot, debug, logging, name, registry, report, upload};
 
 /// The one backend of a VCL.
 #[derive(Default)]
@@ -92,19 +86,23 @@ impl Director {
             .map_err(|refused| refused.to_string())
     }
 
-    /// Carries out an update or a rollback.
+    /// Carries out what needs a key: an update, a rollback, a request that is debugged.
     fn carry_out(
         &self,
         order: &Order,
-        name: &[u8],
+        target: &Target,
         fetch: &mut Fetch<'_, '_>,
     ) -> Result<Response, String> {
+        let name = target.tenant.as_deref().unwrap_or_default();
         // A Host header may have a port.
         let tenant = self
             .named(name)
             .or_else(|| self.named(name::of_host(name)?.as_bytes()));
         let asked = shown(name);
-        upload::respond(fetch, tenant, &asked, order)
+        match order {
+            Order::Upload(upload) => upload::respond(fetch, tenant, &asked, upload),
+            Order::Debug(debug) => debug::respond(fetch, tenant, &asked, target, debug),
+        }
     }
 
     /// All tenants, in alphabetical order.
@@ -138,7 +136,7 @@ impl Director {
             .target()
             .ok_or("kvm.backend() was not called in this task, or before a rollback")?;
         if let Some(order) = &target.order {
-            return self.carry_out(order, target.tenant.as_deref().unwrap_or_default(), fetch);
+            return self.carry_out(order, &target, fetch);
         }
         let tenant = self.tenant(target.tenant.as_deref(), fetch)?;
         let name = tenant.name();
@@ -148,47 +146,22 @@ impl Director {
             .program(Instant::now() + limits.max_request_time)
             .map_err(|not_ready| format!("tenant {name}: {not_ready}"))?;
 
-        let headers = request::headers(fetch);
-        let method = fetch.method();
         let url = target.url.clone().unwrap_or_else(|| fetch.url());
-        let body = match Body::read(fetch, &tenant) {
-            Ok(body) => body,
+        let asked = match Asked::read(fetch, url, target.arg.clone(), &tenant) {
+            Ok(asked) => asked,
             Err(bad) => return refuse_body(fetch, name, &bad),
         };
-        let request = Request {
-            method: &method,
-            url: &url,
-            arg: &target.arg,
-            headers: &headers,
-            body: body.bytes(),
-        };
-
-        count(|counters| &counters.requests);
-        tenant.requests.fetch_add(1, Ordering::Relaxed);
-        let result = {
-            // From here: a slow upload is not the guest's, and is limited by Varnish's own timeouts.
-            let deadline = Instant::now() + limits.max_request_time;
-            let mut output = Output::of_request(name, tenant.settings.stdout, |record| {
-                fetch.log(LogTag::VclLog, record)
-            });
-            let result = Program::answer(&program, &request, deadline, &mut output);
-            output.finish();
-            result
-        };
-        drop(body);
-        match result {
+        let head = asked.is_head();
+        let result = answer::ask(fetch, &tenant, &program, &asked, Program::answer);
+        drop(asked);
+        let response = match result {
             Ok(answer) => {
-                if let Some(failure) = answer.failure() {
-                    log_failure(fetch, &tenant, failure);
-                }
                 let shown = tenant.settings.version_header.then_some(version);
-                hand_over(fetch, answer, &method, shown)
-                    .map_err(|error| format!("tenant {name}: {error}"))
+                answer::hand_over(fetch, answer, head, shown)
             }
-            Err(failure) => {
-                fail(fetch, &tenant, &failure).map_err(|error| format!("tenant {name}: {error}"))
-            }
-        }
+            Err(failure) => fail(fetch, &failure),
+        };
+        response.map_err(|error| format!("tenant {name}: {error}"))
     }
 }
 
@@ -225,99 +198,8 @@ fn shown(name: &[u8]) -> String {
     name[..name.len().min(100)].escape_ascii().to_string()
 }
 
-/// Makes the guest's answer the response.
-fn hand_over(
-    fetch: &mut Fetch<'_, '_>,
-    answer: Answer,
-    method: &str,
-    version: Option<Version>,
-) -> Result<Response, VclError> {
-    let status = answer.status();
-    fetch.set_status(status)?;
-    if let Some(version) = version {
-        fetch.add_header("X-Program-Version", version.to_string().as_bytes())?;
-    }
-    let content_type = answer.content_type();
-    if !content_type.is_empty() {
-        fetch.add_header("Content-Type", content_type)?;
-    }
-    let mut own_cache_control = false;
-    let mut lifetime = false;
-    for header in answer.headers() {
-        if header.name.eq_ignore_ascii_case("content-type") && !content_type.is_empty() {
-            // The type that came with the response counts; two would be one too many.
-            continue;
-        }
-        if header.name.eq_ignore_ascii_case("cache-control") {
-            own_cache_control = true;
-            lifetime |= gives_lifetime(&header.value);
-        }
-        lifetime |= header.name.eq_ignore_ascii_case("expires");
-        fetch.add_header(&header.name, &header.value)?;
-    }
-    if let (Some(policy), false) = (answer.cache(), own_cache_control) {
-        lifetime = true;
-        fetch.add_header("Cache-Control", cache_control(&policy).as_bytes())?;
-    }
-    // Not by a header such as no-store, which would reach the client. And not for 304: Varnish has asked whether what
-    // it has in its cache is still good, and takes the answer in that cached object only while it is cacheable.
-    if !lifetime && status != 304 {
-        fetch.set_uncacheable();
-    }
-
-    let len =
-        usize::try_from(answer.body_len()).map_err(|error| VclError::new(error.to_string()))?;
-    if matches!(status, 204 | 304) {
-        return Ok(Response::without_body());
-    }
-    // Varnish does not set it for a backend that isn't HTTP. HEAD says what GET would give.
-    fetch.add_header("Content-Length", len.to_string().as_bytes())?;
-    if method == "HEAD" || len == 0 {
-        return Ok(Response::without_body());
-    }
-    Ok(Response::guest(answer, len))
-}
-
-/// Whether a Cache-Control value lets a shared cache keep the response for a time it names.
-fn gives_lifetime(value: &[u8]) -> bool {
-    let value = value.to_ascii_lowercase();
-    let mut directives = value.split(|&c| c == b',').map(<[u8]>::trim_ascii);
-    let forbids = |directive: &[u8]| {
-        [&b"no-store"[..], b"no-cache", b"private"]
-            .iter()
-            .any(|name| directive.starts_with(name))
-    };
-    !directives.clone().any(forbids)
-        && directives.any(|directive| {
-            directive.starts_with(b"max-age=") || directive.starts_with(b"s-maxage=")
-        })
-}
-
-/// The guest's cache policy as a header. Varnish takes lifetimes from headers after the backend is done; set on the
-/// object they would be overwritten.
-fn cache_control(policy: &CachePolicy) -> String {
-    // Whole seconds, and a short lifetime is not none. (A negative or absurd float saturates.)
-    let seconds = |time: f32| {
-        if time > 0.0 {
-            time.round().max(1.0) as u32
-        } else {
-            0
-        }
-    };
-    format!(
-        "max-age={}, stale-while-revalidate={}",
-        seconds(policy.ttl),
-        seconds(policy.grace)
-    )
-}
-
 /// The response for a request that has no answer of the guest.
-fn fail(
-    fetch: &mut Fetch<'_, '_>,
-    tenant: &Tenant,
-    failure: &Failure,
-) -> Result<Response, VclError> {
-    log_failure(fetch, tenant, failure);
+fn fail(fetch: &mut Fetch<'_, '_>, failure: &Failure) -> Result<Response, VclError> {
     if failure.is_busy() {
         plain(fetch, 503, "The service is busy, try again.\n", Some("1"))
     } else {
@@ -325,27 +207,8 @@ fn fail(
     }
 }
 
-fn log_failure(fetch: &mut Fetch<'_, '_>, tenant: &Tenant, failure: &Failure) {
-    if failure.is_busy() {
-        count(|counters| &counters.busy);
-    } else {
-        count(|counters| &counters.failures);
-        tenant.failures.fetch_add(1, Ordering::Relaxed);
-    }
-    if failure.is_timeout() {
-        count(|counters| &counters.timeouts);
-    }
-    log_error(fetch, tenant.name(), &failure.to_string());
-}
-
-fn log_error(fetch: &mut Fetch<'_, '_>, name: &str, text: &str) {
-    for record in logging::about(name, text) {
-        fetch.log(LogTag::Error, &record);
-    }
-}
-
 fn refuse_body(fetch: &mut Fetch<'_, '_>, name: &str, bad: &BadBody) -> Result<Response, String> {
-    log_error(fetch, name, &bad.to_string());
+    logging::log_in(fetch, LogTag::Error, name, &bad.to_string());
     let response = match bad {
         BadBody::TooLarge => plain(fetch, 413, "The request body is too large.\n", None),
         BadBody::NoRoom => {
@@ -376,45 +239,4 @@ fn plain(
     } else {
         Response::text(text)
     })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_lifetime_is_max_age_without_a_but() {
-        assert!(gives_lifetime(b"public, Max-Age=60"));
-        assert!(gives_lifetime(b"s-maxage=1"));
-        for none in [
-            "",
-            "public",
-            "no-store",
-            "private, max-age=60",
-            "max-age=60, no-cache=\"set-cookie\"",
-        ] {
-            assert!(!gives_lifetime(none.as_bytes()), "{none}");
-        }
-    }
-
-    #[test]
-    fn a_policy_becomes_whole_seconds() {
-        let header = |ttl, grace| {
-            cache_control(&CachePolicy {
-                ttl,
-                grace,
-                keep: 0.0,
-            })
-        };
-        assert_eq!(header(10.0, 2.5), "max-age=10, stale-while-revalidate=3");
-        assert_eq!(header(0.001, 0.0), "max-age=1, stale-while-revalidate=0");
-        assert_eq!(
-            header(-5.0, f32::NAN),
-            "max-age=0, stale-while-revalidate=0"
-        );
-        assert_eq!(
-            header(f32::INFINITY, 0.0),
-            format!("max-age={}, stale-while-revalidate=0", u32::MAX)
-        );
-    }
 }

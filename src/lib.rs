@@ -8,8 +8,10 @@
 //! What is called by C, and the only `unsafe` code: [`ffi`] (the VCL functions), [`vdi`] (the director's
 //! callbacks) and [`fetch`] (what varnishd's structures hold).
 
+mod answer;
 mod boot;
 mod counters;
+mod debug;
 mod director;
 mod fetch;
 mod ffi;
@@ -17,6 +19,7 @@ mod keys;
 mod logging;
 mod name;
 mod panics;
+mod refusal;
 mod registry;
 mod report;
 mod request;

@@ -4,6 +4,8 @@
 use forkvm::{Host, Stream};
 use varnish::vcl::LogTag;
 
+use crate::fetch::Fetch;
+
 /// Longest text of a record, in bytes. varnishd cuts records at `vsl_reclen`, 255 unless set.
 const RECORD: usize = 200;
 /// Most guest output that one request may log, in bytes.
@@ -17,6 +19,13 @@ const STDERR_TAIL: usize = 2 << 10;
 pub fn log(tag: LogTag, tenant: &str, text: &str) {
     for record in about(tenant, text) {
         write(tag, &record);
+    }
+}
+
+/// Logs in a fetch's transaction.
+pub fn log_in(fetch: &mut Fetch<'_, '_>, tag: LogTag, tenant: &str, text: &str) {
+    for record in about(tenant, text) {
+        fetch.log(tag, &record);
     }
 }
 
@@ -157,6 +166,11 @@ fn emit_line(tenant: &str, label: &str, line: &[u8], emit: &mut impl FnMut(&str)
 }
 
 impl<F: FnMut(&str)> Host for Output<'_, F> {
+    /// Whoever is to attach a debugger needs to know now; a transaction's records come when it is over.
+    fn note(&mut self, line: &str) {
+        log(LogTag::Notice, self.tenant, line);
+    }
+
     fn output(&mut self, stream: Stream, bytes: &[u8]) {
         if !(self.stdio || matches!(stream, Stream::Log)) {
             return;
