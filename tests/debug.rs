@@ -37,6 +37,23 @@ fn guest(name: &str) -> PathBuf {
     guests().join("test").join(name)
 }
 
+/// A folder for sockets that is gone after the test.
+struct Sockets(PathBuf);
+
+impl Sockets {
+    fn new() -> Self {
+        let path = std::env::temp_dir().join(format!("kvm-debug.{}", process::id()));
+        fs::create_dir(&path).unwrap();
+        Self(path)
+    }
+}
+
+impl Drop for Sockets {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
 /// Waits for something that takes a moment.
 fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
     let start = Instant::now();
@@ -142,8 +159,8 @@ fn a_program_that_is_sent_is_debugged_beside_the_live_one() {
     if !can_run() {
         return;
     }
-    let folder = std::env::temp_dir().join(format!("kvm-debug.{}", process::id()));
-    fs::create_dir(&folder).unwrap();
+    let sockets = Sockets::new();
+    let folder = &sockets.0;
     let settings = format!(
         r#"debug_timeout = 90s, debug_address = "{}""#,
         folder.display()
@@ -160,7 +177,7 @@ fn a_program_that_is_sent_is_debugged_beside_the_live_one() {
     let key = [("X-LiveDebug", KEY)];
     client.begin("POST", "t", "/number/5", &key, Body::Length(&elf));
     let address = address(&varnish, 0);
-    assert!(Path::new(&address).starts_with(&folder), "{address}");
+    assert!(Path::new(&address).starts_with(folder), "{address}");
     assert!(is_live(&mut others));
     let refused = others.send("POST", "t", "/", &key, Body::Length(b"x"));
     assert_eq!(refused.status, 503);
@@ -189,8 +206,7 @@ fn a_program_that_is_sent_is_debugged_beside_the_live_one() {
     eventually("the program's machines are freed", || {
         varnish.child().kvm_descriptors() == machines
     });
-    // No socket is left behind.
-    fs::remove_dir(&folder).unwrap();
+    assert_eq!(fs::read_dir(folder).unwrap().count(), 0, "a socket is left");
 }
 
 #[test]
