@@ -98,7 +98,7 @@ fn boot(tenant: &Tenant, file: Result<File, String>) -> Result<Release, String> 
         (None, Ok(elf), Some(version)) => (path.to_string(), Stored { version, elf }),
         (None, elf, _) => return Err(format!("{path}: {}", elf.err().unwrap_or_default())),
     };
-    let program = start(tenant, &elf.elf, None).map_err(|failure| {
+    let program = start(tenant, &elf.elf, None, Purpose::Service).map_err(|failure| {
         let said: Vec<String> = logging::records(&failure.stderr).collect();
         let reason = failure.reason;
         match said.len() {
@@ -143,13 +143,24 @@ pub struct BootFailure {
     pub stderr: Vec<u8>,
 }
 
+/// What a program is booted for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Purpose {
+    /// To answer requests.
+    Service,
+    /// To be debugged, and nothing else.
+    Debugging,
+}
+
 /// Boots a program with the tenant's settings; in the place of `before`, whose state it gets.
 pub fn start(
     tenant: &Tenant,
     elf: &[u8],
     before: Option<&Program>,
+    purpose: Purpose,
 ) -> Result<Arc<Program>, BootFailure> {
-    let config = tenant.settings.config.clone();
+    let mut config = tenant.settings.config.clone();
+    config.debugging.only = purpose == Purpose::Debugging;
     let mut output = BootOutput::new(tenant.name(), tenant.settings.stdout);
     let result = match before {
         Some(before) => before.boot_successor(elf, config, &mut output),

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use varnish::ffi;
 use varnish::vcl::{BodyState, Ctx, LogTag, VclError};
 
-use crate::upload::Order;
+use crate::{debug, upload};
 
 /// What `kvm.backend()` was called with. `None` is the default: Host, and bereq.url.
 #[derive(Debug, Default)]
@@ -16,6 +16,15 @@ pub struct Target {
     pub arg: Vec<u8>,
     /// Something else than a request of the tenant's program.
     pub order: Option<Order>,
+}
+
+/// Something that needs a key.
+#[derive(Debug)]
+pub enum Order {
+    /// Another program for the tenant.
+    Upload(upload::Order),
+    /// A request that is debugged.
+    Debug(debug::Order),
 }
 
 /// Its address is the key that a target is kept under with its task.

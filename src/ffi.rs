@@ -13,11 +13,11 @@ use varnish::ffi::{VMOD_PRIV_METHODS_MAGIC, vmod_data, vmod_priv, vmod_priv_meth
 use varnish::vcl::{Ctx, LogTag, VclError};
 
 use crate::director::Director;
-use crate::fetch::Target;
+use crate::fetch::{Order, Target};
+use crate::keys::Sent;
 use crate::settings::{Given, Settings};
-use crate::upload::Order;
 use crate::vdi::{Registered, guard};
-use crate::{counters, logging, panics, registry};
+use crate::{counters, debug, logging, panics, registry, upload};
 
 /// What vmodtool.py and bindgen made of vmod.vcc.
 #[allow(
@@ -47,6 +47,8 @@ static FUNCTIONS: Vmod_vmod_kvm_Func = Vmod_vmod_kvm_Func {
     f_backend: Some(backend),
     f_live_update: Some(live_update),
     f_live_rollback: Some(live_rollback),
+    f_vm_debug_backend: Some(vm_debug_backend),
+    f_live_debug: Some(live_debug),
     f_live_update_file: Some(live_update_file),
     f_rollback: Some(rollback),
     f_program_version: Some(program_version),
@@ -143,6 +145,10 @@ unsafe extern "C" fn tenant(ctx: *const vrt_ctx, args: *mut arg_vmod_kvm_tenant)
                 update_without_state: args.update_without_state.0 != 0,
                 watch: args.watch.0 != 0,
                 version_header: args.version_header.0 != 0,
+                allow_debug: args.allow_debug.0 != 0,
+                debug_address: bytes(args.debug_address).unwrap_or_default(),
+                debug_timeout: args.debug_timeout.0.0,
+                debug_exceptions: args.debug_exceptions.0 != 0,
             };
             (registered(args.arg1)?.director(), given)
         };
@@ -190,11 +196,11 @@ unsafe extern "C" fn live_update(
     let result = guard(|| -> Result<VCL_BACKEND, VclError> {
         // SAFETY: as in tenant().
         unsafe {
-            let order = Order::Update {
-                key: bytes(key).unwrap_or_default().to_vec(),
+            let order = upload::Order::Update {
+                key: sent(key),
                 max_size: usize::try_from(max_size.0).unwrap_or(0),
             };
-            give_order(ctx, vcl, tenant, order)
+            give_order(ctx, vcl, tenant, Order::Upload(order))
         }
     });
     fail_on_error(ctx, result.flatten()).unwrap_or(VCL_BACKEND(ptr::null()))
@@ -210,8 +216,57 @@ unsafe extern "C" fn live_rollback(
     let result = guard(|| -> Result<VCL_BACKEND, VclError> {
         // SAFETY: as in tenant().
         unsafe {
-            let key = bytes(key).unwrap_or_default().to_vec();
-            give_order(ctx, vcl, tenant, Order::Rollback { key })
+            let order = upload::Order::Rollback { key: sent(key) };
+            give_order(ctx, vcl, tenant, Order::Upload(order))
+        }
+    });
+    fail_on_error(ctx, result.flatten()).unwrap_or(VCL_BACKEND(ptr::null()))
+}
+
+/// `kvm.vm_debug_backend()`
+unsafe extern "C" fn vm_debug_backend(
+    ctx: *const vrt_ctx,
+    vcl: *mut vmod_priv,
+    tenant: VCL_STRING,
+    key: VCL_STRING,
+    url: VCL_STRING,
+    arg: VCL_STRING,
+) -> VCL_BACKEND {
+    let result = guard(|| -> Result<VCL_BACKEND, VclError> {
+        // SAFETY: as in tenant().
+        unsafe {
+            let target = Target {
+                tenant: Some(bytes(tenant).unwrap_or_default().to_vec()),
+                url: Some(bytes(url).unwrap_or_default().to_vec()),
+                arg: bytes(arg).unwrap_or_default().to_vec(),
+                order: Some(Order::Debug(debug::Order {
+                    key: sent(key),
+                    upload: None,
+                })),
+            };
+            target.keep(&mut Ctx::from_ptr(ctx))?;
+            Ok(registered(vcl)?.backend())
+        }
+    });
+    fail_on_error(ctx, result.flatten()).unwrap_or(VCL_BACKEND(ptr::null()))
+}
+
+/// `kvm.live_debug()`
+unsafe extern "C" fn live_debug(
+    ctx: *const vrt_ctx,
+    vcl: *mut vmod_priv,
+    tenant: VCL_STRING,
+    key: VCL_STRING,
+    max_size: VCL_BYTES,
+) -> VCL_BACKEND {
+    let result = guard(|| -> Result<VCL_BACKEND, VclError> {
+        // SAFETY: as in tenant().
+        unsafe {
+            let order = debug::Order {
+                key: sent(key),
+                upload: Some(usize::try_from(max_size.0).unwrap_or(0)),
+            };
+            give_order(ctx, vcl, tenant, Order::Debug(order))
         }
     });
     fail_on_error(ctx, result.flatten()).unwrap_or(VCL_BACKEND(ptr::null()))
@@ -361,6 +416,14 @@ unsafe fn registered<'a>(vcl: *mut vmod_priv) -> Result<&'a Registered, VclError
     // SAFETY: event() has put it there at load, and it stays until the VCL is discarded.
     unsafe { vcl.as_ref().and_then(|vcl| vcl.get_ref::<Registered>()) }
         .ok_or_else(|| "kvm: not loaded".into())
+}
+
+/// The key that VCL was sent; an unset header is an empty one.
+///
+/// SAFETY: VCL called us with the string.
+unsafe fn sent(key: VCL_STRING) -> Sent {
+    // SAFETY: as the caller promises.
+    Sent::new(unsafe { bytes(key) }.unwrap_or_default())
 }
 
 /// A VCL string's bytes. `None` for an unset header and the like.

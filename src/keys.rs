@@ -1,4 +1,4 @@
-//! The key that allows updates of a tenant: compared in constant time, and never shown.
+//! The key that allows updates and debugging of a tenant: compared in constant time, and never shown.
 #![forbid(unsafe_code)]
 
 use std::fmt;
@@ -24,14 +24,14 @@ pub enum Key {
     File(PathBuf),
 }
 
-/// Why an update is not allowed.
+/// Why something is not allowed.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Denied {
     /// Nobody said who they are.
-    #[error("no key was sent (header X-LiveUpdate)")]
+    #[error("no key was sent")]
     NoKey,
     /// The tenant has no key.
-    #[error("updates are not enabled for this tenant (update_key, update_key_file)")]
+    #[error("updates and debugging are not enabled for this tenant (update_key, update_key_file)")]
     Disabled,
     /// It is another one.
     #[error("the key is wrong")]
@@ -39,6 +39,27 @@ pub enum Denied {
     /// The key file can't be read. Clients see [`Denied::Disabled`].
     #[error("update_key_file {0}")]
     Unreadable(String),
+}
+
+/// A key that somebody sent, who may be anybody.
+pub struct Sent(Vec<u8>);
+
+impl Sent {
+    /// As it came.
+    pub fn new(key: &[u8]) -> Self {
+        Self(key.to_vec())
+    }
+
+    /// For [`Key::check`].
+    pub fn bytes(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Sent {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a key")
+    }
 }
 
 impl Key {

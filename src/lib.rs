@@ -8,9 +8,11 @@
 //! What is called by C, and the only `unsafe` code: [`ffi`] (the VCL functions), [`vdi`] (the director's
 //! callbacks) and [`fetch`] (what varnishd's structures hold).
 
+mod answer;
 mod boot;
 mod caching;
 mod counters;
+mod debug;
 mod director;
 mod fetch;
 mod ffi;
@@ -18,6 +20,8 @@ mod keys;
 mod logging;
 mod name;
 mod panics;
+mod plain;
+mod refusal;
 mod registry;
 mod report;
 mod request;

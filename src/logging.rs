@@ -4,6 +4,8 @@
 use forkvm::{Host, Stream};
 use varnish::vcl::LogTag;
 
+use crate::fetch::Fetch;
+
 /// Longest text of a record, in bytes. varnishd cuts records at `vsl_reclen`, 255 unless set.
 const RECORD: usize = 200;
 /// Most that one request may have logged of the guest's output, in bytes.
@@ -17,6 +19,13 @@ const STDERR_TAIL: usize = 2 << 10;
 pub fn log(tag: LogTag, tenant: &str, text: &str) {
     for record in about(tenant, text) {
         write(tag, &record);
+    }
+}
+
+/// Logs in a fetch's transaction.
+pub fn log_in(fetch: &mut Fetch<'_, '_>, tag: LogTag, tenant: &str, text: &str) {
+    for record in about(tenant, text) {
+        fetch.log(tag, &record);
     }
 }
 
@@ -169,6 +178,11 @@ impl<'a, F: FnMut(&str)> Output<'a, F> {
 }
 
 impl<F: FnMut(&str)> Host for Output<'_, F> {
+    /// Whoever is to attach a debugger needs to know now; a transaction's records come when it is over.
+    fn note(&mut self, line: &str) {
+        log(LogTag::Notice, self.records.tenant, line);
+    }
+
     fn output(&mut self, stream: Stream, bytes: &[u8]) {
         let records = &mut self.records;
         if records.truncated || !(self.stdio || matches!(stream, Stream::Log)) {

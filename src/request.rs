@@ -4,7 +4,7 @@
 use std::io::{self, Write};
 use std::sync::Arc;
 
-use forkvm::Header;
+use forkvm::{Header, Request};
 use varnish::vcl::BodyState;
 
 use crate::fetch::Fetch;
@@ -13,8 +13,71 @@ use crate::tenant::{BodyRoom, Tenant};
 /// Room for a body is taken, and memory allocated, at least so many bytes at a time.
 const STEP: usize = 64 << 10;
 
+/// What a program is asked.
+pub struct Asked {
+    method: String,
+    url: Vec<u8>,
+    arg: Vec<u8>,
+    headers: Vec<Header>,
+    body: Body,
+}
+
+impl Asked {
+    /// The fetch's request with its body, but with a URL and an argument of VCL's choice.
+    pub fn read(
+        fetch: &mut Fetch<'_, '_>,
+        url: Vec<u8>,
+        arg: Vec<u8>,
+        tenant: &Arc<Tenant>,
+    ) -> Result<Self, BadBody> {
+        Ok(Self {
+            method: fetch.method(),
+            url,
+            arg,
+            headers: headers(fetch),
+            body: Body::read(fetch, tenant)?,
+        })
+    }
+
+    /// The fetch's request as if it were a GET: its body is not the program's business.
+    pub fn get(fetch: &Fetch<'_, '_>) -> Self {
+        let mut headers = headers(fetch);
+        headers.retain(|header| !is_of_body(&header.name));
+        Self {
+            method: "GET".into(),
+            url: fetch.url(),
+            arg: Vec::new(),
+            headers,
+            body: Body::none(None),
+        }
+    }
+
+    /// Leaves out the headers that have this value.
+    pub fn conceal(&mut self, value: &[u8]) {
+        let value = value.trim_ascii();
+        self.headers
+            .retain(|header| header.value.trim_ascii() != value);
+    }
+
+    /// Whether the answer has no body.
+    pub fn is_head(&self) -> bool {
+        self.method == "HEAD"
+    }
+
+    /// As the engine takes it.
+    pub fn request(&self) -> Request<'_> {
+        Request {
+            method: &self.method,
+            url: &self.url,
+            arg: &self.arg,
+            headers: &self.headers,
+            body: &self.body.bytes,
+        }
+    }
+}
+
 /// All request headers.
-pub fn headers(fetch: &Fetch<'_, '_>) -> Vec<Header> {
+fn headers(fetch: &Fetch<'_, '_>) -> Vec<Header> {
     fetch
         .headers()
         .map(|(name, value)| Header {
@@ -22,6 +85,12 @@ pub fn headers(fetch: &Fetch<'_, '_>) -> Vec<Header> {
             value: value.to_vec(),
         })
         .collect()
+}
+
+/// Whether a header says something about the request's body.
+fn is_of_body(name: &str) -> bool {
+    let name = name.to_ascii_lowercase();
+    name.starts_with("content-") || matches!(&*name, "transfer-encoding" | "expect" | "x-sha256")
 }
 
 /// A request body. Counts as in memory until it is dropped.
@@ -46,7 +115,7 @@ pub enum BadBody {
 
 impl Body {
     /// Reads the body of the fetch's request.
-    pub fn read(fetch: &mut Fetch<'_, '_>, tenant: &Arc<Tenant>) -> Result<Self, BadBody> {
+    fn read(fetch: &mut Fetch<'_, '_>, tenant: &Arc<Tenant>) -> Result<Self, BadBody> {
         let limit = tenant.settings.config.limits.max_request_memory as usize;
         Self::bounded(fetch, limit, Some(tenant.body_room()))
     }
@@ -57,10 +126,7 @@ impl Body {
         limit: usize,
         room: Option<BodyRoom>,
     ) -> Result<Self, BadBody> {
-        let mut body = Self {
-            bytes: Vec::new(),
-            room,
-        };
+        let mut body = Self::none(room);
         let state = fetch
             .body_state()
             .map_err(|error| BadBody::Unreadable(error.to_string()))?;
@@ -91,9 +157,12 @@ impl Body {
         }
     }
 
-    /// The whole body.
-    pub fn bytes(&self) -> &[u8] {
-        &self.bytes
+    /// No body yet.
+    fn none(room: Option<BodyRoom>) -> Self {
+        Self {
+            bytes: Vec::new(),
+            room,
+        }
     }
 
     /// The whole body, to be kept.

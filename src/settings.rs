@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use forkvm::{Config, Limits, WarmUp};
+use forkvm::{BadDebugAddress, Config, DebugAddress, Debugging, Limits, WarmUp};
 
 use crate::keys::Key;
 use crate::{name, words};
@@ -44,6 +44,10 @@ pub struct Given<'a> {
     pub update_without_state: bool,
     pub watch: bool,
     pub version_header: bool,
+    pub allow_debug: bool,
+    pub debug_address: &'a [u8],
+    pub debug_timeout: f64,
+    pub debug_exceptions: bool,
 }
 
 /// A tenant's settings. Equal settings and the same file are the same program.
@@ -53,7 +57,7 @@ pub struct Settings {
     pub path: PathBuf,
     /// Whether the program's stdout and stderr go to the log.
     pub stdout: bool,
-    /// Who may update it.
+    /// Who may update and debug it.
     pub key: Key,
     /// The folder that its updates are stored in, each tenant's in one of its own.
     pub state_dir: PathBuf,
@@ -182,13 +186,14 @@ impl Settings {
                 idle_time: duration("idle_time", given.idle_time, 0.0, DAY)?,
                 limits,
                 warm_up: warm_up(given)?,
+                debugging: debugging(given)?,
                 ..Config::new(name)
             },
         })
     }
 }
 
-/// The key for updates, of which there may be one.
+/// The key for updates and debugging, of which there may be one.
 fn key(given: &Given<'_>) -> Result<Key, (&'static str, String)> {
     let file = text("update_key_file", given.update_key_file)?;
     if file.is_empty() {
@@ -216,6 +221,21 @@ fn state_dir(given: &Given<'_>, path: &str) -> Result<PathBuf, (&'static str, St
         return Err(("state_dir", format!("is not absolute: {dir:?}")));
     }
     Ok(dir.into())
+}
+
+/// Whether, where and how long requests may be debugged.
+fn debugging(given: &Given<'_>) -> Result<Debugging, (&'static str, String)> {
+    let setting = "debug_address";
+    let address: DebugAddress = text(setting, given.debug_address)?
+        .parse()
+        .map_err(|bad: BadDebugAddress| (setting, format!("is {bad}")))?;
+    Ok(Debugging {
+        allowed: given.allow_debug,
+        address,
+        timeout: duration("debug_timeout", given.debug_timeout, 0.001, HOUR)?,
+        exceptions: given.debug_exceptions,
+        only: false,
+    })
 }
 
 /// The warm-up requests; none for 0 of them.
@@ -305,6 +325,10 @@ mod tests {
             update_without_state: false,
             watch: false,
             version_header: false,
+            allow_debug: false,
+            debug_address: b"127.0.0.1:0",
+            debug_timeout: 120.0,
+            debug_exceptions: false,
         }
     }
 
@@ -352,7 +376,7 @@ mod tests {
     #[test]
     fn bad_settings_name_tenant_and_setting() {
         type Spoil = fn(&mut Given<'static>);
-        let spoils: [(&str, Spoil); 30] = [
+        let spoils: [(&str, Spoil); 36] = [
             ("name", |g| g.name = b""),
             ("name", |g| g.name = b"a b"),
             ("path", |g| g.path = b""),
@@ -386,6 +410,12 @@ mod tests {
             ("keep_versions", |g| g.keep_versions = 101),
             ("state_dir", |g| g.state_dir = b"var"),
             ("update_key_file", |g| g.update_key_file = b"key"),
+            ("debug_address", |g| g.debug_address = b""),
+            ("debug_address", |g| g.debug_address = b"0.0.0.0:1234"),
+            ("debug_address", |g| g.debug_address = b"192.0.2.1:1234"),
+            ("debug_address", |g| g.debug_address = b"gdb.socket"),
+            ("debug_timeout", |g| g.debug_timeout = 0.0),
+            ("debug_timeout", |g| g.debug_timeout = 3601.0),
             ("update_key", |g| {
                 (g.update_key, g.update_key_file) = (b"a", b"/key");
             }),

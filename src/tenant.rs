@@ -33,6 +33,8 @@ pub struct Tenant {
     pub failures: AtomicU64,
     /// Bytes of request bodies in memory.
     bodies: AtomicU64,
+    /// A request is being debugged.
+    debugged: AtomicBool,
 }
 
 /// How far a tenant's program is.
@@ -84,6 +86,7 @@ impl Tenant {
             requests: AtomicU64::new(0),
             failures: AtomicU64::new(0),
             bodies: AtomicU64::new(0),
+            debugged: AtomicBool::new(false),
         }
     }
 
@@ -157,6 +160,23 @@ impl Tenant {
             tenant: self.clone(),
             bytes: 0,
         }
+    }
+}
+
+/// A tenant's turn to have a request debugged, in whichever program.
+pub struct DebugTurn(Arc<Tenant>);
+
+impl DebugTurn {
+    /// The turn, unless another request has it.
+    pub fn take(tenant: &Arc<Tenant>) -> Option<Self> {
+        // Not `then_some`: a turn made in vain would end the other's when dropped.
+        (!tenant.debugged.swap(true, Ordering::AcqRel)).then(|| Self(tenant.clone()))
+    }
+}
+
+impl Drop for DebugTurn {
+    fn drop(&mut self) {
+        self.0.debugged.store(false, Ordering::Release);
     }
 }
 

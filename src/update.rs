@@ -17,14 +17,14 @@ use forkvm::BootError;
 use parking_lot::Mutex;
 use varnish::vcl::LogTag;
 
-use crate::boot::{self, BootFailure};
+use crate::boot::{self, BootFailure, Purpose};
 use crate::counters::count;
 use crate::store::{Lock, Store, StoreError, Stored};
 use crate::tenant::{Release, State, Tenant};
 use crate::version::Version;
 use crate::{logging, registry};
 
-/// Time beyond two boots (the second one without state) that whoever asked for an update waits for it: the disk's.
+/// Time beyond two boots (the second one without state) that is waited for an update: the disk's.
 const SLACK: Duration = Duration::from_secs(30);
 
 /// Where the new program comes from.
@@ -145,21 +145,46 @@ impl Drop for Turn {
     }
 }
 
-/// Updates a tenant, and waits for it. It is done on a thread of its own: booting takes more stack than varnishd's
-/// threads have.
+/// Updates a tenant, and waits for it.
 pub fn update(tenant: &Arc<Tenant>, source: Source, turn: Turn) -> Result<Done, Refused> {
+    let of = tenant.clone();
+    apart(tenant, move || {
+        let outcome = caught(|| perform(&of, source));
+        report(&of, &outcome);
+        drop(turn);
+        outcome
+    })
+}
+
+/// Boots a program beside the tenant's, with the state that it would have after an update.
+pub fn boot_to_debug(tenant: &Arc<Tenant>, elf: Vec<u8>) -> Result<Release, Refused> {
+    let of = tenant.clone();
+    apart(tenant, move || {
+        caught(|| {
+            let running = running(&of)?;
+            let version = Version::of(&elf);
+            let program = boot(&of, running.as_ref(), &elf, Purpose::Debugging)?;
+            Ok(Release { program, version })
+        })
+    })
+}
+
+fn caught<T>(work: impl FnOnce() -> Result<T, Refused>) -> Result<T, Refused> {
+    panic::catch_unwind(AssertUnwindSafe(work)).unwrap_or(Err(Refused::Internal))
+}
+
+/// Does something on a thread of its own, and waits for it: booting takes more stack than varnishd's threads have.
+fn apart<T: Send + 'static>(
+    tenant: &Tenant,
+    work: impl FnOnce() -> Result<T, Refused> + Send + 'static,
+) -> Result<T, Refused> {
     let limit = tenant.settings.config.limits.max_boot_time * 2 + SLACK;
     let (result, done) = mpsc::sync_channel(1);
-    let of = tenant.clone();
     let spawned = thread::Builder::new()
         .name("kvm-update".into())
         .spawn(move || {
-            let outcome = panic::catch_unwind(AssertUnwindSafe(|| perform(&of, source)))
-                .unwrap_or(Err(Refused::Internal));
-            report(&of, &outcome);
-            drop(turn);
             // It may be nobody's any more.
-            let _ = result.send(outcome);
+            let _ = result.send(work());
         });
     if let Err(error) = spawned {
         return Err(Refused::NoResources(format!("no thread: {error}")));
@@ -233,7 +258,7 @@ fn perform(tenant: &Arc<Tenant>, source: Source) -> Result<Done, Refused> {
         return Ok(unchanged);
     }
 
-    let program = boot(tenant, running.as_ref(), &elf)?;
+    let program = boot(tenant, running.as_ref(), &elf.elf, Purpose::Service)?;
     let boot = start.elapsed();
     if let Some(running) = &running {
         // As many as the old one has come to need.
@@ -286,18 +311,20 @@ fn running(tenant: &Tenant) -> Result<Option<Release>, Refused> {
 fn boot(
     tenant: &Tenant,
     running: Option<&Release>,
-    elf: &Stored,
+    elf: &[u8],
+    purpose: Purpose,
 ) -> Result<Arc<forkvm::Program>, BootFailure> {
-    let result = boot::start(tenant, &elf.elf, running.map(|release| &*release.program));
+    let before = running.map(|release| &*release.program);
+    let result = boot::start(tenant, elf, before, purpose);
     match result {
         Err(failure) if matches!(failure.error, BootError::State { .. }) => {
             if !tenant.settings.update_without_state {
                 return Err(failure);
             }
-            let text = format!("updated without state: {}", failure.reason);
+            let text = format!("goes on without state: {}", failure.reason);
             logging::log(LogTag::Notice, tenant.name(), &text);
             // From the beginning: half a state may be worse than none.
-            boot::start(tenant, &elf.elf, None)
+            boot::start(tenant, elf, None, purpose)
         }
         result => result,
     }
@@ -344,7 +371,7 @@ pub fn refresh(tenant: &Tenant) {
     if stored.version == release.version {
         return;
     }
-    match boot::start(tenant, &stored.elf, None) {
+    match boot::start(tenant, &stored.elf, None, Purpose::Service) {
         Ok(program) => {
             let version = stored.version;
             tenant.settle(State::Ready(Release { program, version }));

@@ -63,6 +63,8 @@ vtc! {
     body
     boot
     cache
+    debug
+    debug_vcl
     examples
     failure
     headers

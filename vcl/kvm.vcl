@@ -1,5 +1,5 @@
-# Everything by headers: requests to the tenants' programs, updates and rollbacks. A VCL that uses it needs three
-# lines, and no tenant is updated who has no key:
+# Everything by headers: requests to the tenants' programs, updates, rollbacks and debugging. A VCL that uses it needs
+# three lines, and no tenant is updated or debugged who has no key:
 #
 #     vcl 4.1;
 #     include "kvm.vcl";
@@ -10,9 +10,14 @@
 #     curl -H 'X-LiveUpdate: KEY' --data-binary @program http://xpizza.com/        a new program (or: forkvm upload)
 #     curl -H 'X-LiveRollback: KEY' -X POST http://xpizza.com/                     the one before again
 #
+# and where kvm.tenant() has allow_debug = true:
+#
+#     curl -H 'X-DebugKey: KEY' http://xpizza.com/any/url                          this request waits for gdb
+#     curl -H 'X-LiveDebug: KEY' --data-binary @program http://xpizza.com/any/url  a GET in this program waits for gdb
+#
 # X-PostKey is another name of X-LiveUpdate. What the subroutines here do comes before what those of the same name in
-# your VCL do: requests for an update end here, all others go on there and in Varnish's own VCL, so programs' answers
-# are cached as usual.
+# your VCL do: requests with a key end here, all others go on there and in Varnish's own VCL, so programs' answers are
+# cached as usual.
 
 import kvm;
 
@@ -24,13 +29,17 @@ sub vcl_recv {
     }
     unset req.http.X-PostKey;
     if (req.method == "POST" || req.method == "PUT") {
-        if (req.http.X-LiveUpdate || req.http.X-LiveRollback) {
+        if (req.http.X-LiveUpdate || req.http.X-LiveRollback || req.http.X-LiveDebug) {
             return (pass);
         }
     }
     # Keys are nothing for programs.
     unset req.http.X-LiveUpdate;
     unset req.http.X-LiveRollback;
+    unset req.http.X-LiveDebug;
+    if (req.http.X-DebugKey) {
+        return (pass);
+    }
 }
 
 sub vcl_backend_fetch {
@@ -40,6 +49,14 @@ sub vcl_backend_fetch {
     }
     if (bereq.http.X-LiveUpdate) {
         set bereq.backend = kvm.live_update(bereq.http.Host, bereq.http.X-LiveUpdate);
+        return (fetch);
+    }
+    if (bereq.http.X-LiveDebug) {
+        set bereq.backend = kvm.live_debug(bereq.http.Host, bereq.http.X-LiveDebug);
+        return (fetch);
+    }
+    if (bereq.http.X-DebugKey) {
+        set bereq.backend = kvm.vm_debug_backend(bereq.http.Host, bereq.http.X-DebugKey, bereq.url);
         return (fetch);
     }
     # The tenant by the Host header, the program's URL by bereq.url.

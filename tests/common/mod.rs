@@ -3,6 +3,7 @@
 #![allow(dead_code, clippy::unwrap_used, clippy::expect_used)]
 
 pub mod client;
+pub mod gdb;
 pub mod holdings;
 pub mod updates;
 pub mod varnishd;

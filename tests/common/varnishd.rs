@@ -22,7 +22,7 @@ pub struct Varnishd {
 
 impl Varnishd {
     /// Starts it with these lines in vcl_init. Every request is passed to kvm.backend(), or with a header X-LiveUpdate to
-    /// kvm.live_update().
+    /// kvm.live_update(), with X-LiveDebug to kvm.live_debug(), with X-DebugKey to kvm.vm_debug_backend().
     pub fn start(vcl_init: &str) -> Self {
         Self::start_with(vcl_init, &[])
     }
@@ -87,6 +87,10 @@ impl Varnishd {
                 set bereq.backend = kvm.backend();
                 if (bereq.http.X-LiveUpdate) {{
                     set bereq.backend = kvm.live_update(bereq.http.Host, bereq.http.X-LiveUpdate);
+                }} else if (bereq.http.X-LiveDebug) {{
+                    set bereq.backend = kvm.live_debug(bereq.http.Host, bereq.http.X-LiveDebug);
+                }} else if (bereq.http.X-DebugKey) {{
+                    set bereq.backend = kvm.vm_debug_backend(bereq.http.Host, bereq.http.X-DebugKey, bereq.url);
                 }}
             }}",
             vmod = vmod().display(),

@@ -230,6 +230,7 @@ impl Run {
                 address: address.clone(),
                 timeout: self.gdb_timeout,
                 exceptions: true,
+                only: false,
             };
         }
         let mut terminal = Terminal {

@@ -48,7 +48,11 @@ fn each_url_stops_for_gdb_and_is_answered() {
         let note = line(&mut stderr);
         assert_in_order(
             &note,
-            &["forkvm: ", "debuggee waits at its handler's entry", path],
+            &[
+                "forkvm: ",
+                "debuggee: debugger: waits at its handler's entry",
+                path,
+            ],
         );
         let address = address_in(&note);
         assert!(address.starts_with("127.0.0.1:"), "{address}");

@@ -210,7 +210,7 @@ fn put_stack(
         format!("KVM_GROUP={}", config.group),
         "KVM_TYPE=request".into(),
         "KVM_STATE=".into(),
-        "KVM_DEBUG=0".into(),
+        format!("KVM_DEBUG={}", u8::from(config.debugging.only)),
         "LC_ALL=C".into(),
         "USER=root".into(),
     ];

@@ -142,6 +142,11 @@ impl Pool {
             self.ask_for_one(&mut state);
         }
         drop(state);
+        self.free(fork);
+    }
+
+    /// Has a fork freed on the keeper's thread, off the request's.
+    pub fn free(&self, fork: Box<Fork>) {
         self.keeper.send(Job::Free([(fork, Instant::now())].into()));
     }
 

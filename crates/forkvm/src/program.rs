@@ -151,12 +151,12 @@ impl Program {
         host: &mut dyn Host,
     ) -> Result<Answer, Failure> {
         let debugger = self.config().debugging.allowed.then(|| self.debugger());
-        self.run(request, deadline, host, debugger)
+        self.run(self.lease(deadline)?, request, deadline, host, debugger)
     }
 
-    /// Runs one request in a fork and stops it at its handler's entry for a debugger, which is told to `host`
-    /// ([`Host::note`]). The time it is stopped does not count for `deadline`, but `debug_timeout` is the end. The caller's
-    /// thread waits meanwhile; other requests go on in other forks.
+    /// Runs one request and stops it at its handler's entry for a debugger, which is told to `host` ([`Host::note`]). The
+    /// time it is stopped does not count for `deadline`, but `debug_timeout` is the end. The caller's thread waits
+    /// meanwhile; other requests go on, since this one has a fork of its own beside the pool's.
     ///
     /// # Errors
     /// As [`Program::answer`], and [`Failure::NotDebugged`] if debugging is not allowed or another request is being
@@ -176,7 +176,7 @@ impl Program {
         }
         let permit = self.debug_gate.enter().ok_or_else(|| refused(true))?;
         let debugger = self.debugger().at_entry(permit);
-        self.run(request, deadline, host, Some(debugger))
+        self.run(self.own_lease()?, request, deadline, host, Some(debugger))
     }
 
     fn debugger(&self) -> Debugger<'_> {
@@ -191,13 +191,13 @@ impl Program {
     }
 
     fn run(
-        self: &Arc<Self>,
+        &self,
+        mut lease: Lease,
         request: &Request<'_>,
         deadline: Instant,
         host: &mut dyn Host,
         mut debugger: Option<Debugger<'_>>,
     ) -> Result<Answer, Failure> {
-        let mut lease = self.lease(deadline)?;
         self.counters.requests.fetch_add(1, Ordering::Relaxed);
         let cause = match lease
             .fork()?
@@ -285,6 +285,7 @@ impl Program {
             Ok(fork) => Ok(Lease {
                 program: self.clone(),
                 fork: Some(fork),
+                of_pool: true,
             }),
             Err(TakeError::Busy) => {
                 self.counters.busy.fetch_add(1, Ordering::Relaxed);
@@ -297,6 +298,21 @@ impl Program {
             Err(TakeError::NoFork(reason)) => Err(Failure::NoFork {
                 tenant: config.name.clone(),
                 reason,
+            }),
+        }
+    }
+
+    /// A fork that no other request waits for.
+    fn own_lease(self: &Arc<Self>) -> Result<Lease, Failure> {
+        match Fork::new(self.pool.master().clone()) {
+            Ok(fork) => Ok(Lease {
+                program: self.clone(),
+                fork: Some(Box::new(fork)),
+                of_pool: false,
+            }),
+            Err(error) => Err(Failure::NoFork {
+                tenant: self.config().name.clone(),
+                reason: error.to_string(),
             }),
         }
     }
@@ -352,11 +368,13 @@ impl Drop for Program {
     }
 }
 
-/// A fork in use. Dropping it resets the fork and gives it back, whatever happened.
+/// A fork in use. Dropping it resets the fork and gives it back to the pool, whatever happened. One that is not of the
+/// pool is freed.
 #[derive(Debug)]
 struct Lease {
     program: Arc<Program>,
     fork: Option<Box<Fork>>,
+    of_pool: bool,
 }
 
 impl Lease {
@@ -372,9 +390,13 @@ impl Lease {
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        if let Some(mut fork) = self.fork.take() {
-            let usable = fork.reset();
-            self.program.pool.give_back(fork, usable);
+        match self.fork.take() {
+            Some(mut fork) if self.of_pool => {
+                let usable = fork.reset();
+                self.program.pool.give_back(fork, usable);
+            }
+            Some(fork) => self.program.pool.free(fork),
+            None => {}
         }
     }
 }

@@ -5,7 +5,7 @@ mod key;
 mod outcome;
 mod progress;
 
-use std::io::{self, Write};
+use std::io;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;

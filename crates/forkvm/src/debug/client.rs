@@ -168,7 +168,7 @@ impl Client {
                 self.next += 1;
                 return Received::Byte(byte);
             }
-            let mut piece = [0; 4096];
+            let mut piece = [0; 1024];
             match recv(&self.socket, &mut piece[..], RecvFlags::empty()) {
                 Ok((_, 0)) => return Received::Closed,
                 Ok((_, n)) => {

@@ -39,6 +39,8 @@ pub struct Debugging {
     pub timeout: Duration,
     /// Whether a guest's exception stops its request before it fails. Setting `debug_exceptions`.
     pub exceptions: bool,
+    /// Whether the program is booted only to be debugged. It finds `KVM_DEBUG=1` in its environment then.
+    pub only: bool,
 }
 
 impl Default for Debugging {
@@ -48,6 +50,7 @@ impl Default for Debugging {
             address: DebugAddress::default(),
             timeout: Duration::from_secs(120),
             exceptions: false,
+            only: false,
         }
     }
 }
@@ -365,7 +368,7 @@ impl<'a> Run<'_, '_, 'a> {
             Ok(listener) => listener,
             Err(error) => {
                 let what = format!("nobody can debug it at {address} (debug_address): {error}");
-                host.note(&format!("debugger: tenant {tenant}: {what}"));
+                host.note(&format!("tenant {tenant}: debugger: {what}"));
                 return match stop {
                     Stop::Entry => Err(Cause::NoDebugger(what)),
                     Stop::Exception(exception) => Err(Cause::Exception(exception.clone())),
@@ -386,7 +389,7 @@ impl<'a> Run<'_, '_, 'a> {
             _ => "where it stopped".to_owned(),
         };
         host.note(&format!(
-            "debugger: tenant {tenant} waits {why} for gdb on {at}, {timeout:?} (debug_timeout) at most \
+            "tenant {tenant}: debugger: waits {why} for gdb on {at}, {timeout:?} (debug_timeout) at most \
              (gdb PROGRAM -ex 'target remote {at}')"
         ));
         match Session::attach(&listener, debuggee, end) {

@@ -137,7 +137,7 @@ pub fn user_flags(flags: u64) -> u64 {
 /// The vector state as KVM gives it: an XSAVE image in its standard format (Intel SDM Vol. 1, 13.4).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct VectorState {
-    bytes: [u8; 4096],
+    bytes: Box<[u8; 4096]>,
     /// Where the upper halves of YMM are; none without AVX.
     avx: Option<usize>,
 }
@@ -161,7 +161,7 @@ const MXCSR_BITS: u32 = 0xffff;
 
 impl VectorState {
     /// From what KVM gave.
-    pub fn new(bytes: [u8; 4096]) -> Self {
+    pub fn new(bytes: Box<[u8; 4096]>) -> Self {
         // CPUID.(EAX=0DH,ECX=2): size in EAX and offset in EBX of the upper halves of YMM.
         let leaf = std::arch::x86_64::__cpuid_count(0xd, 2);
         let offset = leaf.ebx as usize;
@@ -314,7 +314,7 @@ mod tests {
 
     #[test]
     fn vector_state_survives_a_round_trip() {
-        let mut bytes = [0; 4096];
+        let mut bytes = Box::new([0; 4096]);
         for (index, byte) in bytes[..XMM + 256].iter_mut().enumerate() {
             *byte = index as u8;
         }

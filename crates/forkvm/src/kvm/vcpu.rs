@@ -176,9 +176,12 @@ impl Vcpu {
     }
 
     /// The vector state as an XSAVE image, by ioctl. Fails if it takes more than these bytes, as it may with AMX.
-    pub fn xsave(&self) -> Result<[u8; 4096], kvm_ioctls::Error> {
-        let mut bytes = [0; 4096];
-        let words = self.fd.get_xsave()?.region;
+    /// On the heap, and in a stack frame of its own: varnishd's threads have little stack.
+    #[inline(never)]
+    pub fn xsave(&self) -> Result<Box<[u8; 4096]>, kvm_ioctls::Error> {
+        let mut bytes = Box::new([0; 4096]);
+        let image = self.fd.get_xsave();
+        let words = &image.as_ref().map_err(|error| *error)?.region;
         for (place, word) in bytes.as_chunks_mut::<4>().0.iter_mut().zip(words) {
             *place = word.to_le_bytes();
         }
@@ -186,14 +189,16 @@ impl Vcpu {
     }
 
     /// Sets the vector state, by ioctl.
+    #[inline(never)]
     pub fn set_xsave(&self, bytes: &[u8; 4096]) -> Result<(), kvm_ioctls::Error> {
         // It says whether KVM's image is longer than ours: then this fails.
-        let mut image = self.fd.get_xsave()?;
+        let mut image = self.fd.get_xsave();
+        let image = image.as_mut().map_err(|error| *error)?;
         for (word, bytes) in image.region.iter_mut().zip(bytes.as_chunks::<4>().0) {
             *word = u32::from_le_bytes(*bytes);
         }
         // SAFETY: KVM_GET_XSAVE has just shown that the image of this vCPU is no longer than `kvm_xsave`.
-        unsafe { self.fd.set_xsave(&image) }
+        unsafe { self.fd.set_xsave(image) }
     }
 
     /// XCR0 and its like, by ioctl.
