@@ -88,7 +88,9 @@ fn a_live_program_is_debugged_while_it_answers_others() {
 
     let mut client = varnish.client();
     let key = [("X-DebugKey", KEY)];
-    client.begin("GET", "t", "/number/7", &key, Body::None);
+    client
+        .begin("GET", "t", "/number/7", &key, Body::None)
+        .unwrap();
     let address = address(&varnish, 0);
     let pause = pause(varnish.dir());
     let said = thread::scope(|scope| {
@@ -142,7 +144,7 @@ fn a_live_program_is_debugged_while_it_answers_others() {
             "exited normally",
         ],
     );
-    let answer = client.response("GET");
+    let answer = client.response("GET").unwrap();
     assert_eq!(answer.status, 200);
     assert!(answer.header("x-program-version").is_some());
     let expected = before.text().replace("debug 0", "debug 1");
@@ -175,7 +177,9 @@ fn a_program_that_is_sent_is_debugged_beside_the_live_one() {
     let elf = fs::read(&program).unwrap();
     let mut client = varnish.client();
     let key = [("X-LiveDebug", KEY)];
-    client.begin("POST", "t", "/number/5", &key, Body::Length(&elf));
+    client
+        .begin("POST", "t", "/number/5", &key, Body::Length(&elf))
+        .unwrap();
     let address = address(&varnish, 0);
     assert!(Path::new(&address).starts_with(folder), "{address}");
     assert!(is_live(&mut others));
@@ -200,7 +204,7 @@ fn a_program_that_is_sent_is_debugged_beside_the_live_one() {
             "exited normally",
         ],
     );
-    let answer = client.response("POST");
+    let answer = client.response("POST").unwrap();
     assert_in_order(answer.text(), &["triple 15 requests 1 debug 1 "]);
     assert!(is_live(&mut others));
     eventually("the program's machines are freed", || {
@@ -218,9 +222,9 @@ fn requests_stop_at_breakpoints_of_their_own_and_at_exceptions() {
     let program = guest("debuggee");
     let stopped = |nth, url: &str, commands: &[&str]| {
         let mut client = varnish.client();
-        client.begin("GET", "t", url, &[], Body::None);
+        client.begin("GET", "t", url, &[], Body::None).unwrap();
         let said = gdb(&program, &address(&varnish, nth), commands);
-        (said, client.response("GET"))
+        (said, client.response("GET").unwrap())
     };
     let commands = [
         "frame function pauses",
