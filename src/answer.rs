@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use forkvm::{Answer, Failure, Host, Program, Request};
 use varnish::vcl::{LogTag, VclError};
@@ -21,18 +21,18 @@ use crate::version::Version;
 /// How the engine runs a request: [`Program::answer`] or [`Program::debug`].
 type Run = fn(&Arc<Program>, &Request<'_>, Instant, &mut dyn Host) -> Result<Answer, Failure>;
 
-/// Has a program of the tenant answer. Failures are logged.
+/// Has a program of the tenant answer, within `time`. Failures are logged.
 pub fn ask(
     fetch: &mut Fetch<'_, '_>,
     tenant: &Tenant,
     program: &Arc<Program>,
     asked: &Asked,
+    time: Duration,
     run: Run,
 ) -> Result<Answer, Failure> {
     count(|counters| &counters.requests);
     tenant.requests.fetch_add(1, Ordering::Relaxed);
-    // From here: a slow upload is not the guest's, and is limited by Varnish's own timeouts.
-    let deadline = Instant::now() + tenant.settings.config.limits.max_request_time;
+    let deadline = Instant::now() + time;
     let mut output = Output::of_request(tenant.name(), tenant.settings.stdout, |record| {
         fetch.log(LogTag::VclLog, record)
     });

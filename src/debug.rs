@@ -94,8 +94,15 @@ fn debug<'t>(
     };
     // Keys are nothing for programs.
     asked.conceal(order.key.bytes());
-    let answer =
-        answer::ask(fetch, tenant, &program, &asked, Program::debug).map_err(Refusal::Failed)?;
+    let answer = answer::ask(
+        fetch,
+        tenant,
+        &program,
+        &asked,
+        config.limits.max_request_time,
+        Program::debug,
+    )
+    .map_err(Refusal::Failed)?;
     Ok(Debugged {
         tenant,
         answer,

@@ -141,10 +141,13 @@ impl Director {
         let tenant = self.tenant(target.tenant.as_deref(), fetch)?;
         let name = tenant.name();
 
-        let limits = &tenant.settings.config.limits;
+        let start = Instant::now();
+        let limit = tenant.settings.config.limits.max_request_time;
         let Release { program, version } = tenant
-            .program(Instant::now() + limits.max_request_time)
+            .program(start + limit)
             .map_err(|not_ready| format!("tenant {name}: {not_ready}"))?;
+        // Reading the body does not count: a slow upload is not the guest's, and Varnish has its own timeouts for it.
+        let time = limit.saturating_sub(start.elapsed());
 
         let url = target.url.clone().unwrap_or_else(|| fetch.url());
         let asked = match Asked::read(fetch, url, target.arg.clone(), &tenant) {
@@ -152,7 +155,7 @@ impl Director {
             Err(bad) => return refuse_body(fetch, name, &bad),
         };
         let head = asked.is_head();
-        let result = answer::ask(fetch, &tenant, &program, &asked, Program::answer);
+        let result = answer::ask(fetch, &tenant, &program, &asked, time, Program::answer);
         drop(asked);
         let response = match result {
             Ok(answer) => {

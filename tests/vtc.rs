@@ -63,6 +63,7 @@ vtc! {
     body
     boot
     cache
+    deadline
     debug
     debug_vcl
     examples

@@ -244,6 +244,8 @@ int main(int argc, char **argv)
 	for (size_t i = 0; i < sizeof frozen; i++)
 		frozen[i] = pattern(i);
 	crc32_of(NULL, 0); // makes its table
+	if (argc == 3 && strcmp(argv[1], "--sleep") == 0)
+		sleep((unsigned)atoi(argv[2]));
 	if (set_backend_request(on_request) < 0)
 		return 1;
 	wait_for_requests();
