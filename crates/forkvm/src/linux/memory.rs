@@ -361,20 +361,17 @@ fn mprotect_program(
     if wanted.execute {
         return Err(Errno::ACCESS);
     }
-    // Asking for less changes nothing; whether it is less shows in trying. The loop ends at the first page
-    // that is not the program's.
-    for page in (0..addresses.end - addresses.start).step_by(4096) {
-        let at = addresses.start.saturating_add(page);
-        let mut byte = [0];
-        if wanted.read {
-            memory.read(at, &mut byte).map_err(|_| Errno::ACCESS)?;
-        }
+    // Asking for less changes nothing. The search ends at the first page that is not the program's; what it can
+    // write it can also read.
+    let allowed = |page: u64| {
         if wanted.write {
-            memory.write(at, &byte).map_err(|_| Errno::ACCESS)?;
+            memory.can_write(page)
+        } else {
+            !wanted.read || memory.read(page, &mut [0]).is_ok()
         }
-        if !wanted.read {
-            break;
-        }
+    };
+    if wanted.read && !addresses.step_by(4096).all(allowed) {
+        return Err(Errno::ACCESS);
     }
     Ok(0)
 }

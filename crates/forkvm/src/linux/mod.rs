@@ -77,6 +77,8 @@ pub trait UserMemory {
     /// Fills with zeros, like [`UserMemory::write`], but needs no write permission of the program (it serves
     /// fresh mappings). `address` and `len` are multiples of the page size.
     fn clear(&mut self, address: u64, len: u64) -> Result<(), BadAddress>;
+    /// True if the program can write this byte.
+    fn can_write(&self, address: u64) -> bool;
     /// True while the page tables may still be edited: before the freeze.
     fn can_protect(&self) -> bool;
     /// Changes the permissions of whole pages (multiples of the page size). Only before the freeze; after it,
