@@ -1,11 +1,10 @@
 //! Memory calls: brk(2), mmap(2), munmap(2), mremap(2), mprotect(2), madvise(2).
 
-use std::os::fd::OwnedFd;
-
 use rustix::io::Errno;
 
 use super::abi::{Guest, PAGE, USER_END, Value, flags};
 use super::heap::{Full, Heap, Mapping, READ_WRITE, Window};
+use super::host_files::HostFile;
 use super::ranges::Pages;
 use super::{Protection, UserMemory};
 
@@ -47,7 +46,7 @@ const MADV_HARMLESS: [i32; 18] = [
 #[derive(Debug)]
 pub struct MapSource<'a> {
     /// The open regular file.
-    pub file: &'a OwnedFd,
+    pub file: &'a HostFile,
     /// Where in it the mapping starts.
     pub offset: u64,
 }
