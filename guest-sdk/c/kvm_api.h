@@ -233,7 +233,8 @@ static inline long set_backend_request(kvm_request_func handler)
 	return register_func(KVM_SLOT_REQUEST, (uintptr_t)handler);
 }
 
-/* Called for each part of a POST body as it comes in; returns `len` to go on. */
+/* Called for each part of a POST body as it comes in; returns `len` to go on.
+ * Not offered by this host yet: registering it fails. */
 static inline long set_backend_stream_post(kvm_stream_post_func handler)
 {
 	return register_func(KVM_SLOT_STREAM_POST, (uintptr_t)handler);
@@ -366,7 +367,8 @@ KVM_ASSERT(stream_part_size, sizeof(struct kvm_stream_part) == 16);
 /* Gives the next part of the body, at most `max` bytes, when `written` of `total` bytes have been taken. */
 typedef struct kvm_stream_part (*kvm_stream_func)(void *arg, size_t max, size_t written, size_t total);
 
-/* Ends the request with a body of content_length bytes that the callback makes part by part. */
+/* Ends the request with a body of content_length bytes that the callback makes part by part.
+ * Not offered by this host yet: the request fails. */
 static inline __attribute__((noreturn)) void
 begin_streaming_response(int16_t status, const char *content_type, size_t content_type_len,
 			 size_t content_length, kvm_stream_func callback, void *arg)
@@ -376,7 +378,7 @@ begin_streaming_response(int16_t status, const char *content_type, size_t conten
 	__builtin_trap();
 }
 
-/* Whether and how long the coming response may be cached, in seconds. -1 outside a backend fetch. */
+/* Whether and how long the coming response may be cached, in seconds. -1 outside of a request. */
 static inline long set_cacheable(bool cached, float ttl, float grace, float keep)
 {
 	return kvm_hypercall(KVM_HC_SET_CACHEABLE, cached, (uintptr_t)(long)(ttl * 1000.0f),
@@ -452,6 +454,8 @@ static inline long http_method(char *out, size_t out_len)
 
 /* ------------------------------------------------------------------ regular expressions, by the host */
 
+/* Not offered by this host yet: all give -ENOSYS. */
+
 /* Compiles a pattern (PCRE2) and gives its number, or a negative value. At most 64 at a time; those compiled
  * in main() are there for every request. */
 static inline long regex_compile(const char *pattern, size_t len)
@@ -478,7 +482,7 @@ struct kvm_shared_memory {
 	char *end;
 };
 
-/* Empty (ptr == end) when the tenant has none. */
+/* Empty (ptr == end) when the tenant has none. Not offered by this host yet: always empty. */
 static inline struct kvm_shared_memory shared_memory_area(void)
 {
 	struct kvm_shared_memory area;
@@ -500,7 +504,8 @@ static inline long make_ephemeral(bool ephemeral)
 }
 
 /* A tenant with storage runs its program twice: once forked for requests, and once as a single machine that
- * is never reset, the storage VM, which the others call. */
+ * is never reset, the storage VM, which the others call. Not offered by this host yet: -ENOSYS, but for
+ * storage_return() and storage_noreturn() in the handlers of a live update. */
 
 /* A piece of memory, as passed to the storage VM. */
 struct virtbuffer {

@@ -73,7 +73,7 @@ impl Booting {
         deadline: Instant,
     ) -> Result<Self, MachineError> {
         let memory = GuestMemory::booting(memory);
-        let mut machine = Machine::new(host, memory, linux, None, usize::MAX)?;
+        let mut machine = Machine::new(host, memory, linux, None)?;
         let template = machine.vcpu().sregs()?;
         let sregs = user_sregs(&template, host.choice, 0, 0);
         machine.vcpu().set_sregs(&sregs)?;

@@ -15,7 +15,7 @@ use crate::http::Exchange;
 use crate::hypercall::{self, Response, Step};
 use crate::linux::UserMemory;
 use crate::machine::{Event, Machine};
-use crate::memory::{GuestMemory, OutOfRange};
+use crate::memory::{GuestMemory, WriteError};
 use crate::probe::KvmReport;
 use crate::request::Host;
 
@@ -183,7 +183,7 @@ impl WaitPoint {
         machine
             .memory
             .write_physical(REQUEST_AREA, &block.to_bytes())
-            .map_err(engine_bug)?;
+            .map_err(not_written)?;
         let stubs = stubs::addresses();
         regs.rip = match (self.report.fsgsbase, self.report.protection_keys) {
             (true, true) => stubs.enter_pku,
@@ -303,7 +303,7 @@ impl WaitPoint {
             bytes[8..12].copy_from_slice(&(header.name.len() as u32).to_le_bytes());
             let len = header.name.len() + 2 + header.value.len();
             bytes[12..].copy_from_slice(&(len as u32).to_le_bytes());
-            memory.write_physical(entry, &bytes).map_err(engine_bug)?;
+            memory.write_physical(entry, &bytes).map_err(not_written)?;
             entry += HEADER_ENTRY_LEN;
         }
         let failure = place.text(memory, &[failure.as_bytes()])?;
@@ -338,7 +338,7 @@ impl WaitPoint {
         bytes.put(80, &circumstances.random[1].to_le_bytes());
         memory
             .write_physical(structure_at.physical, &bytes.0)
-            .map_err(engine_bug)?;
+            .map_err(not_written)?;
         Ok(Written {
             url,
             arg,
@@ -371,8 +371,11 @@ impl WaitPoint {
     }
 }
 
-fn engine_bug(error: OutOfRange) -> Cause {
-    Cause::Machine(error.to_string())
+fn not_written(error: WriteError) -> Cause {
+    match error {
+        WriteError::OverLimit => Cause::MemoryLimit,
+        WriteError::OutOfRange(bug) => Cause::Machine(bug.to_string()),
+    }
 }
 
 /// A `kvm_request`.
@@ -417,7 +420,7 @@ impl Place {
         let address = self.address;
         memory
             .write_physical(self.physical, bytes)
-            .map_err(engine_bug)?;
+            .map_err(not_written)?;
         self.skip(bytes.len() as u64);
         Ok(address)
     }

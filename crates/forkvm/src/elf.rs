@@ -1,27 +1,23 @@
-//! Reading the program: its segments and symbols. The file is hostile input: every number is checked before it is
-//! used, and nothing grows with a number the file names.
+//! Reading the program: its segments, and in `symbols` its symbols. The file is hostile input: every number is checked before it is
+//! used, and what is kept is bounded by the file's own length and `max_memory`, whatever numbers it names.
 
 use std::collections::BTreeMap;
 
 use goblin::container::{Container, Ctx};
+use goblin::elf::dynamic;
 use goblin::elf::header::{
     EI_CLASS, EI_VERSION, ELFCLASS32, ELFCLASS64, EM_X86_64, ET_DYN, ET_EXEC, EV_CURRENT, Header,
 };
 use goblin::elf::program_header::{
     PF_R, PF_W, PF_X, PT_DYNAMIC, PT_INTERP, PT_LOAD, ProgramHeader,
 };
-use goblin::elf::section_header::{SHT_SYMTAB, SectionHeader};
-use goblin::elf::sym::{STT_FUNC, STT_NOTYPE};
-use goblin::elf::{Symtab, dynamic};
-use goblin::strtab::Strtab;
 
 use crate::arch::layout::{LOWEST_SEGMENT, PAGE, PIE_BASE, PROGRAM_END, page_down, page_up};
 use crate::linux::Protection;
+use crate::symbols::{self, Symbols};
 
 /// Most program headers a file may have.
 const MOST_SEGMENTS: u16 = 128;
-/// Most symbols that are kept for messages.
-const MOST_SYMBOLS: usize = 1 << 20;
 
 /// Why a file can't be run. The messages speak to the one who built it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -86,56 +82,6 @@ pub struct Segment {
     pub file: std::ops::Range<usize>,
 }
 
-/// A function's name and place.
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct Symbol {
-    address: u64,
-    size: u64,
-    name: Box<str>,
-}
-
-/// The program's symbols, if it has not been stripped.
-#[derive(Debug, Clone, Default)]
-pub struct Symbols {
-    by_address: Vec<Symbol>,
-}
-
-impl Symbols {
-    /// The address of a function.
-    pub fn find(&self, name: &str) -> Option<u64> {
-        self.by_address
-            .iter()
-            .find(|symbol| &*symbol.name == name)
-            .map(|symbol| symbol.address)
-    }
-
-    /// True if the program has been stripped of its symbols.
-    pub fn is_empty(&self) -> bool {
-        self.by_address.is_empty()
-    }
-
-    /// Names an address as `symbol+0xoffset`, or as the bare number if no symbol covers it.
-    pub fn describe(&self, address: u64) -> String {
-        let after = self
-            .by_address
-            .partition_point(|symbol| symbol.address <= address);
-        match after
-            .checked_sub(1)
-            .and_then(|index| self.by_address.get(index))
-        {
-            Some(symbol) if address - symbol.address < symbol.size.max(PAGE) => {
-                format!(
-                    "{:#x} ({}+{:#x})",
-                    address,
-                    symbol.name,
-                    address - symbol.address
-                )
-            }
-            _ => format!("{address:#x}"),
-        }
-    }
-}
-
 /// A checked program.
 #[derive(Debug, Clone)]
 pub struct Image {
@@ -197,7 +143,7 @@ impl Image {
             program_header_count: header.e_phnum,
             segments,
             pages,
-            symbols: symbols(file, &header, bias),
+            symbols: symbols::read(file, &header, bias),
         };
         if image.is_code(entry) {
             Ok(image)
@@ -265,7 +211,8 @@ fn check_header(file: &[u8]) -> Result<Header, ElfError> {
     Ok(header)
 }
 
-const CONTEXT: Ctx = Ctx {
+/// 64-bit and little-endian: x86-64.
+pub const CONTEXT: Ctx = Ctx {
     container: Container::Big,
     le: goblin::container::Endian::Little,
 };
@@ -361,49 +308,4 @@ fn add_pages(
         entry.execute |= load.p_flags & PF_X != 0;
     }
     Ok(pages.len() as u64 * PAGE)
-}
-
-/// The functions in the symbol table; none if there is no table or it is damaged (the program runs all the same).
-fn symbols(file: &[u8], header: &Header, bias: u64) -> Symbols {
-    let read = || -> Option<Symbols> {
-        let offset = usize::try_from(header.e_shoff)
-            .ok()
-            .filter(|&offset| offset != 0)?;
-        let sections = SectionHeader::parse(file, offset, header.e_shnum.into(), CONTEXT).ok()?;
-        let table = sections
-            .iter()
-            .find(|section| section.sh_type == SHT_SYMTAB)?;
-        let names = sections.get(usize::try_from(table.sh_link).ok()?)?;
-        let strings = Strtab::parse(
-            file,
-            usize::try_from(names.sh_offset).ok()?,
-            usize::try_from(names.sh_size).ok()?,
-            0,
-        )
-        .ok()?;
-        // Elf64_Sym is 24 bytes.
-        let count = usize::try_from(table.sh_size / 24).ok()?.min(MOST_SYMBOLS);
-        let table =
-            Symtab::parse(file, usize::try_from(table.sh_offset).ok()?, count, CONTEXT).ok()?;
-        let mut by_address: Vec<_> = table
-            .iter()
-            .filter(|symbol| {
-                symbol.st_value != 0 && matches!(symbol.st_type(), STT_FUNC | STT_NOTYPE)
-            })
-            .filter(|symbol| symbol.st_shndx != 0)
-            .filter_map(|symbol| {
-                let name = strings
-                    .get_at(symbol.st_name)
-                    .filter(|name| !name.is_empty())?;
-                Some(Symbol {
-                    address: symbol.st_value.wrapping_add(bias),
-                    size: symbol.st_size,
-                    name: name.into(),
-                })
-            })
-            .collect();
-        by_address.sort_by_key(|symbol| symbol.address);
-        Some(Symbols { by_address })
-    };
-    read().unwrap_or_default()
 }

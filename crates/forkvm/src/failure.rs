@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
-use crate::elf::{ElfError, Symbols};
+use crate::elf::ElfError;
 use crate::probe::KvmUnavailable;
+use crate::symbols::Symbols;
 
 /// A processor exception of the guest.
 #[derive(Debug, Clone, PartialEq, Eq)]

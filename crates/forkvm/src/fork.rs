@@ -24,7 +24,11 @@ use crate::request::{Host, Request};
 use crate::shrink::ShrinkPolicy;
 
 #[cfg(test)]
+mod bounded;
+#[cfg(test)]
 mod broken;
+#[cfg(test)]
+pub(crate) mod testing;
 
 /// Why a fork could not be made or put back.
 #[derive(Debug, thiserror::Error)]
@@ -61,19 +65,13 @@ impl Fork {
     /// Forks a master.
     pub fn new(master: Arc<Master>) -> Result<Self, ForkError> {
         let mapping = Mapping::fork(&master.file, master.memory.len())?;
-        let memory = GuestMemory::forked(mapping, &master.wait_point.layout.tables);
         let limits = &master.config.limits;
         let pages = |bytes: u64| usize::try_from(bytes / PAGE).unwrap_or(usize::MAX);
         let page_limit = pages(limits.max_request_memory);
+        let memory = GuestMemory::forked(mapping, &master.wait_point.layout.tables, page_limit);
         let shrink = ShrinkPolicy::new(pages(limits.req_mem_limit_after_reset));
         let ring = master.host.ring_entries(page_limit as u64);
-        let mut machine = Machine::new(
-            master.host,
-            memory,
-            master.linux.clone(),
-            Some(ring),
-            page_limit,
-        )?;
+        let mut machine = Machine::new(master.host, memory, master.linux.clone(), Some(ring))?;
         let wait_point = &master.wait_point;
         machine.vcpu().set_sregs(&wait_point.sregs)?;
         machine.vcpu().set_sregs_at_next_run(wait_point.sregs);

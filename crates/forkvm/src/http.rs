@@ -8,6 +8,9 @@ use crate::request::{CachePolicy, Header, Request};
 const MOST_HEADERS: usize = 128;
 const MOST_HEADER_BYTES: usize = 64 << 10;
 
+/// The response, where a guest says which message it means.
+pub const RESPONSE: u64 = 1;
+
 /// Headers that belong to the connection or the message's framing, which are the host's (RFC 9110, 7.6.1; RFC 9112, 6).
 const NOT_THE_GUESTS: [&str; 9] = [
     "connection",
@@ -125,7 +128,7 @@ impl<'a> Exchange<'a> {
         // 0 is the request and 1 the response; 4 and 5 are the backend's, which are the same here.
         match message {
             0 | 4 => Some(&self.request_headers),
-            1 | 5 => Some(&self.response_headers),
+            RESPONSE | 5 => Some(&self.response_headers),
             _ => None,
         }
     }
@@ -139,7 +142,8 @@ impl<'a> Exchange<'a> {
             .map(line)
     }
 
-    /// Appends a header, or replaces all of its name; a line without a colon then only removes them.
+    /// Appends a header, or replaces all of its name; a line without a colon then only removes them. What is refused
+    /// changes nothing.
     pub fn change(&mut self, message: u64, text: &[u8], append: bool) -> Result<(), HeaderError> {
         let new = match parse_header(text) {
             Err(HeaderError::NoColon) if !append && is_field_name(text) => None,
@@ -147,23 +151,22 @@ impl<'a> Exchange<'a> {
         };
         let headers = match message {
             0 | 4 => self.request_headers.to_mut(),
-            1 | 5 => &mut self.response_headers,
+            RESPONSE | 5 => &mut self.response_headers,
             _ => return Err(HeaderError::NoMessage),
         };
-        if !append {
-            let name = new.as_ref().map_or(text, |header| header.name.as_bytes());
-            headers.retain(|header| !header.name.as_bytes().eq_ignore_ascii_case(name));
-        }
-        let bytes: usize = headers
-            .iter()
-            .map(|header| header.name.len() + header.value.len())
-            .sum();
-        if let Some(header) = new {
-            if headers.len() >= MOST_HEADERS || bytes + text.len() > MOST_HEADER_BYTES {
+        let name = new.as_ref().map_or(text, |header| header.name.as_bytes());
+        let stays = |header: &Header| append || !header.name.as_bytes().eq_ignore_ascii_case(name);
+        if new.is_some() {
+            let staying = || headers.iter().filter(|header| stays(header));
+            let bytes: usize = staying()
+                .map(|header| header.name.len() + header.value.len())
+                .sum();
+            if staying().count() >= MOST_HEADERS || bytes + text.len() > MOST_HEADER_BYTES {
                 return Err(HeaderError::TooMany);
             }
-            headers.push(header);
         }
+        headers.retain(stays);
+        headers.extend(new);
         Ok(())
     }
 }
@@ -204,6 +207,26 @@ mod tests {
             exchange.change(2, b"A: 1", true),
             Err(HeaderError::NoMessage)
         );
+    }
+
+    #[test]
+    fn what_is_refused_changes_nothing() {
+        let request = Request::default();
+        let mut exchange = Exchange::new(&request);
+        exchange.change(1, b"A: 1", true).unwrap();
+        let long = [b"A: ", &[b'x'; MOST_HEADER_BYTES][..]].concat();
+        assert_eq!(exchange.change(1, &long, false), Err(HeaderError::TooMany));
+        assert_eq!(exchange.find(1, b"A"), Some(b"A: 1".to_vec()));
+        // What is replaced makes room.
+        for _ in 1..MOST_HEADERS {
+            exchange.change(1, b"B: 1", true).unwrap();
+        }
+        assert_eq!(
+            exchange.change(1, b"C: 1", false),
+            Err(HeaderError::TooMany)
+        );
+        exchange.change(1, b"B: 2", false).unwrap();
+        assert_eq!(exchange.response_headers.len(), 2);
     }
 
     #[test]

@@ -38,6 +38,7 @@ const HEADER_LIMIT: u64 = 8192;
 const LOG_LIMIT: u64 = 4096;
 
 const EFAULT: i64 = -(libc::EFAULT as i64);
+const EPERM: i64 = -(libc::EPERM as i64);
 const EINVAL: i64 = -(libc::EINVAL as i64);
 const ENOSYS: i64 = -(libc::ENOSYS as i64);
 
@@ -130,6 +131,8 @@ pub fn common(number: u32, machine: &mut Machine, host: &mut dyn Host) -> i64 {
             }
         }
         IS_STORAGE | IS_DEBUG | BREAKPOINT => 0,
+        // There is no response yet.
+        SET_CACHEABLE => EPERM,
         _ => ENOSYS,
     }
 }
@@ -200,8 +203,8 @@ fn extra_fields(
         let line = read_header(machine, header.0, header.1)
             .map_err(|what| format!("header {index}: {what}"))?;
         exchange
-            .response_headers
-            .push(http::parse_header(&line).map_err(|what| format!("header {index}: {what}"))?);
+            .change(http::RESPONSE, &line, true)
+            .map_err(|what| format!("header {index}: {what}"))?;
     }
     if extra[10] != 0 {
         let (ttl, grace, keep) = (float(12), float(16), float(20));

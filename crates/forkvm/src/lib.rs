@@ -33,6 +33,7 @@ mod request;
 mod shrink;
 mod stack;
 mod start;
+mod symbols;
 mod watchdog;
 
 pub use config::{Config, Limits, WarmUp};

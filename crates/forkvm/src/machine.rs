@@ -55,9 +55,6 @@ pub struct Machine {
     pub linux: Linux,
     host: &'static KvmHost,
     residue: Residue,
-    /// A request may newly dirty this many pages.
-    page_limit: usize,
-    pages_at_start: usize,
     /// A debugger steps through the program.
     stepping: bool,
 }
@@ -93,7 +90,6 @@ impl Machine {
         memory: GuestMemory,
         linux: Linux,
         ring_entries: Option<u32>,
-        page_limit: usize,
     ) -> Result<Self, MachineError> {
         let vm = Vm::new(&host.kvm, memory.mapping(), ring_entries)?;
         let mut vcpu = vm.vcpu(&host.cpuid)?;
@@ -107,8 +103,6 @@ impl Machine {
             linux,
             host,
             residue: Residue::Clean,
-            page_limit,
-            pages_at_start: 0,
             stepping: false,
         })
     }
@@ -120,7 +114,7 @@ impl Machine {
 
     /// From now on, [`Machine::run`] ends with a timeout at `deadline`, and pages dirtied count for the limit.
     pub fn start(&mut self, deadline: Instant) {
-        self.pages_at_start = self.memory.dirty_len();
+        self.memory.start_request();
         self.watch.arm(deadline);
     }
 
@@ -223,12 +217,6 @@ impl Machine {
         None
     }
 
-    /// The current user registers, with the bases the program gave itself.
-    fn sregs(&self) -> Result<kvm_sregs, kvm_ioctls::Error> {
-        let now = self.vcpu.sregs()?;
-        Ok(user_sregs(&now, self.host.choice, now.fs.base, now.gs.base))
-    }
-
     fn set_bases(&mut self, fs: Option<u64>, gs: Option<u64>) -> Option<Cause> {
         let set = || {
             let mut sregs = self.vcpu.sregs()?;
@@ -256,9 +244,11 @@ impl Machine {
         }
     }
 
-    /// The registers a program's ring-3 code has now, ready to be set in another machine or at another place.
+    /// The registers a program's ring-3 code has now, with the bases it gave itself, ready to be set in another
+    /// machine or at another place.
     pub fn user_sregs(&self) -> Result<kvm_sregs, kvm_ioctls::Error> {
-        self.sregs()
+        let now = self.vcpu.sregs()?;
+        Ok(user_sregs(&now, self.host.choice, now.fs.base, now.gs.base))
     }
 
     /// Reads a number that an exception pushed: SS first, then RSP, RFLAGS, CS, RIP and for some vectors an error code
@@ -348,18 +338,17 @@ impl Machine {
 
     /// True if the request has dirtied more pages than it may. Counts what has been harvested.
     pub fn over_memory_limit(&self) -> bool {
-        self.memory.dirty_len() - self.pages_at_start > self.page_limit
+        self.memory.request_pages() > self.memory.page_limit()
     }
 
     /// What `get_meminfo` gives: guest memory, the request limit, the most and the present pages of requests, in bytes.
     pub fn memory_info(&self) -> [u64; 4] {
-        let bytes = |pages: usize| pages as u64 * PAGE;
-        let dirtied = self.memory.dirty_len();
+        let bytes = |pages: usize| (pages as u64).saturating_mul(PAGE);
         [
             self.memory.mapping().len(),
-            bytes(self.page_limit),
-            bytes(dirtied),
-            bytes(dirtied.saturating_sub(self.pages_at_start)),
+            bytes(self.memory.page_limit()),
+            bytes(self.memory.dirty_len()),
+            bytes(self.memory.request_pages()),
         ]
     }
 

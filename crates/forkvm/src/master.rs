@@ -11,7 +11,7 @@ use crate::arch::layout::{Layout, MMAP_WINDOW, STACK_TOP, XSAVE_LEN};
 use crate::boot::{Booting, Patch};
 use crate::call::{WaitPoint, Waiting};
 use crate::config::Config;
-use crate::elf::{Image, Symbols};
+use crate::elf::Image;
 use crate::failure::{BootError, Cause};
 use crate::handlers::Handlers;
 use crate::handover::Predecessor;
@@ -19,6 +19,7 @@ use crate::linux::{HeapLayout, Linux, Setup};
 use crate::memory::Mapping;
 use crate::probe::{self, KvmHost};
 use crate::request::Host;
+use crate::symbols::Symbols;
 use crate::{loader, start};
 
 /// A frozen program.

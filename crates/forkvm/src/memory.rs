@@ -8,7 +8,7 @@ use std::sync::Arc;
 use vm_memory::mmap::{MmapRegion, MmapRegionBuilder, MmapRegionError};
 use vm_memory::{FileOffset, VolatileMemory, VolatileSlice};
 
-use crate::arch::layout::{KERNEL_STACK, PAGE, page_down};
+use crate::arch::layout::{KERNEL_STACK, MONITOR, PAGE, page_down};
 use crate::arch::paging::{self, Access};
 use crate::linux::{BadAddress, Protection, UserMemory};
 
@@ -20,6 +20,17 @@ pub struct OutOfRange {
     pub address: u64,
     /// Length in bytes.
     pub len: u64,
+}
+
+/// Why the host can't write to a machine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum WriteError {
+    /// There is no such memory.
+    #[error(transparent)]
+    OutOfRange(#[from] OutOfRange),
+    /// The request has dirtied more pages than it may.
+    #[error("the request is over its memory limit")]
+    OverLimit,
 }
 
 /// One mapping of a machine's whole memory.
@@ -166,13 +177,19 @@ impl Mapping {
 pub struct DirtyPages {
     list: Vec<u32>,
     seen: Vec<u64>,
+    /// How many there were when the request began: those are mapped and not logged again.
+    at_start: usize,
+    /// A request may add this many.
+    limit: usize,
 }
 
 impl DirtyPages {
-    fn new(pages: u64, tables: &Range<u64>) -> Self {
+    fn new(pages: u64, tables: &Range<u64>, limit: usize) -> Self {
         let mut new = Self {
             list: Vec::with_capacity(64),
             seen: vec![0; pages.div_ceil(64) as usize],
+            at_start: 0,
+            limit,
         };
         // As if they had been seen already.
         for page in tables.start / PAGE..tables.end / PAGE {
@@ -197,6 +214,11 @@ impl DirtyPages {
         self.list.len()
     }
 
+    /// How many the request has added.
+    fn added(&self) -> usize {
+        self.list.len() - self.at_start
+    }
+
     /// Takes one off the list: it will not be put back.
     #[cfg(test)]
     pub fn take(&mut self, nth: usize) -> Option<u32> {
@@ -210,6 +232,7 @@ impl DirtyPages {
             self.seen[page as usize / 64] &= !(1 << (page % 64));
         }
         self.list = Vec::with_capacity(64);
+        self.at_start = 0;
     }
 }
 
@@ -233,12 +256,13 @@ impl GuestMemory {
         }
     }
 
-    /// The memory of a fork whose page tables are in this guest-physical range.
-    pub fn forked(mapping: Mapping, tables: &Range<u64>) -> Self {
+    /// The memory of a fork whose page tables are in this guest-physical range, and whose requests may each newly
+    /// dirty so many pages.
+    pub fn forked(mapping: Mapping, tables: &Range<u64>, page_limit: usize) -> Self {
         let pages = mapping.len() / PAGE;
         Self {
             mapping,
-            dirty: Some(DirtyPages::new(pages, tables)),
+            dirty: Some(DirtyPages::new(pages, tables, page_limit)),
             lost_permission: false,
         }
     }
@@ -258,21 +282,43 @@ impl GuestMemory {
         self.dirty.as_ref().map_or(0, DirtyPages::len)
     }
 
+    /// From now on, pages dirtied count for a new request's limit.
+    pub fn start_request(&mut self) {
+        if let Some(dirty) = &mut self.dirty {
+            dirty.at_start = dirty.len();
+        }
+    }
+
+    /// How many pages the request has dirtied, as far as is known by now.
+    pub fn request_pages(&self) -> usize {
+        self.dirty.as_ref().map_or(0, DirtyPages::added)
+    }
+
+    /// How many it may.
+    pub fn page_limit(&self) -> usize {
+        self.dirty.as_ref().map_or(usize::MAX, |dirty| dirty.limit)
+    }
+
     /// True once after permissions were taken away: the processor may still remember the old ones.
     pub fn take_lost_permission(&mut self) -> bool {
         std::mem::take(&mut self.lost_permission)
     }
 
-    /// Writes by guest-physical address and records the pages.
-    pub fn write_physical(&mut self, address: u64, bytes: &[u8]) -> Result<(), OutOfRange> {
-        self.mapping.write(address, bytes)?;
+    /// Writes by guest-physical address and records the pages. Writes nothing when that takes the request over its
+    /// limit; its next look at the limit ends it.
+    pub fn write_physical(&mut self, address: u64, bytes: &[u8]) -> Result<(), WriteError> {
+        let place = self.mapping.slice(address, bytes.len() as u64)?;
         if let Some(dirty) = &mut self.dirty
             && !bytes.is_empty()
         {
             for page in address / PAGE..=(address + bytes.len() as u64 - 1) / PAGE {
                 dirty.add(page as u32);
             }
+            if dirty.added() > dirty.limit {
+                return Err(WriteError::OverLimit);
+            }
         }
+        place.copy_from(bytes);
         Ok(())
     }
 
@@ -302,7 +348,7 @@ impl GuestMemory {
         address: u64,
         len: u64,
         access: Access,
-        mut piece: impl FnMut(&mut Self, u64, u64, u64) -> Result<(), OutOfRange>,
+        mut piece: impl FnMut(&mut Self, u64, u64, u64) -> Result<(), WriteError>,
     ) -> Result<(), BadAddress> {
         let end = address.checked_add(len).ok_or(BadAddress(address))?;
         let mut at = address;
@@ -403,6 +449,10 @@ impl UserMemory for GuestMemory {
         })
     }
 
+    fn can_write(&self, address: u64) -> bool {
+        paging::translate(&self.mapping, address, Access::Write).is_some()
+    }
+
     fn can_protect(&self) -> bool {
         self.dirty.is_none()
     }
@@ -414,7 +464,8 @@ impl UserMemory for GuestMemory {
         protection: Protection,
     ) -> Result<(), BadAddress> {
         let end = address.checked_add(len).ok_or(BadAddress(address))?;
-        if !self.can_protect() {
+        // Ring 3 uses some of the monitor's pages, but they are ours to the last.
+        if !self.can_protect() || (address < MONITOR.end && MONITOR.start < end) {
             return Err(BadAddress(address));
         }
         // All or nothing: look before editing.

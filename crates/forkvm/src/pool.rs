@@ -43,7 +43,6 @@ struct State {
     created: u64,
     /// Why the last attempt to make a fork failed.
     error: Option<String>,
-    closed: bool,
 }
 
 /// Numbers for [`crate::Stats`].
@@ -83,21 +82,32 @@ impl Pool {
     /// Takes a fork, waiting until `until` at most.
     pub fn take(self: &Arc<Self>, until: Instant) -> Result<Box<Fork>, TakeError> {
         let mut state = self.state.lock();
+        let mut asked = false;
         loop {
             if let Some((fork, _)) = state.idle.pop_back() {
                 return Ok(fork);
             }
-            if state.total < self.master.config.concurrency && state.being_made <= state.waiting {
+            // What has just failed is not tried again at once, but for the next request.
+            let may_ask = !asked || state.error.is_none();
+            let has_room = state.total < self.master.config.concurrency;
+            if may_ask && has_room && state.being_made <= state.waiting {
                 self.ask_for_one(&mut state);
             }
+            asked = true;
             state.waiting += 1;
             let timed_out = self.given_back.wait_until(&mut state, until).timed_out();
             state.waiting -= 1;
-            if timed_out && state.idle.is_empty() {
-                return Err(match state.error.take().filter(|_| state.total == 0) {
-                    Some(error) => TakeError::NoFork(error),
-                    None => TakeError::Busy,
-                });
+            if !state.idle.is_empty() {
+                continue;
+            }
+            // None is in use, so none will come back.
+            if state.total == state.being_made
+                && let Some(error) = &state.error
+            {
+                return Err(TakeError::NoFork(error.clone()));
+            }
+            if timed_out {
+                return Err(TakeError::Busy);
             }
         }
     }
@@ -129,7 +139,7 @@ impl Pool {
     /// Takes a fork back. One that is not usable any more is replaced if somebody waits.
     pub fn give_back(self: &Arc<Self>, fork: Box<Fork>, usable: bool) {
         let mut state = self.state.lock();
-        if usable && !state.closed {
+        if usable {
             state.idle.push_back((fork, Instant::now()));
             if state.waiting > 0 {
                 self.given_back.notify_one();
@@ -138,7 +148,7 @@ impl Pool {
         }
         state.total -= 1;
         // The next request should find one.
-        if (state.waiting > 0 || state.total == 0) && !state.closed {
+        if state.waiting > 0 || state.total == 0 {
             self.ask_for_one(&mut state);
         }
         drop(state);
@@ -161,13 +171,14 @@ impl Pool {
                 state.idle.push_back((fork, Instant::now()));
                 state.created += 1;
                 state.error = None;
+                self.given_back.notify_one();
             }
             Err(error) => {
                 state.total -= 1;
                 state.error = Some(error.to_string());
+                self.given_back.notify_all();
             }
         }
-        self.given_back.notify_one();
         success
     }
 
@@ -186,11 +197,10 @@ impl Pool {
         old
     }
 
-    /// Gives all idle forks up; those in use follow when they come back, and the master after the last. All are freed
-    /// on the keeper's thread: that takes time.
+    /// Gives all forks up, none of which is in use any more, and the master. They are freed on the keeper's thread: that
+    /// takes time.
     pub fn close(&self) {
         let mut state = self.state.lock();
-        state.closed = true;
         let forks = std::mem::take(&mut state.idle);
         state.total -= forks.len();
         drop(state);
@@ -216,5 +226,41 @@ impl Pool {
             idle: state.idle.len() as u64,
             created: state.created,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fork::testing::frozen;
+    use std::fs::File;
+    use std::time::Duration;
+
+    /// All who wait are told, long before they would give up.
+    #[test]
+    fn forks_that_cannot_be_made_are_not_waited_for() {
+        let Some(master) = frozen("hostile", |config| config.limits.max_memory = 64 << 20) else {
+            return;
+        };
+        // Its memory can't be mapped.
+        let mut master = Arc::into_inner(master).unwrap();
+        master.file = Arc::new(File::open("/dev/null").unwrap());
+        let pool = Arc::new(Pool {
+            master: Arc::new(master),
+            keeper: Keeper::get().unwrap(),
+            state: Mutex::default(),
+            given_back: Condvar::new(),
+        });
+        let until = Instant::now() + Duration::from_secs(24 * 3600);
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    let result = pool.take(until).map(drop);
+                    assert!(matches!(result, Err(TakeError::NoFork(_))), "{result:?}");
+                });
+            }
+        });
+        let stats = pool.stats();
+        assert_eq!((stats.forks, stats.created), (0, 0));
     }
 }

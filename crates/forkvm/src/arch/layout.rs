@@ -66,6 +66,9 @@ pub const fn monitor(gpa: u64) -> u64 {
     MONITOR_BASE + gpa
 }
 
+/// The virtual addresses of the monitor's pages.
+pub const MONITOR: Range<u64> = MONITOR_BASE..monitor(PAGE_TABLES);
+
 /// First address after the ring-0 stack: RSP on entry of every exception.
 pub const KERNEL_STACK_TOP: u64 = KERNEL_STACK + PAGE;
 

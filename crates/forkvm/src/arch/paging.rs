@@ -179,21 +179,24 @@ pub enum Access {
 /// The guest-physical address behind a user address, if the program itself may access it so.
 pub fn translate(memory: &Mapping, address: u64, access: Access) -> Option<u64> {
     let (_, entry) = walk(memory, address)?;
-    let needed = match access {
-        Access::Read => PRESENT | USER,
-        Access::Write => PRESENT | USER | WRITABLE,
-        Access::Any => 0,
+    let may = match access {
+        Access::Read => entry & (PRESENT | USER) == PRESENT | USER,
+        Access::Write => entry & (PRESENT | USER | WRITABLE) == PRESENT | USER | WRITABLE,
+        Access::Any => is_users(entry),
     };
-    (entry & needed == needed && entry & ADDRESS != 0)
-        .then_some((entry & ADDRESS) | (address & (PAGE - 1)))
+    (may && entry & ADDRESS != 0).then_some((entry & ADDRESS) | (address & (PAGE - 1)))
+}
+
+/// True for a page of the program, also one that it may not use at present.
+fn is_users(entry: u64) -> bool {
+    entry & PRESENT == 0 || entry & USER != 0
 }
 
 /// Changes the permission of the user page at `address`. Returns true if something was taken away, `None` if no
 /// page of the program lies there.
 pub fn protect(memory: &Mapping, address: u64, protection: Protection) -> Option<bool> {
     let (at, entry) = walk(memory, address)?;
-    let is_user = entry & PRESENT == 0 || entry & USER != 0;
-    if entry & ADDRESS == 0 || !is_user {
+    if entry & ADDRESS == 0 || !is_users(entry) {
         return None;
     }
     let new = (entry & ADDRESS) | leaf_bits(Owner::User, protection);

@@ -6,7 +6,7 @@ use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use gdbstub::conn::Connection;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -22,6 +22,8 @@ use super::address::DebugAddress;
 const GATHERED: usize = 16 << 10;
 /// Connections that may wait to be looked at.
 const BACKLOG: i32 = 4;
+/// Time to the next try of a connection that could not be taken.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(10);
 const FLAGS: SocketFlags = SocketFlags::CLOEXEC.union(SocketFlags::NONBLOCK);
 
 /// A listening socket. A Unix socket's file goes with it.
@@ -97,16 +99,18 @@ impl Listener {
         let mut fds = vec![PollFd::new(&self.socket, PollFlags::IN)];
         fds.extend(client.map(|client| PollFd::new(&client.socket, PollFlags::IN)));
         loop {
-            let ready = wait(&mut fds, end);
-            if !fds[0].revents().is_empty()
-                && let Some(client) = self.accept(end)
-            {
-                return Some(Waited::NewClient(client));
+            wait(&mut fds, end);
+            if !fds[0].revents().is_empty() {
+                if let Some(client) = self.accept(end) {
+                    return Some(Waited::NewClient(client));
+                }
+                // Without a descriptor for it, the connection stays, and the socket ready.
+                std::thread::sleep(ACCEPT_PAUSE);
             }
             if fds.get(1).is_some_and(|fd| !fd.revents().is_empty()) {
                 return Some(Waited::Bytes);
             }
-            if !ready && Instant::now() >= end {
+            if Instant::now() >= end {
                 return None;
             }
         }
@@ -131,11 +135,12 @@ pub enum Waited {
     Bytes,
 }
 
-/// True if something is ready.
-fn wait(fds: &mut [PollFd<'_>], end: Instant) -> bool {
+/// Waits until something may be ready.
+fn wait(fds: &mut [PollFd<'_>], end: Instant) {
     let left = end.saturating_duration_since(Instant::now());
     let timeout = Timespec::try_from(left).ok();
-    poll(fds, timeout.as_ref()).is_ok_and(|ready| ready > 0)
+    // Whatever it says, the callers look for themselves.
+    let _ = poll(fds, timeout.as_ref());
 }
 
 /// A connected client.
@@ -221,5 +226,25 @@ impl Connection for Client {
         self.gathered.clear();
         self.replied = true;
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A socket that is always ready and gives no connection, as a listener's without descriptors left.
+    #[test]
+    fn connections_that_cannot_be_taken_are_not_waited_for_beyond_the_end() {
+        let (socket, other) =
+            rustix::net::socketpair(AddressFamily::UNIX, SocketType::STREAM, FLAGS, None).unwrap();
+        send(&other, b"x", SendFlags::empty()).unwrap();
+        let listener = Listener {
+            socket,
+            address: String::new(),
+            file: None,
+        };
+        let end = Instant::now() + Duration::from_millis(20);
+        assert!(listener.wait(None, end).is_none());
     }
 }

@@ -5,14 +5,12 @@
 mod ops;
 
 use std::hash::{DefaultHasher, Hasher};
-use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 use self::ops::{ENDINGS, Ending, Finale, Op};
+use super::testing::{deadline, slowness};
 use super::*;
 use crate::arch::layout::{KERNEL_STACK, USER_STUBS};
-use crate::config::Config;
 use crate::request::Quiet;
 
 /// What requests try to leave behind.
@@ -45,33 +43,9 @@ fn writes() -> Vec<Op> {
     vec![map, write(0, 1), write(1, 0), write(2, 3), write(5, 0)]
 }
 
-/// The frozen guest `ops`. `None`, which is a skip, where there is no KVM; in CI that is a failure.
+/// The frozen guest `ops`.
 fn frozen() -> Option<Arc<Master>> {
-    if let Err(error) = crate::probe() {
-        assert!(std::env::var_os("CI").is_none(), "{error}");
-        eprintln!("SKIPPED: {error}");
-        return None;
-    }
-    let guests = std::env::var_os("GUESTS_DIR").map_or_else(
-        || Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/guests"),
-        Into::into,
-    );
-    let elf = std::fs::read(guests.join("test/ops")).expect("`make test-guests` first");
-    let mut config = Config::new("broken");
-    config.limits.max_memory = 16 << 20;
-    config.limits.max_boot_time = Duration::from_secs(600);
-    Some(Arc::new(
-        Master::boot(&elf, config, None, &mut Quiet).unwrap(),
-    ))
-}
-
-/// FORKVM_SLOW: by how much this machine is slower than one with KVM of its own.
-fn slowness() -> u32 {
-    std::env::var("FORKVM_SLOW").map_or(1, |text| text.parse().unwrap())
-}
-
-fn deadline() -> Instant {
-    Instant::now() + Duration::from_secs(2) * slowness().min(5)
+    super::testing::frozen("ops", |config| config.limits.max_memory = 16 << 20)
 }
 
 /// The step of a reset that is broken.

@@ -4,20 +4,17 @@
 //! and never in the host's descriptor, which all forks of a program share and which is only read at offsets
 //! (`pread`).
 
-use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use rustix::io::Errno;
 
 use super::abi::{Value, count, flags, int};
+use super::host_files::HostFile;
 use super::pipes::Pipes;
 use crate::request::Stream;
 
-/// Most descriptors of a program (`RLIMIT_NOFILE`).
+/// Most descriptors of one fork (`RLIMIT_NOFILE`); those of the host behind them are counted in `host_files`.
 pub const MAX_DESCRIPTORS: usize = 256;
-
-/// Most descriptors of the host that one program's open files may hold: they come out of the whole process's own.
-const MAX_HOST_FILES: usize = 64;
 
 /// `O_*` of asm-generic/fcntl.h, as far as they are looked at.
 pub const O_ACCMODE: u32 = 3;
@@ -42,11 +39,11 @@ pub enum Kind {
     /// Standard output or error.
     Output(Stream),
     /// A regular file of the host.
-    File(Arc<OwnedFd>),
+    File(Arc<HostFile>),
     /// A folder, with the host's if it is one that the program may list, and its path as the program sees it.
-    Folder(Option<Arc<OwnedFd>>, Arc<[u8]>),
+    Folder(Option<Arc<HostFile>>, Arc<[u8]>),
     /// Something opened with `O_PATH` that is neither.
-    Handle(Arc<OwnedFd>),
+    Handle(Arc<HostFile>),
     /// A device.
     Device(Device),
     /// A file whose text was made when it was opened.
@@ -178,21 +175,6 @@ impl Files {
 
     /// Gives an open file the lowest free descriptor.
     pub fn add(&mut self, file: OpenFile, close_on_exec: bool) -> Result<u64, Errno> {
-        let holds_host_file = |kind: &Kind| {
-            matches!(
-                kind,
-                Kind::File(_) | Kind::Folder(Some(_), _) | Kind::Handle(_)
-            )
-        };
-        let held = self
-            .open
-            .iter()
-            .flatten()
-            .filter(|file| holds_host_file(&file.kind))
-            .count();
-        if holds_host_file(&file.kind) && held >= MAX_HOST_FILES {
-            return Err(Errno::MFILE);
-        }
         let number = self.free_from(0).ok_or(Errno::MFILE)?;
         let index = match self.open.iter().position(Option::is_none) {
             Some(index) => index,
@@ -377,7 +359,8 @@ pub fn set_close_on_exec(files: &mut Files, fd: u64, on: bool) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::linux::testing::{Machine, SCRATCH};
+    use crate::linux::host_files::MAX_HOST_FILES;
+    use crate::linux::testing::{Machine, SCRATCH, TestFolder};
     use syscalls::Sysno;
 
     #[test]
@@ -402,6 +385,33 @@ mod tests {
         assert_eq!(machine.call(Sysno::dup2, &[1, 200]), 200);
         assert_eq!(machine.call(Sysno::close_range, &[3, u64::MAX, 0]), 0);
         assert_eq!(machine.call(Sysno::close, &[200]), -9);
+    }
+
+    #[test]
+    fn forks_share_the_hosts_descriptors() {
+        let folder = TestFolder::new();
+        folder.file("a", b"x");
+        let mut forks = [(); 2].map(|()| Machine::new(vec![folder.0.clone()]));
+        let [first, second] = &mut forks;
+        let path = first.put_str(0, &folder.path("a"));
+        second.put_str(0, &folder.path("a"));
+        // One is the master's, and counts once.
+        assert_eq!(first.call(Sysno::open, &[path, 0]), 3);
+        let master = first.linux.clone();
+        second.linux = master.clone();
+        for _ in 1..MAX_HOST_FILES {
+            assert!(first.call(Sysno::open, &[path, 0]) > 3);
+        }
+        assert_eq!(second.call(Sysno::open, &[path, 0]), -24);
+        assert_eq!(second.call(Sysno::dup, &[3]), 4);
+        assert_eq!(first.call(Sysno::close, &[10]), 0);
+        assert_eq!(second.call(Sysno::open, &[path, 0]), 5);
+        assert_eq!(second.call(Sysno::open, &[path, 0]), -24);
+        first.linux.restore_from(&master);
+        for _ in 2..MAX_HOST_FILES {
+            assert!(second.call(Sysno::open, &[path, 0]) > 5);
+        }
+        assert_eq!(second.call(Sysno::open, &[path, 0]), -24);
     }
 
     #[test]

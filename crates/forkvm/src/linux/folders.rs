@@ -7,6 +7,7 @@ use rustix::io::Errno;
 
 use super::abi::{Guest, PATH_MAX, Value, count, length};
 use super::fds::{Files, Kind};
+use super::host_files::HostFile;
 use super::open::{Lookup, Shared, explain};
 use super::paths::Target;
 
@@ -42,11 +43,7 @@ pub fn getdents64(
     Ok(count(entries.len()))
 }
 
-fn list(
-    folder: &std::os::fd::OwnedFd,
-    position: u64,
-    most: usize,
-) -> Result<(Vec<u8>, u64), Errno> {
+fn list(folder: &HostFile, position: u64, most: usize) -> Result<(Vec<u8>, u64), Errno> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let opened = openat(folder, ".", flags, Mode::empty())?;
     if position != 0 {

@@ -4,7 +4,7 @@ use rustix::fs::fstat;
 use rustix::io::Errno;
 
 use super::Outcome;
-use super::abi::{CHUNK, Guest, PAGE, Reply, Value, field_u64, flags, int, length};
+use super::abi::{CHUNK, Guest, MOST_BYTES, PAGE, Reply, Value, field_u64, flags, int, length};
 use super::fds::{Device, Files, Kind, O_NONBLOCK};
 use super::pipes::Stuck;
 use super::process::random;
@@ -12,9 +12,6 @@ use super::signals::{SIGPIPE, Signals};
 
 /// `IOV_MAX` (linux/uio.h).
 const MAX_PIECES: u64 = 1024;
-
-/// Most output one call passes on; the program is told how much it was and calls again.
-const MAX_OUTPUT: u64 = 1 << 20;
 
 /// Where a call's bytes are in the program: one buffer, or a vector of them.
 #[derive(Debug)]
@@ -109,7 +106,7 @@ fn check_positioned(kind: &Kind, offset: u64) -> Result<(), Errno> {
 
 type MovePiece = fn(&mut Files, &mut Guest<'_>, &Kind, (u64, u64), u64) -> Result<Moved, Errno>;
 
-/// Moves the pieces one after the other until one comes short. What was moved before an error counts.
+/// Moves the pieces one after the other until one comes short or it is enough. What was moved before an error counts.
 fn transfer(
     files: &mut Files,
     guest: &mut Guest<'_>,
@@ -126,12 +123,12 @@ fn transfer(
             files,
             guest,
             &kind,
-            (address, len),
+            (address, len.min(MOST_BYTES.saturating_sub(done))),
             start.saturating_add(done),
         ) {
             Ok(Moved::Bytes(moved)) => {
                 done = done.saturating_add(moved);
-                if moved < len {
+                if moved < len || done >= MOST_BYTES {
                     break;
                 }
             }
@@ -201,7 +198,7 @@ fn fill(
     (address, len): (u64, u64),
     source: impl Fn(&mut [u8], u64) -> Result<usize, Errno>,
 ) -> Result<Moved, Errno> {
-    in_chunks(len, u64::MAX, |bytes, done| {
+    in_chunks(len, |bytes, done| {
         let got = source(&mut *bytes, done)?;
         let at = address.checked_add(done).ok_or(Errno::FAULT)?;
         guest.write(at, bytes.get(..got).unwrap_or_default())?;
@@ -217,7 +214,7 @@ fn write_piece(
     _offset: u64,
 ) -> Result<Moved, Errno> {
     match kind {
-        Kind::Output(stream) => in_chunks(len, MAX_OUTPUT, |bytes, done| {
+        Kind::Output(stream) => in_chunks(len, |bytes, done| {
             guest
                 .memory
                 .read(address.checked_add(done).ok_or(Errno::FAULT)?, bytes)?;
@@ -236,7 +233,7 @@ fn write_piece(
                 Ok(room) => room,
                 Err(stuck) => return Ok(Moved::Stuck(stuck)),
             };
-            in_chunks(len.min(length(room)), u64::MAX, |bytes, done| {
+            in_chunks(len.min(length(room)), |bytes, done| {
                 guest
                     .memory
                     .read(address.checked_add(done).ok_or(Errno::FAULT)?, bytes)?;
@@ -254,10 +251,8 @@ fn write_piece(
 /// the first thing to happen.
 fn in_chunks(
     len: u64,
-    most: u64,
     mut chunk: impl FnMut(&mut [u8], u64) -> Result<usize, Errno>,
 ) -> Result<Moved, Errno> {
-    let len = len.min(most);
     let mut buffer = vec![0; usize::try_from(len).unwrap_or(CHUNK).min(CHUNK)];
     let mut done = 0u64;
     while done < len {
@@ -341,7 +336,7 @@ pub fn v2_offset(offset: u64, how: u64) -> Result<Option<u64>, Errno> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::linux::testing::{Machine, NoMemory, Recorder, SCRATCH};
+    use crate::linux::testing::{HEAP_LEN, Machine, NoMemory, Recorder, SCRATCH};
     use syscalls::Sysno;
 
     #[test]
@@ -378,6 +373,23 @@ mod tests {
         assert_eq!(machine.call(Sysno::read, &[0, SCRATCH, 100]), 0);
         assert_eq!(machine.call(Sysno::read, &[1, SCRATCH, 100]), -9);
         assert_eq!(machine.call(Sysno::lseek, &[0, 0, 0]), -29);
+    }
+
+    #[test]
+    fn a_call_moves_so_much_and_no_more() {
+        let mut machine = Machine::new(Vec::new());
+        let heap = machine.call(Sysno::mmap, &[0, HEAP_LEN, 3, 0x22, u64::MAX, 0]) as u64;
+        // The same buffer over and over: 256 MiB.
+        let piece = [heap.to_le_bytes(), HEAP_LEN.to_le_bytes()].concat();
+        let vector = machine.put(0, &piece.repeat(1024));
+        for device in ["/dev/zero", "/dev/urandom"] {
+            let path = machine.put_str(10, device);
+            let fd = machine.call(Sysno::open, &[path, 0]) as u64;
+            assert_eq!(machine.call(Sysno::readv, &[fd, vector, 1024]), 16 << 20);
+            assert_eq!(machine.call(Sysno::preadv, &[fd, vector, 1024]), 16 << 20);
+        }
+        assert_eq!(machine.call(Sysno::writev, &[1, vector, 1024]), 16 << 20);
+        assert_eq!(machine.host.stdout.len(), 16 << 20);
     }
 
     #[test]

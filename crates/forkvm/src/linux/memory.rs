@@ -1,11 +1,10 @@
 //! Memory calls: brk(2), mmap(2), munmap(2), mremap(2), mprotect(2), madvise(2).
 
-use std::os::fd::OwnedFd;
-
 use rustix::io::Errno;
 
 use super::abi::{Guest, PAGE, USER_END, Value, flags};
 use super::heap::{Full, Heap, Mapping, READ_WRITE, Window};
+use super::host_files::HostFile;
 use super::ranges::Pages;
 use super::{Protection, UserMemory};
 
@@ -47,7 +46,7 @@ const MADV_HARMLESS: [i32; 18] = [
 #[derive(Debug)]
 pub struct MapSource<'a> {
     /// The open regular file.
-    pub file: &'a OwnedFd,
+    pub file: &'a HostFile,
     /// Where in it the mapping starts.
     pub offset: u64,
 }
@@ -361,20 +360,17 @@ fn mprotect_program(
     if wanted.execute {
         return Err(Errno::ACCESS);
     }
-    // Asking for less changes nothing; whether it is less shows in trying. The loop ends at the first page
-    // that is not the program's.
-    for page in (0..addresses.end - addresses.start).step_by(4096) {
-        let at = addresses.start.saturating_add(page);
-        let mut byte = [0];
-        if wanted.read {
-            memory.read(at, &mut byte).map_err(|_| Errno::ACCESS)?;
-        }
+    // Asking for less changes nothing. The search ends at the first page that is not the program's; what it can
+    // write it can also read.
+    let allowed = |page: u64| {
         if wanted.write {
-            memory.write(at, &byte).map_err(|_| Errno::ACCESS)?;
+            memory.can_write(page)
+        } else {
+            !wanted.read || memory.read(page, &mut [0]).is_ok()
         }
-        if !wanted.read {
-            break;
-        }
+    };
+    if wanted.read && !addresses.step_by(4096).all(allowed) {
+        return Err(Errno::ACCESS);
     }
     Ok(0)
 }

@@ -255,6 +255,9 @@ fn mappings_are_bounded() {
         fn clear(&mut self, _: u64, _: u64) -> Result<(), crate::linux::BadAddress> {
             Ok(())
         }
+        fn can_write(&self, _: u64) -> bool {
+            true
+        }
         fn can_protect(&self) -> bool {
             false
         }

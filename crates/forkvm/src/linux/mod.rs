@@ -10,6 +10,7 @@ mod control;
 mod fds;
 mod folders;
 mod heap;
+mod host_files;
 mod io;
 mod kept;
 mod memory;
@@ -38,6 +39,7 @@ use std::time::Duration;
 use self::abi::Guest;
 use self::fds::Files;
 use self::heap::Heap;
+use self::host_files::HostFiles;
 use self::kept::Kept;
 use self::open::Shared;
 use self::paths::{Absolute, Roots};
@@ -77,6 +79,8 @@ pub trait UserMemory {
     /// Fills with zeros, like [`UserMemory::write`], but needs no write permission of the program (it serves
     /// fresh mappings). `address` and `len` are multiples of the page size.
     fn clear(&mut self, address: u64, len: u64) -> Result<(), BadAddress>;
+    /// True if the program can write this byte.
+    fn can_write(&self, address: u64) -> bool;
     /// True while the page tables may still be edited: before the freeze.
     fn can_protect(&self) -> bool;
     /// Changes the permissions of whole pages (multiples of the page size). Only before the freeze; after it,
@@ -174,6 +178,7 @@ impl Linux {
             clocks: Kept::new(Clocks::new()),
             shared: Arc::new(Shared {
                 roots: Roots::open(&setup.allowed_paths),
+                host_files: HostFiles::default(),
                 setup,
             }),
         }
@@ -188,7 +193,9 @@ impl Linux {
             .map(|(path, errno)| (path.as_path(), (*errno).into()))
     }
 
-    /// Carries out one system call. Never blocks, never panics, whatever the arguments.
+    /// Carries out one system call. Never panics, whatever the arguments, and never waits for anything but the host's file
+    /// systems: one that does not answer (NFS without its server) holds the thread, past the request's deadline too.
+    /// Its work is bounded by [`abi::MOST_BYTES`] or by one pass over the program's memory.
     pub fn call(
         &mut self,
         call: Call,

@@ -1,6 +1,5 @@
 //! openat(2), and where calls with path names begin.
 
-use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use rustix::fs::FileType;
@@ -12,6 +11,7 @@ use super::fds::{
     O_TRUNC, OpenFile,
 };
 use super::heap::{Heap, Window};
+use super::host_files::{HostFile, HostFiles};
 use super::memory::MapSource;
 use super::paths::{Absolute, Report, Roots, Target};
 use super::{Protection, Setup};
@@ -26,6 +26,8 @@ pub struct Shared {
     pub setup: Setup,
     /// What may be read.
     pub roots: Roots,
+    /// Descriptors of the host that are held for open files.
+    pub host_files: HostFiles,
 }
 
 /// A path as a call gave it.
@@ -117,11 +119,12 @@ pub fn openat(
         Target::Passage if writes || creates => return Err(Errno::ISDIR),
         Target::Passage => Kind::Folder(None, absolute.text().into()),
         Target::Host(place) => {
+            let right = shared.host_files.take()?;
             let follow = how & O_NOFOLLOW == 0 || absolute.folder;
             let opened = if how & O_PATH != 0 {
                 place.handle(follow).and_then(|file| {
                     let kind = FileType::from_raw_mode(rustix::fs::fstat(&file)?.st_mode);
-                    Ok((Arc::new(file), kind))
+                    Ok((file, kind))
                 })
             } else {
                 place.open(follow)
@@ -142,6 +145,7 @@ pub fn openat(
                     });
                 }
             }
+            let file = Arc::new(HostFile::new(file, right));
             match found {
                 FileType::Directory => Kind::Folder(Some(file), absolute.text().into()),
                 FileType::RegularFile => Kind::File(file),
@@ -161,7 +165,7 @@ pub fn map_source(
     files: &Files,
     fd: u64,
     offset: u64,
-) -> Result<Option<(Arc<OwnedFd>, u64)>, Errno> {
+) -> Result<Option<(Arc<HostFile>, u64)>, Errno> {
     if !offset.is_multiple_of(PAGE) {
         return Err(Errno::INVAL);
     }
@@ -175,7 +179,7 @@ pub fn map_source(
 }
 
 /// The form that `mmap` takes it in.
-pub fn as_source(found: &Option<(Arc<OwnedFd>, u64)>) -> Option<MapSource<'_>> {
+pub fn as_source(found: &Option<(Arc<HostFile>, u64)>) -> Option<MapSource<'_>> {
     found.as_ref().map(|(file, offset)| MapSource {
         file,
         offset: *offset,

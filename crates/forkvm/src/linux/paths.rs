@@ -8,7 +8,6 @@ use std::ffi::OsStr;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use rustix::fs::{FileType, Mode, OFlags, ResolveFlags, open, openat2, stat};
 use rustix::io::Errno;
@@ -63,10 +62,6 @@ impl Absolute {
                 .flat_map(|name| [b"/", &name[..]].concat())
                 .collect()
         }
-    }
-
-    fn is(&self, text: &str) -> bool {
-        self.text() == text.as_bytes()
     }
 
     fn starts_with(&self, other: &Self) -> bool {
@@ -177,7 +172,8 @@ impl Roots {
             ),
         ];
         // Ours come first: even where all of /proc is allowed, the host's own is not shown.
-        let known = known.into_iter().find(|(text, _)| path.is(text));
+        let text = path.text();
+        let known = known.into_iter().find(|(name, _)| name.as_bytes() == text);
         if let Some((_, target)) = known {
             return Some(target);
         }
@@ -201,7 +197,10 @@ impl Roots {
             };
         }
         let passages = ["/dev", "/proc/self", "/sys/devices/system/cpu", "/tmp"];
-        let on_the_way = |text: &str| Absolute::new(b"/", text.as_bytes()).starts_with(path);
+        let on_the_way = |passage: &str| match passage.as_bytes().strip_prefix(&text[..]) {
+            Some(rest) => matches!(rest.first(), None | Some(b'/')) || text == b"/",
+            None => false,
+        };
         if self.roots.iter().any(|(root, _)| root.starts_with(path))
             || passages.into_iter().any(on_the_way)
         {
@@ -242,7 +241,7 @@ impl Place<'_> {
     }
 
     /// Opens it for reading. Only regular files and folders: opening anything else may have effects or wait.
-    pub fn open(&self, follow: bool) -> Result<(Arc<OwnedFd>, FileType), Errno> {
+    pub fn open(&self, follow: bool) -> Result<(OwnedFd, FileType), Errno> {
         let kind = |file: &OwnedFd| {
             Ok::<_, Errno>(FileType::from_raw_mode(rustix::fs::fstat(file)?.st_mode))
         };
@@ -259,7 +258,7 @@ impl Place<'_> {
         let file = self.resolve(OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | nofollow)?;
         // It may have been replaced since.
         match kind(&file)? {
-            found @ (FileType::RegularFile | FileType::Directory) => Ok((Arc::new(file), found)),
+            found @ (FileType::RegularFile | FileType::Directory) => Ok((file, found)),
             _ => Err(Errno::ACCESS),
         }
     }

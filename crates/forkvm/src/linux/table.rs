@@ -206,9 +206,9 @@ pub fn call(linux: &mut Linux, guest: &mut Guest<'_>, call: Call) -> Outcome {
         // SCHED_OTHER, whose only priority is 0.
         Sysno::sched_getscheduler => ok(0),
         Sysno::sched_getparam => process::zero_int(guest, b).into(),
-        Sysno::sched_setaffinity | Sysno::sched_yield | Sysno::getpriority | Sysno::setpriority => {
-            ok(0)
-        }
+        Sysno::sched_setaffinity | Sysno::sched_yield | Sysno::setpriority => ok(0),
+        // The nice value 0: the raw call gives 20 minus it (getpriority(2), "C library/kernel differences").
+        Sysno::getpriority => ok(20),
         Sysno::getcpu => process::getcpu(guest, a, b).into(),
         Sysno::prctl => process::prctl(process, guest, args).into(),
         Sysno::arch_prctl => process::arch_prctl(a, b).into(),

@@ -127,6 +127,10 @@ impl UserMemory for TestMemory {
         Ok(())
     }
 
+    fn can_write(&self, address: u64) -> bool {
+        self.bytes(address, 1).is_ok() && self.protection(address).write
+    }
+
     fn can_protect(&self) -> bool {
         !self.frozen
     }
@@ -162,6 +166,9 @@ impl UserMemory for NoMemory {
     }
     fn clear(&mut self, address: u64, _: u64) -> Result<(), BadAddress> {
         Err(BadAddress(address))
+    }
+    fn can_write(&self, _: u64) -> bool {
+        false
     }
     fn can_protect(&self) -> bool {
         false

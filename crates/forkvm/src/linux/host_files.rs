@@ -1,0 +1,59 @@
+//! The host's descriptors behind a program's open files, which come out of the whole process's own.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use rustix::io::Errno;
+
+/// Most descriptors of the host that the open files of a program and all its forks may hold. A file that `main()` left
+/// open counts once.
+pub const MAX_HOST_FILES: usize = 64;
+
+/// How many are held now.
+#[derive(Debug, Default)]
+pub struct HostFiles(Arc<AtomicUsize>);
+
+impl HostFiles {
+    /// The right to hold one more.
+    pub fn take(&self) -> Result<Right, Errno> {
+        let more = |held: usize| (held < MAX_HOST_FILES).then(|| held.saturating_add(1));
+        self.0
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, more)
+            .map_err(|_| Errno::MFILE)?;
+        Ok(Right(Arc::clone(&self.0)))
+    }
+}
+
+/// The right to hold a descriptor of the host, given back when it is dropped.
+#[derive(Debug)]
+pub struct Right(Arc<AtomicUsize>);
+
+impl Drop for Right {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// An open file or folder of the host.
+#[derive(Debug)]
+pub struct HostFile {
+    file: OwnedFd,
+    _right: Right,
+}
+
+impl HostFile {
+    /// Keeps a file open by this right.
+    pub fn new(file: OwnedFd, right: Right) -> Self {
+        Self {
+            file,
+            _right: right,
+        }
+    }
+}
+
+impl AsFd for HostFile {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.file.as_fd()
+    }
+}
