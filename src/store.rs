@@ -10,9 +10,11 @@
 
 use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+use rustix::fs::OFlags;
+use rustix::process::geteuid;
 use serde::{Deserialize, Serialize};
 
 use crate::version::Version;
@@ -43,6 +45,14 @@ pub enum StoreError {
         error: io::Error,
         /// What to do.
         hint: &'static str,
+    },
+    /// Somebody else could put programs into the folder.
+    #[error("{path}: {problem}", path = .path.display())]
+    Untrusted {
+        /// The folder.
+        path: PathBuf,
+        /// Why, and what to do.
+        problem: String,
     },
     /// A program is not what its name says.
     #[error("{0}: damaged, its SHA-256 is not its name")]
@@ -123,7 +133,7 @@ impl Store {
 
     /// Makes the folder, and keeps other updates away from it.
     pub fn lock(&self) -> Result<Lock, StoreError> {
-        if !self.folder.is_dir() {
+        if !self.is_there()? {
             let mut builder = DirBuilder::new();
             builder.recursive(true).mode(0o700);
             builder
@@ -134,13 +144,7 @@ impl Store {
             }
         }
         let path = self.folder.join("lock");
-        let file = OpenOptions::new()
-            .create(true)
-            .truncate(false)
-            .write(true)
-            .mode(0o600)
-            .open(&path)
-            .map_err(StoreError::io(&path))?;
+        let file = to_write(false).open(&path).map_err(StoreError::io(&path))?;
         match file.try_lock() {
             Ok(()) => Ok(Lock { _file: file }),
             Err(TryLockError::WouldBlock) => Err(StoreError::Busy(self.folder.clone())),
@@ -148,8 +152,34 @@ impl Store {
         }
     }
 
+    /// Whether the folder is there. It is used only if nobody else can put programs into it.
+    fn is_there(&self) -> Result<bool, StoreError> {
+        let found = match fs::symlink_metadata(&self.folder) {
+            Ok(found) => found,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+            Err(error) => return Err(StoreError::io(&self.folder)(error)),
+        };
+        let us = geteuid().as_raw();
+        let problem = if !found.is_dir() {
+            "is no folder (or a link to one): remove it".to_owned()
+        } else if found.uid() != us && found.uid() != 0 {
+            let owner = found.uid();
+            format!("belongs to user {owner}, varnishd's child is user {us}: chown or remove it")
+        } else if found.mode() & 0o022 != 0 {
+            let mode = found.mode() & 0o7777;
+            format!("others may write to it (mode {mode:o}): chmod it to 700, or remove it")
+        } else {
+            return Ok(true);
+        };
+        let path = self.folder.clone();
+        Err(StoreError::Untrusted { path, problem })
+    }
+
     /// The manifest, if there ever was an update.
     pub fn manifest(&self) -> Result<Option<Manifest>, StoreError> {
+        if !self.is_there()? {
+            return Ok(None);
+        }
         let path = self.folder.join("manifest.json");
         let mut text = Vec::new();
         let file = match File::open(&path) {
@@ -321,12 +351,7 @@ impl Store {
     fn write(&self, path: &Path, bytes: &[u8]) -> Result<(), StoreError> {
         let aside = path.with_extension("tmp");
         let written = || -> io::Result<()> {
-            let mut file = OpenOptions::new()
-                .create(true)
-                .truncate(true)
-                .write(true)
-                .mode(0o600)
-                .open(&aside)?;
+            let mut file = to_write(true).open(&aside)?;
             file.write_all(bytes)?;
             file.sync_all()
         };
@@ -359,6 +384,18 @@ impl Store {
             }
         }
     }
+}
+
+/// Opens a file of ours, or makes it. A link in its place is an error: it could lead to any file that we may write.
+fn to_write(truncate: bool) -> OpenOptions {
+    let mut options = OpenOptions::new();
+    options
+        .create(true)
+        .truncate(truncate)
+        .write(true)
+        .mode(0o600)
+        .custom_flags(OFlags::NOFOLLOW.bits() as i32);
+    options
 }
 
 fn sync_folder(folder: &Path) -> Result<(), StoreError> {

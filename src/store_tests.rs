@@ -1,4 +1,5 @@
 use std::fs;
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::PathBuf;
 
 use super::*;
@@ -148,6 +149,41 @@ fn what_a_crash_left_is_harmless_and_removed() {
     assert_eq!(t.chosen(Some("path")), ("one".into(), 0));
     t.update("four", Some("path"), Some("one"));
     assert_eq!(t.files().len(), 2 + 2, "{:?}", t.files());
+}
+
+#[test]
+fn what_others_could_write_to_is_not_used() {
+    let t = Temporary::new("others", 1);
+    t.update("one", Some("path"), None);
+    let folder = &t.store.folder;
+    let mode = |mode| fs::set_permissions(folder, fs::Permissions::from_mode(mode)).unwrap();
+    mode(0o770);
+    let error = t.store.lock().unwrap_err().to_string();
+    assert!(error.contains("mode 770): chmod"), "{error}");
+    assert_eq!(t.chosen(Some("path")), (String::new(), 1));
+    mode(0o755);
+    assert_eq!(t.chosen(Some("path")), ("one".into(), 0));
+
+    // Links that lead out of the folder.
+    let outside = t.dir.join("outside");
+    for name in ["lock", "manifest.tmp"] {
+        fs::write(&outside, "precious").unwrap();
+        let _ = fs::remove_file(folder.join(name));
+        symlink(&outside, folder.join(name)).unwrap();
+        let done = t.store.lock().and_then(|lock| {
+            let two = program("two");
+            t.store.commit(&lock, "t", &two, None, None)
+        });
+        assert!(matches!(done, Err(StoreError::Io { .. })), "{name}");
+        assert_eq!(fs::read(&outside).unwrap(), b"precious");
+        let _ = fs::remove_file(folder.join(name));
+    }
+    // The folder itself.
+    let elsewhere = t.dir.join("elsewhere");
+    fs::rename(folder, &elsewhere).unwrap();
+    symlink(&elsewhere, folder).unwrap();
+    let error = t.store.lock().unwrap_err().to_string();
+    assert!(error.contains("is no folder"), "{error}");
 }
 
 #[test]
