@@ -5,7 +5,6 @@ use std::collections::HashMap;
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::Ordering;
 use std::sync::{Arc, LazyLock, Weak};
 
 use parking_lot::Mutex;
@@ -49,7 +48,7 @@ pub fn share(settings: Settings) -> Arc<Tenant> {
     let shared = same_name.iter().filter_map(Weak::upgrade).find(|tenant| {
         identity.is_some()
             && tenant.identity() == identity
-            && !tenant.outdated.load(Ordering::Relaxed)
+            && tenant.unfit().is_none()
             && tenant.settings == settings
             // What failed is tried again: the reason may be gone, such as a lack of memory.
             && !matches!(tenant.state(), State::Failed(_))

@@ -96,6 +96,22 @@ pub struct Manifest {
     pub previous: Vec<Version>,
 }
 
+impl Manifest {
+    /// All programs, the newest first.
+    fn versions(self) -> impl Iterator<Item = Version> {
+        std::iter::once(self.current).chain(self.previous)
+    }
+
+    /// The programs that are older than this one, the newest first; all if it is not among them.
+    fn older_than(self, version: Option<Version>) -> Vec<Version> {
+        let mut versions: Vec<_> = self.versions().collect();
+        if let Some(at) = versions.iter().position(|&this| Some(this) == version) {
+            versions.drain(..=at);
+        }
+        versions
+    }
+}
+
 /// A program and its version.
 #[derive(Debug)]
 pub struct Stored {
@@ -207,41 +223,36 @@ impl Store {
     }
 
     /// What is to run in the place of `path`'s program, whose version is `base`: what was stored, as long as `path` holds
-    /// what it held then, or is gone. A program that is damaged or gone is complained about, and the one before it taken.
-    pub fn choose(
+    /// what it held then, or is gone. The newest comes first, and the others should that one not boot. A program that is
+    /// damaged or gone is complained about.
+    pub fn programs(
         &self,
         base: Option<Version>,
         mut complain: impl FnMut(StoreError),
-    ) -> Option<Stored> {
-        let manifest = match self.manifest() {
-            Ok(manifest) => manifest?,
-            Err(error) => {
-                complain(error);
-                return None;
-            }
-        };
-        if base.is_some() && base != manifest.base {
-            return None;
-        }
-        [manifest.current]
+    ) -> impl Iterator<Item = Stored> {
+        let manifest = self.manifest().unwrap_or_else(|error| {
+            complain(error);
+            None
+        });
+        manifest
+            .filter(|manifest| base.is_none() || base == manifest.base)
             .into_iter()
-            .chain(manifest.previous)
-            .find_map(|version| self.read(version).map_err(&mut complain).ok())
+            .flat_map(Manifest::versions)
+            .filter_map(move |version| self.read(version).map_err(&mut complain).ok())
     }
 
     /// What ran before `running`: the newest one that is whole.
     pub fn before(&self, running: Option<Version>) -> Result<Option<Stored>, StoreError> {
-        let Some(manifest) = self.manifest()? else {
-            return Ok(None);
-        };
-        let mut versions = [manifest.current]
+        let older = self
+            .manifest()?
+            .map_or_else(Vec::new, |manifest| manifest.older_than(running));
+        Ok(older
             .into_iter()
-            .chain(manifest.previous)
-            .filter(|&version| Some(version) != running);
-        Ok(versions.find_map(|version| self.read(version).ok()))
+            .find_map(|version| self.read(version).ok()))
     }
 
-    /// Makes `elf` the current program. `before` is what ran until now: it stays, if it is here and to be kept.
+    /// Makes `elf` the current program. `before` is what ran until now: it stays, if it is here and to be kept. Programs
+    /// that are newer than that are forgotten: they did not boot.
     pub fn commit(
         &self,
         _lock: &Lock,
@@ -254,7 +265,7 @@ impl Store {
         let mut previous: Vec<Version> = before.into_iter().collect();
         // A damaged manifest is replaced; it was complained about when it was read at boot.
         if let Ok(Some(old)) = self.manifest() {
-            previous.extend([old.current].into_iter().chain(old.previous));
+            previous.extend(old.older_than(before));
         }
         self.name_current(tenant, elf.version, base, previous)
     }
@@ -287,17 +298,9 @@ impl Store {
         to: Version,
         base: Option<Version>,
     ) -> Result<(), StoreError> {
-        let previous = match self.manifest()? {
-            Some(manifest) => {
-                let mut rest = [manifest.current]
-                    .into_iter()
-                    .chain(manifest.previous)
-                    .skip_while(|&version| version != to);
-                rest.next();
-                rest.collect()
-            }
-            None => Vec::new(),
-        };
+        let previous = self
+            .manifest()?
+            .map_or_else(Vec::new, |manifest| manifest.older_than(Some(to)));
         self.name_current(tenant, to, base, previous)
     }
 

@@ -41,7 +41,8 @@ impl Temporary {
     /// What runs after a restart while `path` holds `base`; "" for path's own.
     fn chosen(&self, base: Option<&str>) -> (String, usize) {
         let mut complaints = 0;
-        let stored = self.store.choose(base.map(version), |_| complaints += 1);
+        let complain = |_| complaints += 1;
+        let stored = self.store.programs(base.map(version), complain).next();
         let elf = stored.map_or_else(Vec::new, |stored| stored.elf);
         (String::from_utf8(elf).unwrap(), complaints)
     }
@@ -149,6 +150,31 @@ fn what_a_crash_left_is_harmless_and_removed() {
     assert_eq!(t.chosen(Some("path")), ("one".into(), 0));
     t.update("four", Some("path"), Some("one"));
     assert_eq!(t.files().len(), 2 + 2, "{:?}", t.files());
+}
+
+#[test]
+fn what_did_not_boot_is_gone_back_from_and_forgotten_by_the_next_update() {
+    let t = Temporary::new("unfit", 3);
+    t.update("one", Some("path"), Some("path"));
+    t.update("two", Some("path"), Some("one"));
+    t.update("three", Some("path"), Some("two"));
+    let before = |running: Option<&str>| {
+        let before = t.store.before(running.map(version)).unwrap();
+        before.map(|stored| String::from_utf8(stored.elf).unwrap())
+    };
+    assert_eq!(before(Some("three")).as_deref(), Some("two"));
+    assert_eq!(before(Some("two")).as_deref(), Some("one"));
+    assert_eq!(before(Some("path")), None);
+    assert_eq!(before(None).as_deref(), Some("three"));
+    let all = |base: &str| {
+        let stored = t.store.programs(Some(version(base)), |_| unreachable!());
+        let elfs = stored.map(|stored| String::from_utf8(stored.elf).unwrap());
+        elfs.collect::<Vec<_>>()
+    };
+    assert_eq!(all("path"), ["three", "two", "one", "path"]);
+    assert!(all("other").is_empty());
+    t.update("four", Some("path"), Some("one"));
+    assert_eq!(all("path"), ["four", "one", "path"]);
 }
 
 #[test]

@@ -8,7 +8,6 @@
 use std::collections::HashSet;
 use std::io;
 use std::panic::{self, AssertUnwindSafe};
-use std::sync::atomic::Ordering;
 use std::sync::{Arc, LazyLock, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -32,7 +31,7 @@ pub enum Source {
     /// Given to us: it has to be stored.
     Given(Vec<u8>),
     /// The file that the tenant was loaded from, which has changed: storing it as well is for rollback only.
-    Path(Vec<u8>),
+    Path,
     /// The store: the program before.
     Rollback,
 }
@@ -52,6 +51,13 @@ pub struct Done {
     pub ready: Duration,
     /// Bytes of state that were handed over.
     pub state: Option<u64>,
+}
+
+impl Done {
+    /// Whether it is another program than before.
+    pub fn changed(&self) -> bool {
+        self.previous != Some(self.version)
+    }
 }
 
 /// Why an update was not done.
@@ -111,12 +117,12 @@ fn is_shortage(error: &io::Error) -> bool {
 
 impl From<BootFailure> for Refused {
     fn from(failure: BootFailure) -> Self {
-        match failure.error {
-            BootError::Host { .. } | BootError::Kvm { .. } => Self::NoResources(failure.reason),
-            _ => Self::BadProgram {
-                reason: failure.reason,
-                stderr: failure.stderr,
-            },
+        if failure.is_hosts() {
+            return Self::NoResources(failure.reason);
+        }
+        Self::BadProgram {
+            reason: failure.reason,
+            stderr: failure.stderr,
         }
     }
 }
@@ -145,25 +151,19 @@ impl Drop for Turn {
     }
 }
 
-/// Updates a tenant, and waits for it. It is done on a thread of its own: booting takes more stack than varnishd's
-/// threads have.
-pub fn update(tenant: &Arc<Tenant>, source: Source, turn: Turn) -> Result<Done, Refused> {
+/// What came of an update.
+pub type Outcome = Result<Done, Refused>;
+
+/// Updates a tenant, and waits for it.
+pub fn update(tenant: &Arc<Tenant>, source: Source, turn: Turn) -> Outcome {
     let limit = tenant.settings.config.limits.max_boot_time * 2 + SLACK;
     let (result, done) = mpsc::sync_channel(1);
-    let of = tenant.clone();
-    let spawned = thread::Builder::new()
-        .name("kvm-update".into())
-        .spawn(move || {
-            let outcome = panic::catch_unwind(AssertUnwindSafe(|| perform(&of, source)))
-                .unwrap_or(Err(Refused::Internal));
-            report(&of, &outcome);
-            drop(turn);
-            // It may be nobody's any more.
-            let _ = result.send(outcome);
-        });
-    if let Err(error) = spawned {
-        return Err(Refused::NoResources(format!("no thread: {error}")));
-    }
+    begin(tenant, source, turn, move |outcome, turn| {
+        // Whoever gets the outcome may begin the next one.
+        drop(turn);
+        // It may be nobody's any more.
+        let _ = result.send(outcome);
+    })?;
     match done.recv_timeout(limit) {
         Ok(outcome) => outcome,
         Err(mpsc::RecvTimeoutError::Timeout) => Err(Refused::TooLong),
@@ -171,9 +171,39 @@ pub fn update(tenant: &Arc<Tenant>, source: Source, turn: Turn) -> Result<Done, 
     }
 }
 
-fn report(tenant: &Tenant, outcome: &Result<Done, Refused>) {
+/// Begins to update a tenant, on a thread of its own: booting takes more stack than varnishd's threads have. `then` is
+/// told what came of it.
+pub fn begin(
+    tenant: &Arc<Tenant>,
+    source: Source,
+    turn: Turn,
+    then: impl FnOnce(Outcome, Turn) + Send + 'static,
+) -> Result<(), Refused> {
+    let of = tenant.clone();
+    let spawned = thread::Builder::new()
+        .name("kvm-update".into())
+        .spawn(move || {
+            let outcome = panic::catch_unwind(AssertUnwindSafe(|| perform(&of, source)))
+                .unwrap_or(Err(Refused::Internal));
+            report(&of, &outcome);
+            let done = outcome.is_ok();
+            then(outcome, turn);
+            if done {
+                // Nobody waits for these: their boots may take longer than the update did.
+                registry::of_same_store(&of).iter().for_each(refresh);
+            }
+        });
+    if let Err(error) = spawned {
+        let refused = Err(Refused::NoResources(format!("no thread: {error}")));
+        report(tenant, &refused);
+        return refused.map(|_: Done| ());
+    }
+    Ok(())
+}
+
+fn report(tenant: &Tenant, outcome: &Outcome) {
     match outcome {
-        Ok(done) if done.previous == Some(done.version) => {}
+        Ok(done) if !done.changed() => {}
         Ok(done) => {
             count(|counters| &counters.updates);
             let was = done
@@ -200,14 +230,14 @@ fn report(tenant: &Tenant, outcome: &Result<Done, Refused>) {
     }
 }
 
-fn perform(tenant: &Arc<Tenant>, source: Source) -> Result<Done, Refused> {
+fn perform(tenant: &Arc<Tenant>, source: Source) -> Outcome {
     let start = Instant::now();
-    let running = running(tenant)?;
+    let (running, latest) = latest(tenant)?;
     let previous = running.as_ref().map(|release| release.version);
     // Before the boot, so that a folder that can't be written is known early.
     let lock = match (lock(&tenant.store), &source) {
         (Ok(lock), _) => Some(lock),
-        (Err(error), Source::Path(_)) => {
+        (Err(error), Source::Path) => {
             let text = format!("the changed program can't be kept for rollback: {error}");
             logging::log(LogTag::Notice, tenant.name(), &text);
             None
@@ -215,9 +245,13 @@ fn perform(tenant: &Arc<Tenant>, source: Source) -> Result<Done, Refused> {
         (Err(error), _) => return Err(error.into()),
     };
     let (elf, rollback) = match source {
-        Source::Given(elf) | Source::Path(elf) => (Stored::new(elf), false),
+        Source::Given(elf) => (Stored::new(elf), false),
+        Source::Path => {
+            let elf = boot::read_path(tenant).map_err(Refused::NoResources)?;
+            (Stored::new(elf), false)
+        }
         Source::Rollback => {
-            let before = tenant.store.before(previous)?;
+            let before = tenant.store.before(latest)?;
             (before.ok_or(Refused::NothingBefore)?, true)
         }
     };
@@ -230,6 +264,13 @@ fn perform(tenant: &Arc<Tenant>, source: Source) -> Result<Done, Refused> {
         state: None,
     };
     if previous == Some(elf.version) {
+        // It runs in the place of a stored one that did not boot: now it is asked for.
+        if tenant.unfit().is_some()
+            && let Some(lock) = &lock
+        {
+            store(tenant, lock, &elf, previous, rollback)?;
+            tenant.set_unfit(None);
+        }
         return Ok(unchanged);
     }
 
@@ -248,13 +289,11 @@ fn perform(tenant: &Arc<Tenant>, source: Source) -> Result<Done, Refused> {
         program,
         version: elf.version,
     }));
-    tenant.outdated.store(false, Ordering::Relaxed);
-    for other in registry::of_same_store(tenant) {
-        refresh(&other);
-    }
+    let ready = start.elapsed();
+    tenant.set_unfit(None);
     Ok(Done {
         boot,
-        ready: start.elapsed(),
+        ready,
         state,
         ..unchanged
     })
@@ -273,12 +312,15 @@ fn lock(store: &Store) -> Result<Lock, StoreError> {
     }
 }
 
-/// What runs now. `None` if its program failed to boot, which an update may mend.
-fn running(tenant: &Tenant) -> Result<Option<Release>, Refused> {
+/// What runs now, and its version. If its program failed to boot, which an update may mend, nothing and that one's.
+fn latest(tenant: &Tenant) -> Result<(Option<Release>, Option<Version>), Refused> {
     let deadline = Instant::now() + tenant.settings.config.limits.max_boot_time;
     match tenant.settled(deadline) {
-        State::Ready(release) => Ok(Some(release)),
-        State::Failed(_) => Ok(None),
+        State::Ready(release) => {
+            let version = release.version;
+            Ok((Some(release), Some(version)))
+        }
+        State::Failed(failed) => Ok((None, failed.version)),
         State::Booting => Err(Refused::Booting),
     }
 }
@@ -314,48 +356,62 @@ fn store(
     if rollback {
         return tenant.store.go_back(lock, tenant.name(), elf.version, base);
     }
-    // The first update's program before is not in the store yet, but in path, unless that was replaced meanwhile.
+    // The first update's program before is not in the store yet.
     if let Some(previous) = previous
-        && base == Some(previous)
         && !tenant.store.has(previous)
-        && let Ok(before) = boot::read_path(tenant).map(Stored::new)
+        && let Some(before) = boot::read_origin(tenant)
         && before.version == previous
     {
         tenant.store.keep_before(lock, &before)?;
     }
     tenant
         .store
-        .commit(lock, tenant.name(), elf, base, previous)
+        .commit(lock, tenant.name(), elf, base, previous)?;
+    tenant.origin.lock().take();
+    Ok(())
 }
 
 /// Gives a tenant the stored program, if it runs another one: after an update of a tenant of the same name with other
 /// settings (those of another VCL), of which this one did not know.
-pub fn refresh(tenant: &Tenant) {
+pub fn refresh(tenant: &Arc<Tenant>) {
+    // A panic is logged, and whoever called us has other things to do.
+    let _ = panic::catch_unwind(AssertUnwindSafe(|| while catches_up(tenant) {}));
+}
+
+/// Tries to boot the stored program, if that is another one. Says whether to look again: what is stored may have changed
+/// meanwhile, and so may what runs. (No turn is taken, since an update would be refused for that.)
+fn catches_up(tenant: &Tenant) -> bool {
     let State::Ready(release) = tenant.state() else {
-        return;
+        return false;
     };
     if !matches!(tenant.store.manifest(), Ok(Some(_))) {
-        return;
+        return false;
     }
     let base = boot::version_of_path(tenant);
-    let Some(stored) = tenant.store.choose(base, |_| {}) else {
-        return;
+    let Some(stored) = tenant.store.programs(base, |_| {}).next() else {
+        return false;
     };
-    if stored.version == release.version {
-        return;
+    let version = stored.version;
+    if version == release.version {
+        tenant.set_unfit(None);
+        return false;
+    }
+    if tenant.unfit() == Some(version) {
+        return false;
     }
     match boot::start(tenant, &stored.elf, None) {
         Ok(program) => {
-            let version = stored.version;
-            tenant.settle(State::Ready(Release { program, version }));
-            let text = format!("updated to {}, for another VCL", version.short());
-            logging::log(LogTag::Notice, tenant.name(), &text);
+            if tenant.replace(&release, Release { program, version }) {
+                let text = format!("updated to {}, for another VCL", version.short());
+                logging::log(LogTag::Notice, tenant.name(), &text);
+            }
         }
         Err(failure) => {
             // Whoever loads a VCL with these settings gets to know the reason again.
-            tenant.outdated.store(true, Ordering::Relaxed);
+            tenant.set_unfit(Some(version));
             let text = format!("not updated for another VCL: {}", failure.reason);
             logging::log(LogTag::Error, tenant.name(), &text);
         }
     }
+    true
 }

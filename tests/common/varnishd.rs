@@ -21,8 +21,8 @@ pub struct Varnishd {
 }
 
 impl Varnishd {
-    /// Starts it with these lines in vcl_init. Every request is passed to kvm.backend(), or with a header X-LiveUpdate to
-    /// kvm.live_update().
+    /// Starts it with these lines in vcl_init. Every request is passed to kvm.backend(), or with a header X-LiveUpdate or
+    /// X-LiveRollback to kvm.live_update() or kvm.live_rollback().
     pub fn start(vcl_init: &str) -> Self {
         Self::start_with(vcl_init, &[])
     }
@@ -87,6 +87,9 @@ impl Varnishd {
                 set bereq.backend = kvm.backend();
                 if (bereq.http.X-LiveUpdate) {{
                     set bereq.backend = kvm.live_update(bereq.http.Host, bereq.http.X-LiveUpdate);
+                }}
+                if (bereq.http.X-LiveRollback) {{
+                    set bereq.backend = kvm.live_rollback(bereq.http.Host, bereq.http.X-LiveRollback);
                 }}
             }}",
             vmod = vmod().display(),
@@ -264,6 +267,14 @@ impl ChildProcess {
     pub fn mappings(&self) -> usize {
         let maps = fs::read_to_string(format!("/proc/{}/maps", self.pid)).unwrap();
         maps.lines().count()
+    }
+
+    /// Whether it has a thread of this name.
+    pub fn has_thread(&self, name: &str) -> bool {
+        fs::read_dir(format!("/proc/{}/task", self.pid))
+            .unwrap()
+            .filter_map(|task| fs::read_to_string(task.ok()?.path().join("comm")).ok())
+            .any(|found| found.trim_end() == name)
     }
 
     /// Its threads.
