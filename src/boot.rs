@@ -3,7 +3,7 @@
 
 use std::collections::VecDeque;
 use std::fs::File;
-use std::io::{self, Read};
+use std::io::{self, Read, Seek};
 use std::panic::{self, AssertUnwindSafe};
 use std::sync::{Arc, Weak};
 use std::thread;
@@ -15,7 +15,7 @@ use varnish::vcl::LogTag;
 
 use crate::logging::{self, BootOutput};
 use crate::store::{StoreError, Stored};
-use crate::tenant::{Release, State, Tenant};
+use crate::tenant::{Failed, Release, State, Tenant};
 use crate::version::Version;
 use crate::{counters, registry, update};
 
@@ -57,7 +57,10 @@ pub fn enqueue(tenant: &Arc<Tenant>, file: Result<File, String>) {
             drop(queue);
             settle(
                 tenant,
-                Err(format!("no thread to boot it: {error}")),
+                Err(Failed {
+                    reason: format!("no thread to boot it: {error}").into(),
+                    version: None,
+                }),
                 Instant::now(),
             );
         }
@@ -77,39 +80,79 @@ fn work() {
         };
         let start = Instant::now();
         let result = panic::catch_unwind(AssertUnwindSafe(|| boot(&tenant, job.file)))
-            .unwrap_or_else(|_| Err("internal error, logged separately".into()));
+            .unwrap_or_else(|_| {
+                Err(Failed {
+                    reason: "internal error, logged separately".into(),
+                    version: None,
+                })
+            });
         settle(&tenant, result, start);
         // An update that was stored since this one began to boot, by a tenant of another VCL.
-        let _ = panic::catch_unwind(AssertUnwindSafe(|| update::refresh(&tenant)));
+        update::refresh(&tenant);
     }
 }
 
-/// Boots the program of the tenant's path, or the update of it that is stored.
-fn boot(tenant: &Tenant, file: Result<File, String>) -> Result<Release, String> {
+/// Boots the program of the tenant's path, or the update of it that is stored. If that does not boot, the stored ones
+/// before it follow, and at last the path's.
+fn boot(tenant: &Tenant, file: Result<File, String>) -> Result<Release, Failed> {
     let path = tenant.settings.path.display();
-    let elf = file.and_then(|file| read_file(tenant, file));
-    let base = elf.as_ref().ok().map(|elf| Version::of(elf));
-    let stored = tenant.store.choose(base, |error| {
+    let read = file.and_then(|file| {
+        let elf = read_file(tenant, &file)?;
+        Ok((file, Stored::new(elf)))
+    });
+    let (origin, at_path, unreadable) = match read {
+        Ok((file, elf)) => (Some(file), Some(elf), String::new()),
+        Err(reason) => (None, None, format!("{path}: {reason}")),
+    };
+    let base = at_path.as_ref().map(|elf| elf.version);
+    let stored = tenant.store.programs(base, |error| {
         let text = format!("a stored update is not used: {error}");
         logging::log(LogTag::Error, tenant.name(), &text);
     });
-    let (what, elf) = match (stored, elf, base) {
-        (Some(stored), _, _) => (format!("update {}", stored.version), stored),
-        (None, Ok(elf), Some(version)) => (path.to_string(), Stored { version, elf }),
-        (None, elf, _) => return Err(format!("{path}: {}", elf.err().unwrap_or_default())),
-    };
-    let program = start(tenant, &elf.elf, None, Purpose::Service).map_err(|failure| {
-        let said: Vec<String> = logging::records(&failure.stderr).collect();
-        let reason = failure.reason;
-        match said.len() {
-            0 => format!("{what}: {reason}"),
-            _ => format!("{what}: {reason}; its stderr ends in: {}", said.join(" | ")),
+    let programs = stored
+        .map(|elf| (format!("update {}", elf.version), elf))
+        .chain(at_path.map(|elf| (path.to_string(), elf)));
+
+    let mut failed: Vec<Version> = Vec::new();
+    let mut reason = unreadable;
+    for (what, elf) in programs {
+        let version = elf.version;
+        // The path's program may be a stored one too.
+        if failed.contains(&version) {
+            continue;
         }
-    })?;
-    let version = elf.version;
-    if base == Some(version) {
-        adopt(tenant, &elf);
+        if !failed.is_empty() {
+            counters::count(|counters| &counters.boot_failures);
+            let text = format!("{reason}; {what} is tried in its place");
+            logging::log(LogTag::Error, tenant.name(), &text);
+        }
+        let failure = match start(tenant, &elf.elf, None, Purpose::Service) {
+            Ok(program) => {
+                tenant.set_unfit(failed.first().copied());
+                if base == Some(version) {
+                    adopt(tenant, &elf);
+                    *tenant.origin.lock() = origin;
+                }
+                check_store(tenant);
+                return Ok(Release { program, version });
+            }
+            Err(failure) => failure,
+        };
+        failed.push(version);
+        reason = format!("{what}: {}", failure.in_words());
+        // What the host lacks, another program would lack as well.
+        if failure.is_hosts() {
+            break;
+        }
     }
+    Err(Failed {
+        reason: reason.into(),
+        version: failed.first().copied(),
+    })
+}
+
+/// Says early that updates can't be stored.
+fn check_store(tenant: &Tenant) {
     if tenant.settings.key.is_set()
         && let Err(error) = tenant.store.lock()
         && !matches!(error, StoreError::Busy(_))
@@ -117,7 +160,6 @@ fn boot(tenant: &Tenant, file: Result<File, String>) -> Result<Release, String> 
         let text = format!("updates will be refused, they can't be stored: {error}");
         logging::log(LogTag::Error, tenant.name(), &text);
     }
-    Ok(Release { program, version })
 }
 
 /// If the file at the path has replaced a stored update, that update is not to come back with the file's old content.
@@ -141,6 +183,23 @@ pub struct BootFailure {
     pub reason: String,
     /// The last it wrote to stderr.
     pub stderr: Vec<u8>,
+}
+
+impl BootFailure {
+    /// Whether it is the host that has no KVM, memory or descriptors for it: nothing is wrong with the program.
+    pub fn is_hosts(&self) -> bool {
+        matches!(self.error, BootError::Host { .. } | BootError::Kvm { .. })
+    }
+
+    /// Why, and what the program had to say.
+    fn in_words(&self) -> String {
+        let said: Vec<String> = logging::records(&self.stderr).collect();
+        let reason = &self.reason;
+        match said.len() {
+            0 => reason.clone(),
+            _ => format!("{reason}; its stderr ends in: {}", said.join(" | ")),
+        }
+    }
 }
 
 /// What a program is booted for.
@@ -187,12 +246,20 @@ pub fn version_of_path(tenant: &Tenant) -> Option<Version> {
     Version::of_file(file).ok()
 }
 
+/// The program that the tenant was booted from, as long as it may not be stored.
+pub fn read_origin(tenant: &Tenant) -> Option<Stored> {
+    let mut origin = tenant.origin.lock();
+    let file = origin.as_mut()?;
+    file.rewind().ok()?;
+    read_file(tenant, file).ok().map(Stored::new)
+}
+
 /// A program that the tenant could run.
-pub fn read_file(tenant: &Tenant, file: File) -> Result<Vec<u8>, String> {
+pub fn read_file(tenant: &Tenant, file: impl Read) -> Result<Vec<u8>, String> {
     read(file, tenant.settings.config.limits.max_memory).map_err(|error| error.to_string())
 }
 
-fn read(file: File, max: u64) -> io::Result<Vec<u8>> {
+fn read(file: impl Read, max: u64) -> io::Result<Vec<u8>> {
     let mut elf = Vec::new();
     file.take(max.saturating_add(1)).read_to_end(&mut elf)?;
     if elf.len() as u64 > max {
@@ -203,7 +270,7 @@ fn read(file: File, max: u64) -> io::Result<Vec<u8>> {
     Ok(elf)
 }
 
-fn settle(tenant: &Tenant, result: Result<Release, String>, start: Instant) {
+fn settle(tenant: &Tenant, result: Result<Release, Failed>, start: Instant) {
     match result {
         Ok(release) => {
             counters::count(|counters| &counters.boots);
@@ -211,14 +278,11 @@ fn settle(tenant: &Tenant, result: Result<Release, String>, start: Instant) {
             let text = format!("ready after {} ms", start.elapsed().as_millis());
             logging::log(LogTag::Notice, tenant.name(), &text);
         }
-        Err(reason) => {
+        Err(failed) => {
             counters::count(|counters| &counters.boot_failures);
-            logging::log(
-                LogTag::Error,
-                tenant.name(),
-                &format!("program not ready: {reason}"),
-            );
-            tenant.settle(State::Failed(reason.into()));
+            let text = format!("program not ready: {}", failed.reason);
+            logging::log(LogTag::Error, tenant.name(), &text);
+            tenant.settle(State::Failed(failed));
         }
     }
 }

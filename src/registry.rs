@@ -5,7 +5,6 @@ use std::collections::HashMap;
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::Ordering;
 use std::sync::{Arc, LazyLock, Weak};
 
 use parking_lot::Mutex;
@@ -46,13 +45,16 @@ pub fn share(settings: Settings) -> Arc<Tenant> {
     let same_name = tenants
         .entry((settings.config.name.clone(), settings.path.clone()))
         .or_default();
-    let shared = same_name.iter().filter_map(Weak::upgrade).find(|tenant| {
-        identity.is_some()
-            && tenant.identity() == identity
-            && !tenant.outdated.load(Ordering::Relaxed)
-            && tenant.settings == settings
+    let mut newest_first = same_name.iter().rev().filter_map(Weak::upgrade);
+    let shared = newest_first.find(|tenant| {
+        let usable = match tenant.state() {
+            // Without a file nothing better could be booted.
+            State::Ready(_) => identity.is_none() || tenant.identity() == identity,
+            State::Booting => identity.is_some() && tenant.identity() == identity,
             // What failed is tried again: the reason may be gone, such as a lack of memory.
-            && !matches!(tenant.state(), State::Failed(_))
+            State::Failed(_) => false,
+        };
+        usable && tenant.unfit().is_none() && tenant.settings == settings
     });
     if let Some(tenant) = shared {
         return tenant;

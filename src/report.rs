@@ -45,7 +45,7 @@ pub fn details(tenants: &[Arc<Tenant>]) -> String {
         let failures = tenant.failures.load(Ordering::Relaxed);
         let (state, forks, why) = match tenant.state() {
             State::Booting => ("booting", String::new(), String::new()),
-            State::Failed(reason) => ("failed", String::new(), format!(": {reason}")),
+            State::Failed(failed) => ("failed", String::new(), format!(": {}", failed.reason)),
             State::Ready(release) => {
                 let stats = release.program.stats();
                 (
@@ -83,9 +83,9 @@ pub fn details_json(tenants: &[Arc<Tenant>]) -> String {
             });
             match tenant.state() {
                 State::Booting => figures["state"] = "booting".into(),
-                State::Failed(reason) => {
+                State::Failed(failed) => {
                     figures["state"] = "failed".into();
-                    figures["reason"] = (*reason).into();
+                    figures["reason"] = (*failed.reason).into();
                 }
                 State::Ready(release) => {
                     let stats = release.program.stats();

@@ -96,12 +96,18 @@ impl Settings {
         let name = name::canonical(given.name).ok_or_else(|| {
             (
                 "name",
-                "must be 1 to 253 letters, digits and characters of . _ - : [ ] @ + ~".to_owned(),
+                format!(
+                    "must be 1 to {} letters, digits and characters of . _ - : [ ] @ + ~",
+                    name::MAX_LEN
+                ),
             )
         })?;
         let path = text("path", given.path)?;
         if path.is_empty() {
             return Err(("path", "is empty".into()));
+        }
+        if !Path::new(path).is_absolute() {
+            return Err(("path", format!("is not absolute: {path:?}")));
         }
         let limits = Limits {
             max_boot_time: duration("max_boot_time", given.max_boot_time, 0.001, HOUR)?,
@@ -376,10 +382,12 @@ mod tests {
     #[test]
     fn bad_settings_name_tenant_and_setting() {
         type Spoil = fn(&mut Given<'static>);
-        let spoils: [(&str, Spoil); 36] = [
+        let spoils: [(&str, Spoil); 38] = [
             ("name", |g| g.name = b""),
             ("name", |g| g.name = b"a b"),
+            ("name", |g| g.name = &[b'a'; 247]),
             ("path", |g| g.path = b""),
+            ("path", |g| g.path = b"srv/xpizza"),
             ("path", |g| g.path = b"\xff"),
             ("group", |g| g.group = b"\xff"),
             ("max_boot_time", |g| g.max_boot_time = 0.0),

@@ -10,9 +10,11 @@
 
 use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+use rustix::fs::OFlags;
+use rustix::process::geteuid;
 use serde::{Deserialize, Serialize};
 
 use crate::version::Version;
@@ -43,6 +45,14 @@ pub enum StoreError {
         error: io::Error,
         /// What to do.
         hint: &'static str,
+    },
+    /// Somebody else could put programs into the folder.
+    #[error("{path}: {problem}", path = .path.display())]
+    Untrusted {
+        /// The folder.
+        path: PathBuf,
+        /// Why, and what to do.
+        problem: String,
     },
     /// A program is not what its name says.
     #[error("{0}: damaged, its SHA-256 is not its name")]
@@ -86,6 +96,22 @@ pub struct Manifest {
     pub previous: Vec<Version>,
 }
 
+impl Manifest {
+    /// All programs, the newest first.
+    fn versions(self) -> impl Iterator<Item = Version> {
+        std::iter::once(self.current).chain(self.previous)
+    }
+
+    /// The programs that are older than this one, the newest first; all if it is not among them.
+    fn older_than(self, version: Option<Version>) -> Vec<Version> {
+        let mut versions: Vec<_> = self.versions().collect();
+        if let Some(at) = versions.iter().position(|&this| Some(this) == version) {
+            versions.drain(..=at);
+        }
+        versions
+    }
+}
+
 /// A program and its version.
 #[derive(Debug)]
 pub struct Stored {
@@ -123,7 +149,7 @@ impl Store {
 
     /// Makes the folder, and keeps other updates away from it.
     pub fn lock(&self) -> Result<Lock, StoreError> {
-        if !self.folder.is_dir() {
+        if !self.is_there()? {
             let mut builder = DirBuilder::new();
             builder.recursive(true).mode(0o700);
             builder
@@ -134,13 +160,7 @@ impl Store {
             }
         }
         let path = self.folder.join("lock");
-        let file = OpenOptions::new()
-            .create(true)
-            .truncate(false)
-            .write(true)
-            .mode(0o600)
-            .open(&path)
-            .map_err(StoreError::io(&path))?;
+        let file = to_write(false).open(&path).map_err(StoreError::io(&path))?;
         match file.try_lock() {
             Ok(()) => Ok(Lock { _file: file }),
             Err(TryLockError::WouldBlock) => Err(StoreError::Busy(self.folder.clone())),
@@ -148,8 +168,34 @@ impl Store {
         }
     }
 
+    /// Whether the folder is there. It is used only if nobody else can put programs into it.
+    fn is_there(&self) -> Result<bool, StoreError> {
+        let found = match fs::symlink_metadata(&self.folder) {
+            Ok(found) => found,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+            Err(error) => return Err(StoreError::io(&self.folder)(error)),
+        };
+        let us = geteuid().as_raw();
+        let problem = if !found.is_dir() {
+            "is no folder (or a link to one): remove it".to_owned()
+        } else if found.uid() != us && found.uid() != 0 {
+            let owner = found.uid();
+            format!("belongs to user {owner}, varnishd's child is user {us}: chown or remove it")
+        } else if found.mode() & 0o022 != 0 {
+            let mode = found.mode() & 0o7777;
+            format!("others may write to it (mode {mode:o}): chmod it to 700, or remove it")
+        } else {
+            return Ok(true);
+        };
+        let path = self.folder.clone();
+        Err(StoreError::Untrusted { path, problem })
+    }
+
     /// The manifest, if there ever was an update.
     pub fn manifest(&self) -> Result<Option<Manifest>, StoreError> {
+        if !self.is_there()? {
+            return Ok(None);
+        }
         let path = self.folder.join("manifest.json");
         let mut text = Vec::new();
         let file = match File::open(&path) {
@@ -177,41 +223,36 @@ impl Store {
     }
 
     /// What is to run in the place of `path`'s program, whose version is `base`: what was stored, as long as `path` holds
-    /// what it held then, or is gone. A program that is damaged or gone is complained about, and the one before it taken.
-    pub fn choose(
+    /// what it held then, or is gone. The newest comes first, and the others should that one not boot. A program that is
+    /// damaged or gone is complained about.
+    pub fn programs(
         &self,
         base: Option<Version>,
         mut complain: impl FnMut(StoreError),
-    ) -> Option<Stored> {
-        let manifest = match self.manifest() {
-            Ok(manifest) => manifest?,
-            Err(error) => {
-                complain(error);
-                return None;
-            }
-        };
-        if base.is_some() && base != manifest.base {
-            return None;
-        }
-        [manifest.current]
+    ) -> impl Iterator<Item = Stored> {
+        let manifest = self.manifest().unwrap_or_else(|error| {
+            complain(error);
+            None
+        });
+        manifest
+            .filter(|manifest| base.is_none() || base == manifest.base)
             .into_iter()
-            .chain(manifest.previous)
-            .find_map(|version| self.read(version).map_err(&mut complain).ok())
+            .flat_map(Manifest::versions)
+            .filter_map(move |version| self.read(version).map_err(&mut complain).ok())
     }
 
     /// What ran before `running`: the newest one that is whole.
     pub fn before(&self, running: Option<Version>) -> Result<Option<Stored>, StoreError> {
-        let Some(manifest) = self.manifest()? else {
-            return Ok(None);
-        };
-        let mut versions = [manifest.current]
+        let older = self
+            .manifest()?
+            .map_or_else(Vec::new, |manifest| manifest.older_than(running));
+        Ok(older
             .into_iter()
-            .chain(manifest.previous)
-            .filter(|&version| Some(version) != running);
-        Ok(versions.find_map(|version| self.read(version).ok()))
+            .find_map(|version| self.read(version).ok()))
     }
 
-    /// Makes `elf` the current program. `before` is what ran until now: it stays, if it is here and to be kept.
+    /// Makes `elf` the current program. `before` is what ran until now: it stays, if it is here and to be kept. Programs
+    /// that are newer than that are forgotten: they did not boot.
     pub fn commit(
         &self,
         _lock: &Lock,
@@ -224,7 +265,7 @@ impl Store {
         let mut previous: Vec<Version> = before.into_iter().collect();
         // A damaged manifest is replaced; it was complained about when it was read at boot.
         if let Ok(Some(old)) = self.manifest() {
-            previous.extend([old.current].into_iter().chain(old.previous));
+            previous.extend(old.older_than(before));
         }
         self.name_current(tenant, elf.version, base, previous)
     }
@@ -257,17 +298,9 @@ impl Store {
         to: Version,
         base: Option<Version>,
     ) -> Result<(), StoreError> {
-        let previous = match self.manifest()? {
-            Some(manifest) => {
-                let mut rest = [manifest.current]
-                    .into_iter()
-                    .chain(manifest.previous)
-                    .skip_while(|&version| version != to);
-                rest.next();
-                rest.collect()
-            }
-            None => Vec::new(),
-        };
+        let previous = self
+            .manifest()?
+            .map_or_else(Vec::new, |manifest| manifest.older_than(Some(to)));
         self.name_current(tenant, to, base, previous)
     }
 
@@ -321,12 +354,7 @@ impl Store {
     fn write(&self, path: &Path, bytes: &[u8]) -> Result<(), StoreError> {
         let aside = path.with_extension("tmp");
         let written = || -> io::Result<()> {
-            let mut file = OpenOptions::new()
-                .create(true)
-                .truncate(true)
-                .write(true)
-                .mode(0o600)
-                .open(&aside)?;
+            let mut file = to_write(true).open(&aside)?;
             file.write_all(bytes)?;
             file.sync_all()
         };
@@ -359,6 +387,18 @@ impl Store {
             }
         }
     }
+}
+
+/// Opens a file of ours, or makes it. A link in its place is an error: it could lead to any file that we may write.
+fn to_write(truncate: bool) -> OpenOptions {
+    let mut options = OpenOptions::new();
+    options
+        .create(true)
+        .truncate(truncate)
+        .write(true)
+        .mode(0o600)
+        .custom_flags(OFlags::NOFOLLOW.bits() as i32);
+    options
 }
 
 fn sync_folder(folder: &Path) -> Result<(), StoreError> {

@@ -1,4 +1,5 @@
 use std::fs;
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::PathBuf;
 
 use super::*;
@@ -40,7 +41,8 @@ impl Temporary {
     /// What runs after a restart while `path` holds `base`; "" for path's own.
     fn chosen(&self, base: Option<&str>) -> (String, usize) {
         let mut complaints = 0;
-        let stored = self.store.choose(base.map(version), |_| complaints += 1);
+        let complain = |_| complaints += 1;
+        let stored = self.store.programs(base.map(version), complain).next();
         let elf = stored.map_or_else(Vec::new, |stored| stored.elf);
         (String::from_utf8(elf).unwrap(), complaints)
     }
@@ -148,6 +150,66 @@ fn what_a_crash_left_is_harmless_and_removed() {
     assert_eq!(t.chosen(Some("path")), ("one".into(), 0));
     t.update("four", Some("path"), Some("one"));
     assert_eq!(t.files().len(), 2 + 2, "{:?}", t.files());
+}
+
+#[test]
+fn what_did_not_boot_is_gone_back_from_and_forgotten_by_the_next_update() {
+    let t = Temporary::new("unfit", 3);
+    t.update("one", Some("path"), Some("path"));
+    t.update("two", Some("path"), Some("one"));
+    t.update("three", Some("path"), Some("two"));
+    let before = |running: Option<&str>| {
+        let before = t.store.before(running.map(version)).unwrap();
+        before.map(|stored| String::from_utf8(stored.elf).unwrap())
+    };
+    assert_eq!(before(Some("three")).as_deref(), Some("two"));
+    assert_eq!(before(Some("two")).as_deref(), Some("one"));
+    assert_eq!(before(Some("path")), None);
+    assert_eq!(before(None).as_deref(), Some("three"));
+    let all = |base: &str| {
+        let stored = t.store.programs(Some(version(base)), |_| unreachable!());
+        let elfs = stored.map(|stored| String::from_utf8(stored.elf).unwrap());
+        elfs.collect::<Vec<_>>()
+    };
+    assert_eq!(all("path"), ["three", "two", "one", "path"]);
+    assert!(all("other").is_empty());
+    t.update("four", Some("path"), Some("one"));
+    assert_eq!(all("path"), ["four", "one", "path"]);
+}
+
+#[test]
+fn what_others_could_write_to_is_not_used() {
+    let t = Temporary::new("others", 1);
+    t.update("one", Some("path"), None);
+    let folder = &t.store.folder;
+    let mode = |mode| fs::set_permissions(folder, fs::Permissions::from_mode(mode)).unwrap();
+    mode(0o770);
+    let error = t.store.lock().unwrap_err().to_string();
+    assert!(error.contains("mode 770): chmod"), "{error}");
+    assert_eq!(t.chosen(Some("path")), (String::new(), 1));
+    mode(0o755);
+    assert_eq!(t.chosen(Some("path")), ("one".into(), 0));
+
+    // Links that lead out of the folder.
+    let outside = t.dir.join("outside");
+    for name in ["lock", "manifest.tmp"] {
+        fs::write(&outside, "precious").unwrap();
+        let _ = fs::remove_file(folder.join(name));
+        symlink(&outside, folder.join(name)).unwrap();
+        let done = t.store.lock().and_then(|lock| {
+            let two = program("two");
+            t.store.commit(&lock, "t", &two, None, None)
+        });
+        assert!(matches!(done, Err(StoreError::Io { .. })), "{name}");
+        assert_eq!(fs::read(&outside).unwrap(), b"precious");
+        let _ = fs::remove_file(folder.join(name));
+    }
+    // The folder itself.
+    let elsewhere = t.dir.join("elsewhere");
+    fs::rename(folder, &elsewhere).unwrap();
+    symlink(&elsewhere, folder).unwrap();
+    let error = t.store.lock().unwrap_err().to_string();
+    assert!(error.contains("is no folder"), "{error}");
 }
 
 #[test]

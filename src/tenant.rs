@@ -1,6 +1,7 @@
 //! A tenant: its settings, its program once that is ready, and its figures.
 #![forbid(unsafe_code)]
 
+use std::fs::File;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Instant;
@@ -21,10 +22,12 @@ pub struct Tenant {
     pub store: Store,
     /// The file that its program was booted from. `None` if there was none.
     identity: Mutex<Option<Identity>>,
+    /// That file, open, until its content is stored: it may no longer be at its path when an update is to store it.
+    pub origin: Mutex<Option<File>>,
     /// A changed file that was watched, and is no program.
     rejected: Mutex<Option<Identity>>,
-    /// It does not run what is stored, since that did not boot with its settings.
-    pub outdated: AtomicBool,
+    /// The stored program that did not boot with its settings, which is why it runs another one.
+    unfit: Mutex<Option<Version>>,
     state: Mutex<State>,
     becomes_settled: Condvar,
     /// Requests handed to the program.
@@ -44,8 +47,17 @@ pub enum State {
     Booting,
     /// Takes requests.
     Ready(Release),
-    /// Did not become ready, and why.
-    Failed(Arc<str>),
+    /// Did not become ready.
+    Failed(Failed),
+}
+
+/// A program that did not become ready.
+#[derive(Clone)]
+pub struct Failed {
+    /// Why.
+    pub reason: Arc<str>,
+    /// Which one. `None` if there was none.
+    pub version: Option<Version>,
 }
 
 /// A program in service.
@@ -79,8 +91,9 @@ impl Tenant {
             ),
             settings,
             identity: Mutex::new(identity),
+            origin: Mutex::new(None),
             rejected: Mutex::new(None),
-            outdated: AtomicBool::new(false),
+            unfit: Mutex::new(None),
             state: Mutex::new(State::Booting),
             becomes_settled: Condvar::new(),
             requests: AtomicU64::new(0),
@@ -115,6 +128,16 @@ impl Tenant {
         *self.rejected.lock() = Some(identity);
     }
 
+    /// The stored program that did not boot with its settings.
+    pub fn unfit(&self) -> Option<Version> {
+        *self.unfit.lock()
+    }
+
+    /// This stored program does not boot with its settings; `None`: it runs the one that it should.
+    pub fn set_unfit(&self, version: Option<Version>) {
+        *self.unfit.lock() = version;
+    }
+
     /// How far its program is now.
     pub fn state(&self) -> State {
         self.state.lock().clone()
@@ -128,11 +151,24 @@ impl Tenant {
         drop(before);
     }
 
+    /// Puts a program in the place of `old`, unless that has been replaced already.
+    pub fn replace(&self, old: &Release, new: Release) -> bool {
+        let mut state = self.state.lock();
+        match &*state {
+            State::Ready(release) if Arc::ptr_eq(&release.program, &old.program) => {
+                // Not the last reference to the old one: the caller has it.
+                *state = State::Ready(new);
+                true
+            }
+            _ => false,
+        }
+    }
+
     /// Its program, as soon as it is ready.
     pub fn program(&self, deadline: Instant) -> Result<Release, NotReady> {
         match self.settled(deadline) {
             State::Ready(release) => Ok(release),
-            State::Failed(reason) => Err(NotReady::Failed(reason)),
+            State::Failed(failed) => Err(NotReady::Failed(failed.reason)),
             State::Booting => Err(NotReady::Booting),
         }
     }

@@ -8,8 +8,8 @@
 use std::collections::HashSet;
 use std::io;
 use std::panic::{self, AssertUnwindSafe};
-use std::sync::atomic::Ordering;
-use std::sync::{Arc, LazyLock, mpsc};
+use std::sync::mpsc::{self, SyncSender};
+use std::sync::{Arc, LazyLock};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -32,7 +32,7 @@ pub enum Source {
     /// Given to us: it has to be stored.
     Given(Vec<u8>),
     /// The file that the tenant was loaded from, which has changed: storing it as well is for rollback only.
-    Path(Vec<u8>),
+    Path,
     /// The store: the program before.
     Rollback,
 }
@@ -52,6 +52,13 @@ pub struct Done {
     pub ready: Duration,
     /// Bytes of state that were handed over.
     pub state: Option<u64>,
+}
+
+impl Done {
+    /// Whether it is another program than before.
+    pub fn changed(&self) -> bool {
+        self.previous != Some(self.version)
+    }
 }
 
 /// Why an update was not done.
@@ -111,12 +118,12 @@ fn is_shortage(error: &io::Error) -> bool {
 
 impl From<BootFailure> for Refused {
     fn from(failure: BootFailure) -> Self {
-        match failure.error {
-            BootError::Host { .. } | BootError::Kvm { .. } => Self::NoResources(failure.reason),
-            _ => Self::BadProgram {
-                reason: failure.reason,
-                stderr: failure.stderr,
-            },
+        if failure.is_hosts() {
+            return Self::NoResources(failure.reason);
+        }
+        Self::BadProgram {
+            reason: failure.reason,
+            stderr: failure.stderr,
         }
     }
 }
@@ -145,50 +152,45 @@ impl Drop for Turn {
     }
 }
 
-/// Updates a tenant, and waits for it.
-pub fn update(tenant: &Arc<Tenant>, source: Source, turn: Turn) -> Result<Done, Refused> {
-    let of = tenant.clone();
-    apart(tenant, move || {
-        let outcome = caught(|| perform(&of, source));
-        report(&of, &outcome);
-        drop(turn);
-        outcome
-    })
-}
+/// What came of an update.
+pub type Outcome = Result<Done, Refused>;
 
-/// Boots a program beside the tenant's, with the state that it would have after an update.
-pub fn boot_to_debug(tenant: &Arc<Tenant>, elf: Vec<u8>) -> Result<Release, Refused> {
-    let of = tenant.clone();
-    apart(tenant, move || {
-        caught(|| {
-            let running = running(&of)?;
-            let version = Version::of(&elf);
-            let program = boot(&of, running.as_ref(), &elf, Purpose::Debugging)?;
-            Ok(Release { program, version })
+/// Updates a tenant, and waits for it.
+pub fn update(tenant: &Arc<Tenant>, source: Source, turn: Turn) -> Outcome {
+    awaited(tenant, |result| {
+        begin(tenant, source, turn, move |outcome, turn| {
+            // Whoever gets the outcome may begin the next one.
+            drop(turn);
+            // It may be nobody's any more.
+            let _ = result.send(outcome);
         })
     })
 }
 
-fn caught<T>(work: impl FnOnce() -> Result<T, Refused>) -> Result<T, Refused> {
-    panic::catch_unwind(AssertUnwindSafe(work)).unwrap_or(Err(Refused::Internal))
+/// Boots a program beside the tenant's, with the state that it would have after an update, and waits for it.
+pub fn boot_to_debug(tenant: &Arc<Tenant>, elf: Vec<u8>) -> Result<Release, Refused> {
+    let of = tenant.clone();
+    awaited(tenant, |result| {
+        apart(move || {
+            let booted = caught(|| {
+                let (running, _) = latest(&of)?;
+                let version = Version::of(&elf);
+                let program = boot(&of, running.as_ref(), &elf, Purpose::Debugging)?;
+                Ok(Release { program, version })
+            });
+            let _ = result.send(booted);
+        })
+    })
 }
 
-/// Does something on a thread of its own, and waits for it: booting takes more stack than varnishd's threads have.
-fn apart<T: Send + 'static>(
+/// Waits for what `begin` begins.
+fn awaited<T>(
     tenant: &Tenant,
-    work: impl FnOnce() -> Result<T, Refused> + Send + 'static,
+    begin: impl FnOnce(SyncSender<Result<T, Refused>>) -> Result<(), Refused>,
 ) -> Result<T, Refused> {
     let limit = tenant.settings.config.limits.max_boot_time * 2 + SLACK;
     let (result, done) = mpsc::sync_channel(1);
-    let spawned = thread::Builder::new()
-        .name("kvm-update".into())
-        .spawn(move || {
-            // It may be nobody's any more.
-            let _ = result.send(work());
-        });
-    if let Err(error) = spawned {
-        return Err(Refused::NoResources(format!("no thread: {error}")));
-    }
+    begin(result)?;
     match done.recv_timeout(limit) {
         Ok(outcome) => outcome,
         Err(mpsc::RecvTimeoutError::Timeout) => Err(Refused::TooLong),
@@ -196,9 +198,42 @@ fn apart<T: Send + 'static>(
     }
 }
 
-fn report(tenant: &Tenant, outcome: &Result<Done, Refused>) {
+/// Begins to update a tenant. `then` is told what came of it.
+pub fn begin(
+    tenant: &Arc<Tenant>,
+    source: Source,
+    turn: Turn,
+    then: impl FnOnce(Outcome, Turn) + Send + 'static,
+) -> Result<(), Refused> {
+    let of = tenant.clone();
+    let begun = apart(move || {
+        let outcome = caught(|| perform(&of, source));
+        report(&of, &outcome);
+        let done = outcome.is_ok();
+        then(outcome, turn);
+        if done {
+            // Nobody waits for these: their boots may take longer than the update did.
+            registry::of_same_store(&of).iter().for_each(refresh);
+        }
+    });
+    begun.inspect_err(|refused| report_refused(tenant, refused))
+}
+
+/// Does something on a thread of its own: booting takes more stack than varnishd's threads have.
+fn apart(work: impl FnOnce() + Send + 'static) -> Result<(), Refused> {
+    match thread::Builder::new().name("kvm-update".into()).spawn(work) {
+        Ok(_) => Ok(()),
+        Err(error) => Err(Refused::NoResources(format!("no thread: {error}"))),
+    }
+}
+
+fn caught<T>(work: impl FnOnce() -> Result<T, Refused>) -> Result<T, Refused> {
+    panic::catch_unwind(AssertUnwindSafe(work)).unwrap_or(Err(Refused::Internal))
+}
+
+fn report(tenant: &Tenant, outcome: &Outcome) {
     match outcome {
-        Ok(done) if done.previous == Some(done.version) => {}
+        Ok(done) if !done.changed() => {}
         Ok(done) => {
             count(|counters| &counters.updates);
             let was = done
@@ -211,28 +246,30 @@ fn report(tenant: &Tenant, outcome: &Result<Done, Refused>) {
             );
             logging::log(LogTag::Notice, tenant.name(), &text);
         }
-        Err(refused) => {
-            count(|counters| &counters.update_failures);
-            let text = format!("not updated: {refused}");
+        Err(refused) => report_refused(tenant, refused),
+    }
+}
+
+fn report_refused(tenant: &Tenant, refused: &Refused) {
+    count(|counters| &counters.update_failures);
+    let text = format!("not updated: {refused}");
+    logging::log(LogTag::Error, tenant.name(), &text);
+    if let Refused::BadProgram { stderr, .. } = refused {
+        for line in logging::records(stderr) {
+            let text = format!("not updated, stderr: {line}");
             logging::log(LogTag::Error, tenant.name(), &text);
-            if let Refused::BadProgram { stderr, .. } = refused {
-                for line in logging::records(stderr) {
-                    let text = format!("not updated, stderr: {line}");
-                    logging::log(LogTag::Error, tenant.name(), &text);
-                }
-            }
         }
     }
 }
 
-fn perform(tenant: &Arc<Tenant>, source: Source) -> Result<Done, Refused> {
+fn perform(tenant: &Arc<Tenant>, source: Source) -> Outcome {
     let start = Instant::now();
-    let running = running(tenant)?;
+    let (running, latest) = latest(tenant)?;
     let previous = running.as_ref().map(|release| release.version);
     // Before the boot, so that a folder that can't be written is known early.
     let lock = match (lock(&tenant.store), &source) {
         (Ok(lock), _) => Some(lock),
-        (Err(error), Source::Path(_)) => {
+        (Err(error), Source::Path) => {
             let text = format!("the changed program can't be kept for rollback: {error}");
             logging::log(LogTag::Notice, tenant.name(), &text);
             None
@@ -240,9 +277,13 @@ fn perform(tenant: &Arc<Tenant>, source: Source) -> Result<Done, Refused> {
         (Err(error), _) => return Err(error.into()),
     };
     let (elf, rollback) = match source {
-        Source::Given(elf) | Source::Path(elf) => (Stored::new(elf), false),
+        Source::Given(elf) => (Stored::new(elf), false),
+        Source::Path => {
+            let elf = boot::read_path(tenant).map_err(Refused::NoResources)?;
+            (Stored::new(elf), false)
+        }
         Source::Rollback => {
-            let before = tenant.store.before(previous)?;
+            let before = tenant.store.before(latest)?;
             (before.ok_or(Refused::NothingBefore)?, true)
         }
     };
@@ -255,6 +296,13 @@ fn perform(tenant: &Arc<Tenant>, source: Source) -> Result<Done, Refused> {
         state: None,
     };
     if previous == Some(elf.version) {
+        // It runs in the place of a stored one that did not boot: now it is asked for.
+        if tenant.unfit().is_some()
+            && let Some(lock) = &lock
+        {
+            store(tenant, lock, &elf, previous, rollback)?;
+            tenant.set_unfit(None);
+        }
         return Ok(unchanged);
     }
 
@@ -273,13 +321,11 @@ fn perform(tenant: &Arc<Tenant>, source: Source) -> Result<Done, Refused> {
         program,
         version: elf.version,
     }));
-    tenant.outdated.store(false, Ordering::Relaxed);
-    for other in registry::of_same_store(tenant) {
-        refresh(&other);
-    }
+    let ready = start.elapsed();
+    tenant.set_unfit(None);
     Ok(Done {
         boot,
-        ready: start.elapsed(),
+        ready,
         state,
         ..unchanged
     })
@@ -298,12 +344,15 @@ fn lock(store: &Store) -> Result<Lock, StoreError> {
     }
 }
 
-/// What runs now. `None` if its program failed to boot, which an update may mend.
-fn running(tenant: &Tenant) -> Result<Option<Release>, Refused> {
+/// What runs now, and its version. If its program failed to boot, which an update may mend, nothing and that one's.
+fn latest(tenant: &Tenant) -> Result<(Option<Release>, Option<Version>), Refused> {
     let deadline = Instant::now() + tenant.settings.config.limits.max_boot_time;
     match tenant.settled(deadline) {
-        State::Ready(release) => Ok(Some(release)),
-        State::Failed(_) => Ok(None),
+        State::Ready(release) => {
+            let version = release.version;
+            Ok((Some(release), Some(version)))
+        }
+        State::Failed(failed) => Ok((None, failed.version)),
         State::Booting => Err(Refused::Booting),
     }
 }
@@ -341,48 +390,62 @@ fn store(
     if rollback {
         return tenant.store.go_back(lock, tenant.name(), elf.version, base);
     }
-    // The first update's program before is not in the store yet, but in path, unless that was replaced meanwhile.
+    // The first update's program before is not in the store yet.
     if let Some(previous) = previous
-        && base == Some(previous)
         && !tenant.store.has(previous)
-        && let Ok(before) = boot::read_path(tenant).map(Stored::new)
+        && let Some(before) = boot::read_origin(tenant)
         && before.version == previous
     {
         tenant.store.keep_before(lock, &before)?;
     }
     tenant
         .store
-        .commit(lock, tenant.name(), elf, base, previous)
+        .commit(lock, tenant.name(), elf, base, previous)?;
+    tenant.origin.lock().take();
+    Ok(())
 }
 
 /// Gives a tenant the stored program, if it runs another one: after an update of a tenant of the same name with other
 /// settings (those of another VCL), of which this one did not know.
-pub fn refresh(tenant: &Tenant) {
+pub fn refresh(tenant: &Arc<Tenant>) {
+    // A panic is logged, and whoever called us has other things to do.
+    let _ = panic::catch_unwind(AssertUnwindSafe(|| while catches_up(tenant) {}));
+}
+
+/// Tries to boot the stored program, if that is another one. Says whether to look again: what is stored may have changed
+/// meanwhile, and so may what runs. (No turn is taken, since an update would be refused for that.)
+fn catches_up(tenant: &Tenant) -> bool {
     let State::Ready(release) = tenant.state() else {
-        return;
+        return false;
     };
     if !matches!(tenant.store.manifest(), Ok(Some(_))) {
-        return;
+        return false;
     }
     let base = boot::version_of_path(tenant);
-    let Some(stored) = tenant.store.choose(base, |_| {}) else {
-        return;
+    let Some(stored) = tenant.store.programs(base, |_| {}).next() else {
+        return false;
     };
-    if stored.version == release.version {
-        return;
+    let version = stored.version;
+    if version == release.version {
+        tenant.set_unfit(None);
+        return false;
+    }
+    if tenant.unfit() == Some(version) {
+        return false;
     }
     match boot::start(tenant, &stored.elf, None, Purpose::Service) {
         Ok(program) => {
-            let version = stored.version;
-            tenant.settle(State::Ready(Release { program, version }));
-            let text = format!("updated to {}, for another VCL", version.short());
-            logging::log(LogTag::Notice, tenant.name(), &text);
+            if tenant.replace(&release, Release { program, version }) {
+                let text = format!("updated to {}, for another VCL", version.short());
+                logging::log(LogTag::Notice, tenant.name(), &text);
+            }
         }
         Err(failure) => {
             // Whoever loads a VCL with these settings gets to know the reason again.
-            tenant.outdated.store(true, Ordering::Relaxed);
+            tenant.set_unfit(Some(version));
             let text = format!("not updated for another VCL: {}", failure.reason);
             logging::log(LogTag::Error, tenant.name(), &text);
         }
     }
+    true
 }

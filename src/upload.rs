@@ -42,15 +42,12 @@ pub fn respond(
 ) -> Result<Response, String> {
     let name = tenant.as_ref().map_or(asked, |tenant| tenant.name());
     let response = match carry_out(fetch, tenant.as_ref(), order) {
-        Ok(done) => {
-            let changed = done.previous != Some(done.version);
-            refusal::answer(
-                fetch,
-                if changed { 201 } else { 200 },
-                name,
-                &of_done(name, &done),
-            )
-        }
+        Ok(done) => refusal::answer(
+            fetch,
+            if done.changed() { 201 } else { 200 },
+            name,
+            &of_done(name, &done),
+        ),
         Err(refusal) => {
             // update.rs has logged what it refused.
             if !matches!(refusal, Refusal::Refused(_))

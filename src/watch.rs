@@ -4,18 +4,28 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use varnish::vcl::LogTag;
 
+use crate::logging;
 use crate::registry::{self, Identity};
-use crate::tenant::Tenant;
-use crate::update::{self, Source, Turn};
-use crate::{boot, logging};
+use crate::tenant::{State, Tenant};
+use crate::update::{self, Refused, Source, Turn};
 
 /// How often files are looked at. A change counts when the file was the same twice: it may still be written.
 const INTERVAL: Duration = Duration::from_secs(1);
+
+/// When a change that failed is tried again, if it was not the program's fault.
+const RETRY: Duration = Duration::from_secs(10);
+
+/// A file that is not what its tenant has.
+struct Seen {
+    identity: Identity,
+    /// Not to be tried before.
+    due: Instant,
+}
 
 /// Whether there is a thread that watches.
 static RUNNING: Mutex<bool> = Mutex::new(false);
@@ -36,8 +46,8 @@ pub fn start() {
 }
 
 fn watch() {
-    // What was seen last, by tenant; only for files that are not what the tenant has.
-    let mut seen: HashMap<usize, Identity> = HashMap::new();
+    // What was seen last, by tenant.
+    let mut seen: HashMap<usize, Seen> = HashMap::new();
     loop {
         thread::sleep(INTERVAL);
         let tenants = registry::watched();
@@ -60,7 +70,8 @@ fn key_of(tenant: &Arc<Tenant>) -> usize {
     Arc::as_ptr(tenant).addr()
 }
 
-fn look(tenant: &Arc<Tenant>, seen: &mut HashMap<usize, Identity>) {
+/// Never waits: one tenant's main() is not to hold up the others.
+fn look(tenant: &Arc<Tenant>, seen: &mut HashMap<usize, Seen>) {
     // A file that is gone is no change: the program stays.
     let Ok((_, identity)) = registry::open(&tenant.settings.path) else {
         return;
@@ -68,19 +79,29 @@ fn look(tenant: &Arc<Tenant>, seen: &mut HashMap<usize, Identity>) {
     if tenant.identity() == Some(identity) || tenant.rejected() == Some(identity) {
         return;
     }
-    if seen.insert(key_of(tenant), identity) != Some(identity) {
+    let now = Instant::now();
+    let file = match seen.get_mut(&key_of(tenant)) {
+        Some(file) if file.identity == identity => file,
+        _ => {
+            seen.insert(key_of(tenant), Seen { identity, due: now });
+            return;
+        }
+    };
+    if now < file.due || matches!(tenant.state(), State::Booting) {
         return;
     }
     let Ok(turn) = Turn::take(tenant) else {
         return;
     };
-    // If the file changes while it is read, the next look finds another one.
-    let updated = boot::read_path(tenant)
-        .map_err(|reason| logging::log(LogTag::Error, tenant.name(), &reason))
-        .and_then(|elf| update::update(tenant, Source::Path(elf), turn).map_err(|_| ()));
-    match updated {
-        Ok(_) => tenant.set_identity(identity),
-        // The reason is in the log. It is not tried again until it changes, or a VCL is loaded.
-        Err(()) => tenant.reject(identity),
-    }
+    file.due = now + RETRY;
+    let of = tenant.clone();
+    // If the file changes before it is read, the next look finds another one. Why it fails is in the log.
+    let _ = update::begin(tenant, Source::Path, turn, move |outcome, _turn| {
+        match outcome {
+            Ok(_) => of.set_identity(identity),
+            // It is not tried again until it changes, or a VCL is loaded.
+            Err(Refused::BadProgram { .. }) => of.reject(identity),
+            Err(_) => {}
+        }
+    });
 }

@@ -22,7 +22,8 @@ pub struct Varnishd {
 
 impl Varnishd {
     /// Starts it with these lines in vcl_init. Every request is passed to kvm.backend(), or with a header X-LiveUpdate to
-    /// kvm.live_update(), with X-LiveDebug to kvm.live_debug(), with X-DebugKey to kvm.vm_debug_backend().
+    /// kvm.live_update(), with X-LiveRollback to kvm.live_rollback(), with X-LiveDebug to kvm.live_debug(), with X-DebugKey to
+    /// kvm.vm_debug_backend().
     pub fn start(vcl_init: &str) -> Self {
         Self::start_with(vcl_init, &[])
     }
@@ -91,6 +92,9 @@ impl Varnishd {
                     set bereq.backend = kvm.live_debug(bereq.http.Host, bereq.http.X-LiveDebug);
                 }} else if (bereq.http.X-DebugKey) {{
                     set bereq.backend = kvm.vm_debug_backend(bereq.http.Host, bereq.http.X-DebugKey, bereq.url);
+                }}
+                if (bereq.http.X-LiveRollback) {{
+                    set bereq.backend = kvm.live_rollback(bereq.http.Host, bereq.http.X-LiveRollback);
                 }}
             }}",
             vmod = vmod().display(),
@@ -275,6 +279,14 @@ impl Process {
     pub fn mappings(&self) -> usize {
         let maps = fs::read_to_string(format!("/proc/{}/maps", self.pid)).unwrap();
         maps.lines().count()
+    }
+
+    /// Whether it has a thread of this name.
+    pub fn has_thread(&self, name: &str) -> bool {
+        fs::read_dir(format!("/proc/{}/task", self.pid))
+            .unwrap()
+            .filter_map(|task| fs::read_to_string(task.ok()?.path().join("comm")).ok())
+            .any(|found| found.trim_end() == name)
     }
 
     /// Its threads.
