@@ -18,21 +18,24 @@ pub struct wasm(Backend<module::Module, body::Body>);
 /// The benchmark's backends.
 #[varnish::vmod]
 mod bench {
+    use std::time::Duration;
+
     use varnish::ffi::VCL_BACKEND;
     use varnish::vcl::{Backend, Ctx, VclError};
 
     use super::{fixed, module, native, wasm};
 
     impl native {
-        /// A backend that answers without a program.
-        pub fn native(ctx: &mut Ctx, #[vcl_name] name: &str) -> Result<Self, VclError> {
-            Ok(Self(Backend::new(
-                ctx,
-                "native",
-                name,
-                fixed::Fixed,
-                false,
-            )?))
+        /// A backend that answers without a program, after so many microseconds of computing.
+        pub fn native(
+            ctx: &mut Ctx,
+            #[vcl_name] name: &str,
+            busy_us: f64,
+        ) -> Result<Self, VclError> {
+            let busy = Duration::try_from_secs_f64(busy_us * 1e-6)
+                .map_err(|error| VclError::new(error.to_string()))?;
+            let fixed = fixed::Fixed { busy };
+            Ok(Self(Backend::new(ctx, "native", name, fixed, false)?))
         }
 
         /// The backend.

@@ -30,12 +30,16 @@ pub fn of(report: &Report) -> BTreeMap<String, f64> {
     }
     if let Some(memory) = &report.memory {
         figures.put("idle_fork_kib", memory.idle_fork_kib);
-        figures.put("empty_vm_kib", memory.empty_vm_kib);
+        // A fork that is idle has run, so it is compared with a bare VM that has.
         if let Some(kib) = memory.run_vm_kib {
-            figures.put("run_vm_kib", kib);
-            figures.put("idle_fork_over_run_vm", memory.idle_fork_kib / kib);
+            figures.put("empty_vm_kib", kib);
+            figures.put("idle_fork_over_empty_vm", memory.idle_fork_kib / kib);
         }
-        figures.put("idle_fork_over_empty_vm", memory.idle_fork_over_empty_vm);
+        figures.put("unrun_vm_kib", memory.unrun_vm_kib);
+        figures.put(
+            "idle_fork_over_unrun_vm",
+            memory.idle_fork_kib / memory.unrun_vm_kib,
+        );
         figures.put("idle_forks_200_mib", memory.forks_mib);
         figures.put("fork_us", memory.fork_us);
         figures.put("first_response_us", memory.first_response_us);
@@ -105,6 +109,7 @@ fn through_varnish(figures: &mut Figures, rows: &[Throughput], roundtrip_us: Opt
             ("cgi", Way::Cgi),
             ("wasm", Way::Wasm),
             ("native", Way::Native),
+            ("spin", Way::Spin),
         ] {
             if let (Some(kvm), Some(other)) = (kvm, rps(way, connections)) {
                 figures.put(&format!("vmod_over_{title}{name}"), kvm / other);

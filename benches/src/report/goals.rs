@@ -121,7 +121,7 @@ const GOALS: [(&str, &str, Bound); 16] = [
     ),
     (
         "idle_fork_over_empty_vm",
-        "an idle fork's memory over a bare VM's",
+        "an idle fork's memory over that of a bare VM that has run",
         Bound::AtMost(1.3),
     ),
     (

@@ -75,7 +75,7 @@ fn bar(area: &Area<'_>, from: (i32, i32), to: (i32, i32), colour: RGBColor) -> R
 fn colour(way: Way) -> RGBColor {
     match way {
         Way::Kvm => OURS,
-        Way::Cached | Way::Native => COLOURS[0],
+        Way::Cached | Way::Native | Way::Spin => COLOURS[0],
         Way::Wasm => COLOURS[3],
         Way::Fastcgi => COLOURS[2],
         Way::Cgi => COLOURS[5],
@@ -269,7 +269,7 @@ pub fn reset(row: &Reset) -> Result<String> {
 /// Where the memory goes: a bar each for a fork and a bare VM.
 pub fn memory(row: &Memory) -> Result<String> {
     let total = |kinds: &Kinds| kinds.values().filter(|kib| **kib > 0.0).sum::<f64>();
-    let scale = f64::from(WIDTH as i32 - 230) / total(&row.fork).max(total(&row.empty_vm));
+    let scale = f64::from(WIDTH as i32 - 230) / total(&row.fork).max(total(&row.unrun_vm));
     let mut bars = vec![("idle fork", &row.fork, row.idle_fork_kib)];
     bars.extend(
         row.run_vm
@@ -277,7 +277,7 @@ pub fn memory(row: &Memory) -> Result<String> {
             .zip(row.run_vm_kib)
             .map(|(kinds, kib)| ("bare VM that ran", kinds, kib)),
     );
-    bars.push(("bare VM", &row.empty_vm, row.empty_vm_kib));
+    bars.push(("bare VM, never run", &row.unrun_vm, row.unrun_vm_kib));
     let legend = 22 + 46 * bars.len() as i32;
     svg(legend as u32 + 30, |area| {
         for (index, (name, kinds, sum)) in bars.into_iter().enumerate() {

@@ -34,14 +34,14 @@ pub struct Memory {
     pub machines: usize,
     pub guest_mib: u64,
     pub fork: Kinds,
-    pub empty_vm: Kinds,
-    /// A bare VM that has run one instruction: the kernel makes some of a VM's parts then. `None` where KVM can't run
-    /// a CPU as it comes out of reset.
+    /// A bare VM that never ran.
+    pub unrun_vm: Kinds,
+    /// A bare VM that has run one instruction: the kernel makes some of a VM's parts then, as in a fork that is idle
+    /// again. `None` where KVM can't run a CPU as it comes out of reset.
     pub run_vm: Option<Kinds>,
     pub idle_fork_kib: f64,
-    pub empty_vm_kib: f64,
+    pub unrun_vm_kib: f64,
     pub run_vm_kib: Option<f64>,
-    pub idle_fork_over_empty_vm: f64,
     /// All forks together.
     pub forks_mib: f64,
     /// Making a fork, and handing it over.
@@ -79,7 +79,7 @@ pub fn run(options: &Options) -> Result<Memory> {
         };
         names.map(|name| (name.clone(), get(&name))).collect()
     };
-    let (fork, empty_vm) = (kinds(&forks), kinds(&empty));
+    let (fork, unrun_vm) = (kinds(&forks), kinds(&empty));
     let run_vm = Some(kinds(&run)).filter(|kinds| !kinds.is_empty());
     let total = |kinds: &Kinds| kinds.values().sum::<f64>();
     let (fork_us, first_request_us) = (
@@ -90,12 +90,11 @@ pub fn run(options: &Options) -> Result<Memory> {
         machines: MACHINES,
         guest_mib: GUEST >> 20,
         idle_fork_kib: total(&fork),
-        empty_vm_kib: total(&empty_vm),
+        unrun_vm_kib: total(&unrun_vm),
         run_vm_kib: run_vm.as_ref().map(total),
-        idle_fork_over_empty_vm: total(&fork) / total(&empty_vm),
         forks_mib: total(&fork) * MACHINES as f64 / 1024.0,
         fork,
-        empty_vm,
+        unrun_vm,
         run_vm,
         fork_us,
         first_request_us,

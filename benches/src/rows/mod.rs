@@ -49,7 +49,8 @@ pub fn all(options: &Options) -> Result<()> {
         .iter()
         .any(|&row| options.wants(row))
     {
-        let stand = Stand::start(options)?;
+        let roundtrip_us = report.call.as_ref().map(|call| call.roundtrip_us);
+        let stand = Stand::start(options, roundtrip_us)?;
         if options.wants(Row::Throughput) {
             say("requests through Varnish");
             report.throughput = throughput::run(options, &stand)?;

@@ -26,6 +26,7 @@ use varnish::Varnish;
 pub enum Way {
     Cached,
     Native,
+    Spin,
     Kvm,
     Wasm,
     Fastcgi,
@@ -33,9 +34,10 @@ pub enum Way {
 }
 
 impl Way {
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::Cached,
         Self::Native,
+        Self::Spin,
         Self::Kvm,
         Self::Wasm,
         Self::Fastcgi,
@@ -47,6 +49,7 @@ impl Way {
         match self {
             Self::Cached => "cached",
             Self::Native => "native",
+            Self::Spin => "spin",
             Self::Kvm => "kvm",
             Self::Wasm => "wasm",
             Self::Fastcgi => "fastcgi",
@@ -59,6 +62,7 @@ impl Way {
         match self {
             Self::Cached => "cache hit",
             Self::Native => "native backend in Varnish",
+            Self::Spin => "native, and a round trip's time",
             Self::Kvm => "this VMOD",
             Self::Wasm => "wasmtime in Varnish, fresh instance",
             Self::Fastcgi => "nginx, persistent FastCGI",
@@ -77,18 +81,19 @@ pub struct Stand {
     _folder: Folder,
     oha: PathBuf,
     with_wasm: bool,
+    with_spin: bool,
 }
 
 impl Stand {
-    /// Starts everything and asks each way once.
-    pub fn start(options: &Options) -> Result<Self> {
+    /// Starts everything and asks each way once. With a bare round trip's time there is [`Way::Spin`].
+    pub fn start(options: &Options, roundtrip_us: Option<f64>) -> Result<Self> {
         let folder = Folder::new()?;
         let path = folder.0.as_path();
         let fastcgi = FastCgi::start(&options.guest("hello.fcgi"), path)?;
         let cgi = Cgi::start(&options.tool("fcgiwrap"), path)?;
         let nginx = Nginx::start(&options.tool("nginx"), path, &options.guest("hello.cgi"))?;
         let with_wasm = cfg!(feature = "wasm");
-        let varnish = Varnish::start(options, path, with_wasm)?;
+        let varnish = Varnish::start(options, path, with_wasm, roundtrip_us)?;
         let oha = options.tool("oha");
         let stand = Self {
             varnish,
@@ -98,6 +103,7 @@ impl Stand {
             _folder: folder,
             oha,
             with_wasm,
+            with_spin: roundtrip_us.is_some(),
         };
         for way in stand.ways() {
             stand
@@ -111,9 +117,11 @@ impl Stand {
 
     /// The ways there are.
     pub fn ways(&self) -> impl Iterator<Item = Way> + '_ {
-        Way::ALL
-            .into_iter()
-            .filter(|&way| way != Way::Wasm || self.with_wasm)
+        Way::ALL.into_iter().filter(|&way| match way {
+            Way::Wasm => self.with_wasm,
+            Way::Spin => self.with_spin,
+            _ => true,
+        })
     }
 
     /// Loads one way and measures.

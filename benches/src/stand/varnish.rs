@@ -26,9 +26,14 @@ pub struct Varnish {
 
 impl Varnish {
     /// Starts it on a free port of 127.0.0.1.
-    pub fn start(options: &Options, folder: &Path, with_wasm: bool) -> Result<Self> {
+    pub fn start(
+        options: &Options,
+        folder: &Path,
+        with_wasm: bool,
+        spin_us: Option<f64>,
+    ) -> Result<Self> {
         let vcl = folder.join("bench.vcl");
-        std::fs::write(&vcl, source(options, folder, with_wasm)?)
+        std::fs::write(&vcl, source(options, folder, with_wasm, spin_us)?)
             .with_context(|| vcl.display().to_string())?;
         let state = folder.join("varnish");
         let varnishd = std::env::var_os("VARNISHD").unwrap_or_else(|| "varnishd".into());
@@ -100,7 +105,12 @@ fn listening(state: &Path) -> Option<SocketAddr> {
     format!("{}:{}", words.next()?, words.next()?).parse().ok()
 }
 
-fn source(options: &Options, folder: &Path, with_wasm: bool) -> Result<String> {
+fn source(
+    options: &Options,
+    folder: &Path,
+    with_wasm: bool,
+    spin_us: Option<f64>,
+) -> Result<String> {
     let vmod = |name: &str| -> Result<String> {
         let path = options.lib.join(format!("libvmod_{name}.so"));
         Ok(present(&path)?.display().to_string())
@@ -126,7 +136,8 @@ sub vcl_init {{
     kvm.tenant("bench", "{hello}", max_memory=32MB, concurrency={CONCURRENCY});
     kvm.tenant("{UPDATED}", "{hello}", max_memory=32MB, concurrency=8, update_key="bench", state_dir="{folder}",
         version_header=true);
-    new native = bench.native();
+    new native = bench.native(0);
+    new spin = bench.native({spin_us:.3});
     {new_wasm}
 }}
 
@@ -141,6 +152,7 @@ sub vcl_backend_fetch {{
         if (bereq.method == "POST") {{ set bereq.backend = kvm.live_update("{UPDATED}", "bench"); }}
         else {{ set bereq.backend = kvm.backend("{UPDATED}"); }}
     }}
+    else if (bereq.url == "/spin") {{ set bereq.backend = spin.backend(); }}
     else if (bereq.url == "/native" || bereq.url == "/cached") {{ set bereq.backend = native.backend(); }}
     {use_wasm}
     else {{ set bereq.backend = nginx; }}
@@ -153,5 +165,6 @@ sub vcl_backend_response {{
         kvm = vmod("kvm")?,
         bench = vmod("bench")?,
         folder = folder.display(),
+        spin_us = spin_us.unwrap_or_default(),
     ))
 }
