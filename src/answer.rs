@@ -100,7 +100,9 @@ pub fn hand_over(
         .headers()
         .iter()
         .filter(|header| {
-            content_type.is_none() || !header.name.eq_ignore_ascii_case("content-type")
+            let is = |name| header.name.eq_ignore_ascii_case(name);
+            !(content_type.is_some() && is("content-type")
+                || version.is_some() && is("x-program-version"))
         })
         .map(|header| (header.name.as_str(), header.value.as_slice()));
     if let Err(error) = fetch.add_headers(own.chain(guests)) {

@@ -14,10 +14,11 @@ use parking_lot::Mutex;
 use varnish::vcl::LogTag;
 
 use crate::logging::{self, BootOutput};
+use crate::refresh::refresh;
 use crate::store::{StoreError, Stored};
 use crate::tenant::{Failed, Release, State, Tenant};
 use crate::version::Version;
-use crate::{counters, registry, update};
+use crate::{counters, registry};
 
 /// Programs that boot at the same time. More would slow down the requests that are served meanwhile.
 const THREADS: usize = 2;
@@ -88,7 +89,7 @@ fn work() {
             });
         settle(&tenant, result, start);
         // An update that was stored since this one began to boot, by a tenant of another VCL.
-        update::refresh(&tenant);
+        refresh(&tenant);
     }
 }
 
@@ -233,11 +234,26 @@ pub fn start(
     })
 }
 
+/// Why there is no program at a tenant's path.
+pub enum Unread {
+    /// It will not become shorter.
+    TooLarge(String),
+    /// The file can't be read just now.
+    NotNow(String),
+}
+
 /// The program that is at the tenant's path now.
-pub fn read_path(tenant: &Tenant) -> Result<Vec<u8>, String> {
-    registry::open(&tenant.settings.path)
-        .and_then(|(file, _)| read_file(tenant, file))
-        .map_err(|reason| format!("{}: {reason}", tenant.settings.path.display()))
+pub fn read_path(tenant: &Tenant) -> Result<Vec<u8>, Unread> {
+    let path = tenant.settings.path.display();
+    let (file, _) = registry::open(&tenant.settings.path)
+        .map_err(|reason| Unread::NotNow(format!("{path}: {reason}")))?;
+    read(file, tenant.settings.config.limits.max_memory).map_err(|error| {
+        let reason = format!("{path}: {error}");
+        match error.kind() {
+            io::ErrorKind::FileTooLarge => Unread::TooLarge(reason),
+            _ => Unread::NotNow(reason),
+        }
+    })
 }
 
 /// Which program is at the tenant's path now.
@@ -263,9 +279,10 @@ fn read(file: impl Read, max: u64) -> io::Result<Vec<u8>> {
     let mut elf = Vec::new();
     file.take(max.saturating_add(1)).read_to_end(&mut elf)?;
     if elf.len() as u64 > max {
-        return Err(io::Error::other(format!(
-            "is larger than max_memory ({max} bytes)"
-        )));
+        return Err(io::Error::new(
+            io::ErrorKind::FileTooLarge,
+            format!("is larger than max_memory ({max} bytes)"),
+        ));
     }
     Ok(elf)
 }

@@ -21,6 +21,7 @@ mod logging;
 mod name;
 mod panics;
 mod plain;
+mod refresh;
 mod refusal;
 mod registry;
 mod report;

@@ -152,16 +152,18 @@ impl Tenant {
     }
 
     /// Puts a program in the place of `old`, unless that has been replaced already.
-    pub fn replace(&self, old: &Release, new: Release) -> bool {
+    pub fn replace(&self, old: &State, new: Release) -> bool {
         let mut state = self.state.lock();
-        match &*state {
-            State::Ready(release) if Arc::ptr_eq(&release.program, &old.program) => {
-                // Not the last reference to the old one: the caller has it.
-                *state = State::Ready(new);
-                true
-            }
+        let same = match (&*state, old) {
+            (State::Ready(now), State::Ready(old)) => Arc::ptr_eq(&now.program, &old.program),
+            (State::Failed(now), State::Failed(old)) => Arc::ptr_eq(&now.reason, &old.reason),
             _ => false,
+        };
+        if same {
+            // Not the last reference to the old one: the caller has it.
+            *state = State::Ready(new);
         }
+        same
     }
 
     /// Its program, as soon as it is ready.

@@ -6,7 +6,6 @@
 #![forbid(unsafe_code)]
 
 use std::collections::HashSet;
-use std::io;
 use std::panic::{self, AssertUnwindSafe};
 use std::sync::mpsc::{self, SyncSender};
 use std::sync::{Arc, LazyLock};
@@ -17,8 +16,9 @@ use forkvm::BootError;
 use parking_lot::Mutex;
 use varnish::vcl::LogTag;
 
-use crate::boot::{self, BootFailure, Purpose};
+use crate::boot::{self, BootFailure, Purpose, Unread};
 use crate::counters::count;
+use crate::refresh::refresh;
 use crate::store::{Lock, Store, StoreError, Stored};
 use crate::tenant::{Release, State, Tenant};
 use crate::version::Version;
@@ -99,17 +99,18 @@ impl From<StoreError> for Refused {
     fn from(error: StoreError) -> Self {
         match error {
             StoreError::Busy(_) => Self::Busy,
-            StoreError::Io { error: ref io, .. } if is_shortage(io) => {
-                Self::NoResources(error.to_string())
-            }
+            error if is_shortage(&error) => Self::NoResources(error.to_string()),
             error => Self::Store(error),
         }
     }
 }
 
 /// Whether it may go better later.
-fn is_shortage(error: &io::Error) -> bool {
+fn is_shortage(error: &StoreError) -> bool {
     use rustix::io::Errno;
+    let StoreError::Io { error, .. } = error else {
+        return false;
+    };
     matches!(
         Errno::from_io_error(error),
         Some(Errno::MFILE | Errno::NFILE | Errno::NOMEM)
@@ -262,72 +263,166 @@ fn report_refused(tenant: &Tenant, refused: &Refused) {
     }
 }
 
-fn perform(tenant: &Arc<Tenant>, source: Source) -> Outcome {
+fn perform(tenant: &Tenant, source: Source) -> Outcome {
     let start = Instant::now();
     let (running, latest) = latest(tenant)?;
-    let previous = running.as_ref().map(|release| release.version);
     // Before the boot, so that a folder that can't be written is known early.
     let lock = match (lock(&tenant.store), &source) {
         (Ok(lock), _) => Some(lock),
         (Err(error), Source::Path) => {
-            let text = format!("the changed program can't be kept for rollback: {error}");
-            logging::log(LogTag::Notice, tenant.name(), &text);
+            not_kept(tenant, &error);
             None
         }
         (Err(error), _) => return Err(error.into()),
     };
-    let (elf, rollback) = match source {
-        Source::Given(elf) => (Stored::new(elf), false),
+    let change = Change {
+        tenant,
+        running,
+        lock,
+        start,
+    };
+    match source {
+        Source::Given(elf) => change.put(&Stored::new(elf), How::Given),
         Source::Path => {
-            let elf = boot::read_path(tenant).map_err(Refused::NoResources)?;
-            (Stored::new(elf), false)
+            let elf = Stored::new(read_path(tenant)?);
+            match change.is_touch(&elf) {
+                Some(unchanged) => Ok(unchanged),
+                None => change.put(&elf, How::Path),
+            }
         }
-        Source::Rollback => {
-            let before = tenant.store.before(latest)?;
-            (before.ok_or(Refused::NothingBefore)?, true)
-        }
-    };
-    let unchanged = Done {
-        version: elf.version,
-        previous,
-        bytes: elf.elf.len(),
-        boot: Duration::ZERO,
-        ready: Duration::ZERO,
-        state: None,
-    };
-    if previous == Some(elf.version) {
-        // It runs in the place of a stored one that did not boot: now it is asked for.
-        if tenant.unfit().is_some()
-            && let Some(lock) = &lock
-        {
-            store(tenant, lock, &elf, previous, rollback)?;
-            tenant.set_unfit(None);
-        }
-        return Ok(unchanged);
+        Source::Rollback => change.go_back(latest),
+    }
+}
+
+/// How a program came.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum How {
+    Given,
+    Path,
+    Rollback,
+}
+
+/// A tenant's program about to be changed.
+struct Change<'t> {
+    tenant: &'t Tenant,
+    running: Option<Release>,
+    /// The store, if it can be written.
+    lock: Option<Lock>,
+    start: Instant,
+}
+
+impl Change<'_> {
+    fn previous(&self) -> Option<Version> {
+        self.running.as_ref().map(|release| release.version)
     }
 
-    let program = boot(tenant, running.as_ref(), &elf.elf, Purpose::Service)?;
-    let boot = start.elapsed();
-    if let Some(running) = &running {
-        // As many as the old one has come to need.
-        let forks = running.program.stats().forks as usize;
-        program.fill(forks, start + tenant.settings.config.limits.max_boot_time);
+    fn unchanged(&self, version: Version, bytes: usize) -> Done {
+        Done {
+            version,
+            previous: self.previous(),
+            bytes,
+            boot: Duration::ZERO,
+            ready: Duration::ZERO,
+            state: None,
+        }
     }
-    if let Some(lock) = &lock {
-        store(tenant, lock, &elf, previous, rollback)?;
+
+    /// The file at the path is a new one, but it holds what it held when the stored update, which runs, took its place.
+    fn is_touch(&self, elf: &Stored) -> Option<Done> {
+        let runs = self.previous()?;
+        let manifest = self.tenant.store.manifest().ok()??;
+        let stored_runs = [Some(runs), self.tenant.unfit()].contains(&Some(manifest.current));
+        (manifest.base == Some(elf.version) && stored_runs)
+            .then(|| self.unchanged(runs, elf.elf.len()))
     }
-    let state = program.restored_state();
-    tenant.settle(State::Ready(Release {
-        program,
-        version: elf.version,
-    }));
-    let ready = start.elapsed();
-    tenant.set_unfit(None);
-    Ok(Done {
-        boot,
-        ready,
-        state,
-        ..unchanged
+
+    /// The program before `latest`, or if that does not boot any more the one before it.
+    fn go_back(&self, latest: Option<Version>) -> Outcome {
+        let store = &self.tenant.store;
+        let mut before = store.before(latest)?.ok_or(Refused::NothingBefore)?;
+        loop {
+            let outcome = self.put(&before, How::Rollback);
+            let Err(refused @ Refused::BadProgram { .. }) = &outcome else {
+                return outcome;
+            };
+            let Some(earlier) = store.before(Some(before.version))? else {
+                return outcome;
+            };
+            let text = format!(
+                "{} is tried, since {} did not boot: {refused}",
+                earlier.version.short(),
+                before.version.short()
+            );
+            logging::log(LogTag::Error, self.tenant.name(), &text);
+            before = earlier;
+        }
+    }
+
+    /// Boots a program, stores it, and has it take over.
+    fn put(&self, elf: &Stored, how: How) -> Outcome {
+        let tenant = self.tenant;
+        let unchanged = self.unchanged(elf.version, elf.elf.len());
+        if unchanged.previous == Some(elf.version) {
+            // It runs in the place of a stored one that did not boot: now it is asked for.
+            if tenant.unfit().is_some() {
+                self.store(elf, how)?;
+                tenant.set_unfit(None);
+            }
+            return Ok(unchanged);
+        }
+
+        let running = self.running.as_ref();
+        let program = boot(tenant, running, &elf.elf, Purpose::Service)?;
+        let boot = self.start.elapsed();
+        if let Some(running) = running {
+            // As many as the old one has come to need.
+            let forks = running.program.stats().forks as usize;
+            let limit = tenant.settings.config.limits.max_boot_time;
+            program.fill(forks, self.start + limit);
+        }
+        self.store(elf, how)?;
+        let state = program.restored_state();
+        tenant.settle(State::Ready(Release {
+            program,
+            version: elf.version,
+        }));
+        let ready = self.start.elapsed();
+        tenant.set_unfit(None);
+        Ok(Done {
+            boot,
+            ready,
+            state,
+            ..unchanged
+        })
+    }
+
+    /// Stores a program. The path's own is whole where it is, so that one goes live all the same if that fails.
+    fn store(&self, elf: &Stored, how: How) -> Result<(), StoreError> {
+        let Some(lock) = &self.lock else {
+            return Ok(());
+        };
+        match store(self.tenant, lock, elf, self.previous(), how) {
+            Err(error) if how == How::Path && !is_shortage(&error) => {
+                not_kept(self.tenant, &error);
+                Ok(())
+            }
+            result => result,
+        }
+    }
+}
+
+fn not_kept(tenant: &Tenant, error: &StoreError) {
+    let text = format!("the changed program can't be kept for rollback: {error}");
+    logging::log(LogTag::Notice, tenant.name(), &text);
+}
+
+fn read_path(tenant: &Tenant) -> Result<Vec<u8>, Refused> {
+    boot::read_path(tenant).map_err(|unread| match unread {
+        Unread::TooLarge(reason) => Refused::BadProgram {
+            reason,
+            stderr: Vec::new(),
+        },
+        Unread::NotNow(reason) => Refused::NoResources(reason),
     })
 }
 
@@ -384,10 +479,14 @@ fn store(
     lock: &Lock,
     elf: &Stored,
     previous: Option<Version>,
-    rollback: bool,
+    how: How,
 ) -> Result<(), StoreError> {
-    let base = boot::version_of_path(tenant);
-    if rollback {
+    let base = match how {
+        // The file may have changed again meanwhile.
+        How::Path => Some(elf.version),
+        How::Given | How::Rollback => boot::version_of_path(tenant),
+    };
+    if how == How::Rollback {
         return tenant.store.go_back(lock, tenant.name(), elf.version, base);
     }
     // The first update's program before is not in the store yet.
@@ -403,49 +502,4 @@ fn store(
         .commit(lock, tenant.name(), elf, base, previous)?;
     tenant.origin.lock().take();
     Ok(())
-}
-
-/// Gives a tenant the stored program, if it runs another one: after an update of a tenant of the same name with other
-/// settings (those of another VCL), of which this one did not know.
-pub fn refresh(tenant: &Arc<Tenant>) {
-    // A panic is logged, and whoever called us has other things to do.
-    let _ = panic::catch_unwind(AssertUnwindSafe(|| while catches_up(tenant) {}));
-}
-
-/// Tries to boot the stored program, if that is another one. Says whether to look again: what is stored may have changed
-/// meanwhile, and so may what runs. (No turn is taken, since an update would be refused for that.)
-fn catches_up(tenant: &Tenant) -> bool {
-    let State::Ready(release) = tenant.state() else {
-        return false;
-    };
-    if !matches!(tenant.store.manifest(), Ok(Some(_))) {
-        return false;
-    }
-    let base = boot::version_of_path(tenant);
-    let Some(stored) = tenant.store.programs(base, |_| {}).next() else {
-        return false;
-    };
-    let version = stored.version;
-    if version == release.version {
-        tenant.set_unfit(None);
-        return false;
-    }
-    if tenant.unfit() == Some(version) {
-        return false;
-    }
-    match boot::start(tenant, &stored.elf, None, Purpose::Service) {
-        Ok(program) => {
-            if tenant.replace(&release, Release { program, version }) {
-                let text = format!("updated to {}, for another VCL", version.short());
-                logging::log(LogTag::Notice, tenant.name(), &text);
-            }
-        }
-        Err(failure) => {
-            // Whoever loads a VCL with these settings gets to know the reason again.
-            tenant.set_unfit(Some(version));
-            let text = format!("not updated for another VCL: {}", failure.reason);
-            logging::log(LogTag::Error, tenant.name(), &text);
-        }
-    }
-    true
 }

@@ -250,3 +250,66 @@ fn a_tenant_that_follows_again_is_shared_again() {
     assert_eq!(stand.answers("t"), '2');
     assert_eq!(stand.varnish.counter("boots"), boots);
 }
+
+#[test]
+fn a_failed_tenant_follows_the_update_that_mends_it() {
+    if !common::have_kvm() {
+        return;
+    }
+    let stand = Stand::new("test/bad-main-crashes");
+    let follower = stand.load("idle_time = 50s");
+    assert_eq!(stand.varnish.client().get("t", "/").status, 503);
+    stand.load("idle_time = 51s");
+    done(stand.upload("t", "hello"));
+    stand.varnish.admin(&["vcl.use", &follower]);
+    eventually("the other VCL's boots it too", || {
+        stand.varnish.client().get("t", "/").status == 200
+    });
+}
+
+#[test]
+fn a_rollback_goes_past_programs_that_do_not_boot_any_more() {
+    if !common::have_kvm() {
+        return;
+    }
+    let stand = Stand::new("hello");
+    stand.load("keep_versions = 3");
+    for program in ["test/version-a", "test/version-b", "counter"] {
+        done(stand.upload("t", program));
+    }
+    stand.load(&format!("{}, keep_versions = 3", slow(3_600_000, "1s")));
+    assert_eq!(stand.answers("t"), '2');
+    done(stand.roll_back("t"));
+    assert_eq!(stand.answers("t"), 'H');
+    // Before that there was nothing.
+    assert_eq!(stand.roll_back("t").status, 422);
+    assert_eq!(stand.answers("t"), 'H');
+}
+
+#[test]
+fn a_watched_file_that_holds_what_it_held_leaves_the_update() {
+    if !common::have_kvm() {
+        return;
+    }
+    let stand = Stand::new("test/version-a");
+    stand.put("hello", "other");
+    let tenants = [
+        stand.tenant("t", "program", "watch = true"),
+        stand.tenant("other", "other", "watch = true"),
+    ];
+    stand.varnish.reload(&tenants.concat());
+    done(stand.upload("t", "test/version-b"));
+    stand.put("test/version-a", "program");
+    // When the other file's second change is taken up, this one has been looked at as often.
+    for (program, answer) in [("test/version-a", 'A'), ("test/version-b", 'B')] {
+        stand.put(program, "other");
+        eventually("the other file is taken up", || {
+            stand.answers("other") == answer
+        });
+    }
+    assert_eq!(stand.answers("t"), 'B');
+    assert_eq!(stand.varnish.counter("updates"), 3);
+    // Other content is a change.
+    stand.put("hello", "program");
+    eventually("the changed file is taken up", || stand.answers("t") == 'H');
+}

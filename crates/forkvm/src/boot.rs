@@ -167,8 +167,8 @@ impl Booting {
         waiting: Waiting,
         layout: &Layout,
         report: KvmReport,
-    ) -> Result<WaitPoint, String> {
-        let text = |error: &dyn std::fmt::Display| error.to_string();
+    ) -> Result<WaitPoint, Cause> {
+        let text = |error: &dyn std::fmt::Display| Cause::Machine(error.to_string());
         // A page that still holds the int3 must not be frozen: main() was never entered.
         if let Some(main) = self.main.take() {
             self.machine
@@ -178,7 +178,7 @@ impl Booting {
         }
         // Only a finished `out` has RIP behind it on every KVM.
         if !self.machine.vcpu().drain() {
-            return Err("the last hypercall can't be finished".into());
+            return Err(text(&"the last hypercall can't be finished"));
         }
         let regs = self.machine.vcpu().regs();
         let sregs = self.machine.user_sregs().map_err(|error| text(&error))?;
@@ -303,14 +303,13 @@ impl Booting {
         Ok(self.machine.linux.clone())
     }
 
-    fn save_vector_state(&mut self, sregs: &kvm_sregs) -> Result<(), String> {
-        let text = |error: &dyn std::fmt::Display| error.to_string();
+    fn save_vector_state(&mut self, sregs: &kvm_sregs) -> Result<(), Cause> {
+        let text = |error: &dyn std::fmt::Display| Cause::Machine(error.to_string());
         // CPUID.(EAX=0DH,ECX=0):EBX, the bytes XSAVE takes with the present XCR0.
         let len = u64::from(std::arch::x86_64::__cpuid_count(0xd, 0).ebx);
         if len > XSAVE_LEN {
-            return Err(format!(
-                "the processor's vector state takes {len} bytes, more than {XSAVE_LEN}"
-            ));
+            let what = format!("the processor's vector state takes {len} bytes, not {XSAVE_LEN}");
+            return Err(Cause::Machine(what));
         }
         let zeros = [0u8; REQUEST_AREA_LEN as usize];
         self.machine
@@ -329,8 +328,14 @@ impl Booting {
         self.machine.start(deadline);
         let event = self.machine.run(deadline, &mut crate::request::Quiet);
         self.machine.stop();
-        if event != Event::Hypercall(STATE_SAVED) {
-            return Err(format!("the vector state can't be saved: {event:?}"));
+        match event {
+            Event::Hypercall(STATE_SAVED) => {}
+            // The program has denied the stub its memory, by protection keys.
+            Event::Exception(exception) => return Err(Cause::Exception(exception)),
+            event => {
+                let what = format!("the vector state can't be saved: {event:?}");
+                return Err(Cause::Machine(what));
+            }
         }
         let mut image = vec![0; XSAVE_LEN as usize];
         let memory = &mut self.machine.memory;

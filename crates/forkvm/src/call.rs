@@ -259,7 +259,11 @@ impl WaitPoint {
             .iter()
             .find(|header| header.name.eq_ignore_ascii_case("content-type"))
             .map_or(&[][..], |header| &header.value);
-        let failure = circumstances.failure.unwrap_or_default();
+        // `on_error` is told what failed, and gets no body: that may be as long as the request's memory.
+        let (failure, body) = match circumstances.failure {
+            Some(failure) => (failure, &[][..]),
+            None => ("", request.body),
+        };
         let short = |len: usize| u16::try_from(len).map_err(|_| Cause::TooLarge(len as u64));
         let lengths = [
             short(method.len())?,
@@ -283,7 +287,7 @@ impl WaitPoint {
         let structures = REQUEST_STRUCT_LEN + HEADER_ENTRY_LEN * u64::from(header_count);
         let mut place = self.place(
             machine,
-            structures + (header_bytes + texts + request.body.len()) as u64,
+            structures + (header_bytes + texts + body.len()) as u64,
         )?;
 
         // First the structure and the headers' entries, which are written when the texts behind them have their places.
@@ -307,7 +311,7 @@ impl WaitPoint {
             entry += HEADER_ENTRY_LEN;
         }
         let failure = place.text(memory, &[failure.as_bytes()])?;
-        let body = place.bytes(memory, request.body)?;
+        let body_at = place.bytes(memory, body)?;
 
         let mut bytes = RequestStruct([0; REQUEST_STRUCT_LEN as usize]);
         for (at, value) in [
@@ -315,14 +319,14 @@ impl WaitPoint {
             (8, url),
             (16, arg),
             (24, content_type_at),
-            (40, body),
+            (40, body_at),
         ] {
             bytes.put(at, &value.to_le_bytes());
         }
         for (at, value) in [32, 34, 36, 38].into_iter().zip(lengths) {
             bytes.put(at, &value.to_le_bytes());
         }
-        bytes.put(48, &(request.body.len() as u64).to_le_bytes());
+        bytes.put(48, &(body.len() as u64).to_le_bytes());
         bytes.put(56, &entries.to_le_bytes());
         bytes.put(64, &header_count.to_le_bytes());
         bytes.put(
@@ -343,8 +347,8 @@ impl WaitPoint {
             url,
             arg,
             content_type: content_type_at,
-            body,
-            body_len: request.body.len() as u64,
+            body: body_at,
+            body_len: body.len() as u64,
             failure,
             request: structure_at.address,
             structure: bytes,

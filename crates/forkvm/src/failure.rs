@@ -220,11 +220,12 @@ pub enum Failure {
 }
 
 impl Failure {
-    /// True if the request was turned away because all forks, or the one place for a debugger, were busy.
+    /// True if the request was turned away, and may go better later: all forks, or the one place for a debugger, were
+    /// busy, or the host had no memory or descriptors for a fork.
     pub fn is_busy(&self) -> bool {
         matches!(
             self,
-            Self::Busy { .. } | Self::NotDebugged { busy: true, .. }
+            Self::Busy { .. } | Self::NoFork { .. } | Self::NotDebugged { busy: true, .. }
         )
     }
 

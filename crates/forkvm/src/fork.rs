@@ -171,10 +171,16 @@ impl Fork {
         if let Err(Cause::Exception(exception)) = &result {
             self.debug_registers_dirty |= exception.vector == DEBUG;
         }
-        let mut response = result?;
-        if self.over_limit {
+        // What the engine could not write or read then was for want of memory.
+        if self.over_limit
+            && matches!(
+                result,
+                Ok(_) | Err(Cause::Machine(_) | Cause::BadResponse(_))
+            )
+        {
             return Err(Cause::MemoryLimit);
         }
+        let mut response = result?;
         http::strip_connection_headers(&mut response.headers);
         Ok(response)
     }
@@ -199,11 +205,12 @@ impl Fork {
             self.machine.keep_ring_low()?;
         }
         self.machine.linux.restore_from(&self.master.linux);
-        if std::mem::take(&mut self.debug_registers_dirty) {
+        if self.debug_registers_dirty {
             self.machine
                 .vcpu()
                 .clear_debug_registers()
                 .map_err(std::io::Error::from)?;
+            self.debug_registers_dirty = false;
         }
         let wait_point = &self.master.wait_point;
         self.machine.vcpu().set_sregs_at_next_run(wait_point.sregs);

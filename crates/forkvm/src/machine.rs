@@ -357,11 +357,15 @@ impl Machine {
         match self.residue {
             Residue::Clean => true,
             Residue::PendingIo => {
-                self.residue = Residue::Clean;
-                let drained = self.vcpu.drain();
+                // What can't be finished stays so: whoever asks again gets the same answer.
+                self.residue = if self.vcpu.drain() {
+                    Residue::Clean
+                } else {
+                    Residue::Unknown
+                };
                 // The rest of an `ins` has written to memory just now.
                 self.harvest();
-                drained && self.residue == Residue::Clean
+                self.residue == Residue::Clean
             }
             Residue::Unknown => false,
         }

@@ -91,7 +91,11 @@ impl Master {
         crate::arch::monitor::install(&mapping, host.entry).map_err(|error| errors.host(error))?;
         loader::load(&mapping, &layout, &image, file).map_err(|error| errors.host(error))?;
         let rsp = put_stack(&mapping, &layout, &image, &config, host)
-            .map_err(|error| errors.host(error))?;
+            .map_err(|error| errors.host(error))?
+            .ok_or_else(|| BootError::Setting {
+                tenant: tenant.clone(),
+                what: "main_arguments and environment are longer than half the stack".into(),
+            })?;
         // `main()` runs into an int3 at its first instruction, where its return address is replaced by ours.
         let main = start::find_main(&image, file)
             .map(|main| Patch::apply(&mapping, main))
@@ -130,7 +134,10 @@ impl Master {
         }
         let wait_point = booting
             .wait_point(waiting, &layout, host.report)
-            .map_err(|error| errors.host(error))?;
+            .map_err(|cause| match cause {
+                Cause::Machine(what) => errors.host(what),
+                cause => errors.main(describe(cause)),
+            })?;
         let restored = match predecessor {
             Some(predecessor) => booting
                 .restore(&wait_point, predecessor, describe, output)
@@ -197,13 +204,14 @@ fn executable(config: &Config) -> String {
     format!("/{}", config.name)
 }
 
+/// Writes what is on the stack at the start, and gives RSP; `None` if that is too long.
 fn put_stack(
     memory: &Mapping,
     layout: &Layout,
     image: &Image,
     config: &Config,
     host: &KvmHost,
-) -> std::io::Result<u64> {
+) -> std::io::Result<Option<u64>> {
     let mut arguments = vec![config.name.clone()];
     arguments.extend(config.main_arguments.iter().cloned());
     let mut environment = vec![
@@ -229,12 +237,10 @@ fn put_stack(
     };
     let bytes = stack.build(STACK_TOP);
     if bytes.len() as u64 > (layout.stack.end - layout.stack.start) / 2 {
-        return Err(std::io::Error::other(
-            "main_arguments and environment are longer than half the stack",
-        ));
+        return Ok(None);
     }
     memory
         .write(layout.stack.end - bytes.len() as u64, &bytes)
         .map_err(std::io::Error::other)?;
-    Ok(STACK_TOP - bytes.len() as u64)
+    Ok(Some(STACK_TOP - bytes.len() as u64))
 }
