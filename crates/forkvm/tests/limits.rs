@@ -393,3 +393,46 @@ fn warm_up_requests_are_part_of_the_frozen_state() {
         Err(error) => assert!(error.to_string().starts_with("tenant crash: "), "{error}"),
     }
 }
+
+#[test]
+fn on_error_answers_also_when_the_body_filled_the_memory() {
+    kvm_or_skip!();
+    let limit = 1 << 20;
+    let tenant = Tenant::boot_with("crash-on_error", |config| {
+        config.limits.max_request_memory = limit;
+    });
+    // From one that leaves some pages for the program to one that leaves none.
+    for left in (0..20).map(|n| n * 1024) {
+        let body = vec![7; limit as usize - left];
+        let request = Request {
+            method: "POST",
+            body: &body,
+            ..get("/null-write")
+        };
+        let deadline = Instant::now() + slow_time(Duration::from_secs(20));
+        let reply = tenant.try_send(&request, deadline, &mut Quiet).unwrap();
+        let text = reply.text();
+        assert!(
+            text.starts_with("on_error: /null-write: "),
+            "{left}: {text}"
+        );
+        assert!(
+            text.contains("max_request_memory") || text.contains("0x0"),
+            "{left}: {text}"
+        );
+    }
+    tenant.assert_pristine();
+}
+
+#[test]
+fn arguments_longer_than_the_stack_are_a_matter_of_settings() {
+    kvm_or_skip!();
+    let failure = Tenant::try_boot("hello", |config| {
+        config.environment = vec!["X=".to_owned() + &"x".repeat(64 << 20)];
+    });
+    let error = failure.err().unwrap();
+    assert!(
+        matches!(error, forkvm::BootError::Setting { .. }),
+        "{error}"
+    );
+}
