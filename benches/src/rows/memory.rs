@@ -266,6 +266,17 @@ fn fields(path: &str) -> Result<BTreeMap<String, u64>> {
     Ok(lines.collect())
 }
 
+/// Pages on the CPUs' own free lists, in KiB: MemFree does not count them, and what the process before had may be there
+/// (/proc/zoneinfo, "count" of each pageset; proc_zoneinfo(5)).
+fn free_on_lists() -> Result<i64> {
+    let text = std::fs::read_to_string("/proc/zoneinfo").context("/proc/zoneinfo")?;
+    let pages = text
+        .lines()
+        .filter_map(|line| line.trim().strip_prefix("count:")?.trim().parse::<i64>().ok())
+        .sum::<i64>();
+    Ok(pages * (rustix::param::page_size() as i64 / 1024))
+}
+
 /// The machine's and the process's memory at one time, in KiB.
 struct Account(BTreeMap<String, i64>);
 
@@ -278,8 +289,12 @@ impl Account {
         };
         let of = |name| get(&machine, name);
         // The files' cache and what the kernel can drop again are nobody's cost; shared memory is in the cache.
-        let used =
-            of("MemTotal") - of("MemFree") - of("Buffers") - of("Cached") - of("SReclaimable");
+        let used = of("MemTotal")
+            - of("MemFree")
+            - of("Buffers")
+            - of("Cached")
+            - of("SReclaimable")
+            - free_on_lists()?;
         let mine = get(&process, "RssAnon");
         // Other processes' memory comes and goes meanwhile.
         let others = of("AnonPages") - mine;
