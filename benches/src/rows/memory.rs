@@ -272,7 +272,13 @@ fn free_on_lists() -> Result<i64> {
     let text = std::fs::read_to_string("/proc/zoneinfo").context("/proc/zoneinfo")?;
     let pages = text
         .lines()
-        .filter_map(|line| line.trim().strip_prefix("count:")?.trim().parse::<i64>().ok())
+        .filter_map(|line| {
+            line.trim()
+                .strip_prefix("count:")?
+                .trim()
+                .parse::<i64>()
+                .ok()
+        })
         .sum::<i64>();
     Ok(pages * (rustix::param::page_size() as i64 / 1024))
 }

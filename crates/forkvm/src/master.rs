@@ -3,9 +3,10 @@
 
 use std::fs::File;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use rustix::fs::{MemfdFlags, SealFlags};
+use rustix::io::Errno;
 
 use crate::arch::layout::{Layout, MMAP_WINDOW, STACK_TOP, XSAVE_LEN};
 use crate::boot::{Booting, Patch};
@@ -155,7 +156,8 @@ impl Master {
                 })?;
         }
         let linux = booting.finish().map_err(|error| errors.host(error))?;
-        let memory = seal(&memfd, layout.memory_len()).map_err(|error| errors.host(error))?;
+        let memory = seal(&memfd, layout.memory_len(), deadline)
+            .map_err(|error| errors.host(format!("sealing its memory: {error}")))?;
         Ok(Self {
             auxiliary: crate::stack::debugger_auxiliary(&image),
             config,
@@ -178,12 +180,20 @@ fn memfd(layout: &Layout) -> std::io::Result<Arc<File>> {
 }
 
 /// Makes the memfd unwritable for good and maps it for reading.
-fn seal(memfd: &Arc<File>, len: u64) -> std::io::Result<Mapping> {
-    rustix::fs::fcntl_add_seals(
-        memfd,
-        SealFlags::WRITE | SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL,
-    )?;
-    Mapping::frozen(memfd, len).map_err(std::io::Error::other)
+///
+/// The kernel refuses while somebody holds one of its pages for writing (F_ADD_SEALS in fcntl(2)), which its own reclaim
+/// and migration of pages may do for a moment: that is waited out.
+fn seal(memfd: &Arc<File>, len: u64, deadline: Instant) -> std::io::Result<Mapping> {
+    let seals = SealFlags::WRITE | SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL;
+    loop {
+        match rustix::fs::fcntl_add_seals(memfd, seals) {
+            Ok(()) => return Mapping::frozen(memfd, len).map_err(std::io::Error::other),
+            Err(Errno::BUSY) if Instant::now() < deadline => {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
 }
 
 fn setup(config: &Config, layout: &Layout) -> Setup {
@@ -243,4 +253,36 @@ fn put_stack(
         .write(layout.stack.end - bytes.len() as u64, &bytes)
         .map_err(std::io::Error::other)?;
     Ok(Some(STACK_TOP - bytes.len() as u64))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn memory() -> (Arc<File>, Mapping) {
+        let file =
+            rustix::fs::memfd_create("test", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING);
+        let file = Arc::new(File::from(file.unwrap()));
+        file.set_len(8192).unwrap();
+        let mapping = Mapping::shared(&file, 8192).unwrap();
+        (file, mapping)
+    }
+
+    #[test]
+    fn whoever_holds_the_memory_for_a_moment_is_waited_for() {
+        let (file, mapping) = memory();
+        let holder = std::thread::spawn(move || {
+            std::thread::sleep(Duration::from_millis(50));
+            drop(mapping);
+        });
+        seal(&file, 8192, Instant::now() + Duration::from_secs(60)).unwrap();
+        holder.join().unwrap();
+    }
+
+    #[test]
+    fn who_holds_it_on_is_not() {
+        let (file, _mapping) = memory();
+        let error = seal(&file, 8192, Instant::now()).unwrap_err();
+        assert_eq!(error.kind(), std::io::ErrorKind::ResourceBusy);
+    }
 }
