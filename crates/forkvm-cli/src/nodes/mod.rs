@@ -57,7 +57,7 @@ pub struct Nodes {
 fn parse_tenant(text: &str) -> Result<String, String> {
     // As the VMOD names tenants.
     let valid = |c: u8| c.is_ascii_alphanumeric() || b"._-:[]@+~".contains(&c);
-    if text.is_empty() || text.len() > 253 || !text.bytes().all(valid) {
+    if text.is_empty() || text.len() > 246 || !text.bytes().all(valid) {
         return Err("not a tenant's name; that is a host name, such as example.com".into());
     }
     Ok(text.into())
