@@ -21,7 +21,7 @@ pub struct Counters {
     /// Failures because of max_request_time
     #[counter]
     pub timeouts: AtomicU64,
-    /// Requests answered 503, because no fork was free in time
+    /// Requests answered 503, because no fork was free in time or none could be made
     #[counter]
     pub busy: AtomicU64,
     /// Fetches that failed before a program was asked: unknown tenant, program not ready, request body unreadable

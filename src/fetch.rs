@@ -156,11 +156,6 @@ impl<'f, 'c> Fetch<'f, 'c> {
         beresp.set_proto("HTTP/1.1")
     }
 
-    /// Adds a header to the response.
-    pub fn add_header(&mut self, name: &str, value: &[u8]) -> Result<(), VclError> {
-        self.add_headers(std::iter::once((name, value)))
-    }
-
     /// Adds headers to the response: all of them, or none if one is malformed or they don't fit. (The crate's
     /// `set_header` takes only UTF-8, and lets line ends through.)
     pub fn add_headers<'h>(

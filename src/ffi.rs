@@ -165,24 +165,23 @@ unsafe extern "C" fn tenant(ctx: *const vrt_ctx, args: *mut arg_vmod_kvm_tenant)
 
 /// `kvm.backend()`
 unsafe extern "C" fn backend(ctx: *const vrt_ctx, args: *mut arg_vmod_kvm_backend) -> VCL_BACKEND {
-    let result = guard(|| -> Result<VCL_BACKEND, VclError> {
-        // SAFETY: as in tenant().
-        unsafe {
-            let args = args.as_ref().ok_or("no arguments")?;
-            let given = |valid: i8, value: &VCL_STRING| {
-                (valid != 0).then(|| bytes(VCL_STRING(value.0)).unwrap_or_default().to_vec())
-            };
-            let target = Target {
-                tenant: given(args.valid_tenant, &args.tenant),
-                url: given(args.valid_url, &args.url),
-                arg: given(args.valid_arg, &args.arg).unwrap_or_default(),
-                order: None,
-            };
-            target.keep(&mut Ctx::from_ptr(ctx))?;
-            Ok(registered(args.arg1)?.backend())
-        }
-    });
-    fail_on_error(ctx, result.flatten()).unwrap_or(VCL_BACKEND(ptr::null()))
+    // SAFETY: as in tenant().
+    let Some(args) = (unsafe { args.as_ref() }) else {
+        let none = fail_on_error(ctx, Err("no arguments".into()));
+        return none.unwrap_or(VCL_BACKEND(ptr::null()));
+    };
+    let given = |valid: i8, value: &VCL_STRING| {
+        // SAFETY: VCL called us with the string.
+        (valid != 0).then(|| unsafe { text(VCL_STRING(value.0)) })
+    };
+    let target = || Target {
+        tenant: given(args.valid_tenant, &args.tenant),
+        url: given(args.valid_url, &args.url),
+        arg: given(args.valid_arg, &args.arg).unwrap_or_default(),
+        order: None,
+    };
+    // SAFETY: varnishd called us with them.
+    unsafe { aim(ctx, args.arg1, target) }
 }
 
 /// `kvm.live_update()`
@@ -193,17 +192,16 @@ unsafe extern "C" fn live_update(
     key: VCL_STRING,
     max_size: VCL_BYTES,
 ) -> VCL_BACKEND {
-    let result = guard(|| -> Result<VCL_BACKEND, VclError> {
-        // SAFETY: as in tenant().
-        unsafe {
+    // SAFETY: varnishd called us with all of them.
+    unsafe {
+        aim(ctx, vcl, || {
             let order = upload::Order::Update {
                 key: sent(key),
                 max_size: usize::try_from(max_size.0).unwrap_or(0),
             };
-            give_order(ctx, vcl, tenant, Order::Upload(order))
-        }
-    });
-    fail_on_error(ctx, result.flatten()).unwrap_or(VCL_BACKEND(ptr::null()))
+            ordered(tenant, Order::Upload(order))
+        })
+    }
 }
 
 /// `kvm.live_rollback()`
@@ -213,14 +211,13 @@ unsafe extern "C" fn live_rollback(
     tenant: VCL_STRING,
     key: VCL_STRING,
 ) -> VCL_BACKEND {
-    let result = guard(|| -> Result<VCL_BACKEND, VclError> {
-        // SAFETY: as in tenant().
-        unsafe {
+    // SAFETY: varnishd called us with all of them.
+    unsafe {
+        aim(ctx, vcl, || {
             let order = upload::Order::Rollback { key: sent(key) };
-            give_order(ctx, vcl, tenant, Order::Upload(order))
-        }
-    });
-    fail_on_error(ctx, result.flatten()).unwrap_or(VCL_BACKEND(ptr::null()))
+            ordered(tenant, Order::Upload(order))
+        })
+    }
 }
 
 /// `kvm.vm_debug_backend()`
@@ -232,23 +229,20 @@ unsafe extern "C" fn vm_debug_backend(
     url: VCL_STRING,
     arg: VCL_STRING,
 ) -> VCL_BACKEND {
-    let result = guard(|| -> Result<VCL_BACKEND, VclError> {
-        // SAFETY: as in tenant().
-        unsafe {
-            let target = Target {
-                tenant: Some(bytes(tenant).unwrap_or_default().to_vec()),
-                url: Some(bytes(url).unwrap_or_default().to_vec()),
-                arg: bytes(arg).unwrap_or_default().to_vec(),
-                order: Some(Order::Debug(debug::Order {
-                    key: sent(key),
-                    upload: None,
-                })),
+    // SAFETY: varnishd called us with all of them.
+    unsafe {
+        aim(ctx, vcl, || {
+            let order = debug::Order {
+                key: sent(key),
+                upload: None,
             };
-            target.keep(&mut Ctx::from_ptr(ctx))?;
-            Ok(registered(vcl)?.backend())
-        }
-    });
-    fail_on_error(ctx, result.flatten()).unwrap_or(VCL_BACKEND(ptr::null()))
+            Target {
+                url: Some(text(url)),
+                arg: text(arg),
+                ..ordered(tenant, Order::Debug(order))
+            }
+        })
+    }
 }
 
 /// `kvm.live_debug()`
@@ -259,37 +253,45 @@ unsafe extern "C" fn live_debug(
     key: VCL_STRING,
     max_size: VCL_BYTES,
 ) -> VCL_BACKEND {
-    let result = guard(|| -> Result<VCL_BACKEND, VclError> {
-        // SAFETY: as in tenant().
-        unsafe {
+    // SAFETY: varnishd called us with all of them.
+    unsafe {
+        aim(ctx, vcl, || {
             let order = debug::Order {
                 key: sent(key),
                 upload: Some(usize::try_from(max_size.0).unwrap_or(0)),
             };
-            give_order(ctx, vcl, tenant, Order::Debug(order))
+            ordered(tenant, Order::Debug(order))
+        })
+    }
+}
+
+/// Keeps a target with the task of `ctx`, and gives the backend that fetches for it.
+///
+/// SAFETY: `ctx` and `vcl` are what varnishd called us with.
+unsafe fn aim(
+    ctx: *const vrt_ctx,
+    vcl: *mut vmod_priv,
+    target: impl FnOnce() -> Target,
+) -> VCL_BACKEND {
+    let result = guard(|| -> Result<VCL_BACKEND, VclError> {
+        // SAFETY: as the caller promises.
+        unsafe {
+            target().keep(&mut Ctx::from_ptr(ctx))?;
+            Ok(registered(vcl)?.backend())
         }
     });
     fail_on_error(ctx, result.flatten()).unwrap_or(VCL_BACKEND(ptr::null()))
 }
 
-/// Keeps an order with the task of `ctx`.
+/// A target with an order.
 ///
-/// SAFETY: `ctx`, `vcl` and `tenant` are what VCL called us with.
-unsafe fn give_order(
-    ctx: *const vrt_ctx,
-    vcl: *mut vmod_priv,
-    tenant: VCL_STRING,
-    order: Order,
-) -> Result<VCL_BACKEND, VclError> {
-    // SAFETY: as the caller promises.
-    unsafe {
-        let target = Target {
-            tenant: Some(bytes(tenant).unwrap_or_default().to_vec()),
-            order: Some(order),
-            ..Default::default()
-        };
-        target.keep(&mut Ctx::from_ptr(ctx))?;
-        Ok(registered(vcl)?.backend())
+/// SAFETY: VCL called us with the string.
+unsafe fn ordered(tenant: VCL_STRING, order: Order) -> Target {
+    Target {
+        // SAFETY: as the caller promises.
+        tenant: Some(unsafe { text(tenant) }),
+        order: Some(order),
+        ..Default::default()
     }
 }
 
@@ -424,6 +426,14 @@ unsafe fn registered<'a>(vcl: *mut vmod_priv) -> Result<&'a Registered, VclError
 unsafe fn sent(key: VCL_STRING) -> Sent {
     // SAFETY: as the caller promises.
     Sent::new(unsafe { bytes(key) }.unwrap_or_default())
+}
+
+/// A VCL string, copied; an unset header is an empty one.
+///
+/// SAFETY: VCL called us with the string.
+unsafe fn text(string: VCL_STRING) -> Vec<u8> {
+    // SAFETY: as the caller promises.
+    unsafe { bytes(string) }.unwrap_or_default().to_vec()
 }
 
 /// A VCL string's bytes. `None` for an unset header and the like.

@@ -1,6 +1,8 @@
 //! Responses of our own: they tell the client what it can do, and the log the rest.
 #![forbid(unsafe_code)]
 
+use std::borrow::Cow;
+
 use varnish::vcl::VclError;
 
 use crate::fetch::Fetch;
@@ -27,16 +29,29 @@ fn plain(
     text: &'static str,
     retry_after: Option<&str>,
 ) -> Result<Response, VclError> {
+    let headers = [
+        ("Content-Type", "text/plain; charset=utf-8"),
+        ("Retry-After", retry_after.unwrap_or_default()),
+    ];
+    respond(fetch, status, &headers, Cow::Borrowed(text.as_bytes()))
+}
+
+/// A response with this body, and with those of these headers that have a value.
+pub fn respond(
+    fetch: &mut Fetch<'_, '_>,
+    status: u16,
+    headers: &[(&str, &str)],
+    body: Cow<'static, [u8]>,
+) -> Result<Response, VclError> {
+    let len = body.len().to_string();
+    let headers = headers.iter().copied().chain([("Content-Length", &*len)]);
+    let headers = headers.filter(|(_, value)| !value.is_empty());
     fetch.set_status(status)?;
-    fetch.add_header("Content-Type", b"text/plain; charset=utf-8")?;
-    if let Some(seconds) = retry_after {
-        fetch.add_header("Retry-After", seconds.as_bytes())?;
-    }
+    fetch.add_headers(headers.map(|(name, value)| (name, value.as_bytes())))?;
     fetch.set_uncacheable();
-    fetch.add_header("Content-Length", text.len().to_string().as_bytes())?;
     Ok(if fetch.method() == "HEAD" {
         Response::without_body()
     } else {
-        Response::text(text)
+        Response::own(body)
     })
 }

@@ -8,6 +8,7 @@ use varnish::vcl::{LogTag, VclError};
 use crate::fetch::Fetch;
 use crate::keys::Denied;
 use crate::logging;
+use crate::plain;
 use crate::request::BadBody;
 use crate::response::Response;
 use crate::tenant::NotReady;
@@ -128,21 +129,16 @@ pub fn answer(
     tenant: &str,
     body: &Value,
 ) -> Result<Response, VclError> {
+    let challenge = format!("X-LiveUpdate realm=\"{tenant}\"");
+    let retry = matches!(status, 409 | 503);
+    let headers = [
+        ("Content-Type", "application/json"),
+        (
+            "WWW-Authenticate",
+            if status == 401 { &challenge } else { "" },
+        ),
+        ("Retry-After", if retry { "1" } else { "" }),
+    ];
     let body = format!("{body:#}\n").into_bytes();
-    fetch.set_status(status)?;
-    fetch.add_header("Content-Type", b"application/json")?;
-    fetch.add_header("Content-Length", body.len().to_string().as_bytes())?;
-    if status == 401 {
-        let challenge = format!("X-LiveUpdate realm=\"{tenant}\"");
-        fetch.add_header("WWW-Authenticate", challenge.as_bytes())?;
-    }
-    if matches!(status, 409 | 503) {
-        fetch.add_header("Retry-After", b"1")?;
-    }
-    fetch.set_uncacheable();
-    Ok(if fetch.method() == "HEAD" {
-        Response::without_body()
-    } else {
-        Response::bytes(body)
-    })
+    plain::respond(fetch, status, &headers, body.into())
 }

@@ -1,6 +1,8 @@
 //! A response's body, as Varnish reads it.
 #![forbid(unsafe_code)]
 
+use std::borrow::Cow;
+
 use forkvm::Answer;
 use varnish::vcl::{VclError, VclResponse};
 
@@ -12,8 +14,7 @@ pub struct Response {
 
 enum Body {
     None,
-    Text(&'static str),
-    Bytes(std::vec::IntoIter<u8>),
+    Own(Cow<'static, [u8]>),
     Guest(Box<Answer>),
 }
 
@@ -27,18 +28,10 @@ impl Response {
     }
 
     /// One that we make ourselves.
-    pub fn text(text: &'static str) -> Self {
-        Self {
-            left: text.len(),
-            body: Body::Text(text),
-        }
-    }
-
-    /// The same, made for this response.
-    pub fn bytes(bytes: Vec<u8>) -> Self {
+    pub fn own(bytes: Cow<'static, [u8]>) -> Self {
         Self {
             left: bytes.len(),
-            body: Body::Bytes(bytes.into_iter()),
+            body: Body::Own(bytes),
         }
     }
 
@@ -57,15 +50,9 @@ impl VclResponse for Response {
         let len = buf.len().min(self.left);
         let read = match &mut self.body {
             Body::None => 0,
-            Body::Text(text) => {
-                let (piece, rest) = text.split_at(len);
-                buf[..len].copy_from_slice(piece.as_bytes());
-                *text = rest;
-                len
-            }
-            Body::Bytes(bytes) => {
-                buf[..len].copy_from_slice(&bytes.as_slice()[..len]);
-                bytes.by_ref().take(len).for_each(drop);
+            Body::Own(bytes) => {
+                let rest = &bytes[bytes.len() - self.left..];
+                buf[..len].copy_from_slice(&rest[..len]);
                 len
             }
             Body::Guest(answer) => answer.read_body(&mut buf[..len]),

@@ -401,13 +401,38 @@ impl Change<'_> {
         let Some(lock) = &self.lock else {
             return Ok(());
         };
-        match store(self.tenant, lock, elf, self.previous(), how) {
+        match self.write(lock, elf, how) {
             Err(error) if how == How::Path && !is_shortage(&error) => {
                 not_kept(self.tenant, &error);
                 Ok(())
             }
             result => result,
         }
+    }
+
+    fn write(&self, lock: &Lock, elf: &Stored, how: How) -> Result<(), StoreError> {
+        let (tenant, previous) = (self.tenant, self.previous());
+        let base = match how {
+            // The file may have changed again meanwhile.
+            How::Path => Some(elf.version),
+            How::Given | How::Rollback => boot::version_of_path(tenant),
+        };
+        if how == How::Rollback {
+            return tenant.store.go_back(lock, tenant.name(), elf.version, base);
+        }
+        // The first update's program before is not in the store yet.
+        if let Some(previous) = previous
+            && !tenant.store.has(previous)
+            && let Some(before) = boot::read_origin(tenant)
+            && before.version == previous
+        {
+            tenant.store.keep_before(lock, &before)?;
+        }
+        tenant
+            .store
+            .commit(lock, tenant.name(), elf, base, previous)?;
+        tenant.origin.lock().take();
+        Ok(())
     }
 }
 
@@ -472,34 +497,4 @@ fn boot(
         }
         result => result,
     }
-}
-
-fn store(
-    tenant: &Tenant,
-    lock: &Lock,
-    elf: &Stored,
-    previous: Option<Version>,
-    how: How,
-) -> Result<(), StoreError> {
-    let base = match how {
-        // The file may have changed again meanwhile.
-        How::Path => Some(elf.version),
-        How::Given | How::Rollback => boot::version_of_path(tenant),
-    };
-    if how == How::Rollback {
-        return tenant.store.go_back(lock, tenant.name(), elf.version, base);
-    }
-    // The first update's program before is not in the store yet.
-    if let Some(previous) = previous
-        && !tenant.store.has(previous)
-        && let Some(before) = boot::read_origin(tenant)
-        && before.version == previous
-    {
-        tenant.store.keep_before(lock, &before)?;
-    }
-    tenant
-        .store
-        .commit(lock, tenant.name(), elf, base, previous)?;
-    tenant.origin.lock().take();
-    Ok(())
 }

@@ -1,25 +1,14 @@
 //! The command `forkvm`: the engine from the terminal, without Varnish.
 #![forbid(unsafe_code)]
 
-/// Prints a line. Whoever reads it may have left ("| head"): that ends no work, and is no reason to panic as
-/// `println!` does.
+/// Prints a line.
 macro_rules! out {
-    ($($arg:tt)*) => {{
-        let _ = std::io::Write::write_fmt(
-            &mut std::io::stdout().lock(),
-            format_args!("{}\n", format_args!($($arg)*)),
-        );
-    }};
+    ($($arg:tt)*) => { $crate::print(std::io::stdout().lock(), format_args!($($arg)*)) };
 }
 
 /// The same on standard error.
 macro_rules! err {
-    ($($arg:tt)*) => {{
-        let _ = std::io::Write::write_fmt(
-            &mut std::io::stderr().lock(),
-            format_args!("{}\n", format_args!($($arg)*)),
-        );
-    }};
+    ($($arg:tt)*) => { $crate::print(std::io::stderr().lock(), format_args!($($arg)*)) };
 }
 
 mod doctor;
@@ -27,6 +16,8 @@ mod nodes;
 mod run;
 mod upload;
 
+use std::fmt::Arguments;
+use std::io::Write;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -34,7 +25,7 @@ use clap::{Parser, Subcommand};
 /// Runs programs in KVM guests, each request in a copy-on-write fork of the program as it was after main().
 #[derive(Debug, Parser)]
 #[command(name = "forkvm", version, max_term_width = 100)]
-struct Arguments {
+struct CommandLine {
     #[command(subcommand)]
     command: Command,
 }
@@ -51,8 +42,13 @@ enum Command {
     Doctor,
 }
 
+/// Whoever reads a line may have left ("| head"): that ends no work, and is no reason to panic as `println!` does.
+fn print(mut to: impl Write, line: Arguments<'_>) {
+    let _ = writeln!(to, "{line}");
+}
+
 fn main() -> ExitCode {
-    match Arguments::parse().command {
+    match CommandLine::parse().command {
         Command::Run(run) => run.execute(),
         Command::Upload(upload) => upload.execute(),
         Command::Rollback(rollback) => rollback.execute(),
