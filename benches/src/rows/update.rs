@@ -119,7 +119,7 @@ impl Uploads {
     }
 
     fn expect_done(&mut self) -> Result<()> {
-        let status = self.uploader.head()?.status;
+        let status = self.uploader.response()?.status;
         ensure!(status == 201, "status {status} for update {}", self.count);
         Ok(())
     }

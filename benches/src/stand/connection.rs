@@ -8,11 +8,12 @@ use anyhow::{Context as _, Result, ensure};
 
 pub struct Connection(BufReader<TcpStream>);
 
-/// A response's head; the body is only read.
-pub struct Head {
+/// A response.
+pub struct Response {
     pub status: u16,
     /// X-Program-Version
     pub version: Option<String>,
+    pub body: Vec<u8>,
 }
 
 impl Connection {
@@ -23,9 +24,9 @@ impl Connection {
         Ok(Self(BufReader::new(stream)))
     }
 
-    pub fn get(&mut self, path: &str) -> Result<Head> {
+    pub fn get(&mut self, path: &str) -> Result<Response> {
         self.begin(&format!("GET /{path} HTTP/1.1\r\nHost: bench\r\n\r\n"), &[])?;
-        self.head()
+        self.response()
     }
 
     /// Sends a body, and returns when its last byte went out.
@@ -44,12 +45,13 @@ impl Connection {
     }
 
     /// Reads a response.
-    pub fn head(&mut self) -> Result<Head> {
+    pub fn response(&mut self) -> Result<Response> {
         let status = self.line()?;
         let status = status.split(' ').nth(1).and_then(|code| code.parse().ok());
-        let mut head = Head {
+        let mut response = Response {
             status: status.context("no status")?,
             version: None,
+            body: Vec::new(),
         };
         let mut len = 0;
         loop {
@@ -59,13 +61,13 @@ impl Connection {
             };
             match name.to_ascii_lowercase().as_str() {
                 "content-length" => len = value.trim().parse()?,
-                "x-program-version" => head.version = Some(value.trim().to_owned()),
+                "x-program-version" => response.version = Some(value.trim().to_owned()),
                 _ => {}
             }
         }
-        let mut body = vec![0; len];
-        self.0.read_exact(&mut body)?;
-        Ok(head)
+        response.body = vec![0; len];
+        self.0.read_exact(&mut response.body)?;
+        Ok(response)
     }
 
     /// A line without its end; empty after the last header.

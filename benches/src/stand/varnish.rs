@@ -1,13 +1,13 @@
 //! The one Varnish: all ways in one VCL, by URL, so that they differ in nothing but the backend.
 
-use std::io::{Read as _, Write as _};
-use std::net::{SocketAddr, TcpStream};
+use std::net::SocketAddr;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 
+use super::connection::Connection;
 use super::present;
 use super::process::Server;
 use crate::settings::Options;
@@ -67,27 +67,17 @@ impl Varnish {
     pub fn expect_hello(&self, path: &str) -> Result<()> {
         let start = Instant::now();
         loop {
-            let answer = self.get(path)?;
-            if answer.starts_with("HTTP/1.1 200") && answer.ends_with("\r\n\r\nHello, World!\n") {
+            let answer = Connection::open(self.address)?.get(path)?;
+            if answer.status == 200 && answer.body == b"Hello, World!\n" {
                 return Ok(());
             }
             if start.elapsed() > Duration::from_secs(20) {
-                bail!("instead of hello: {answer}\n{}", self.server.said());
+                let body = String::from_utf8_lossy(&answer.body);
+                let said = self.server.said();
+                bail!("instead of hello: {} {body}\n{said}", answer.status);
             }
             std::thread::sleep(Duration::from_millis(100));
         }
-    }
-
-    fn get(&self, path: &str) -> Result<String> {
-        let mut stream = TcpStream::connect(self.address)?;
-        stream.set_read_timeout(Some(Duration::from_secs(20)))?;
-        write!(
-            stream,
-            "GET /{path} HTTP/1.1\r\nHost: bench\r\nConnection: close\r\n\r\n"
-        )?;
-        let mut answer = Vec::new();
-        stream.read_to_end(&mut answer).context("no answer")?;
-        Ok(String::from_utf8_lossy(&answer).into_owned())
     }
 }
 
