@@ -5,19 +5,18 @@ mod common;
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process;
 use std::thread;
-use std::time::{Duration, Instant};
 
+use common::batch_gdb::{assert_in_order, have_gdb};
 use common::client::{Body, Client};
-use common::gdb::{address, assert_in_order, gdb};
-use common::guests;
+use common::gdb::{address, gdb};
 use common::varnishd::Varnishd;
+use common::{Folder, guests, within};
 
 const KEY: &str = "a key";
 
 fn can_run() -> bool {
-    common::have_kvm() && common::gdb::have_gdb()
+    common::have_kvm() && have_gdb()
 }
 
 /// A varnishd with a tenant "t" that may be debugged.
@@ -35,35 +34,6 @@ fn tenant(guest: &str, settings: &str) -> String {
 
 fn guest(name: &str) -> PathBuf {
     guests().join("test").join(name)
-}
-
-/// A folder for sockets that is gone after the test.
-struct Sockets(PathBuf);
-
-impl Sockets {
-    fn new() -> Self {
-        let path = std::env::temp_dir().join(format!("kvm-debug.{}", process::id()));
-        fs::create_dir(&path).unwrap();
-        Self(path)
-    }
-}
-
-impl Drop for Sockets {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.0);
-    }
-}
-
-/// Waits for something that takes a moment.
-fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
-    let start = Instant::now();
-    while !holds() {
-        assert!(
-            start.elapsed() < Duration::from_secs(30),
-            "{what}: not after 30 s"
-        );
-        thread::sleep(Duration::from_millis(20));
-    }
 }
 
 /// A shell command for gdb that says it is there, and waits to be let go, for a minute at most.
@@ -111,7 +81,7 @@ fn a_live_program_is_debugged_while_it_answers_others() {
             ];
             gdb(&guest("debuggee"), &address, &commands)
         });
-        eventually("gdb is at its breakpoint", || {
+        within(30, "gdb is at its breakpoint", || {
             varnish.dir().join("stopped").exists()
         });
         for _ in 0..50 {
@@ -150,7 +120,7 @@ fn a_live_program_is_debugged_while_it_answers_others() {
     let expected = before.text().replace("debug 0", "debug 1");
     assert_eq!(answer.text(), expected);
     drop((client, others));
-    eventually("the VCL is gone", || {
+    within(30, "the VCL is gone", || {
         !varnish.admin(&["vcl.list"]).contains("boot")
     });
     assert_eq!(varnish.client().get("t", "/number/7").body, before.body);
@@ -161,8 +131,8 @@ fn a_program_that_is_sent_is_debugged_beside_the_live_one() {
     if !can_run() {
         return;
     }
-    let sockets = Sockets::new();
-    let folder = &sockets.0;
+    let sockets = Folder::new("debug");
+    let folder = sockets.path();
     let settings = format!(
         r#"debug_timeout = 90s, debug_address = "{}""#,
         folder.display()
@@ -207,7 +177,7 @@ fn a_program_that_is_sent_is_debugged_beside_the_live_one() {
     let answer = client.response("POST").unwrap();
     assert_in_order(answer.text(), &["triple 15 requests 1 debug 1 "]);
     assert!(is_live(&mut others));
-    eventually("the program's machines are freed", || {
+    within(30, "the program's machines are freed", || {
         varnish.child().kvm_descriptors() == machines
     });
     assert_eq!(fs::read_dir(folder).unwrap().count(), 0, "a socket is left");

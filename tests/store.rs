@@ -5,12 +5,10 @@ mod common;
 
 use std::fs;
 use std::path::PathBuf;
-use std::thread;
-use std::time::{Duration, Instant};
 
 use common::client::{Body, Response};
-use common::guests;
 use common::varnishd::Varnishd;
+use common::{guests, within};
 
 /// Warm-up requests that test/version-a and -b spend so long with, and that the others answer at once.
 fn slow(ms: u32, max_boot_time: &str) -> String {
@@ -30,6 +28,18 @@ impl Stand {
             varnish: Varnishd::start(""),
         };
         stand.put(program, "program");
+        stand
+    }
+
+    /// Two tenants whose files are watched: "t" with test/version-a, and "other" with hello and these settings.
+    fn watched_with_another(settings: &str) -> Self {
+        let stand = Self::new("test/version-a");
+        stand.put("hello", "other");
+        let tenants = [
+            stand.tenant("t", "program", "watch = true"),
+            stand.tenant("other", "other", &format!("watch = true, {settings}")),
+        ];
+        stand.varnish.reload(&tenants.concat());
         stand
     }
 
@@ -84,15 +94,6 @@ fn done(response: Response) {
     assert_eq!(response.status, 201, "{}", response.text());
 }
 
-/// Waits for something that takes a moment.
-fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
-    let start = Instant::now();
-    while !holds() {
-        assert!(start.elapsed() < Duration::from_secs(30), "{what}");
-        thread::sleep(Duration::from_millis(20));
-    }
-}
-
 #[test]
 fn an_update_that_does_not_boot_again_gives_way_to_the_one_before() {
     if !common::have_kvm() {
@@ -144,7 +145,9 @@ fn what_a_watched_file_held_at_first_comes_back_by_a_rollback() {
     stand.load("watch = true");
     assert_eq!(stand.answers("t"), 'A');
     stand.put("test/version-b", "program");
-    eventually("the changed file is taken up", || stand.answers("t") == 'B');
+    within(30, "the changed file is taken up", || {
+        stand.answers("t") == 'B'
+    });
     done(stand.roll_back("t"));
     assert_eq!(stand.answers("t"), 'A');
 }
@@ -154,31 +157,27 @@ fn a_watched_file_waits_for_no_other_and_is_tried_again() {
     if !common::have_kvm() {
         return;
     }
-    let stand = Stand::new("test/version-a");
-    stand.put("hello", "other");
-    let tenants = [
-        stand.tenant("t", "program", "watch = true"),
-        stand.tenant("other", "other", "watch = true, max_boot_time = 1h"),
-    ];
-    stand.varnish.reload(&tenants.concat());
+    let stand = Stand::watched_with_another("max_boot_time = 1h");
     assert_eq!((stand.answers("t"), stand.answers("other")), ('A', 'H'));
     // Its main() takes the hour.
     stand.put("test/bad-main-sleeps", "other");
-    eventually("the sleeper boots", || {
+    within(30, "the sleeper boots", || {
         stand.upload("other", "hello").status == 409
     });
     stand.put("test/version-b", "program");
-    eventually("the changed file is taken up", || stand.answers("t") == 'B');
+    within(30, "the changed file is taken up", || {
+        stand.answers("t") == 'B'
+    });
 
     // What fails for a lack of something is not the program's fault.
     let failures = stand.varnish.counter("update_failures");
     let limit = stand.varnish.child().leave_descriptors(4);
     stand.put("test/version-a", "program");
-    eventually("there are no descriptors", || {
+    within(30, "there are no descriptors", || {
         stand.varnish.counter("update_failures") > failures
     });
     stand.varnish.child().limit_descriptors(limit);
-    eventually("it is tried again", || stand.answers("t") == 'A');
+    within(30, "it is tried again", || stand.answers("t") == 'A');
 }
 
 #[test]
@@ -214,7 +213,7 @@ fn no_update_is_replaced_by_an_older_one_that_boots_slowly() {
     // Meanwhile comes one that boots at once.
     done(stand.upload("t", "hello"));
     assert_eq!(stand.answers("t"), 'H');
-    eventually("everything has booted", || {
+    within(30, "everything has booted", || {
         !stand.varnish.child().has_thread("kvm-boot")
             && !stand.varnish.child().has_thread("kvm-update")
     });
@@ -232,11 +231,11 @@ fn a_tenant_that_follows_again_is_shared_again() {
     assert_eq!(stand.answers("t"), 'H');
     stand.load("");
     done(stand.upload("t", "test/version-a"));
-    eventually("the other VCL's does not boot it", || {
+    within(30, "the other VCL's does not boot it", || {
         !stand.varnish.log("not updated for another VCL").is_empty()
     });
     done(stand.upload("t", "counter"));
-    eventually("but the next one", || {
+    within(30, "but the next one", || {
         !stand
             .varnish
             .log("for another VCL")
@@ -262,7 +261,7 @@ fn a_failed_tenant_follows_the_update_that_mends_it() {
     stand.load("idle_time = 51s");
     done(stand.upload("t", "hello"));
     stand.varnish.admin(&["vcl.use", &follower]);
-    eventually("the other VCL's boots it too", || {
+    within(30, "the other VCL's boots it too", || {
         stand.varnish.client().get("t", "/").status == 200
     });
 }
@@ -291,19 +290,13 @@ fn a_watched_file_that_holds_what_it_held_leaves_the_update() {
     if !common::have_kvm() {
         return;
     }
-    let stand = Stand::new("test/version-a");
-    stand.put("hello", "other");
-    let tenants = [
-        stand.tenant("t", "program", "watch = true"),
-        stand.tenant("other", "other", "watch = true"),
-    ];
-    stand.varnish.reload(&tenants.concat());
+    let stand = Stand::watched_with_another("");
     done(stand.upload("t", "test/version-b"));
     stand.put("test/version-a", "program");
     // When the other file's second change is taken up, this one has been looked at as often.
     for (program, answer) in [("test/version-a", 'A'), ("test/version-b", 'B')] {
         stand.put(program, "other");
-        eventually("the other file is taken up", || {
+        within(30, "the other file is taken up", || {
             stand.answers("other") == answer
         });
     }
@@ -311,5 +304,7 @@ fn a_watched_file_that_holds_what_it_held_leaves_the_update() {
     assert_eq!(stand.varnish.counter("updates"), 3);
     // Other content is a change.
     stand.put("hello", "program");
-    eventually("the changed file is taken up", || stand.answers("t") == 'H');
+    within(30, "the changed file is taken up", || {
+        stand.answers("t") == 'H'
+    });
 }

@@ -2,6 +2,8 @@
 // Each test binary uses a part of it.
 #![allow(dead_code, clippy::unwrap_used, clippy::expect_used)]
 
+#[path = "../../crates/forkvm/tests/common/batch_gdb.rs"]
+pub mod batch_gdb;
 pub mod client;
 pub mod gdb;
 pub mod holdings;
@@ -82,12 +84,19 @@ impl Numbers {
 }
 
 /// Waits for something that takes a moment.
-pub fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
+#[track_caller]
+pub fn eventually(what: &str, holds: impl FnMut() -> bool) {
+    within(20, what, holds);
+}
+
+/// Waits for something that takes so many seconds at most.
+#[track_caller]
+pub fn within(seconds: u64, what: &str, mut holds: impl FnMut() -> bool) {
     let start = Instant::now();
     while !holds() {
         assert!(
-            start.elapsed() < Duration::from_secs(20),
-            "{what}: not after 20 s"
+            start.elapsed() < Duration::from_secs(seconds),
+            "{what}: not after {seconds} s"
         );
         thread::sleep(Duration::from_millis(20));
     }

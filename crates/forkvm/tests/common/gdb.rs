@@ -3,13 +3,15 @@
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use forkvm::{Answer, Config, Failure, Host, Request, Stream};
 
+use super::batch_gdb::{self, what_it_says};
+pub use super::batch_gdb::{assert_in_order, have_gdb};
 use super::{Tenant, slow_time};
 
 /// Ends the test at once where there is no gdb: a skip, but a failure in CI.
@@ -23,57 +25,15 @@ macro_rules! gdb_or_skip {
 }
 pub(crate) use gdb_or_skip;
 
-/// Whether a test that needs gdb can run.
-pub fn have_gdb() -> bool {
-    let found = Command::new("gdb")
-        .arg("--version")
-        .stdout(Stdio::null())
-        .status();
-    let Err(error) = found else {
-        return true;
-    };
-    assert!(std::env::var_os("CI").is_none(), "gdb: {error}");
-    eprintln!("SKIPPED, gdb: {error}");
-    false
-}
-
 /// gdb with these commands, once it is connected.
 pub fn gdb_command(program: &Path, address: &str, commands: &[&str]) -> Command {
-    let mut gdb = Command::new("gdb");
-    gdb.args(["-nx", "-q", "-batch"]).arg(program);
-    let timeout = slow_time(Duration::from_secs(20)).as_secs();
-    for before in [
-        "set debuginfod enabled off",
-        "set width 0",
-        &format!("set remotetimeout {timeout}"),
-        &format!("target remote {address}"),
-    ] {
-        gdb.args(["-ex", before]);
-    }
-    for command in commands {
-        gdb.args(["-ex", command]);
-    }
-    gdb.env("LC_ALL", "C").stdin(Stdio::null());
-    gdb
+    let timeout = slow_time(Duration::from_secs(20));
+    batch_gdb::gdb_command(program, address, timeout, commands)
 }
 
 /// What gdb says.
 pub fn gdb(program: &Path, address: &str, commands: &[&str]) -> String {
-    let output = gdb_command(program, address, commands).output().unwrap();
-    let text = [output.stdout, output.stderr].concat();
-    String::from_utf8_lossy(&text).into_owned()
-}
-
-/// Checks that a text has these pieces, in this order.
-#[track_caller]
-pub fn assert_in_order(text: &str, pieces: &[&str]) {
-    let mut rest = text;
-    for piece in pieces {
-        let Some(at) = rest.find(piece) else {
-            panic!("no {piece:?} where it should be in:\n{text}");
-        };
-        rest = &rest[at + piece.len()..];
-    }
+    what_it_says(gdb_command(program, address, commands))
 }
 
 /// A host that hands notes on to another thread.

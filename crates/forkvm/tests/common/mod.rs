@@ -8,6 +8,7 @@
     clippy::expect_used
 )]
 
+pub mod batch_gdb;
 pub mod gdb;
 pub mod sums;
 
