@@ -1,7 +1,7 @@
 #!/bin/bash
 # The engine's tests on a stock kernel's kvm_amd ("make test-svm"): everything is
-# built out here, then all test programs run in one boot, once with nested paging
-# and once with shadow paging.
+# built out here, then all test programs run in two machines at once, one with nested
+# paging and one with shadow paging.
 #   NPT=1|0          only this one
 #   FORKVM_SLOW=50   by how much the tests stretch their time limits
 #   GUESTS_DIR=DIR   the guest programs (default: target/guests)
@@ -42,12 +42,15 @@ for line in sys.stdin:
 export CI=true FORKVM_SLOW=${FORKVM_SLOW:-50} CARGO_MANIFEST_DIR=$root/crates/forkvm RUST_BACKTRACE=1
 export GUESTS_DIR=${GUESTS_DIR:-$root/target/guests}
 cd "$CARGO_MANIFEST_DIR"
-status=0
+# Both machines at once: each takes one of the host's processors.
+status=0 machines=()
+trap 'kill "${machines[@]}" 2>/dev/null' EXIT
 for npt in ${NPT:-1 0}; do
     echo "=== Linux ${SVM_KERNEL:-6.1}, kvm_amd npt=$npt, ${#programs[@]} test programs"
-    "$here/run.sh" -t "${SVM_LIMIT:-1800}" -k "npt=$npt" -- "$here/test.sh" --inside "${programs[@]}" || {
-        status=$?
-        echo "test-svm: failed with npt=$npt ($status)" >&2
-    }
+    "$here/run.sh" -t "${SVM_LIMIT:-1800}" -k "npt=$npt" -- "$here/test.sh" --inside "${programs[@]}" \
+        > >(sed -u "s/^/npt=$npt | /") 2>&1 &
+    machines+=($!)
 done
+for machine in "${machines[@]}"; do wait "$machine" || status=$?; done
+wait
 exit $status

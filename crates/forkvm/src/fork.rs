@@ -28,6 +28,8 @@ mod bounded;
 #[cfg(test)]
 mod broken;
 #[cfg(test)]
+mod dead;
+#[cfg(test)]
 pub(crate) mod testing;
 
 /// Why a fork could not be made or put back.

@@ -11,7 +11,7 @@ use crate::arch::stubs::{
     PORT_EXCEPTION, PORT_HYPERCALL, PORT_SYSCALL, PORT_SYSCALL_32, SyscallEntry,
 };
 use crate::failure::{Cause, Exception};
-use crate::kvm::{Exit, Vcpu, Vm};
+use crate::kvm::{Death, Exit, Vcpu, Vm};
 use crate::linux::{Call, Linux, Outcome, UserMemory};
 use crate::memory::GuestMemory;
 use crate::probe::KvmHost;
@@ -167,7 +167,10 @@ impl Machine {
                     (Instant::now() >= deadline || !self.watch.go_on()).then_some(Cause::Timeout)
                 }
                 Exit::RingFull => self.ring_full(),
-                Exit::Dead(reason) => Some(Cause::Machine(format!("KVM exit reason {reason}"))),
+                Exit::Dead(death) => Some(Cause::Machine(match death {
+                    Death::TripleFault => death.to_string(),
+                    _ => format!("{death}, at {:#x}", self.vcpu.regs().rip),
+                })),
             };
             if let Some(cause) = ended {
                 return Event::Ended(cause);

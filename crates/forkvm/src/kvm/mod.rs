@@ -4,5 +4,5 @@ mod ring;
 mod vcpu;
 mod vm;
 
-pub use vcpu::{Exit, RunPage, Vcpu};
+pub use vcpu::{Death, Exit, RunPage, Vcpu};
 pub use vm::{Vm, open};

@@ -3,9 +3,10 @@
 use std::sync::atomic::AtomicU8;
 
 use kvm_bindings::{
-    CpuId, KVM_EXIT_DIRTY_RING_FULL, KVM_EXIT_INTR, KVM_EXIT_IO, KVM_EXIT_IO_OUT,
-    KVM_SYNC_X86_EVENTS, KVM_SYNC_X86_REGS, KVM_SYNC_X86_SREGS, Msrs, kvm_debugregs, kvm_msr_entry,
-    kvm_regs, kvm_sregs, kvm_vcpu_events, kvm_xcrs,
+    CpuId, KVM_EXIT_DIRTY_RING_FULL, KVM_EXIT_FAIL_ENTRY, KVM_EXIT_INTERNAL_ERROR, KVM_EXIT_INTR,
+    KVM_EXIT_IO, KVM_EXIT_IO_OUT, KVM_EXIT_SHUTDOWN, KVM_SYNC_X86_EVENTS, KVM_SYNC_X86_REGS,
+    KVM_SYNC_X86_SREGS, Msrs, kvm_debugregs, kvm_msr_entry, kvm_regs, kvm_sregs, kvm_vcpu_events,
+    kvm_xcrs,
 };
 use kvm_ioctls::VcpuFd;
 
@@ -25,8 +26,29 @@ pub enum Exit {
     Interrupted,
     /// The dirty ring has no room for what the next instruction may write.
     RingFull,
-    /// Anything else, by its exit reason (Linux: `KVM_EXIT_*`): the machine can't go on.
-    Dead(u32),
+    /// Anything else: the machine can't go on.
+    Dead(Death),
+}
+
+/// Why a machine can't go on (Linux: Documentation/virt/kvm/api.rst, `KVM_RUN`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Death {
+    /// `KVM_RUN` itself failed: the host had no memory for the guest's, for example.
+    #[error("KVM_RUN: {}", std::io::Error::from_raw_os_error(*.0))]
+    Failed(i32),
+    /// An exception came while the processor was about to handle a double fault. KVM on AMD resets the vCPU then, so
+    /// where it was is not known.
+    #[error("a triple fault")]
+    TripleFault,
+    /// KVM had to emulate an instruction and could not, or the like.
+    #[error("KVM internal error {0}")]
+    Internal(u32),
+    /// The processor did not accept the guest's state.
+    #[error("the processor refuses to enter the guest, for reason {0:#x}")]
+    NoEntry(u64),
+    /// Another exit, by its number (`KVM_EXIT_*`).
+    #[error("KVM exit reason {0}")]
+    Unexpected(u32),
 }
 
 /// The flag by which another thread ends a run (`kvm_run.immediate_exit`).
@@ -90,7 +112,7 @@ impl Vcpu {
             Err(error) if matches!(error.errno(), libc::EINTR | libc::EAGAIN) => {
                 return Exit::Interrupted;
             }
-            Err(_) => return Exit::Dead(self.fd.get_kvm_run().exit_reason),
+            Err(error) => return Exit::Dead(Death::Failed(error.errno())),
         }
         let run = self.fd.get_kvm_run();
         match run.exit_reason {
@@ -105,7 +127,18 @@ impl Vcpu {
             }
             KVM_EXIT_INTR => Exit::Interrupted,
             KVM_EXIT_DIRTY_RING_FULL => Exit::RingFull,
-            reason => Exit::Dead(reason),
+            KVM_EXIT_SHUTDOWN => Exit::Dead(Death::TripleFault),
+            KVM_EXIT_INTERNAL_ERROR => {
+                // SAFETY: exit reason KVM_EXIT_INTERNAL_ERROR says that this member of the union is the valid one.
+                let internal = unsafe { run.__bindgen_anon_1.internal };
+                Exit::Dead(Death::Internal(internal.suberror))
+            }
+            KVM_EXIT_FAIL_ENTRY => {
+                // SAFETY: exit reason KVM_EXIT_FAIL_ENTRY says that this member of the union is the valid one.
+                let entry = unsafe { run.__bindgen_anon_1.fail_entry };
+                Exit::Dead(Death::NoEntry(entry.hardware_entry_failure_reason))
+            }
+            reason => Exit::Dead(Death::Unexpected(reason)),
         }
     }
 
