@@ -1,7 +1,7 @@
 //! A VCL's tenants, and how a fetch is answered by one of their programs.
 #![forbid(unsafe_code)]
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
@@ -14,6 +14,7 @@ use crate::counters::count;
 use crate::fetch::{Fetch, Order, Target};
 use crate::request::{Asked, BadBody};
 use crate::response::Response;
+use crate::settings::{BadSetting, Settings};
 use crate::tenant::{Release, State, Tenant};
 use crate::update::{self, Source, Turn};
 use crate::version::Version;
@@ -27,16 +28,21 @@ pub struct Director {
 }
 
 impl Director {
-    /// Whether there is a tenant of this name already.
-    pub fn has(&self, name: &str) -> bool {
-        self.tenants.read().contains_key(name)
-    }
-
-    /// Adds a tenant.
-    pub fn add(&self, tenant: Arc<Tenant>) {
-        self.tenants
-            .write()
-            .insert(tenant.name().to_owned(), tenant);
+    /// Adds tenants, whose programs begin to boot: all, or none if a name is there twice.
+    pub fn add_all(&self, tenants: Vec<Settings>) -> Result<(), BadSetting> {
+        let mut here = self.tenants.write();
+        let mut names = HashSet::new();
+        for settings in &tenants {
+            let name = &settings.config.name;
+            if here.contains_key(name) || !names.insert(name) {
+                let twice = "is given twice in this VCL".to_owned();
+                return Err(BadSetting::new(name.as_bytes(), "name", twice));
+            }
+        }
+        for settings in tenants {
+            here.insert(settings.config.name.clone(), registry::share(settings));
+        }
+        Ok(())
     }
 
     /// Whether the tenant's program takes requests.

@@ -13,9 +13,10 @@ use varnish::ffi::{VMOD_PRIV_METHODS_MAGIC, vmod_data, vmod_priv, vmod_priv_meth
 use varnish::vcl::{Ctx, LogTag, VclError};
 
 use crate::director::Director;
+use crate::document::{self, BadDocument, Document};
 use crate::fetch::{Order, Target};
 use crate::keys::Sent;
-use crate::settings::{Given, Settings};
+use crate::settings::{Given, List, Settings};
 use crate::vdi::{Registered, guard};
 use crate::{counters, debug, logging, panics, registry, upload};
 
@@ -44,7 +45,10 @@ const VERSION: &CStr =
 static FUNCTIONS: Vmod_vmod_kvm_Func = Vmod_vmod_kvm_Func {
     _event: Some(event),
     f_tenant: Some(tenant),
+    f_load_tenants: Some(load_tenants),
+    f_embed_tenants: Some(embed_tenants),
     f_backend: Some(backend),
+    f_vm_backend: Some(vm_backend),
     f_live_update: Some(live_update),
     f_live_rollback: Some(live_rollback),
     f_vm_debug_backend: Some(vm_debug_backend),
@@ -129,15 +133,16 @@ unsafe extern "C" fn tenant(ctx: *const vrt_ctx, args: *mut arg_vmod_kvm_tenant)
                 max_request_memory: args.max_request_memory.0,
                 req_mem_limit_after_reset: args.req_mem_limit_after_reset.0,
                 concurrency: args.concurrency.0,
-                main_arguments: bytes(args.main_arguments).unwrap_or_default(),
-                environment: bytes(args.environment).unwrap_or_default(),
-                allowed_paths: bytes(args.allowed_paths).unwrap_or_default(),
+                main_arguments: List::Words(bytes(args.main_arguments).unwrap_or_default()),
+                environment: List::Words(bytes(args.environment).unwrap_or_default()),
+                allowed_paths: List::Words(bytes(args.allowed_paths).unwrap_or_default()),
                 current_working_directory: bytes(args.current_working_directory)
                     .unwrap_or_default(),
                 stdout: args.stdout.0 != 0,
                 warmup: args.warmup.0,
                 warmup_url: bytes(args.warmup_url).unwrap_or_default(),
                 warmup_method: bytes(args.warmup_method).unwrap_or_default(),
+                warmup_headers: List::Words(bytes(args.warmup_headers).unwrap_or_default()),
                 update_key: bytes(args.update_key).unwrap_or_default(),
                 update_key_file: bytes(args.update_key_file).unwrap_or_default(),
                 state_dir: bytes(args.state_dir).unwrap_or_default(),
@@ -152,15 +157,54 @@ unsafe extern "C" fn tenant(ctx: *const vrt_ctx, args: *mut arg_vmod_kvm_tenant)
             };
             (registered(args.arg1)?.director(), given)
         };
-        let settings = Settings::check(&given).map_err(|bad| VclError::new(bad.to_string()))?;
-        let name = &settings.config.name;
-        if director.has(name) {
-            return Err(format!("kvm.tenant(\"{name}\"): name is given twice in this VCL").into());
-        }
-        director.add(registry::share(settings));
-        Ok(())
+        let settings = Settings::check(&given).map_err(|bad| format!("kvm.{bad}"))?;
+        let added = director.add_all(vec![settings]);
+        Ok(added.map_err(|bad| format!("kvm.{bad}"))?)
     });
     let _ = fail_on_error(ctx, result.flatten());
+}
+
+/// `kvm.load_tenants()`
+unsafe extern "C" fn load_tenants(
+    ctx: *const vrt_ctx,
+    vcl: *mut vmod_priv,
+    file: VCL_STRING,
+) -> VCL_BOOL {
+    let result = guard(|| -> Result<bool, VclError> {
+        // SAFETY: as in tenant().
+        unsafe {
+            let file = bytes(file).unwrap_or_default();
+            let document = document::load(Path::new(OsStr::from_bytes(file)));
+            let added = add_tenants(registered(vcl)?.director(), document);
+            Ok(said(ctx, "load_tenants", file, added))
+        }
+    });
+    VCL_BOOL(fail_on_error(ctx, result.flatten()).unwrap_or(false).into())
+}
+
+/// `kvm.embed_tenants()`
+unsafe extern "C" fn embed_tenants(ctx: *const vrt_ctx, vcl: *mut vmod_priv, json: VCL_STRING) {
+    let result = guard(|| -> Result<(), VclError> {
+        // SAFETY: as in tenant().
+        let (director, json) =
+            unsafe { (registered(vcl)?.director(), bytes(json).unwrap_or_default()) };
+        let document = document::parse(String::from_utf8_lossy(json).into_owned());
+        let added = add_tenants(director, document);
+        Ok(added.map_err(|bad| format!("kvm.embed_tenants(): {bad}"))?)
+    });
+    let _ = fail_on_error(ctx, result.flatten());
+}
+
+/// Adds all of a document's tenants, or none.
+fn add_tenants(director: &Director, document: Result<Document, BadDocument>) -> Result<(), String> {
+    let Document { tenants, warnings } = document.map_err(|bad| bad.to_string())?;
+    director.add_all(tenants).map_err(|bad| bad.to_string())?;
+    for warning in warnings {
+        for record in logging::records(warning.as_bytes()) {
+            logging::write(LogTag::Notice, &format!("kvm: tenants: {record}"));
+        }
+    }
+    Ok(())
 }
 
 /// `kvm.backend()`
@@ -182,6 +226,25 @@ unsafe extern "C" fn backend(ctx: *const vrt_ctx, args: *mut arg_vmod_kvm_backen
     };
     // SAFETY: varnishd called us with them.
     unsafe { aim(ctx, args.arg1, target) }
+}
+
+/// `kvm.vm_backend()`
+unsafe extern "C" fn vm_backend(
+    ctx: *const vrt_ctx,
+    vcl: *mut vmod_priv,
+    tenant: VCL_STRING,
+    url: VCL_STRING,
+    arg: VCL_STRING,
+) -> VCL_BACKEND {
+    // SAFETY: varnishd called us with all of them.
+    unsafe {
+        aim(ctx, vcl, || Target {
+            tenant: Some(text(tenant)),
+            url: Some(text(url)),
+            arg: text(arg),
+            order: None,
+        })
+    }
 }
 
 /// `kvm.live_update()`

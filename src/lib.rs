@@ -14,6 +14,7 @@ mod caching;
 mod counters;
 mod debug;
 mod director;
+mod document;
 mod fetch;
 mod ffi;
 mod keys;

@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use forkvm::{BadDebugAddress, Config, DebugAddress, Debugging, Limits, WarmUp};
+use forkvm::{BadDebugAddress, Config, DebugAddress, Debugging, Limits, WarmUp, parse_header};
 
 use crate::keys::Key;
 use crate::{name, words};
@@ -15,7 +15,16 @@ const GIB: i64 = 1 << 30;
 const HOUR: f64 = 3600.0;
 const DAY: f64 = 24.0 * HOUR;
 
-/// What VCL gave, in VCL's terms: durations in seconds, sizes in bytes.
+/// A setting that is a list.
+#[derive(Debug, Clone)]
+pub enum List<'a> {
+    /// In one string of VCL's.
+    Words(&'a [u8]),
+    /// In one string each.
+    Items(Vec<&'a str>),
+}
+
+/// What was given, in VCL's terms: durations in seconds, sizes in bytes.
 #[derive(Debug, Clone)]
 pub struct Given<'a> {
     pub name: &'a [u8],
@@ -29,14 +38,15 @@ pub struct Given<'a> {
     pub max_request_memory: i64,
     pub req_mem_limit_after_reset: i64,
     pub concurrency: i64,
-    pub main_arguments: &'a [u8],
-    pub environment: &'a [u8],
-    pub allowed_paths: &'a [u8],
+    pub main_arguments: List<'a>,
+    pub environment: List<'a>,
+    pub allowed_paths: List<'a>,
     pub current_working_directory: &'a [u8],
     pub stdout: bool,
     pub warmup: i64,
     pub warmup_url: &'a [u8],
     pub warmup_method: &'a [u8],
+    pub warmup_headers: List<'a>,
     pub update_key: &'a [u8],
     pub update_key_file: &'a [u8],
     pub state_dir: &'a [u8],
@@ -75,21 +85,69 @@ pub struct Settings {
 
 /// A setting that makes no sense. VCL load fails with it.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
-#[error("kvm.tenant(\"{tenant}\"): {setting} {problem}")]
+#[error("tenant(\"{tenant}\"): {setting} {problem}")]
 pub struct BadSetting {
     tenant: String,
-    setting: &'static str,
+    setting: String,
     problem: String,
 }
 
-impl Settings {
-    /// Checks what VCL gave.
-    pub fn check(given: &Given<'_>) -> Result<Self, BadSetting> {
-        Self::checked(given).map_err(|(setting, problem)| BadSetting {
-            tenant: given.name.escape_ascii().to_string(),
-            setting,
+impl BadSetting {
+    /// Of the tenant of this name.
+    pub fn new(tenant: &[u8], setting: &str, problem: String) -> Self {
+        Self {
+            tenant: tenant.escape_ascii().to_string(),
+            setting: setting.into(),
             problem,
-        })
+        }
+    }
+}
+
+impl<'a> Given<'a> {
+    /// The defaults.
+    pub fn new(name: &'a [u8]) -> Self {
+        let none = || List::Items(Vec::new());
+        Self {
+            name,
+            path: b"",
+            group: b"test",
+            max_boot_time: 16.0,
+            max_request_time: 8.0,
+            max_wait: 1.0,
+            idle_time: 60.0,
+            max_memory: 256 * MIB,
+            max_request_memory: 64 * MIB,
+            req_mem_limit_after_reset: 8 * MIB,
+            concurrency: 2,
+            main_arguments: none(),
+            environment: none(),
+            allowed_paths: none(),
+            current_working_directory: b"/",
+            stdout: false,
+            warmup: 0,
+            warmup_url: b"/",
+            warmup_method: b"GET",
+            warmup_headers: none(),
+            update_key: b"",
+            update_key_file: b"",
+            state_dir: b"",
+            keep_versions: 2,
+            update_without_state: false,
+            watch: false,
+            version_header: false,
+            allow_debug: false,
+            debug_address: b"127.0.0.1:0",
+            debug_timeout: 120.0,
+            debug_exceptions: false,
+        }
+    }
+}
+
+impl Settings {
+    /// Checks what was given.
+    pub fn check(given: &Given<'_>) -> Result<Self, BadSetting> {
+        Self::checked(given)
+            .map_err(|(setting, problem)| BadSetting::new(given.name, setting, problem))
     }
 
     fn checked(given: &Given<'_>) -> Result<Self, (&'static str, String)> {
@@ -136,7 +194,7 @@ impl Settings {
                 ));
             }
         };
-        let environment = list("environment", given.environment)?;
+        let environment = list("environment", &given.environment)?;
         if let Some(bad) = environment
             .iter()
             .find(|entry| entry.find('=').is_none_or(|at| at == 0))
@@ -146,7 +204,7 @@ impl Settings {
                 format!("has an entry that is not KEY=value: {bad:?}"),
             ));
         }
-        let allowed_paths = list("allowed_paths", given.allowed_paths)?;
+        let allowed_paths = list("allowed_paths", &given.allowed_paths)?;
         if let Some(bad) = allowed_paths
             .iter()
             .find(|path| !Path::new(path).is_absolute())
@@ -184,7 +242,7 @@ impl Settings {
             version_header: given.version_header,
             config: Config {
                 group: text("group", given.group)?.into(),
-                main_arguments: list("main_arguments", given.main_arguments)?,
+                main_arguments: list("main_arguments", &given.main_arguments)?,
                 environment,
                 allowed_paths: allowed_paths.into_iter().map(Into::into).collect(),
                 current_working_directory: current_working_directory.into(),
@@ -256,11 +314,18 @@ fn warm_up(given: &Given<'_>) -> Result<Option<WarmUp>, (&'static str, String)> 
             ));
         }
     };
+    let headers = list("warmup_headers", &given.warmup_headers)?
+        .iter()
+        .map(|line| {
+            let bad = |why| ("warmup_headers", format!("has {line:?}: {why}"));
+            parse_header(line.as_bytes()).map_err(bad)
+        })
+        .collect::<Result<_, _>>()?;
     Ok(Some(WarmUp {
         num_requests,
         url: text("warmup_url", given.warmup_url)?.into(),
         method: text("warmup_method", given.warmup_method)?.into(),
-        headers: Vec::new(),
+        headers,
     }))
 }
 
@@ -268,8 +333,13 @@ fn text<'a>(setting: &'static str, value: &'a [u8]) -> Result<&'a str, (&'static
     str::from_utf8(value).map_err(|_| (setting, "is not UTF-8".to_owned()))
 }
 
-fn list(setting: &'static str, value: &[u8]) -> Result<Vec<String>, (&'static str, String)> {
-    words::split(text(setting, value)?).map_err(|bad| (setting, bad.to_string()))
+fn list(setting: &'static str, list: &List<'_>) -> Result<Vec<String>, (&'static str, String)> {
+    match list {
+        List::Words(value) => {
+            words::split(text(setting, value)?).map_err(|bad| (setting, bad.to_string()))
+        }
+        List::Items(items) => Ok(items.iter().map(|&item| item.to_owned()).collect()),
+    }
 }
 
 fn duration(
@@ -301,55 +371,118 @@ fn bytes(
 
 #[cfg(test)]
 mod tests {
+    use forkvm::Header;
+
     use super::*;
 
     fn given() -> Given<'static> {
         Given {
-            name: b"Xpizza.com",
             path: b"/srv/xpizza",
-            group: b"test",
-            max_boot_time: 16.0,
-            max_request_time: 8.0,
-            max_wait: 1.0,
-            idle_time: 60.0,
-            max_memory: 256 * MIB,
-            max_request_memory: 64 * MIB,
-            req_mem_limit_after_reset: 8 * MIB,
-            concurrency: 2,
-            main_arguments: b"-v 'two words'",
-            environment: b"A=1 B=",
-            allowed_paths: b"/etc/ssl /usr/share/zoneinfo",
-            current_working_directory: b"/",
-            stdout: false,
-            warmup: 0,
-            warmup_url: b"/",
-            warmup_method: b"GET",
-            update_key: b"",
-            update_key_file: b"",
-            state_dir: b"",
-            keep_versions: 2,
-            update_without_state: false,
-            watch: false,
-            version_header: false,
-            allow_debug: false,
-            debug_address: b"127.0.0.1:0",
-            debug_timeout: 120.0,
-            debug_exceptions: false,
+            main_arguments: List::Words(b"-v 'two words'"),
+            environment: List::Words(b"A=1 B="),
+            allowed_paths: List::Words(b"/etc/ssl /usr/share/zoneinfo"),
+            warmup_headers: List::Words(b"'A: b c' D:e"),
+            ..Given::new(b"Xpizza.com")
         }
     }
 
     #[test]
-    fn vmod_vccs_defaults_are_the_engines() {
+    fn the_defaults_are_the_engines() {
         let given = Given {
-            main_arguments: b"",
-            environment: b"",
-            allowed_paths: b"",
-            ..given()
+            path: b"/srv/xpizza",
+            ..Given::new(b"xpizza.com")
         };
         assert_eq!(
             Settings::check(&given).unwrap().config,
             Config::new("xpizza.com")
         );
+    }
+
+    /// A default as vmod.vcc writes it.
+    trait InVcc {
+        fn in_vcc(&self) -> String;
+    }
+    impl InVcc for bool {
+        fn in_vcc(&self) -> String {
+            u8::from(*self).to_string()
+        }
+    }
+    impl InVcc for i64 {
+        fn in_vcc(&self) -> String {
+            self.to_string()
+        }
+    }
+    impl InVcc for f64 {
+        fn in_vcc(&self) -> String {
+            self.to_string()
+        }
+    }
+    impl InVcc for &[u8] {
+        fn in_vcc(&self) -> String {
+            format!("\"{}\"", self.escape_ascii())
+        }
+    }
+    impl InVcc for List<'_> {
+        fn in_vcc(&self) -> String {
+            assert!(matches!(self, List::Items(items) if items.is_empty()));
+            "\"\"".into()
+        }
+    }
+
+    #[test]
+    fn vmod_vccs_defaults_are_these() {
+        let vcc = include_str!("../vmod.vcc");
+        let (_, tenant) = vcc.split_once("$Function VOID tenant(").unwrap();
+        let (tenant, _) = tenant.split_once(")\n").unwrap();
+        let given = Given::new(b"");
+        let mut defaults = 0;
+        for argument in tenant.split('[').skip(1) {
+            let (name, default) = argument.split_once(" = ").unwrap();
+            let name = name.split_once(' ').unwrap().1;
+            let default = default.split_once(']').unwrap().0;
+            macro_rules! ours {
+                ($($field:ident),*) => {
+                    match name {
+                        $(stringify!($field) => given.$field.in_vcc(),)*
+                        _ => panic!("{name} is not here"),
+                    }
+                };
+            }
+            let ours = ours!(
+                group,
+                max_boot_time,
+                max_request_time,
+                max_wait,
+                idle_time,
+                max_memory,
+                max_request_memory,
+                req_mem_limit_after_reset,
+                concurrency,
+                main_arguments,
+                environment,
+                allowed_paths,
+                current_working_directory,
+                stdout,
+                warmup,
+                warmup_url,
+                warmup_method,
+                warmup_headers,
+                update_key,
+                update_key_file,
+                state_dir,
+                keep_versions,
+                update_without_state,
+                watch,
+                version_header,
+                allow_debug,
+                debug_address,
+                debug_timeout,
+                debug_exceptions
+            );
+            assert_eq!(ours, default, "{name}");
+            defaults += 1;
+        }
+        assert_eq!(defaults, 29);
     }
 
     #[test]
@@ -361,6 +494,16 @@ mod tests {
             config.allowed_paths,
             [Path::new("/etc/ssl"), Path::new("/usr/share/zoneinfo")]
         );
+        let warm_up = Settings::check(&Given {
+            warmup: 1,
+            ..given()
+        });
+        let headers = warm_up.unwrap().config.warm_up.unwrap().headers;
+        let header = |name: &str, value: &str| Header {
+            name: name.into(),
+            value: value.into(),
+        };
+        assert_eq!(headers, [header("A", "b c"), header("D", "e")]);
     }
 
     #[test]
@@ -382,7 +525,7 @@ mod tests {
     #[test]
     fn bad_settings_name_tenant_and_setting() {
         type Spoil = fn(&mut Given<'static>);
-        let spoils: [(&str, Spoil); 38] = [
+        let spoils: [(&str, Spoil); 39] = [
             ("name", |g| g.name = b""),
             ("name", |g| g.name = b"a b"),
             ("name", |g| g.name = &[b'a'; 247]),
@@ -408,9 +551,9 @@ mod tests {
             ("concurrency", |g| g.concurrency = 0),
             ("concurrency", |g| g.concurrency = 256),
             ("concurrency", |g| g.concurrency = -1),
-            ("main_arguments", |g| g.main_arguments = b"'"),
-            ("environment", |g| g.environment = b"=x"),
-            ("allowed_paths", |g| g.allowed_paths = b"etc"),
+            ("main_arguments", |g| g.main_arguments = List::Words(b"'")),
+            ("environment", |g| g.environment = List::Words(b"=x")),
+            ("allowed_paths", |g| g.allowed_paths = List::Words(b"etc")),
             ("current_working_directory", |g| {
                 g.current_working_directory = b""
             }),
@@ -424,6 +567,9 @@ mod tests {
             ("debug_address", |g| g.debug_address = b"gdb.socket"),
             ("debug_timeout", |g| g.debug_timeout = 0.0),
             ("debug_timeout", |g| g.debug_timeout = 3601.0),
+            ("warmup_headers", |g| {
+                (g.warmup, g.warmup_headers) = (1, List::Words(b"none"));
+            }),
             ("update_key", |g| {
                 (g.update_key, g.update_key_file) = (b"a", b"/key");
             }),

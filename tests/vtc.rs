@@ -76,6 +76,7 @@ vtc! {
     reload
     settings
     target
+    tenants_json
     update
     update_reload
     update_state

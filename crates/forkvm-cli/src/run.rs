@@ -81,16 +81,8 @@ pub struct Run {
 }
 
 fn parse_header(text: &str) -> Result<Header, String> {
-    let (name, value) = text
-        .split_once(':')
-        .ok_or("a header has the form 'Name: value'")?;
-    if name.trim().is_empty() || text.contains(['\r', '\n', '\0']) {
-        return Err("a header has a name, and no line ends in it".into());
-    }
-    Ok(Header {
-        name: name.trim().into(),
-        value: value.trim().into(),
-    })
+    forkvm::parse_header(text.as_bytes())
+        .map_err(|bad| format!("{bad} (it has the form 'Name: value')"))
 }
 
 /// A time on the command line.
