@@ -5,11 +5,12 @@
 use std::collections::HashSet;
 use std::fmt;
 use std::io::Read;
+use std::marker::PhantomData;
 use std::path::Path;
 
-use serde::Deserialize;
-use serde::de::{MapAccess, Visitor};
+use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 use serde_json::Value;
+use serde_json::error::Category;
 
 use crate::registry;
 use crate::settings::{BadSetting, Given, List, Settings};
@@ -36,9 +37,20 @@ pub enum BadDocument {
     /// The file can't be read.
     #[error("{0}")]
     File(String),
-    /// It is not JSON, or not an object of objects.
+    /// It is not JSON.
     #[error("{0}")]
-    Json(#[from] serde_json::Error),
+    Json(serde_json::Error),
+    /// It is not an object of objects. The value that is not one is not told, since it may be a key.
+    #[error("an object of objects must be there, line {line} column {column}")]
+    Shape {
+        /// Where.
+        line: usize,
+        /// Where in it.
+        column: usize,
+    },
+    /// Two entries, or two settings of one, have the same name.
+    #[error("{0:?} is there twice")]
+    Twice(String),
     /// Neither JSON nor a comment.
     #[error("a / that begins no comment")]
     Slash,
@@ -46,6 +58,15 @@ pub enum BadDocument {
     #[error(transparent)]
     Setting(#[from] BadSetting),
 }
+
+/// What [`Settings::check`] calls otherwise.
+const NAMES_HERE: [(&str, &str); 3] = [
+    ("path", "filename"),
+    ("update_key", "key"),
+    ("warmup_headers", "warmup.headers"),
+];
+/// What there is in `warmup`.
+const WARM_UP_KEYS: [&str; 4] = ["num_requests", "url", "method", "headers"];
 
 /// Whether a key means something.
 enum Meaning {
@@ -60,16 +81,22 @@ struct Entries<T>(Vec<(String, T)>);
 
 impl<T> Entries<T> {
     fn get(&self, key: &str) -> Option<&T> {
-        self.0
-            .iter()
-            .find(|(k, _)| k == key)
-            .map(|(_, value)| value)
+        let entry = self.0.iter().find(|(name, _)| name == key);
+        entry.map(|(_, value)| value)
+    }
+
+    fn check_names(&self) -> Result<(), BadDocument> {
+        let mut names = HashSet::new();
+        match self.0.iter().find(|(name, _)| !names.insert(name)) {
+            Some((name, _)) => Err(BadDocument::Twice(name.clone())),
+            None => Ok(()),
+        }
     }
 }
 
 impl<'de, T: Deserialize<'de>> Deserialize<'de> for Entries<T> {
-    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Object<T>(std::marker::PhantomData<T>);
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Object<T>(PhantomData<T>);
 
         impl<'de, T: Deserialize<'de>> Visitor<'de> for Object<T> {
             type Value = Entries<T>;
@@ -79,42 +106,40 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for Entries<T> {
             }
 
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-                let (mut entries, mut keys) = (Entries(Vec::new()), HashSet::new());
-                while let Some(key) = map.next_key::<String>()? {
-                    if !keys.insert(key.clone()) {
-                        let twice = format!("{key:?} is there twice");
-                        return Err(serde::de::Error::custom(twice));
-                    }
-                    entries.0.push((key, map.next_value()?));
+                let mut entries = Vec::new();
+                while let Some(entry) = map.next_entry()? {
+                    entries.push(entry);
                 }
-                Ok(entries)
+                Ok(Entries(entries))
             }
         }
 
-        deserializer.deserialize_map(Object(std::marker::PhantomData))
+        deserializer.deserialize_map(Object(PhantomData))
     }
 }
 
 /// Reads a file with a document.
 pub fn load(path: &Path) -> Result<Document, BadDocument> {
-    let text = || -> Result<String, String> {
+    let read = || -> Result<Vec<u8>, String> {
+        if !path.is_absolute() {
+            return Err("is not absolute".into());
+        }
         let (file, identity) = registry::open(path)?;
         if identity.size() > FILE_LIMIT {
             return Err(format!("has more than {} MB", FILE_LIMIT >> 20));
         }
-        let mut text = String::new();
+        let mut json = Vec::new();
         file.take(FILE_LIMIT)
-            .read_to_string(&mut text)
+            .read_to_end(&mut json)
             .map_err(|error| error.to_string())?;
-        Ok(text)
+        Ok(json)
     };
-    parse(text().map_err(BadDocument::File)?)
+    parse(&read().map_err(BadDocument::File)?)
 }
 
 /// Reads a document. Comments are allowed.
-pub fn parse(mut text: String) -> Result<Document, BadDocument> {
-    json_strip_comments::strip(&mut text).map_err(|_| BadDocument::Slash)?;
-    let Entries(entries) = serde_json::from_str::<Entries<Entries<Value>>>(&text)?;
+pub fn parse(json: &[u8]) -> Result<Document, BadDocument> {
+    let Entries(entries) = entries(json)?;
     let (tenants, groups): (Vec<_>, Vec<_>) = entries
         .into_iter()
         .partition(|(_, entry)| TENANT_KEYS.iter().any(|key| entry.get(key).is_some()));
@@ -122,21 +147,55 @@ pub fn parse(mut text: String) -> Result<Document, BadDocument> {
 
     let mut warnings = Vec::new();
     for (name, entry) in groups.0.iter().chain(&tenants) {
-        for (key, value) in &entry.0 {
-            match set(&mut Given::new(b""), key, value) {
-                Ok(Meaning::Setting) => {}
-                Ok(Meaning::NoneHere) => warnings.push(format!("{name:?}: {key} has no effect")),
-                Ok(Meaning::Unknown) => warnings.push(format!("{name:?}: {key} is unknown")),
-                // In a group that no tenant is in, this is all that is wrong with it.
-                Err(problem) => warnings.push(format!("{name:?}: {key} {problem}")),
-            }
-        }
+        let warn = |(key, what)| format!("{name:?}: {key} {what}");
+        warnings.extend(entry.0.iter().flat_map(vain).map(warn));
     }
     let tenants = tenants
         .iter()
         .map(|(name, entry)| settings(name, entry, &groups))
         .collect::<Result<_, _>>()?;
     Ok(Document { tenants, warnings })
+}
+
+/// The objects in the document's object.
+fn entries(json: &[u8]) -> Result<Entries<Entries<Value>>, BadDocument> {
+    let mut stripped = json.to_vec();
+    json_strip_comments::strip_slice(&mut stripped).map_err(|_| BadDocument::Slash)?;
+    // A comment's line ends count in the place of an error.
+    for (stripped, original) in stripped.iter_mut().zip(json) {
+        if *original == b'\n' {
+            *stripped = b'\n';
+        }
+    }
+    let entries: Entries<Entries<Value>> =
+        serde_json::from_slice(&stripped).map_err(|error| match error.classify() {
+            Category::Data => BadDocument::Shape {
+                line: error.line(),
+                column: error.column(),
+            },
+            _ => BadDocument::Json(error),
+        })?;
+    entries.check_names()?;
+    for (_, entry) in &entries.0 {
+        entry.check_names()?;
+    }
+    Ok(entries)
+}
+
+/// What of a setting is there in vain: its name, and why.
+fn vain((key, value): &(String, Value)) -> Vec<(String, String)> {
+    match (set(&mut Given::new(b""), key, value), value) {
+        (Ok(Meaning::Setting), Value::Object(parts)) => parts
+            .keys()
+            .filter(|part| !WARM_UP_KEYS.contains(&part.as_str()))
+            .map(|part| (format!("{key}.{part}"), "is unknown".into()))
+            .collect(),
+        (Ok(Meaning::Setting), _) => Vec::new(),
+        (Ok(Meaning::NoneHere), _) => vec![(key.clone(), "has no effect".into())],
+        (Ok(Meaning::Unknown), _) => vec![(key.clone(), "is unknown".into())],
+        // In a group that no tenant is in, this is all that is wrong with it.
+        (Err(problem), _) => vec![(key.clone(), problem)],
+    }
 }
 
 /// A tenant's settings: its own, and of its group those it has not.
@@ -158,14 +217,24 @@ fn settings(
         group: group.as_bytes(),
         ..Given::new(name.as_bytes())
     };
-    let inherited = shared.iter().flat_map(|shared| &shared.0);
-    for (key, value) in inherited.chain(&entry.0) {
+    for (key, value) in shared.iter().flat_map(|shared| &shared.0) {
+        set(&mut given, key, value)
+            .map_err(|problem| bad(key, format!("{problem}, in group {group:?}")))?;
+    }
+    if ["key", "update_key_file"]
+        .iter()
+        .any(|key| entry.get(key).is_some())
+    {
+        // Whichever of the two the group has.
+        (given.update_key, given.update_key_file) = (b"", b"");
+    }
+    for (key, value) in &entry.0 {
         set(&mut given, key, value).map_err(|problem| bad(key, problem))?;
     }
     if given.path.is_empty() {
         return Err(bad("filename", "is missing".into()));
     }
-    Settings::check(&given)
+    Settings::check(&given).map_err(|bad| bad.renamed(&NAMES_HERE))
 }
 
 /// Takes one setting over. The error says what is wrong with its value.
@@ -173,7 +242,7 @@ fn set<'a>(given: &mut Given<'a>, key: &str, value: &'a Value) -> Result<Meaning
     match key {
         "group" => given.group = string(value)?.as_bytes(),
         "filename" => given.path = string(value)?.as_bytes(),
-        "key" | "update_key" => given.update_key = string(value)?.as_bytes(),
+        "key" => given.update_key = string(value)?.as_bytes(),
         "update_key_file" => given.update_key_file = string(value)?.as_bytes(),
         "max_boot_time" => given.max_boot_time = number(value)?,
         "max_request_time" => given.max_request_time = number(value)?,
@@ -218,19 +287,23 @@ fn set<'a>(given: &mut Given<'a>, key: &str, value: &'a Value) -> Result<Meaning
     Ok(Meaning::Setting)
 }
 
-/// Warm-up requests, which there are 20 of unless it is said.
+/// Warm-up requests, which there are 20 of unless it is said. Nothing of the group's is left.
 fn set_warm_up<'a>(given: &mut Given<'a>, value: &'a Value) -> Result<(), String> {
     let Value::Object(settings) = value else {
         return Err("must be an object".into());
     };
+    let default = Given::new(b"");
     given.warmup = 20;
+    given.warmup_url = default.warmup_url;
+    given.warmup_method = default.warmup_method;
+    given.warmup_headers = default.warmup_headers;
     for (key, value) in settings {
         let set = match key.as_str() {
             "num_requests" => integer(value).map(|n| given.warmup = n),
             "url" => string(value).map(|url| given.warmup_url = url.as_bytes()),
             "method" => string(value).map(|method| given.warmup_method = method.as_bytes()),
             "headers" => strings(value).map(|headers| given.warmup_headers = headers),
-            _ => return Err(format!("has {key:?}, which is unknown")),
+            _ => Ok(()),
         };
         set.map_err(|problem| format!("has {key}, which {problem}"))?;
     }
@@ -279,215 +352,5 @@ fn boolean(value: &Value) -> Result<bool, String> {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::time::Duration;
-
-    use super::*;
-
-    fn tenants(text: &str) -> Vec<Settings> {
-        parse(text.into()).unwrap().tenants
-    }
-
-    #[test]
-    fn a_tenant_has_its_groups_settings_and_its_own() {
-        let tenants = tenants(
-            r#"{
-                // Those of group "test".
-                "b.example": { "filename": "/srv/b" },
-                "test": { "concurrency": 3 },
-                "large": { /* for two */
-                    "max_memory": 1024, "max_request_time": 0.5, "main_arguments": ["-v", "two words"],
-                    "filename_is_not": "/a/tenant's"
-                },
-                "a.example": { "group": "large", "filename": "/srv/a", "max_request_time": 4 },
-                "C.example": { "group": "large", "filename": "/srv/c", "main_arguments": [] }
-            }"#,
-        );
-        let seen: Vec<_> = tenants
-            .iter()
-            .map(|settings| {
-                let config = &settings.config;
-                (
-                    config.name.as_str(),
-                    config.group.as_str(),
-                    config.concurrency,
-                    config.limits.max_memory >> 20,
-                    config.limits.max_request_time,
-                    config.main_arguments.len(),
-                )
-            })
-            .collect();
-        let ms = Duration::from_millis;
-        assert_eq!(
-            seen,
-            [
-                ("b.example", "test", 3, 256, ms(8000), 0),
-                ("a.example", "large", 2, 1024, ms(4000), 2),
-                ("c.example", "large", 2, 1024, ms(500), 0),
-            ]
-        );
-    }
-
-    #[test]
-    fn every_setting_is_taken_over() {
-        let [all, plain] = &tenants(
-            r#"{
-                "all": {
-                    "group": "test", "filename": "/srv/a", "key": "secret", "max_boot_time": 1.5,
-                    "max_request_time": 2, "max_wait": 0, "idle_time": 3, "max_memory": 2,
-                    "max_request_memory": 1, "req_mem_limit_after_reset": 0, "concurrency": 255,
-                    "main_arguments": ["a b"], "environment": ["A=b c"], "allowed_paths": ["/etc"],
-                    "current_working_directory": "/tmp", "stdout": true,
-                    "warmup": { "url": "/w", "method": "POST", "headers": ["A: b"] },
-                    "state_dir": "/var/lib", "keep_versions": 0, "update_without_state": true, "watch": true,
-                    "version_header": true, "allow_debug": true, "debug_address": "127.0.0.1:1",
-                    "debug_timeout": 1, "debug_exceptions": true,
-                    "storage": false, "shared_memory": 0, "ephemeral": true
-                },
-                "plain": { "filename": "/srv/a" }
-            }"#,
-        )[..] else {
-            panic!()
-        };
-        // Every field there is. The compiler says when one is new.
-        let Settings {
-            path,
-            stdout,
-            key,
-            state_dir,
-            keep_versions,
-            update_without_state,
-            watch,
-            version_header,
-            config,
-        } = all;
-        assert_eq!(path, &plain.path);
-        assert!(key.is_set() && !plain.key.is_set());
-        assert!(*stdout && *update_without_state && *watch && *version_header);
-        assert_eq!(state_dir, Path::new("/var/lib"));
-        assert_eq!(*keep_versions, 0);
-        let text = format!("{config:?}");
-        let default = format!("{:?}", plain.config);
-        let fields = |text: &str| -> Vec<String> { text.split(", ").map(str::to_owned).collect() };
-        let same: Vec<_> = fields(&text)
-            .into_iter()
-            .filter(|field| fields(&default).contains(field))
-            .collect();
-        // The group was given as it is by default; `only` is no setting.
-        assert_eq!(same, ["group: \"test\"", "only: false }"], "{text}");
-        let warm_up = config.warm_up.as_ref().unwrap();
-        assert_eq!((warm_up.num_requests, &*warm_up.url), (20, "/w"));
-        assert_eq!(warm_up.headers.len(), 1);
-    }
-
-    #[test]
-    fn what_means_nothing_is_a_warning() {
-        let document = parse(
-            r#"{
-                "g": { "hugepages": true, "typo": 1, "max_wait": "1s" },
-                "a": { "filename": "/p", "start": false, "comment": [] }
-            }"#
-            .into(),
-        )
-        .unwrap();
-        assert_eq!(document.tenants.len(), 1);
-        assert_eq!(
-            document.warnings,
-            [
-                "\"g\": hugepages has no effect",
-                "\"g\": typo is unknown",
-                "\"g\": max_wait must be a number",
-                "\"a\": start has no effect",
-                "\"a\": comment is unknown",
-            ]
-        );
-        assert!(parse("{}".into()).unwrap().tenants.is_empty());
-    }
-
-    #[test]
-    fn what_is_wrong_is_said() {
-        let of_a = |entry: &str| format!("{{ \"a\": {{ \"filename\": \"/p\", {entry} }} }}");
-        for (text, reason) in [
-            ("", "EOF while parsing a value at line 1"),
-            ("[]", "invalid type: sequence, expected an object at line 1"),
-            ("{ \"a\": 1 }", "expected an object at line 1"),
-            ("{\n\n\"a\" {} }", "expected `:` at line 3"),
-            ("{ /* \"a\": {} }", "EOF while parsing an object at line 1"),
-            ("{ / \"a\": {} }", "a / that begins no comment"),
-            (
-                r#"{ "a": {"filename": "/p"}, "a": {"filename": "/q"} }"#,
-                "\"a\" is there twice",
-            ),
-            (
-                &of_a(r#""stdout": true, "stdout": false"#),
-                "\"stdout\" is there twice",
-            ),
-            (
-                r#"{ "a b": {"filename": "/p"} }"#,
-                r#"tenant("a b"): name must be"#,
-            ),
-            (
-                r#"{ "a": {"group": "test"} }"#,
-                r#"tenant("a"): filename is missing"#,
-            ),
-            (
-                r#"{ "a": {"uri": "http://h/"} }"#,
-                r#"tenant("a"): uri can't be fetched"#,
-            ),
-            (
-                r#"{ "a": {"filename": "p"} }"#,
-                r#"tenant("a"): path is not absolute"#,
-            ),
-            (
-                &of_a(r#""group": "g""#),
-                r#"tenant("a"): group is "g", which is not there"#,
-            ),
-            (&of_a(r#""group": 1"#), "group must be a string"),
-            (&of_a(r#""key": null"#), "key must be a string"),
-            (&of_a(r#""key": "\u0000""#), "key has a NUL in it"),
-            (&of_a(r#""concurrency": 0"#), "concurrency is 0, must be"),
-            (
-                &of_a(r#""concurrency": 1.5"#),
-                "concurrency must be a whole number",
-            ),
-            (
-                &of_a(r#""max_memory": "1GB""#),
-                "max_memory must be a whole number of megabytes",
-            ),
-            (
-                &of_a(r#""max_memory": 9007199254740992"#),
-                "max_memory is 9007199254740992 megabytes, which is too much",
-            ),
-            (&of_a(r#""max_memory": -1"#), "max_memory is -1048576 bytes"),
-            (&of_a(r#""max_wait": true"#), "max_wait must be a number"),
-            (&of_a(r#""stdout": 1"#), "stdout must be true or false"),
-            (
-                &of_a(r#""main_arguments": "-v""#),
-                "main_arguments must be an array of strings",
-            ),
-            (
-                &of_a(r#""environment": ["A=b", 1]"#),
-                "environment has an entry that must be a string",
-            ),
-            (&of_a(r#""warmup": 3"#), "warmup must be an object"),
-            (
-                &of_a(r#""warmup": {"requests": 3}"#),
-                "warmup has \"requests\", which is unknown",
-            ),
-            (
-                &of_a(r#""warmup": {"url": 3}"#),
-                "warmup has url, which must be a string",
-            ),
-            (
-                &of_a(r#""warmup": {"headers": ["A"]}"#),
-                "warmup_headers has \"A\": no colon in it",
-            ),
-            (&of_a(r#""storage": true"#), "storage is true"),
-            (&of_a(r#""shared_memory": 1"#), "shared_memory is not 0"),
-            (&of_a(r#""ephemeral": false"#), "ephemeral is false"),
-        ] {
-            let error = parse(text.into()).unwrap_err().to_string();
-            assert!(error.contains(reason), "{text}: {error}");
-        }
-    }
-}
+#[path = "document_tests.rs"]
+mod tests;

@@ -18,7 +18,7 @@ use crate::fetch::{Order, Target};
 use crate::keys::Sent;
 use crate::settings::{Given, List, Settings};
 use crate::vdi::{Registered, guard};
-use crate::{counters, debug, logging, panics, registry, upload};
+use crate::{counters, debug, logging, name, panics, registry, upload};
 
 /// What vmodtool.py and bindgen made of vmod.vcc.
 #[allow(
@@ -173,10 +173,9 @@ unsafe extern "C" fn load_tenants(
     let result = guard(|| -> Result<bool, VclError> {
         // SAFETY: as in tenant().
         unsafe {
-            let file = bytes(file).unwrap_or_default();
-            let document = document::load(Path::new(OsStr::from_bytes(file)));
-            let added = add_tenants(registered(vcl)?.director(), document);
-            Ok(said(ctx, "load_tenants", file, added))
+            let file = Path::new(OsStr::from_bytes(bytes(file).unwrap_or_default()));
+            let added = add_tenants(registered(vcl)?.director(), document::load(file));
+            Ok(said(ctx, &format!("load_tenants({file:?})"), added))
         }
     });
     VCL_BOOL(fail_on_error(ctx, result.flatten()).unwrap_or(false).into())
@@ -188,8 +187,7 @@ unsafe extern "C" fn embed_tenants(ctx: *const vrt_ctx, vcl: *mut vmod_priv, jso
         // SAFETY: as in tenant().
         let (director, json) =
             unsafe { (registered(vcl)?.director(), bytes(json).unwrap_or_default()) };
-        let document = document::parse(String::from_utf8_lossy(json).into_owned());
-        let added = add_tenants(director, document);
+        let added = add_tenants(director, document::parse(json));
         Ok(added.map_err(|bad| format!("kvm.embed_tenants(): {bad}"))?)
     });
     let _ = fail_on_error(ctx, result.flatten());
@@ -373,7 +371,7 @@ unsafe extern "C" fn live_update_file(
             let done = registered(vcl)?
                 .director()
                 .live_update_file(name, Path::new(file));
-            Ok(said(ctx, "live_update_file", name, done))
+            Ok(said(ctx, &call("live_update_file", name), done))
         }
     });
     VCL_BOOL(fail_on_error(ctx, result.flatten()).unwrap_or(false).into())
@@ -389,29 +387,26 @@ unsafe extern "C" fn rollback(ctx: *const vrt_ctx, args: *mut arg_vmod_kvm_rollb
             let key =
                 (args.valid_key != 0).then(|| bytes(VCL_STRING(args.key.0)).unwrap_or_default());
             let done = registered(args.arg1)?.director().rollback(name, key);
-            Ok(said(ctx, "rollback", name, done))
+            Ok(said(ctx, &call("rollback", name), done))
         }
     });
     VCL_BOOL(fail_on_error(ctx, result.flatten()).unwrap_or(false).into())
 }
 
-/// Logs why a function gives false.
+/// A call with a tenant's name, which may be a client's choice, for a message.
+fn call(function: &str, tenant: &[u8]) -> String {
+    let tenant = &tenant[..tenant.len().min(name::MAX_LEN)];
+    format!("{function}(\"{}\")", tenant.escape_ascii())
+}
+
+/// Logs why a call gives false.
 ///
 /// SAFETY: varnishd called us with `ctx`.
-unsafe fn said(
-    ctx: *const vrt_ctx,
-    function: &str,
-    tenant: &[u8],
-    done: Result<(), String>,
-) -> bool {
+unsafe fn said(ctx: *const vrt_ctx, call: &str, done: Result<(), String>) -> bool {
     let Err(reason) = done else { return true };
-    let text = format!(
-        "kvm.{function}(\"{}\"): {reason}",
-        tenant[..tenant.len().min(100)].escape_ascii()
-    );
     // SAFETY: as the caller promises.
     let mut ctx = unsafe { Ctx::from_ptr(ctx) };
-    for record in logging::records(text.as_bytes()) {
+    for record in logging::records(format!("kvm.{call}: {reason}").as_bytes()) {
         ctx.log(LogTag::VclError, &record);
     }
     false

@@ -83,7 +83,7 @@ pub struct Settings {
     pub config: Config,
 }
 
-/// A setting that makes no sense. VCL load fails with it.
+/// A setting that makes no sense.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error("tenant(\"{tenant}\"): {setting} {problem}")]
 pub struct BadSetting {
@@ -100,6 +100,14 @@ impl BadSetting {
             setting: setting.into(),
             problem,
         }
+    }
+
+    /// The same, where a setting has another name.
+    pub fn renamed(mut self, names: &[(&str, &str)]) -> Self {
+        if let Some((_, other)) = names.iter().find(|(name, _)| *name == self.setting) {
+            self.setting = (*other).into();
+        }
+        self
     }
 }
 
@@ -316,8 +324,10 @@ fn warm_up(given: &Given<'_>) -> Result<Option<WarmUp>, (&'static str, String)> 
     };
     let headers = list("warmup_headers", &given.warmup_headers)?
         .iter()
-        .map(|line| {
-            let bad = |why| ("warmup_headers", format!("has {line:?}: {why}"));
+        .enumerate()
+        .map(|(i, line)| {
+            // Not the line itself, which may hold a secret.
+            let bad = |why| ("warmup_headers", format!("has as number {}: {why}", i + 1));
             parse_header(line.as_bytes()).map_err(bad)
         })
         .collect::<Result<_, _>>()?;

@@ -37,6 +37,7 @@ ctl=$(mktemp -d /tmp/svm.XXXXXX)
 qemu_pid='' tails=()
 # shellcheck disable=SC2317 # called by the trap
 cleanup() {
+    trap '' INT TERM HUP # a second one must not cut this short
     if [ -n "$qemu_pid" ]; then
         kill "$qemu_pid" 2>/dev/null
         wait "$qemu_pid" 2>/dev/null

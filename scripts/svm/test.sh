@@ -42,15 +42,26 @@ for line in sys.stdin:
 export CI=true FORKVM_SLOW=${FORKVM_SLOW:-50} CARGO_MANIFEST_DIR=$root/crates/forkvm RUST_BACKTRACE=1
 export GUESTS_DIR=${GUESTS_DIR:-$root/target/guests}
 cd "$CARGO_MANIFEST_DIR"
-# Both machines at once: each takes one of the host's processors.
-status=0 machines=()
-trap 'kill "${machines[@]}" 2>/dev/null' EXIT
+# Both machines at once, since each has one of the host's processors to itself. Each is a
+# job with a process group of its own, so that one signal ends all of it.
+set -m
+status=0 machines=() kinds=()
+trap 'kill -- "${machines[@]/#/-}" 2>/dev/null || :; wait' EXIT
+trap 'exit 130' INT
+trap 'exit 143' TERM HUP
 for npt in ${NPT:-1 0}; do
     echo "=== Linux ${SVM_KERNEL:-6.1}, kvm_amd npt=$npt, ${#programs[@]} test programs"
-    "$here/run.sh" -t "${SVM_LIMIT:-1800}" -k "npt=$npt" -- "$here/test.sh" --inside "${programs[@]}" \
-        > >(sed -u "s/^/npt=$npt | /") 2>&1 &
-    machines+=($!)
+    {
+        "$here/run.sh" -t "${SVM_LIMIT:-1800}" -k "npt=$npt" -- "$here/test.sh" --inside "${programs[@]}" 2>&1 |
+            sed -u "s/^/npt=$npt | /"
+    } &
+    machines+=($!) kinds+=("npt=$npt")
 done
-for machine in "${machines[@]}"; do wait "$machine" || status=$?; done
-wait
+for i in "${!machines[@]}"; do
+    wait "${machines[i]}" || {
+        status=$?
+        echo "test-svm: failed with ${kinds[i]} ($status)" >&2
+    }
+done
+trap - EXIT
 exit $status

@@ -14,7 +14,7 @@ fn call(fork: &mut Fork) -> Result<Response, Cause> {
     fork.call(&request, deadline(), &mut Quiet, None)
 }
 
-/// As where the host has no memory left, or a page of it has gone bad.
+/// As where the host takes away what it gave.
 #[test]
 fn memory_the_host_cannot_give_is_named() {
     let Some(master) = frozen("hostile", |_| {}) else {

@@ -4,9 +4,9 @@ use std::sync::atomic::AtomicU8;
 
 use kvm_bindings::{
     CpuId, KVM_EXIT_DIRTY_RING_FULL, KVM_EXIT_FAIL_ENTRY, KVM_EXIT_INTERNAL_ERROR, KVM_EXIT_INTR,
-    KVM_EXIT_IO, KVM_EXIT_IO_OUT, KVM_EXIT_SHUTDOWN, KVM_SYNC_X86_EVENTS, KVM_SYNC_X86_REGS,
-    KVM_SYNC_X86_SREGS, Msrs, kvm_debugregs, kvm_msr_entry, kvm_regs, kvm_sregs, kvm_vcpu_events,
-    kvm_xcrs,
+    KVM_EXIT_IO, KVM_EXIT_IO_OUT, KVM_EXIT_MEMORY_FAULT, KVM_EXIT_SHUTDOWN, KVM_SYNC_X86_EVENTS,
+    KVM_SYNC_X86_REGS, KVM_SYNC_X86_SREGS, Msrs, kvm_debugregs, kvm_msr_entry, kvm_regs, kvm_sregs,
+    kvm_vcpu_events, kvm_xcrs,
 };
 use kvm_ioctls::VcpuFd;
 
@@ -127,6 +127,8 @@ impl Vcpu {
             }
             KVM_EXIT_INTR => Exit::Interrupted,
             KVM_EXIT_DIRTY_RING_FULL => Exit::RingFull,
+            // KVM_RUN failed with EFAULT, and KVM says besides for which address.
+            KVM_EXIT_MEMORY_FAULT => Exit::Dead(Death::Failed(libc::EFAULT)),
             KVM_EXIT_SHUTDOWN => Exit::Dead(Death::TripleFault),
             KVM_EXIT_INTERNAL_ERROR => {
                 // SAFETY: exit reason KVM_EXIT_INTERNAL_ERROR says that this member of the union is the valid one.
