@@ -1,101 +1,23 @@
-//! Boots programs in the background: a queue, and a few threads that live as long as there is something in it.
+//! Boots programs: the one at a tenant's path, or an update of it that is stored.
 #![forbid(unsafe_code)]
 
-use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{self, Read, Seek};
-use std::panic::{self, AssertUnwindSafe};
-use std::sync::{Arc, Weak};
-use std::thread;
+use std::sync::Arc;
 use std::time::Instant;
 
 use forkvm::{BootError, Program};
-use parking_lot::Mutex;
 use varnish::vcl::LogTag;
 
 use crate::logging::{self, BootOutput};
-use crate::refresh::refresh;
 use crate::store::{StoreError, Stored};
 use crate::tenant::{Failed, Release, State, Tenant};
 use crate::version::Version;
 use crate::{counters, registry};
 
-/// Programs that boot at the same time. More would slow down the requests that are served meanwhile.
-const THREADS: usize = 2;
-
-struct Job {
-    /// Weak, since the VCL may be discarded before the job's turn.
-    tenant: Weak<Tenant>,
-    file: Result<File, String>,
-}
-
-struct Queue {
-    jobs: VecDeque<Job>,
-    threads: usize,
-}
-
-static QUEUE: Mutex<Queue> = Mutex::new(Queue {
-    jobs: VecDeque::new(),
-    threads: 0,
-});
-
-/// Has `tenant`'s program booted, after those that are already in the queue.
-pub fn enqueue(tenant: &Arc<Tenant>, file: Result<File, String>) {
-    let mut queue = QUEUE.lock();
-    queue.jobs.push_back(Job {
-        tenant: Arc::downgrade(tenant),
-        file,
-    });
-    if queue.threads == THREADS {
-        return;
-    }
-    match thread::Builder::new().name("kvm-boot".into()).spawn(work) {
-        Ok(_) => queue.threads += 1,
-        // Another thread takes the job.
-        Err(_) if queue.threads > 0 => {}
-        Err(error) => {
-            queue.jobs.pop_back();
-            drop(queue);
-            settle(
-                tenant,
-                Err(Failed {
-                    reason: format!("no thread to boot it: {error}").into(),
-                    version: None,
-                }),
-                Instant::now(),
-            );
-        }
-    }
-}
-
-fn work() {
-    loop {
-        let mut queue = QUEUE.lock();
-        let Some(job) = queue.jobs.pop_front() else {
-            queue.threads -= 1;
-            return;
-        };
-        drop(queue);
-        let Some(tenant) = job.tenant.upgrade() else {
-            continue;
-        };
-        let start = Instant::now();
-        let result = panic::catch_unwind(AssertUnwindSafe(|| boot(&tenant, job.file)))
-            .unwrap_or_else(|_| {
-                Err(Failed {
-                    reason: "internal error, logged separately".into(),
-                    version: None,
-                })
-            });
-        settle(&tenant, result, start);
-        // An update that was stored since this one began to boot, by a tenant of another VCL.
-        refresh(&tenant);
-    }
-}
-
 /// Boots the program of the tenant's path, or the update of it that is stored. If that does not boot, the stored ones
 /// before it follow, and at last the path's.
-fn boot(tenant: &Tenant, file: Result<File, String>) -> Result<Release, Failed> {
+pub fn boot(tenant: &Tenant, file: Result<File, String>) -> Result<Release, Failed> {
     let path = tenant.settings.path.display();
     let read = file.and_then(|file| {
         let elf = read_file(tenant, &file)?;
@@ -287,7 +209,8 @@ fn read(file: impl Read, max: u64) -> io::Result<Vec<u8>> {
     Ok(elf)
 }
 
-fn settle(tenant: &Tenant, result: Result<Release, Failed>, start: Instant) {
+/// Makes the result of a boot that began at `start` known.
+pub fn settle(tenant: &Tenant, result: Result<Release, Failed>, start: Instant) {
     match result {
         Ok(release) => {
             counters::count(|counters| &counters.boots);

@@ -22,6 +22,7 @@ mod logging;
 mod name;
 mod panics;
 mod plain;
+mod queue;
 mod refresh;
 mod refusal;
 mod registry;

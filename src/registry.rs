@@ -12,7 +12,7 @@ use rustix::fs::OFlags;
 
 use crate::settings::Settings;
 use crate::tenant::{State, Tenant};
-use crate::{boot, watch};
+use crate::{queue, watch};
 
 /// By name and path. More than one only while VCLs with different settings, or of different times, are loaded.
 type Tenants = HashMap<(String, PathBuf), Vec<Weak<Tenant>>>;
@@ -66,7 +66,7 @@ pub fn share(settings: Settings) -> Arc<Tenant> {
     if tenant.settings.watch {
         watch::start();
     }
-    boot::enqueue(&tenant, opened.map(|(file, _)| file));
+    queue::enqueue(&tenant, opened.map(|(file, _)| file));
     tenant
 }
 

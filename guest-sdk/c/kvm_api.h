@@ -215,13 +215,14 @@ static inline long register_func(int slot, uintptr_t handler)
 	return kvm_hypercall(KVM_HC_REGISTER_FUNC, (uintptr_t)slot, handler, 0, 0, 0, 0);
 }
 
-/* Called for GET and for every method that has no handler of its own. */
+/* Called for every request without a body that is not POST, PUT or PATCH, and for those
+ * too where there is no handler for them. */
 static inline long set_backend_get(kvm_get_func handler)
 {
 	return register_func(KVM_SLOT_GET, (uintptr_t)handler);
 }
 
-/* Called for POST with the whole body. */
+/* Called with the whole body for POST, PUT and PATCH, and for whatever else has a body. */
 static inline long set_backend_post(kvm_post_func handler)
 {
 	return register_func(KVM_SLOT_POST, (uintptr_t)handler);
@@ -496,8 +497,8 @@ static inline struct kvm_shared_memory shared_memory_area(void)
 	return area;
 }
 
-/* Whether a machine is put back to the frozen state after each request (the default). main() only; turning
- * it off needs the tenant's permission. */
+/* Whether a machine is put back to the frozen state after each request. This host always does: true gives 0, false
+ * -ENOSYS. */
 static inline long make_ephemeral(bool ephemeral)
 {
 	return kvm_hypercall(KVM_HC_MAKE_EPHEMERAL, ephemeral, 0, 0, 0, 0, 0);

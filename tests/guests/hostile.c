@@ -91,6 +91,16 @@ static void many_headers(void)
 	backend_response_extra(200, "text/plain", 10, "sent\n", 5, &extra);
 }
 
+// Calls of the interface that the host does not have yet.
+static void absent(void)
+{
+	static const unsigned numbers[] = {0x10012, 0x10030, 0x10031, 0x10032, 0x10033, 0x10034, 0x10035, 0x10700,
+					   0x10707, 0x10708, 0x10709, 0x1070a, 0x10710, 0x10713, 0x20000, 0x12345};
+
+	for (size_t i = 0; i < sizeof numbers / sizeof *numbers; i++)
+		say("%#x %ld\n", numbers[i], kvm_hypercall(numbers[i], 0, 0, 0, 0, 0, 0));
+}
+
 static void main_said(void)
 {
 	say("%s", in_main);
@@ -108,6 +118,7 @@ static const struct {
 	{"/move", move},
 	{"/protect-own", protect_own},
 	{"/many-headers", many_headers},
+	{"/absent", absent},
 };
 
 static void on_get(const char *url, const char *arg)
@@ -127,6 +138,10 @@ int main(int argc, char **argv)
 	frozen = map(BIG);
 	memset(frozen, 'f', BIG);
 	monitor();
+	for (int slot = 0; slot <= 16; slot++)
+		say("slot %d %ld\n", slot, register_func(slot, (uintptr_t)on_get));
+	for (int slot = KVM_SLOT_GET; slot <= KVM_SLOT_ON_LIVE_RESTORE; slot++)
+		register_func(slot, 0);
 	say("set_cacheable %ld\n", set_cacheable(true, 1, 1, 1));
 	memcpy(in_main, answer, answer_len);
 	answer_len = 0;

@@ -1,7 +1,7 @@
 //! What a program can be called by: the functions it registered, or its symbols.
 
-/// Slots of `register_func`.
-const SLOTS: usize = 16;
+/// Slots of `register_func`, up to the last one that is served.
+const SLOTS: usize = 8;
 
 /// The functions a program can be called by.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -25,17 +25,22 @@ impl Handlers {
     /// Slot of the handler that takes it in the new program: `f(len)`.
     pub const ON_LIVE_RESTORE: usize = 7;
 
-    /// Registers a function. 0, or an errno for a slot that does not exist.
+    /// Registers a function. 0, or an errno for a slot whose function would never be called.
     pub fn register(&mut self, slot: u64, function: u64) -> i64 {
-        match usize::try_from(slot)
-            .ok()
-            .and_then(|slot| self.slots.get_mut(slot))
-        {
-            Some(place) => {
-                *place = function;
+        const SERVED: [usize; 6] = [
+            Handlers::GET,
+            Handlers::POST,
+            Handlers::REQUEST,
+            Handlers::ON_ERROR,
+            Handlers::ON_LIVE_UPDATE,
+            Handlers::ON_LIVE_RESTORE,
+        ];
+        match SERVED.into_iter().find(|&served| served as u64 == slot) {
+            Some(slot) => {
+                self.slots[slot] = function;
                 0
             }
-            None => -i64::from(libc::EINVAL),
+            None => -i64::from(libc::ENOSYS),
         }
     }
 

@@ -46,3 +46,26 @@ fn a_response_has_headers_within_bounds() {
     assert!(failure.contains("too many headers"), "{failure}");
     tenant.assert_pristine();
 }
+
+/// A program can tell what it has to do without, and is not left waiting for a call that never comes.
+#[test]
+fn what_is_not_there_yet_says_so() {
+    kvm_or_skip!();
+    let tenant = Tenant::boot("hostile");
+    let absent = tenant.get("/absent");
+    let results: Vec<_> = absent.text().lines().collect();
+    assert_eq!(results.len(), 16);
+    for result in results {
+        assert!(result.ends_with(" -38"), "{result}"); // ENOSYS
+    }
+    let in_main = tenant.get("/main");
+    for slot in 0..=16 {
+        let expected = match slot {
+            1 | 2 | 3 | 5 | 6 | 7 => 0,
+            _ => -38,
+        };
+        let line = format!("slot {slot} {expected}");
+        let found = in_main.text().lines().any(|said| said == line);
+        assert!(found, "{line}: {}", in_main.text());
+    }
+}
