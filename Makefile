@@ -12,6 +12,8 @@ PREFIX ?= /usr/local
 
 # Varnish's own folder (set up by scripts/setup.sh) for every cargo command.
 ENV := . scripts/env.sh &&
+# What guests are made of is no part of the workspace.
+GUEST_CRATES := guest-sdk/rust tests/guests/rust
 SCRIPTS := $(wildcard scripts/*.sh scripts/svm/*.sh guest-sdk/*.sh) .ci/run
 
 .PHONY: help demo demo-check test test-svm soak check bench install build guests test-guests setup clean
@@ -27,6 +29,7 @@ demo-check: build guests ## the demo on a free port, every answer checked
 
 test: build guests test-guests ## all tests (needs /dev/kvm)
 	$(ENV) GUESTS_DIR=$(GUESTS) cargo test $(CARGO_FLAGS)
+	cd guest-sdk/rust && CARGO_TARGET_DIR=$(TARGET)/guest-crates cargo test
 
 test-svm: setup guests test-guests ## the engine's tests on a stock kernel's KVM, in QEMU (NPT=0: shadow paging)
 	$(ENV) GUESTS_DIR=$(GUESTS) scripts/svm/test.sh
@@ -40,13 +43,15 @@ soak: build guests test-guests ## long runs through Varnish: requests that look 
 check: setup ## formatting, lints, shell syntax
 	cargo fmt --all --check
 	$(ENV) cargo clippy --workspace --all-targets -- -D warnings
+	for d in $(GUEST_CRATES); do (cd $$d && cargo fmt --check && \
+	  CARGO_TARGET_DIR=$(TARGET)/guest-crates cargo clippy -q --all-targets -- -D warnings) || exit; done
 	for f in $(SCRIPTS); do bash -n $$f || exit; done
 	if command -v shellcheck >/dev/null; then shellcheck -x $(SCRIPTS); fi
 
 bench: build ## speed and memory, as a table, JSON and a page (QUICK=1, ROWS=call,memory,...)
 	@$(ENV) LIB=$(TARGET)/release GUESTS_DIR=$(GUESTS) scripts/bench.sh
 
-# Builds nothing, so that "make && sudo make install" is as elsewhere: root may have no Rust.
+# Builds nothing ("make build && sudo make install"): root may have no Rust.
 install: ## what "make build" made: VMOD (VMODDIR=), kvm.vcl (VCLDIR=), command and man page (PREFIX=/usr/local); DESTDIR= honoured
 	@set -e; built=$(TARGET)/release; \
 	for f in libvmod_kvm.so forkvm vmod_kvm.3 varnish-folders; do \

@@ -294,3 +294,23 @@ unsafe extern "C" fn list(
         }
     });
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::panics;
+
+    /// On as little stack as varnishd's threads may have (`thread_pool_stack`, 80 KiB), with backtraces asked for.
+    #[test]
+    fn a_panic_does_not_get_out() {
+        panics::install_hook();
+        let thread = std::thread::Builder::new().stack_size(64 << 10);
+        let guarded = thread.spawn(|| {
+            let message = guard(|| panic!("of a test")).unwrap_err().to_string();
+            (message, guard(|| 1).ok())
+        });
+        let (message, after) = guarded.unwrap().join().unwrap();
+        assert!(message.contains("internal error"), "{message}");
+        assert_eq!(after, Some(1));
+    }
+}

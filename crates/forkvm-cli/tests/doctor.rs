@@ -4,7 +4,10 @@
 #[path = "../../forkvm/tests/common/mod.rs"]
 mod common;
 
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::process::CommandExt;
 use std::process::{Command, Output};
+use std::{env, fs};
 
 use common::kvm_or_skip;
 
@@ -32,6 +35,40 @@ fn doctor_says_what_kvm_offers() {
         assert!(text.contains(word), "{word} is not in {text}");
     }
     assert_eq!(String::from_utf8(output.stderr).unwrap(), "");
+}
+
+/// As a user who may not open the device, which only root can try.
+#[test]
+fn doctor_says_what_to_do() {
+    const NOBODY: u32 = 65534;
+    kvm_or_skip!();
+    let device = fs::metadata("/dev/kvm").unwrap();
+    let (mode, group) = (device.mode(), device.gid());
+    if !rustix::process::geteuid().is_root() || mode & 0o006 == 0o006 || group == NOBODY {
+        eprintln!("SKIPPED: every user may use /dev/kvm, or this one can't become another");
+        return;
+    }
+    // In a folder that everybody may enter, as the one of the build may not be.
+    let folder = env::temp_dir().join(format!("forkvm-doctor-{}", std::process::id()));
+    fs::create_dir(&folder).unwrap();
+    fs::set_permissions(&folder, fs::Permissions::from_mode(0o755)).unwrap();
+    let command = folder.join("forkvm");
+    fs::copy(env!("CARGO_BIN_EXE_forkvm"), &command).unwrap();
+    let output = Command::new(&command)
+        .arg("doctor")
+        .uid(NOBODY)
+        .gid(NOBODY)
+        .output();
+    fs::remove_dir_all(&folder).unwrap();
+    let output = output.unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{text}");
+    assert!(text.contains("user 65534 may not use /dev/kvm"), "{text}");
+    let advice = match group != 0 && mode & 0o060 == 0o060 {
+        true => "usermod -aG $(stat -c %G /dev/kvm) NAME",
+        false => "chgrp kvm /dev/kvm",
+    };
+    assert!(text.contains(advice), "{text}");
 }
 
 #[test]

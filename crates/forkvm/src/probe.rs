@@ -2,6 +2,7 @@
 //! CPUID is no guide here, since a guest on `kvm_pvm` sees and has the host's features whatever KVM lists.
 
 use std::fs::File;
+use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
 
 use kvm_bindings::{CpuId, KVM_MAX_CPUID_ENTRIES, kvm_regs, kvm_sregs};
@@ -24,6 +25,37 @@ const XCR0_AMX: u64 = 3 << 17;
 /// The dirty ring's smallest useful size in entries. Intel's page-modification log takes 512 and KVM 64 of them.
 const RING_ENTRIES_LEAST: u32 = 1024;
 
+/// Whether the group of /dev/kvm may use it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DeviceGroup {
+    /// A group for this purpose.
+    May,
+    /// Nobody but root.
+    MayNot,
+}
+
+impl DeviceGroup {
+    fn of_device() -> Self {
+        const READ_WRITE: u32 = 0o060;
+        match std::fs::metadata("/dev/kvm") {
+            Ok(device) if device.gid() != 0 && device.mode() & READ_WRITE == READ_WRITE => {
+                Self::May
+            }
+            _ => Self::MayNot,
+        }
+    }
+
+    fn advice(self) -> &'static str {
+        match self {
+            Self::May => "add the user to its group (`usermod -aG $(stat -c %G /dev/kvm) NAME`)",
+            Self::MayNot => {
+                "it is root's alone; give it a group (`groupadd -f kvm; chgrp kvm /dev/kvm; chmod 660 /dev/kvm`) \
+                 and add the user to that (`usermod -aG kvm NAME`)"
+            }
+        }
+    }
+}
+
 /// Why no guest can run here, and what to do about it.
 #[derive(Debug, thiserror::Error)]
 pub enum KvmUnavailable {
@@ -33,12 +65,12 @@ pub enum KvmUnavailable {
     )]
     NoDevice,
     /// The device is there, but not for us.
-    #[error(
-        "user {user} may not use /dev/kvm: add the user to the group that owns it (`usermod -aG kvm NAME`), then log in again"
-    )]
+    #[error("user {user} may not use /dev/kvm: {}, then log in again", .group.advice())]
     NotAllowed {
         /// Effective user id.
         user: u32,
+        /// Who else may.
+        group: DeviceGroup,
     },
     /// Another failure to open or use it.
     #[error("/dev/kvm can't be used ({step}): {source}")]
@@ -126,6 +158,7 @@ impl KvmHost {
             libc::ENOENT | libc::ENXIO | libc::ENODEV => KvmUnavailable::NoDevice,
             libc::EACCES | libc::EPERM => KvmUnavailable::NotAllowed {
                 user: rustix::process::geteuid().as_raw(),
+                group: DeviceGroup::of_device(),
             },
             _ => KvmUnavailable::Failed {
                 step: "open",

@@ -1,0 +1,84 @@
+//! `make demo` and `make install`, as a user meets them.
+#![allow(clippy::unwrap_used)]
+
+mod common;
+
+use std::net::TcpListener;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use common::Folder;
+
+/// The folder that the tested libraries and commands are in.
+fn built() -> PathBuf {
+    common::vmod().parent().unwrap().to_owned()
+}
+
+fn demo(arguments: &[&str], port: Option<u16>) -> Output {
+    let mut command = Command::new(Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/demo.sh"));
+    command
+        .args(arguments)
+        .env("LIB", built())
+        .env("GUESTS_DIR", common::guests());
+    if let Some(port) = port {
+        command.env("PORT", port.to_string());
+    }
+    command.output().unwrap()
+}
+
+#[test]
+fn the_five_tenants_answer() {
+    if !common::have_kvm() {
+        return;
+    }
+    let _slot = common::Slot::take();
+    let output = demo(&["--check"], None);
+    let text = String::from_utf8_lossy(&output.stdout);
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{text}{errors}");
+    assert!(text.contains(" passed, 0 failed"), "{text}{errors}");
+}
+
+#[test]
+fn a_port_in_use_is_a_clear_error() {
+    if !common::have_kvm() {
+        return;
+    }
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = taken.local_addr().unwrap().port();
+    let output = demo(&[], Some(port));
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{errors}");
+    let expected = format!("cannot listen on 127.0.0.1:{port} (Address already in use)");
+    assert!(errors.contains(&expected), "{errors}");
+}
+
+#[test]
+fn what_was_built_is_installed() {
+    let folder = Folder::new("install");
+    let output = Command::new("make")
+        .arg("install")
+        .args(["VMODDIR=/vmods", "VCLDIR=/vcl", "PREFIX=/usr"])
+        .arg(format!("DESTDIR={}", folder.path().display()))
+        // target/PROFILE
+        .env("CARGO_TARGET_DIR", built().parent().unwrap())
+        // A `make test` around this one has flags of its own.
+        .env_remove("MAKEFLAGS")
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .output()
+        .unwrap();
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{errors}");
+    for (file, mode) in [
+        ("vmods/libvmod_kvm.so", 0o644),
+        ("vcl/kvm.vcl", 0o644),
+        ("usr/bin/forkvm", 0o755),
+        ("usr/share/man/man3/vmod_kvm.3", 0o644),
+    ] {
+        let installed = folder.path().join(file).metadata();
+        let installed = installed.unwrap_or_else(|error| panic!("{file}: {error}"));
+        assert_eq!(installed.permissions().mode() & 0o777, mode, "{file}");
+        assert!(installed.len() > 1000, "{file}: {} bytes", installed.len());
+    }
+}
