@@ -28,6 +28,7 @@ mod bounded;
 #[cfg(test)]
 mod broken;
 #[cfg(test)]
+#[allow(unsafe_code)]
 mod dead;
 #[cfg(test)]
 pub(crate) mod testing;

@@ -7,6 +7,8 @@
 //!
 //! The engine knows nothing of Varnish. Its two users are the VMOD and the command `forkvm`.
 
+#![deny(unsafe_code)]
+
 mod arch;
 mod boot;
 mod call;
@@ -20,11 +22,13 @@ mod handover;
 mod http;
 mod hypercall;
 mod keeper;
+#[allow(unsafe_code)]
 mod kvm;
 mod linux;
 mod loader;
 mod machine;
 mod master;
+#[allow(unsafe_code)]
 mod memory;
 mod pool;
 mod probe;
@@ -34,6 +38,7 @@ mod shrink;
 mod stack;
 mod start;
 mod symbols;
+#[allow(unsafe_code)]
 mod watchdog;
 
 pub use config::{Config, Limits, WarmUp};
