@@ -19,8 +19,13 @@ use crate::tenant::{Failed, Tenant};
 const AT_ONCE: usize = 2;
 /// A boot that takes longer no longer counts: a `main()` that never ends must not hold up the others.
 const PATIENCE: Duration = Duration::from_millis(500);
-/// Boots in all, those that take longer included.
-const MOST: usize = 16;
+/// How long to wait for a thread when there is none to be had.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// Boots in all, those that take longer included: they may need all of a processor each, and have a time limit too.
+fn most() -> usize {
+    AT_ONCE + thread::available_parallelism().map_or(1, usize::from)
+}
 
 struct Job {
     /// Weak, since the VCL may be discarded before the job's turn.
@@ -79,28 +84,32 @@ fn failed(reason: String) -> Failed {
     }
 }
 
-/// Starts what is in the queue, each at its time.
+/// Starts a boot whenever it is time for one, until the queue is empty.
 fn dispatch() {
+    let most = most();
     let mut queue = QUEUE.lock();
-    while let Some(job) = next(&mut queue) {
+    while wait_for_turn(&mut queue, most) {
         let begun = Instant::now();
         queue.begun.push(begun);
-        MutexGuard::unlocked(&mut queue, || start(job, UnderWay(begun)));
+        let started = MutexGuard::unlocked(&mut queue, || {
+            let under_way = UnderWay(begun);
+            spawn("kvm-boot", move || {
+                work();
+                drop(under_way);
+            })
+        });
+        let Err(reason) = started else { continue };
+        if !queue.begun.is_empty() {
+            ENDED.wait_for(&mut queue, RETRY);
+        } else if let Some(job) = queue.jobs.pop_front()
+            && let Some(tenant) = job.tenant.upgrade()
+        {
+            MutexGuard::unlocked(&mut queue, || {
+                boot::settle(&tenant, Err(failed(reason)), begun);
+            });
+        }
     }
     queue.dispatched = false;
-}
-
-fn start(job: Job, under_way: UnderWay) {
-    let (tenant, begun) = (job.tenant.clone(), under_way.0);
-    let started = spawn("kvm-boot", move || {
-        work(job);
-        drop(under_way);
-    });
-    if let Err(reason) = started
-        && let Some(tenant) = tenant.upgrade()
-    {
-        boot::settle(&tenant, Err(failed(reason)), begun);
-    }
 }
 
 /// A boot that began then. Dropped when it is over, however it ends.
@@ -116,24 +125,28 @@ impl Drop for UnderWay {
     }
 }
 
-/// The job whose turn it is, when it is. `None` if there are no more.
-fn next(queue: &mut MutexGuard<'_, Queue>) -> Option<Job> {
+/// Returns when the first job may start. False if there are no more.
+fn wait_for_turn(queue: &mut MutexGuard<'_, Queue>, most: usize) -> bool {
     while !queue.jobs.is_empty() {
         let now = Instant::now();
         let counts_until = queue.begun.iter().map(|&begun| begun + PATIENCE);
         let counting: Vec<Instant> = counts_until.filter(|&until| until > now).collect();
         match counting.iter().min() {
-            _ if queue.begun.len() >= MOST => ENDED.wait(queue),
+            _ if queue.begun.len() >= most => ENDED.wait(queue),
             Some(&first) if counting.len() >= AT_ONCE => {
                 ENDED.wait_until(queue, first);
             }
-            _ => return queue.jobs.pop_front(),
+            _ => return true,
         }
     }
-    None
+    false
 }
 
-fn work(job: Job) {
+/// Boots the queue's first.
+fn work() {
+    let Some(job) = QUEUE.lock().jobs.pop_front() else {
+        return;
+    };
     let Some(tenant) = job.tenant.upgrade() else {
         return;
     };

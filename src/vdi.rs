@@ -300,7 +300,7 @@ mod tests {
     use super::*;
     use crate::panics;
 
-    /// On as little stack as varnishd's threads may have (`thread_pool_stack`, 80 KiB), with backtraces asked for.
+    /// On less stack than varnishd's threads have (`thread_pool_stack`, 80 KiB).
     #[test]
     fn a_panic_does_not_get_out() {
         panics::install_hook();

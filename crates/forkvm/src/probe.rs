@@ -49,8 +49,8 @@ impl DeviceGroup {
         match self {
             Self::May => "add the user to its group (`usermod -aG $(stat -c %G /dev/kvm) NAME`)",
             Self::MayNot => {
-                "it is root's alone; give it a group (`groupadd -f kvm; chgrp kvm /dev/kvm; chmod 660 /dev/kvm`) \
-                 and add the user to that (`usermod -aG kvm NAME`)"
+                "it is root's alone; give it a group (`groupadd -f kvm; chgrp kvm /dev/kvm; chmod 660 /dev/kvm`, by a \
+                 udev rule if it is to last) and add the user to that (`usermod -aG kvm NAME`)"
             }
         }
     }
@@ -72,6 +72,11 @@ pub enum KvmUnavailable {
         /// Who else may.
         group: DeviceGroup,
     },
+    /// The device is there, and something beside its mode is in the way.
+    #[error(
+        "/dev/kvm is withheld from this process, as in a container that was not given it (`docker run --device /dev/kvm`)"
+    )]
+    Withheld,
     /// Another failure to open or use it.
     #[error("/dev/kvm can't be used ({step}): {source}")]
     Failed {
@@ -156,7 +161,8 @@ impl KvmHost {
     fn open() -> Result<Self, KvmUnavailable> {
         let kvm = crate::kvm::open().map_err(|source| match source.errno() {
             libc::ENOENT | libc::ENXIO | libc::ENODEV => KvmUnavailable::NoDevice,
-            libc::EACCES | libc::EPERM => KvmUnavailable::NotAllowed {
+            libc::EPERM => KvmUnavailable::Withheld,
+            libc::EACCES => KvmUnavailable::NotAllowed {
                 user: rustix::process::geteuid().as_raw(),
                 group: DeviceGroup::of_device(),
             },
