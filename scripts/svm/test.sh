@@ -52,7 +52,7 @@ trap 'exit 143' TERM HUP
 for npt in ${NPT:-1 0}; do
     echo "=== Linux ${SVM_KERNEL:-6.1}, kvm_amd npt=$npt, ${#programs[@]} test programs"
     {
-        "$here/run.sh" -t "${SVM_LIMIT:-1800}" -k "npt=$npt" -- "$here/test.sh" --inside "${programs[@]}" 2>&1 |
+        "$here/run.sh" -t "${SVM_LIMIT:-3600}" -k "npt=$npt" -- "$here/test.sh" --inside "${programs[@]}" 2>&1 |
             sed -u "s/^/npt=$npt | /"
     } &
     machines+=($!) kinds+=("npt=$npt")
