@@ -4,10 +4,10 @@
 
 use std::collections::HashSet;
 use std::fmt;
-use std::io::Read;
 use std::marker::PhantomData;
 use std::path::Path;
 
+use forkvm::WarmUp;
 use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 use serde_json::Value;
 use serde_json::error::Category;
@@ -120,21 +120,10 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for Entries<T> {
 
 /// Reads a file with a document.
 pub fn load(path: &Path) -> Result<Document, BadDocument> {
-    let read = || -> Result<Vec<u8>, String> {
-        if !path.is_absolute() {
-            return Err("is not absolute".into());
-        }
-        let (file, identity) = registry::open(path)?;
-        if identity.size() > FILE_LIMIT {
-            return Err(format!("has more than {} MB", FILE_LIMIT >> 20));
-        }
-        let mut json = Vec::new();
-        file.take(FILE_LIMIT)
-            .read_to_end(&mut json)
-            .map_err(|error| error.to_string())?;
-        Ok(json)
-    };
-    parse(&read().map_err(BadDocument::File)?)
+    if !path.is_absolute() {
+        return Err(BadDocument::File("is not absolute".into()));
+    }
+    parse(&registry::read(path, FILE_LIMIT).map_err(BadDocument::File)?)
 }
 
 /// Reads a document. Comments are allowed.
@@ -213,10 +202,7 @@ fn settings(
     if shared.is_none() && group != DEFAULT_GROUP {
         return Err(bad("group", format!("is {group:?}, which is not there")));
     }
-    let mut given = Given {
-        group: group.as_bytes(),
-        ..Given::new(name.as_bytes())
-    };
+    let mut given = Given::new(name.as_bytes());
     for (key, value) in shared.iter().flat_map(|shared| &shared.0) {
         set(&mut given, key, value)
             .map_err(|problem| bad(key, format!("{problem}, in group {group:?}")))?;
@@ -287,13 +273,13 @@ fn set<'a>(given: &mut Given<'a>, key: &str, value: &'a Value) -> Result<Meaning
     Ok(Meaning::Setting)
 }
 
-/// Warm-up requests, which there are 20 of unless it is said. Nothing of the group's is left.
+/// Warm-up requests, of which there are the engine's number unless it is said. Nothing of the group's is left.
 fn set_warm_up<'a>(given: &mut Given<'a>, value: &'a Value) -> Result<(), String> {
     let Value::Object(settings) = value else {
         return Err("must be an object".into());
     };
     let default = Given::new(b"");
-    given.warmup = 20;
+    given.warmup = WarmUp::default().num_requests.into();
     given.warmup_url = default.warmup_url;
     given.warmup_method = default.warmup_method;
     given.warmup_headers = default.warmup_headers;

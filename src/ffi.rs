@@ -92,7 +92,7 @@ unsafe extern "C" fn event(ctx: *const vrt_ctx, vcl: *mut vmod_priv, event: VclE
     if event != VclEvent::Load {
         return 0;
     }
-    let result = guard(|| -> Result<(), VclError> {
+    let done = run(ctx, || {
         // SAFETY: varnishd calls us with a context and with this VCL's private pointer, which is empty at load.
         let (mut ctx, vcl) = unsafe { (Ctx::from_ptr(ctx), vcl.as_mut().ok_or("no PRIV_VCL")?) };
         panics::install_hook();
@@ -102,7 +102,7 @@ unsafe extern "C" fn event(ctx: *const vrt_ctx, vcl: *mut vmod_priv, event: VclE
         unsafe { vcl.put(Box::new(registered), &VCL_METHODS) };
         Ok(())
     });
-    fail_on_error(ctx, result.flatten()).map_or(1, |()| 0)
+    done.map_or(1, |()| 0)
 }
 
 /// A VCL is discarded, after its last fetch.
@@ -116,7 +116,7 @@ unsafe extern "C" fn discard(ctx: *const vrt_ctx, vcl: *mut std::ffi::c_void) {
 
 /// `kvm.tenant()`
 unsafe extern "C" fn tenant(ctx: *const vrt_ctx, args: *mut arg_vmod_kvm_tenant) {
-    let result = guard(|| -> Result<(), VclError> {
+    run(ctx, || {
         // SAFETY: VCL calls us with arguments as in vmod.vcc, whose strings live as long as the call. Every optional one has
         // a default there.
         let (director, given) = unsafe {
@@ -161,7 +161,6 @@ unsafe extern "C" fn tenant(ctx: *const vrt_ctx, args: *mut arg_vmod_kvm_tenant)
         let added = director.add_all(vec![settings]);
         Ok(added.map_err(|bad| format!("kvm.{bad}"))?)
     });
-    let _ = fail_on_error(ctx, result.flatten());
 }
 
 /// `kvm.load_tenants()`
@@ -170,27 +169,25 @@ unsafe extern "C" fn load_tenants(
     vcl: *mut vmod_priv,
     file: VCL_STRING,
 ) -> VCL_BOOL {
-    let result = guard(|| -> Result<bool, VclError> {
+    is_so(ctx, || {
         // SAFETY: as in tenant().
         unsafe {
             let file = Path::new(OsStr::from_bytes(bytes(file).unwrap_or_default()));
             let added = add_tenants(registered(vcl)?.director(), document::load(file));
             Ok(said(ctx, &format!("load_tenants({file:?})"), added))
         }
-    });
-    VCL_BOOL(fail_on_error(ctx, result.flatten()).unwrap_or(false).into())
+    })
 }
 
 /// `kvm.embed_tenants()`
 unsafe extern "C" fn embed_tenants(ctx: *const vrt_ctx, vcl: *mut vmod_priv, json: VCL_STRING) {
-    let result = guard(|| -> Result<(), VclError> {
+    run(ctx, || {
         // SAFETY: as in tenant().
         let (director, json) =
             unsafe { (registered(vcl)?.director(), bytes(json).unwrap_or_default()) };
         let added = add_tenants(director, document::parse(json));
         Ok(added.map_err(|bad| format!("kvm.embed_tenants(): {bad}"))?)
     });
-    let _ = fail_on_error(ctx, result.flatten());
 }
 
 /// Adds all of a document's tenants, or none.
@@ -209,7 +206,7 @@ fn add_tenants(director: &Director, document: Result<Document, BadDocument>) -> 
 unsafe extern "C" fn backend(ctx: *const vrt_ctx, args: *mut arg_vmod_kvm_backend) -> VCL_BACKEND {
     // SAFETY: as in tenant().
     let Some(args) = (unsafe { args.as_ref() }) else {
-        let none = fail_on_error(ctx, Err("no arguments".into()));
+        let none = run(ctx, || Err("no arguments".into()));
         return none.unwrap_or(VCL_BACKEND(ptr::null()));
     };
     let given = |valid: i8, value: &VCL_STRING| {
@@ -334,14 +331,14 @@ unsafe fn aim(
     vcl: *mut vmod_priv,
     target: impl FnOnce() -> Target,
 ) -> VCL_BACKEND {
-    let result = guard(|| -> Result<VCL_BACKEND, VclError> {
+    let done = run(ctx, || {
         // SAFETY: as the caller promises.
         unsafe {
             target().keep(&mut Ctx::from_ptr(ctx))?;
             Ok(registered(vcl)?.backend())
         }
     });
-    fail_on_error(ctx, result.flatten()).unwrap_or(VCL_BACKEND(ptr::null()))
+    done.unwrap_or(VCL_BACKEND(ptr::null()))
 }
 
 /// A target with an order.
@@ -363,7 +360,7 @@ unsafe extern "C" fn live_update_file(
     tenant: VCL_STRING,
     file: VCL_STRING,
 ) -> VCL_BOOL {
-    let result = guard(|| -> Result<bool, VclError> {
+    is_so(ctx, || {
         // SAFETY: as in tenant().
         unsafe {
             let name = bytes(tenant).unwrap_or_default();
@@ -373,13 +370,12 @@ unsafe extern "C" fn live_update_file(
                 .live_update_file(name, Path::new(file));
             Ok(said(ctx, &call("live_update_file", name), done))
         }
-    });
-    VCL_BOOL(fail_on_error(ctx, result.flatten()).unwrap_or(false).into())
+    })
 }
 
 /// `kvm.rollback()`
 unsafe extern "C" fn rollback(ctx: *const vrt_ctx, args: *mut arg_vmod_kvm_rollback) -> VCL_BOOL {
-    let result = guard(|| -> Result<bool, VclError> {
+    is_so(ctx, || {
         // SAFETY: as in tenant().
         unsafe {
             let args = args.as_ref().ok_or("no arguments")?;
@@ -389,8 +385,7 @@ unsafe extern "C" fn rollback(ctx: *const vrt_ctx, args: *mut arg_vmod_kvm_rollb
             let done = registered(args.arg1)?.director().rollback(name, key);
             Ok(said(ctx, &call("rollback", name), done))
         }
-    });
-    VCL_BOOL(fail_on_error(ctx, result.flatten()).unwrap_or(false).into())
+    })
 }
 
 /// A call with a tenant's name, which may be a client's choice, for a message.
@@ -418,7 +413,7 @@ unsafe extern "C" fn program_version(
     vcl: *mut vmod_priv,
     tenant: VCL_STRING,
 ) -> VCL_STRING {
-    let result = guard(|| -> Result<VCL_STRING, VclError> {
+    let done = run(ctx, || {
         // SAFETY: as in tenant().
         unsafe {
             let name = bytes(tenant).unwrap_or_default();
@@ -432,7 +427,7 @@ unsafe extern "C" fn program_version(
             Ok(VCL_STRING(text.b))
         }
     });
-    fail_on_error(ctx, result.flatten()).unwrap_or(VCL_STRING(ptr::null()))
+    done.unwrap_or(VCL_STRING(ptr::null()))
 }
 
 /// `kvm.tenant_is_ready()`
@@ -441,15 +436,14 @@ unsafe extern "C" fn tenant_is_ready(
     vcl: *mut vmod_priv,
     name: VCL_STRING,
 ) -> VCL_BOOL {
-    let result = guard(|| -> Result<bool, VclError> {
+    is_so(ctx, || {
         // SAFETY: as in tenant().
         unsafe {
             Ok(registered(vcl)?
                 .director()
                 .is_ready(bytes(name).unwrap_or_default()))
         }
-    });
-    VCL_BOOL(fail_on_error(ctx, result.flatten()).unwrap_or(false).into())
+    })
 }
 
 /// `kvm.version()`
@@ -457,9 +451,9 @@ unsafe extern "C" fn version(_ctx: *const vrt_ctx) -> VCL_STRING {
     VCL_STRING(VERSION.as_ptr())
 }
 
-/// Fails the VCL task (at load: the load) with the error's text.
-fn fail_on_error<T>(ctx: *const vrt_ctx, result: Result<T, VclError>) -> Option<T> {
-    match result {
+/// Runs what VCL has called. An error fails the VCL task (at load: the load) with its text, and so does a panic.
+fn run<T>(ctx: *const vrt_ctx, body: impl FnOnce() -> Result<T, VclError>) -> Option<T> {
+    match guard(body).flatten() {
         Ok(value) => Some(value),
         Err(error) => {
             // SAFETY: varnishd called us with it.
@@ -467,6 +461,11 @@ fn fail_on_error<T>(ctx: *const vrt_ctx, result: Result<T, VclError>) -> Option<
             None
         }
     }
+}
+
+/// The same, for a function that says whether something is so. What failed is not.
+fn is_so(ctx: *const vrt_ctx, body: impl FnOnce() -> Result<bool, VclError>) -> VCL_BOOL {
+    VCL_BOOL(run(ctx, body).unwrap_or(false).into())
 }
 
 /// The director of the VCL whose private pointer this is.

@@ -2,7 +2,6 @@
 #![forbid(unsafe_code)]
 
 use std::fmt;
-use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
@@ -114,15 +113,7 @@ fn digest(key: &[u8]) -> [u8; 32] {
 
 fn read(path: &Path) -> Result<Vec<u8>, Denied> {
     let unreadable = |what: String| Denied::Unreadable(format!("{}: {what}", path.display()));
-    let (file, identity) = registry::open(path).map_err(unreadable)?;
-    if identity.size() > FILE_LIMIT {
-        return Err(unreadable(format!("is larger than {FILE_LIMIT} bytes")));
-    }
-    let mut key = Vec::new();
-    file.take(FILE_LIMIT)
-        .read_to_end(&mut key)
-        .map_err(|error| unreadable(error.to_string()))?;
-    Ok(key)
+    registry::read(path, FILE_LIMIT).map_err(unreadable)
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 
 use std::collections::HashMap;
 use std::fs::{File, OpenOptions};
+use std::io::Read;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, LazyLock, Weak};
@@ -91,6 +92,19 @@ pub fn of_same_store(tenant: &Arc<Tenant>) -> Vec<Arc<Tenant>> {
     let all = tenants.values().flatten().filter_map(Weak::upgrade);
     all.filter(|other| other.store.is(&tenant.store) && !Arc::ptr_eq(other, tenant))
         .collect()
+}
+
+/// Reads a regular file of at most so many bytes.
+pub fn read(path: &Path, most: u64) -> Result<Vec<u8>, String> {
+    let (file, identity) = open(path)?;
+    if identity.size() > most {
+        return Err(format!("is larger than {most} bytes"));
+    }
+    let mut bytes = Vec::new();
+    file.take(most)
+        .read_to_end(&mut bytes)
+        .map_err(|error| error.to_string())?;
+    Ok(bytes)
 }
 
 /// Opens a regular file, and says which one it is.

@@ -10,8 +10,8 @@ use std::process::{Command, Output};
 
 use common::Folder;
 
-/// The folder that the tested libraries and commands are in.
-fn built() -> PathBuf {
+/// target/PROFILE
+fn profile() -> PathBuf {
     common::vmod().parent().unwrap().to_owned()
 }
 
@@ -19,7 +19,7 @@ fn demo(arguments: &[&str], port: Option<u16>) -> Output {
     let mut command = Command::new(Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/demo.sh"));
     command
         .args(arguments)
-        .env("LIB", built())
+        .env("LIB", profile())
         .env("GUESTS_DIR", common::guests());
     if let Some(port) = port {
         command.env("PORT", port.to_string());
@@ -61,8 +61,7 @@ fn what_was_built_is_installed() {
         .arg("install")
         .args(["VMODDIR=/vmods", "VCLDIR=/vcl", "PREFIX=/usr"])
         .arg(format!("DESTDIR={}", folder.path().display()))
-        // target/PROFILE
-        .env("CARGO_TARGET_DIR", built().parent().unwrap())
+        .env("CARGO_TARGET_DIR", profile().parent().unwrap())
         // A `make test` around this one has flags of its own.
         .env_remove("MAKEFLAGS")
         .current_dir(env!("CARGO_MANIFEST_DIR"))

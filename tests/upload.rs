@@ -3,27 +3,14 @@
 
 mod common;
 
-use std::env;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
 use common::varnishd::Varnishd;
 use common::{Folder, guests};
 
 const KEY: &str = "correct-horse-battery-staple";
-
-/// The command of the profile that is tested.
-fn forkvm() -> PathBuf {
-    let this = env::current_exe().unwrap();
-    let forkvm = this.ancestors().nth(2).unwrap().join("forkvm");
-    assert!(
-        forkvm.exists(),
-        "{} is not there: cargo build --workspace first, in the same profile",
-        forkvm.display()
-    );
-    forkvm
-}
 
 /// A Varnish with vcl/kvm.vcl, whose tenants run hello until they are updated; theirs is the state in `folder`.
 fn node(folder: &Path) -> Varnishd {
@@ -60,7 +47,7 @@ fn url(node: &Varnishd) -> String {
 }
 
 fn upload(node: &Varnishd, key: &str, tenant: &str, program: &Path) -> Output {
-    Command::new(forkvm())
+    Command::new(common::built("forkvm"))
         .args(["upload", "--tenant", tenant, "--url", &url(node)])
         .args(["--key-env", "TEST_KEY"])
         .arg(program)
@@ -105,7 +92,7 @@ fn every_outcome() {
         &guests().join("test/bad-main-returns-3"),
     );
     check(&failing, 22, ": 422 ");
-    let without_key = Command::new(forkvm())
+    let without_key = Command::new(common::built("forkvm"))
         .args(["upload", "-t", "x.com", "-u", &url(&node)])
         .arg(&counter)
         .output()
@@ -126,7 +113,7 @@ fn every_outcome() {
     check(&hello, 0, " (was ");
     assert_eq!(answer(&node), "Hello, World!\n");
     let rollback = |key: &str| {
-        Command::new(forkvm())
+        Command::new(common::built("forkvm"))
             .args(["rollback", "-t", "x.com", "-u", &url(&node)])
             .args(["--key-env", "TEST_KEY"])
             .env("TEST_KEY", key)
@@ -153,7 +140,7 @@ fn a_source_for_a_fleet() {
         .args(["--key-file", &format!("{}/key", folder.path().display())])
         .args(["x.com", "examples/png.c"])
         .current_dir(folder.path())
-        .env("FORKVM", forkvm())
+        .env("FORKVM", common::built("forkvm"))
         .env("URL", nodes.each_ref().map(url).join(" "))
         .stdin(Stdio::null())
         .output()

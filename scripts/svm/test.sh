@@ -13,8 +13,7 @@ root=$(dirname "$(dirname "$here")")
 
 if [ "${1:-}" = --inside ]; then
     # In the machine: PROGRAM... One after the other, each with its own verdict. And
-    # one test after the other: two at once take 20 times as long as one, since each
-    # page that one of them writes makes the other's emulated CPU forget all it knows.
+    # one test after the other, since its emulated CPUs take turns in one thread.
     shift
     passed=0 failed=()
     for program in "$@"; do

@@ -18,17 +18,22 @@ use std::sync::{Condvar, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// The VMOD of the profile that is tested. `cargo test` does not build it, `cargo build` does.
-pub fn vmod() -> PathBuf {
+/// A file of the profile that is tested. `cargo test` does not build it, `cargo build --workspace` does.
+pub fn built(name: &str) -> PathBuf {
     // target/PROFILE/deps/this-test
     let this = env::current_exe().unwrap();
-    let vmod = this.ancestors().nth(2).unwrap().join("libvmod_kvm.so");
+    let file = this.ancestors().nth(2).unwrap().join(name);
     assert!(
-        vmod.exists(),
-        "{} is not there: cargo build first, in the same profile",
-        vmod.display()
+        file.exists(),
+        "{} is not there: cargo build --workspace first, in the same profile",
+        file.display()
     );
-    vmod
+    file
+}
+
+/// The VMOD.
+pub fn vmod() -> PathBuf {
+    built("libvmod_kvm.so")
 }
 
 /// The guest programs: the examples, and those of the tests in test/.

@@ -46,6 +46,6 @@ pub use debug::{BadDebugAddress, DebugAddress, Debugging};
 pub use elf::{ElfError, check as check_elf};
 pub use failure::{BootError, Exception, Failure};
 pub use http::{HeaderError, parse_header};
-pub use probe::{DeviceGroup, KvmReport, KvmUnavailable, probe};
+pub use probe::{KvmReport, KvmUnavailable, probe};
 pub use program::{Answer, Program, Stats};
 pub use request::{CachePolicy, Header, Host, Quiet, Request, Stream};

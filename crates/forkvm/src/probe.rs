@@ -25,37 +25,6 @@ const XCR0_AMX: u64 = 3 << 17;
 /// The dirty ring's smallest useful size in entries. Intel's page-modification log takes 512 and KVM 64 of them.
 const RING_ENTRIES_LEAST: u32 = 1024;
 
-/// Whether the group of /dev/kvm may use it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum DeviceGroup {
-    /// A group for this purpose.
-    May,
-    /// Nobody but root.
-    MayNot,
-}
-
-impl DeviceGroup {
-    fn of_device() -> Self {
-        const READ_WRITE: u32 = 0o060;
-        match std::fs::metadata("/dev/kvm") {
-            Ok(device) if device.gid() != 0 && device.mode() & READ_WRITE == READ_WRITE => {
-                Self::May
-            }
-            _ => Self::MayNot,
-        }
-    }
-
-    fn advice(self) -> &'static str {
-        match self {
-            Self::May => "add the user to its group (`usermod -aG $(stat -c %G /dev/kvm) NAME`)",
-            Self::MayNot => {
-                "it is root's alone; give it a group (`groupadd -f kvm; chgrp kvm /dev/kvm; chmod 660 /dev/kvm`, by a \
-                 udev rule if it is to last) and add the user to that (`usermod -aG kvm NAME`)"
-            }
-        }
-    }
-}
-
 /// Why no guest can run here, and what to do about it.
 #[derive(Debug, thiserror::Error)]
 pub enum KvmUnavailable {
@@ -65,12 +34,12 @@ pub enum KvmUnavailable {
     )]
     NoDevice,
     /// The device is there, but not for us.
-    #[error("user {user} may not use /dev/kvm: {}, then log in again", .group.advice())]
+    #[error("user {user} may not use /dev/kvm: {remedy}, then log in again")]
     NotAllowed {
         /// Effective user id.
         user: u32,
-        /// Who else may.
-        group: DeviceGroup,
+        /// How the user comes to it.
+        remedy: &'static str,
     },
     /// The device is there, and something beside its mode is in the way.
     #[error(
@@ -164,7 +133,7 @@ impl KvmHost {
             libc::EPERM => KvmUnavailable::Withheld,
             libc::EACCES => KvmUnavailable::NotAllowed {
                 user: rustix::process::geteuid().as_raw(),
-                group: DeviceGroup::of_device(),
+                remedy: remedy(),
             },
             _ => KvmUnavailable::Failed {
                 step: "open",
@@ -269,6 +238,20 @@ impl KvmHost {
             .next_power_of_two()
             .clamp(u64::from(RING_ENTRIES_LEAST), MOST);
         (wanted as u32).min(self.report.dirty_ring_bytes / 16)
+    }
+}
+
+/// How a user may come to use /dev/kvm, whose group is there for that or is root's.
+fn remedy() -> &'static str {
+    const READ_WRITE: u32 = 0o060;
+    match std::fs::metadata("/dev/kvm") {
+        Ok(device) if device.gid() != 0 && device.mode() & READ_WRITE == READ_WRITE => {
+            "add the user to its group (`usermod -aG $(stat -c %G /dev/kvm) NAME`)"
+        }
+        _ => {
+            "it is root's alone; give it a group (`groupadd -f kvm; chgrp kvm /dev/kvm; chmod 660 /dev/kvm`, by a \
+             udev rule if it is to last) and add the user to that (`usermod -aG kvm NAME`)"
+        }
     }
 }
 

@@ -1,6 +1,6 @@
 //! What a request may cost the host: counted in the pages a fork has dirtied when the request is over.
 
-use super::testing::{deadline, frozen};
+use super::testing::{deadline, frozen, get};
 use super::*;
 use crate::config::Config;
 use crate::request::Quiet;
@@ -25,15 +25,6 @@ impl Drop for BigFile {
     }
 }
 
-fn call(fork: &mut Fork, url: &str) -> Result<Response, Cause> {
-    let request = Request {
-        method: "GET",
-        url: url.as_bytes(),
-        ..Default::default()
-    };
-    fork.call(&request, deadline(), &mut Quiet, None)
-}
-
 #[test]
 fn no_single_call_takes_more_than_the_request_may() {
     let file = BigFile::new();
@@ -48,7 +39,7 @@ fn no_single_call_takes_more_than_the_request_may() {
     };
     let mut fork = Fork::new(master).unwrap();
     for url in ["/read-zero", "/getrandom", "/map-file", "/move"] {
-        let result = call(&mut fork, url);
+        let result = get(&mut fork, url);
         assert!(
             matches!(result, Err(Cause::MemoryLimit)),
             "{url}: {result:?}"
@@ -58,7 +49,7 @@ fn no_single_call_takes_more_than_the_request_may() {
         assert!(dirtied < LIMIT + 32, "{url} dirtied {dirtied} pages");
         assert!(fork.reset(), "{url}");
         assert_eq!(fork.differing_pages(), 0, "{url}");
-        assert!(call(&mut fork, "/main").is_ok());
+        assert!(get(&mut fork, "/main").is_ok());
         assert!(fork.reset());
     }
 }
@@ -84,7 +75,7 @@ fn a_body_costs_no_more_than_the_request_may() {
     assert!(matches!(result, Err(Cause::MemoryLimit)), "{result:?}");
     assert!(fork.reset());
     assert_eq!(fork.differing_pages(), 0);
-    assert!(call(&mut fork, "/main").is_ok());
+    assert!(get(&mut fork, "/main").is_ok());
 }
 
 #[test]
@@ -93,7 +84,7 @@ fn permissions_that_are_there_already_are_not_tried_by_writing() {
         return;
     };
     let mut fork = Fork::new(master).unwrap();
-    let response = call(&mut fork, "/protect-own").unwrap();
+    let response = get(&mut fork, "/protect-own").unwrap();
     let mut text = [0; 32];
     let n = fork.read_body(&response, 0, &mut text);
     assert_eq!(&text[..n], b"mprotect done\n");

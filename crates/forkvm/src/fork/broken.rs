@@ -8,7 +8,7 @@ use std::hash::{DefaultHasher, Hasher};
 use std::sync::Arc;
 
 use self::ops::{ENDINGS, Ending, Finale, Op};
-use super::testing::{deadline, slowness};
+use super::testing::{deadline, get, slowness};
 use super::*;
 use crate::arch::layout::{KERNEL_STACK, USER_STUBS};
 use crate::request::Quiet;
@@ -65,12 +65,7 @@ impl Fork {
 
     /// What a request sees of the machine.
     fn probe(&mut self) -> Result<String, Cause> {
-        let request = Request {
-            method: "GET",
-            url: b"/probe",
-            ..Default::default()
-        };
-        let response = self.call(&request, deadline(), &mut Quiet, None)?;
+        let response = get(self, "/probe")?;
         let mut text = vec![0; response.body.1 as usize];
         self.read_body(&response, 0, &mut text);
         Ok(String::from_utf8(text).unwrap())

@@ -1,18 +1,9 @@
 //! Machines that can't go on: what the log says of them, and that they are not used again.
 
-use super::testing::{deadline, frozen};
+use super::testing::{deadline, frozen, get};
 use super::*;
 use crate::machine::Event;
 use crate::request::Quiet;
-
-fn call(fork: &mut Fork) -> Result<Response, Cause> {
-    let request = Request {
-        method: "GET",
-        url: b"/main",
-        ..Default::default()
-    };
-    fork.call(&request, deadline(), &mut Quiet, None)
-}
 
 /// As where the host takes away what it gave.
 #[test]
@@ -27,7 +18,7 @@ fn memory_the_host_cannot_give_is_named() {
     // SAFETY: the program's image in the fork's own mapping, of which no Rust reference exists.
     let taken = unsafe { libc::mprotect(address as *mut _, len as usize, libc::PROT_NONE) };
     assert_eq!(taken, 0);
-    let result = call(&mut fork);
+    let result = get(&mut fork, "/main");
     let Err(Cause::Machine(text)) = &result else {
         panic!("{result:?}");
     };

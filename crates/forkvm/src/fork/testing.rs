@@ -5,8 +5,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::config::Config;
+use crate::failure::Cause;
+use crate::fork::Fork;
+use crate::hypercall::Response;
 use crate::master::Master;
-use crate::request::Quiet;
+use crate::request::{Quiet, Request};
 
 /// A frozen guest of the tests. `None`, which is a skip, where there is no KVM; in CI that is a failure.
 pub fn frozen(guest: &str, change: impl FnOnce(&mut Config)) -> Option<Arc<Master>> {
@@ -36,4 +39,14 @@ pub fn slowness() -> u32 {
 /// Time enough for any request.
 pub fn deadline() -> Instant {
     Instant::now() + Duration::from_secs(2) * slowness().min(5)
+}
+
+/// A GET of this URL, not reset afterwards.
+pub fn get(fork: &mut Fork, url: &str) -> Result<Response, Cause> {
+    let request = Request {
+        method: "GET",
+        url: url.as_bytes(),
+        ..Default::default()
+    };
+    fork.call(&request, deadline(), &mut Quiet, None)
 }
