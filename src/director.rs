@@ -10,15 +10,18 @@ use forkvm::Program;
 use parking_lot::RwLock;
 use varnish::vcl::{Buffer, Ctx, LogTag, VclBackend, VclError};
 
-use crate::counters::count;
-use crate::fetch::{Fetch, Order, Target};
-use crate::request::{Asked, BadBody};
-use crate::response::Response;
-use crate::settings::{BadSetting, Settings};
-use crate::tenant::{Release, State, Tenant};
-use crate::update::{self, Source, Turn};
-use crate::version::Version;
-use crate::{answer, boot, debug, logging, name, plain, registry, report, upload};
+use crate::fetch::request::{Asked, BadBody};
+use crate::fetch::response::Response;
+use crate::fetch::{answer, plain};
+use crate::orders::update::{self, Source, Turn};
+use crate::orders::{debug, upload};
+use crate::tenants::settings::{BadSetting, Settings};
+use crate::tenants::tenant::{Release, State, Tenant};
+use crate::tenants::version::Version;
+use crate::tenants::{boot, name, registry, report};
+use crate::varnish::counters::count;
+use crate::varnish::fetch::{Fetch, Order, Target};
+use crate::varnish::logging;
 
 /// The one backend of a VCL.
 #[derive(Default)]

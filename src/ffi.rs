@@ -13,12 +13,14 @@ use varnish::ffi::{VMOD_PRIV_METHODS_MAGIC, vmod_data, vmod_priv, vmod_priv_meth
 use varnish::vcl::{Ctx, LogTag, VclError};
 
 use crate::director::Director;
-use crate::document::{self, BadDocument, Document};
-use crate::fetch::{Order, Target};
-use crate::keys::Sent;
-use crate::settings::{Given, List, Settings};
+use crate::orders::{debug, upload};
+use crate::tenants::document::{self, BadDocument, Document};
+use crate::tenants::keys::Sent;
+use crate::tenants::settings::{Given, List, Settings};
+use crate::tenants::{name, registry};
+use crate::varnish::fetch::{Order, Target};
+use crate::varnish::{counters, logging, panics};
 use crate::vdi::{Registered, guard};
-use crate::{counters, debug, logging, name, panics, registry, upload};
 
 /// What vmodtool.py and bindgen made of vmod.vcc.
 #[allow(

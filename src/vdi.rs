@@ -24,7 +24,7 @@ use varnish::ffi::{self, VCL_BACKEND, VCL_IP, VfpStatus};
 use varnish::vcl::{Buffer, Ctx, LogTag, VclBackend, VclError, VclResponse};
 
 use crate::director::Director;
-use crate::response::Response;
+use crate::fetch::response::Response;
 
 /// Runs what C has called, and lets no panic out. panics.rs has logged it.
 pub fn guard<T>(body: impl FnOnce() -> T) -> Result<T, VclError> {
@@ -130,7 +130,7 @@ unsafe extern "C" fn gethdrs(ctx: *const ffi::vrt_ctx, backend: VCL_BACKEND) -> 
             let _ = guard(|| {
                 // SAFETY: as above.
                 let mut ctx = unsafe { Ctx::from_ptr(ctx) };
-                for record in crate::logging::records(error.as_str().as_bytes()) {
+                for record in crate::varnish::logging::records(error.as_str().as_bytes()) {
                     ctx.log(LogTag::FetchError, record);
                 }
             });
@@ -298,7 +298,7 @@ unsafe extern "C" fn list(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::panics;
+    use crate::varnish::panics;
 
     /// On less stack than varnishd's threads have (`thread_pool_stack`, 80 KiB).
     #[test]

@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use crate::elf::ElfError;
-use crate::probe::KvmUnavailable;
-use crate::symbols::Symbols;
+use crate::image::elf::ElfError;
+use crate::image::symbols::Symbols;
+use crate::machine::probe::KvmUnavailable;
 
 /// A processor exception of the guest.
 #[derive(Debug, Clone, PartialEq, Eq)]

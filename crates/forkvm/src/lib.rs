@@ -10,42 +10,28 @@
 #![deny(unsafe_code)]
 
 mod arch;
-mod boot;
 mod call;
 mod config;
 mod debug;
-mod elf;
 mod failure;
 mod fork;
-mod handlers;
-mod handover;
-mod http;
-mod hypercall;
-mod keeper;
+mod image;
 #[allow(unsafe_code)]
 mod kvm;
 mod linux;
-mod loader;
 mod machine;
 mod master;
 #[allow(unsafe_code)]
 mod memory;
 mod pool;
-mod probe;
 mod program;
 mod request;
-mod shrink;
-mod stack;
-mod start;
-mod symbols;
-#[allow(unsafe_code)]
-mod watchdog;
 
+pub use call::http::{HeaderError, parse_header};
 pub use config::{Config, Limits, WarmUp};
 pub use debug::{BadDebugAddress, DebugAddress, Debugging};
-pub use elf::{ElfError, check as check_elf};
 pub use failure::{BootError, Exception, Failure};
-pub use http::{HeaderError, parse_header};
-pub use probe::{KvmReport, KvmUnavailable, probe};
+pub use image::elf::{ElfError, check as check_elf};
+pub use machine::probe::{KvmReport, KvmUnavailable, probe};
 pub use program::{Answer, Program, Stats};
 pub use request::{CachePolicy, Header, Host, Quiet, Request, Stream};

@@ -4,12 +4,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use crate::call::handlers::Handlers;
+use crate::call::hypercall::Response;
 use crate::config::Config;
 use crate::debug::{Debugger, Gate};
 use crate::failure::{BootError, Cause, Failure};
 use crate::fork::Fork;
-use crate::handlers::Handlers;
-use crate::hypercall::Response;
 use crate::master::Master;
 use crate::pool::{Pool, TakeError};
 use crate::request::{CachePolicy, Header, Host, Request};

@@ -19,9 +19,9 @@ use client::Listener;
 use debuggee::{Debuggee, Happened, Resume, Stop};
 use session::{Session, Then, Word};
 
+use crate::call::http::Exchange;
+use crate::call::hypercall::{self, Response, Step};
 use crate::failure::Cause;
-use crate::http::Exchange;
-use crate::hypercall::{self, Response, Step};
 use crate::machine::Machine;
 use crate::request::Host;
 

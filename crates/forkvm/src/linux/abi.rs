@@ -2,7 +2,7 @@
 
 use rustix::io::Errno;
 
-use super::{BadAddress, Outcome, UserMemory};
+use crate::linux::{BadAddress, Outcome, UserMemory};
 use crate::request::{Host, Stream};
 
 /// Size of a page.

@@ -6,29 +6,17 @@
 #![forbid(unsafe_code)]
 
 mod abi;
-mod control;
-mod fds;
-mod folders;
-mod heap;
-mod host_files;
-mod io;
+mod files;
 mod kept;
 mod memory;
-mod open;
-mod paths;
-mod pipes;
-mod poll;
+mod net;
 mod process;
 #[cfg(test)]
 mod random_tests;
-mod ranges;
-mod signals;
-mod sockets;
-mod stat;
 mod table;
+mod tasks;
 #[cfg(test)]
 mod testing;
-mod threads;
 mod time;
 mod told;
 
@@ -37,14 +25,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use self::abi::Guest;
-use self::fds::Files;
-use self::heap::Heap;
-use self::host_files::HostFiles;
+use self::files::fds::Files;
+use self::files::host_files::HostFiles;
+use self::files::open::Shared;
+use self::files::paths::{Absolute, Roots};
 use self::kept::Kept;
-use self::open::Shared;
-use self::paths::{Absolute, Roots};
+use self::memory::heap::Heap;
 use self::process::Process;
-use self::signals::Signals;
+use self::tasks::signals::Signals;
 use self::time::Clocks;
 use self::told::Told;
 use crate::request::Host;

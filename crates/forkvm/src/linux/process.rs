@@ -5,13 +5,13 @@ use std::ops::Range;
 use rustix::io::Errno;
 use rustix::rand::{GetRandomFlags, getrandom as host_random};
 
-use super::Outcome;
-use super::abi::{
+use crate::linux::Outcome;
+use crate::linux::abi::{
     CHUNK, Guest, Layout, MOST_BYTES, PAGE, Reply, USER_END, Value, count, flags, int,
 };
-use super::fds::MAX_DESCRIPTORS;
-use super::heap::Heap;
-use super::time::{Clocks, timeval_bytes};
+use crate::linux::files::fds::MAX_DESCRIPTORS;
+use crate::linux::memory::heap::Heap;
+use crate::linux::time::{Clocks, timeval_bytes};
 
 const RLIM_INFINITY: u64 = u64::MAX;
 const PR_SET_NAME: u64 = 15;
@@ -87,15 +87,15 @@ pub fn rlimit(
         3 => stack.end.saturating_sub(stack.start),
         4 => 0,
         6 => 1,
-        7 => super::abi::length(MAX_DESCRIPTORS),
+        7 => crate::linux::abi::length(MAX_DESCRIPTORS),
         0..=15 => RLIM_INFINITY,
         _ => return Err(Errno::INVAL),
     };
     if new != 0 {
         let wanted: [u8; 16] = guest.read(new)?;
         let (soft, hard) = (
-            super::abi::field_u64(&wanted, 0),
-            super::abi::field_u64(&wanted, 8),
+            crate::linux::abi::field_u64(&wanted, 0),
+            crate::linux::abi::field_u64(&wanted, 8),
         );
         if soft > hard {
             return Err(Errno::INVAL);
@@ -243,7 +243,7 @@ pub fn random(guest: &mut Guest<'_>, address: u64, len: u64) -> Value {
         let got = host_random(&mut *piece, GetRandomFlags::NONBLOCK)?;
         let at = address.checked_add(done).ok_or(Errno::FAULT)?;
         guest.write(at, piece.get(..got).unwrap_or_default())?;
-        done = done.saturating_add(super::abi::length(got));
+        done = done.saturating_add(crate::linux::abi::length(got));
     }
     Ok(count(usize::try_from(done).unwrap_or(0)))
 }

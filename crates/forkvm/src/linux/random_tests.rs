@@ -3,11 +3,11 @@
 use proptest::prelude::*;
 use syscalls::Sysno;
 
-use super::abi::PAGE;
-use super::testing::{
+use crate::linux::abi::PAGE;
+use crate::linux::testing::{
     BRK, HEAP_LEN, MMAP, Machine, NoMemory, Recorder, SCRATCH, TestFolder, linux,
 };
-use super::{Call, Linux, Outcome, UserMemory};
+use crate::linux::{Call, Linux, Outcome, UserMemory};
 
 const PAGES: u64 = HEAP_LEN / PAGE;
 
@@ -348,8 +348,8 @@ fn the_state_can_move_between_threads() {
 
 #[test]
 fn calls_have_names() {
-    assert_eq!(super::name(0), Some("read"));
-    assert_eq!(super::name(231), Some("exit_group"));
-    assert_eq!(super::name(0x10000), None);
-    assert_eq!(super::name(u64::MAX), None);
+    assert_eq!(crate::linux::name(0), Some("read"));
+    assert_eq!(crate::linux::name(231), Some("exit_group"));
+    assert_eq!(crate::linux::name(0x10000), None);
+    assert_eq!(crate::linux::name(u64::MAX), None);
 }

@@ -3,12 +3,13 @@
 use rustix::io::Errno;
 use syscalls::Sysno;
 
-use super::abi::{Guest, Reply, Value, flags, int};
-use super::stat::Change;
-use super::{
-    Call, Linux, Outcome, control, fds, folders, heap::Heap, io, memory, open, pipes, poll,
-    process, signals, sockets, stat, threads, time,
-};
+use crate::linux::abi::{Guest, Reply, Value, flags, int};
+use crate::linux::files::stat::Change;
+use crate::linux::files::{control, fds, folders, io, open, pipes, poll, stat};
+use crate::linux::memory::heap::Heap;
+use crate::linux::net::sockets;
+use crate::linux::tasks::{signals, threads};
+use crate::linux::{Call, Linux, Outcome, memory, process, time};
 
 /// `AT_FDCWD` as an argument register, for calls without a descriptor to start from.
 const HERE: u64 = libc::AT_FDCWD as u64;
@@ -22,7 +23,7 @@ pub fn name(number: u64) -> Option<&'static str> {
 /// Carries out one call. Calls that are not in the table give ENOSYS.
 pub fn call(linux: &mut Linux, guest: &mut Guest<'_>, call: Call) -> Outcome {
     let Some(number) = usize::try_from(call.number).ok().and_then(Sysno::new) else {
-        return super::abi::failed(Errno::NOSYS);
+        return crate::linux::abi::failed(Errno::NOSYS);
     };
     let args = call.args;
     let [a, b, c, d, ..] = args;
@@ -279,7 +280,7 @@ fn ok(value: i64) -> Outcome {
 }
 
 fn refuse(errno: Errno) -> Outcome {
-    super::abi::failed(errno)
+    crate::linux::abi::failed(errno)
 }
 
 fn mmap(heap: &mut Heap, files: &fds::Files, guest: &mut Guest<'_>, args: [u64; 6]) -> Value {

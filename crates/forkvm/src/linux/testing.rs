@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use super::{BadAddress, Call, HeapLayout, Linux, Outcome, Protection, Setup, UserMemory};
+use crate::linux::{BadAddress, Call, HeapLayout, Linux, Outcome, Protection, Setup, UserMemory};
 use crate::request::{Host, Stream};
 
 /// Start of the brk window in [`linux`].

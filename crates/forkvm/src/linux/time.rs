@@ -5,8 +5,8 @@ use std::time::Duration;
 use rustix::io::Errno;
 use rustix::time::{ClockId, Timespec, clock_gettime as host_clock};
 
-use super::Outcome;
-use super::abi::{Guest, Layout, Reply, Value, field_u64, flags, int};
+use crate::linux::Outcome;
+use crate::linux::abi::{Guest, Layout, Reply, Value, field_u64, flags, int};
 
 const NANOS: i64 = 1_000_000_000;
 const TIMER_ABSTIME: u32 = 1;

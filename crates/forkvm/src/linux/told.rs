@@ -1,6 +1,6 @@
 //! What the host was told about a program already, so that it is told once.
 
-use super::abi::Guest;
+use crate::linux::abi::Guest;
 
 /// Something worth a line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,0 +1,269 @@
+//! The hypercalls a program makes while it answers a request or registers its handlers: numbers, layouts and
+//! meaning as in docs/guest-abi.md.
+
+use crate::arch::stubs::HANDLER_RETURNED;
+use crate::call::http::{self, Exchange};
+use crate::failure::Cause;
+use crate::linux::UserMemory;
+use crate::machine::Machine;
+use crate::request::{CachePolicy, Header, Host, Stream};
+
+pub const REGISTER_FUNC: u32 = 0x10000;
+pub const WAIT_FOR_REQUESTS: u32 = 0x10001;
+pub const WAIT_FOR_REQUESTS_PAUSED: u32 = 0x10002;
+const SET_CACHEABLE: u32 = 0x10005;
+const BACKEND_RESPONSE: u32 = 0x10010;
+pub const STORAGE_RETURN: u32 = 0x10011;
+pub const STORAGE_NORETURN: u32 = 0x10013;
+const HTTP_APPEND: u32 = 0x10020;
+const HTTP_SET: u32 = 0x10021;
+const HTTP_FIND: u32 = 0x10022;
+const HTTP_METHOD: u32 = 0x10023;
+const MAKE_EPHEMERAL: u32 = 0x10703;
+const IS_STORAGE: u32 = 0x10706;
+const GET_MEMINFO: u32 = 0x10A00;
+const LOG: u32 = 0x7F000;
+pub const IS_DEBUG: u32 = 0x7FDEB;
+pub const BREAKPOINT: u32 = 0x7F7F7;
+/// The first interface's response, with two meanings in its time.
+const OLD_BACKEND_RESPONSE: u32 = 0xFFFF;
+
+/// Longest content type, one more than allowed.
+const CONTENT_TYPE_LIMIT: u64 = 4096;
+/// Most headers in one response's `extra`.
+const EXTRA_HEADERS: u16 = 64;
+/// Longest header line from a guest.
+const HEADER_LIMIT: u64 = 8192;
+/// Longest log record.
+const LOG_LIMIT: u64 = 4096;
+
+const EFAULT: i64 = -(libc::EFAULT as i64);
+const EPERM: i64 = -(libc::EPERM as i64);
+const EINVAL: i64 = -(libc::EINVAL as i64);
+const ENOSYS: i64 = -(libc::ENOSYS as i64);
+
+/// Everything but the body of a guest's response; the body stays in guest memory.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Response {
+    pub status: u16,
+    pub content_type: Vec<u8>,
+    pub headers: Vec<Header>,
+    pub cache: Option<CachePolicy>,
+    /// User address and length of the body, checked to be readable.
+    pub body: (u64, u64),
+}
+
+/// What to do after a hypercall.
+#[derive(Debug, PartialEq)]
+pub enum Step {
+    /// Resume with this in RAX.
+    Resume(i64),
+    /// The request is answered.
+    Respond(Response),
+    /// The request has failed.
+    Fail(Cause),
+}
+
+/// Carries out a hypercall of a request.
+pub fn during_request(
+    number: u32,
+    machine: &mut Machine,
+    exchange: &mut Exchange<'_>,
+    host: &mut dyn Host,
+) -> Step {
+    let regs = machine.vcpu().regs();
+    match number {
+        BACKEND_RESPONSE => match response(machine, exchange) {
+            Ok(response) => Step::Respond(response),
+            Err(what) => Step::Fail(Cause::BadResponse(what)),
+        },
+        OLD_BACKEND_RESPONSE => Step::Fail(Cause::OldApi),
+        HANDLER_RETURNED => Step::Fail(Cause::NoResponse),
+        SET_CACHEABLE => {
+            let seconds = |milliseconds: u64| (milliseconds as i64).max(0) as f32 / 1000.0;
+            exchange.cache = (regs.rdi & 0xff != 0).then(|| CachePolicy {
+                ttl: seconds(regs.rsi),
+                grace: seconds(regs.rdx),
+                keep: seconds(regs.rcx),
+            });
+            Step::Resume(0)
+        }
+        HTTP_APPEND | HTTP_SET => {
+            Step::Resume(change_header(machine, exchange, number == HTTP_APPEND))
+        }
+        HTTP_FIND => Step::Resume(find_header(machine, exchange)),
+        HTTP_METHOD => {
+            let method = exchange.method().as_bytes().to_vec();
+            Step::Resume(copy_out(machine, regs.rdi, regs.rsi, &method))
+        }
+        _ => Step::Resume(common(number, machine, host)),
+    }
+}
+
+/// Carries out a hypercall that means the same in `main()` and in a request.
+pub fn common(number: u32, machine: &mut Machine, host: &mut dyn Host) -> i64 {
+    let regs = machine.vcpu().regs();
+    match number {
+        LOG => match machine
+            .memory
+            .read_vec(regs.rdi, regs.rsi.min(LOG_LIMIT) as usize)
+        {
+            Ok(text) => {
+                host.output(Stream::Log, &text);
+                0
+            }
+            Err(_) => EFAULT,
+        },
+        GET_MEMINFO => {
+            let info = machine.memory_info();
+            let bytes: Vec<u8> = info.iter().flat_map(|value| value.to_le_bytes()).collect();
+            machine
+                .memory
+                .write(regs.rdi, &bytes)
+                .map_or(EFAULT, |()| 0)
+        }
+        // Every request runs in a fork that is reset: a program may ask for it, but not for the contrary.
+        MAKE_EPHEMERAL => {
+            if regs.rdi & 0xff != 0 {
+                0
+            } else {
+                ENOSYS
+            }
+        }
+        IS_STORAGE | IS_DEBUG | BREAKPOINT => 0,
+        // There is no response yet.
+        SET_CACHEABLE => EPERM,
+        _ => ENOSYS,
+    }
+}
+
+/// Reads the registers and structures of `backend_response`.
+fn response(machine: &mut Machine, exchange: &mut Exchange<'_>) -> Result<Response, String> {
+    let regs = machine.vcpu().regs();
+    let (type_address, type_len, body, body_len, extra) =
+        (regs.rsi, regs.rdx, regs.rcx, regs.r8, regs.r9);
+    let status = regs.rdi as i16;
+    if !(200..=599).contains(&status) {
+        return Err(format!("status {status} is not between 200 and 599"));
+    }
+    if type_len >= CONTENT_TYPE_LIMIT {
+        return Err(format!("a content type of {type_len} bytes"));
+    }
+    let content_type = machine
+        .memory
+        .read_vec(type_address, type_len as usize)
+        .map_err(|bad| format!("content type at {bad}"))?;
+    if !http::is_field_value(&content_type) {
+        return Err("the content type has control characters".into());
+    }
+    machine
+        .memory
+        .check_readable(body, body_len)
+        .map_err(|bad| format!("content of {body_len} bytes at {bad}"))?;
+    if extra != 0 {
+        extra_fields(machine, exchange, extra)?;
+    }
+    Ok(Response {
+        status: status as u16,
+        content_type,
+        headers: std::mem::take(&mut exchange.response_headers),
+        cache: exchange.cache,
+        body: (body, body_len),
+    })
+}
+
+/// Reads the optional 56-byte structure of a response: headers@0, u16 count@8, bool cached@10, floats ttl@12,
+/// grace@16, keep@20.
+fn extra_fields(
+    machine: &Machine,
+    exchange: &mut Exchange<'_>,
+    address: u64,
+) -> Result<(), String> {
+    let mut extra = [0u8; 56];
+    machine
+        .memory
+        .read(address, &mut extra)
+        .map_err(|bad| format!("extra at {bad}"))?;
+    let float =
+        |at: usize| f32::from_le_bytes([extra[at], extra[at + 1], extra[at + 2], extra[at + 3]]);
+    let headers = u64::from_le_bytes([
+        extra[0], extra[1], extra[2], extra[3], extra[4], extra[5], extra[6], extra[7],
+    ]);
+    let count = u16::from_le_bytes([extra[8], extra[9]]);
+    if count > EXTRA_HEADERS {
+        return Err(format!("{count} headers, more than {EXTRA_HEADERS}"));
+    }
+    for index in 0..u64::from(count) {
+        let entry = headers.wrapping_add(index * 16);
+        let header = machine
+            .memory
+            .read_u64(entry)
+            .and_then(|field| Ok((field, machine.memory.read_u64(entry.wrapping_add(8))?)))
+            .map_err(|bad| format!("header entry {index} at {bad}"))?;
+        let line = read_header(machine, header.0, header.1)
+            .map_err(|what| format!("header {index}: {what}"))?;
+        exchange
+            .change(http::RESPONSE, &line, true)
+            .map_err(|what| format!("header {index}: {what}"))?;
+    }
+    if extra[10] != 0 {
+        let (ttl, grace, keep) = (float(12), float(16), float(20));
+        if ![ttl, grace, keep].iter().all(|time| time.is_finite()) {
+            return Err("a cache time that is no number".into());
+        }
+        exchange.cache = Some(CachePolicy {
+            ttl: ttl.max(0.0),
+            grace: grace.max(0.0),
+            keep: keep.max(0.0),
+        });
+    }
+    Ok(())
+}
+
+fn read_header(machine: &Machine, address: u64, len: u64) -> Result<Vec<u8>, String> {
+    if len > HEADER_LIMIT {
+        return Err(format!("{len} bytes, more than {HEADER_LIMIT}"));
+    }
+    machine
+        .memory
+        .read_vec(address, len as usize)
+        .map_err(|bad| bad.to_string())
+}
+
+/// `http_append` and `http_set`: (where, field, len). Returns 0 or an errno.
+fn change_header(machine: &mut Machine, exchange: &mut Exchange<'_>, append: bool) -> i64 {
+    let regs = machine.vcpu().regs();
+    let Ok(line) = read_header(machine, regs.rsi, regs.rdx) else {
+        return EFAULT;
+    };
+    match exchange.change(regs.rdi, &line, append) {
+        Ok(()) => 0,
+        Err(_) => EINVAL,
+    }
+}
+
+/// `http_find`: (where, key, klen, out, outlen). Returns the length of the whole line, 0 if absent.
+fn find_header(machine: &mut Machine, exchange: &Exchange<'_>) -> i64 {
+    let regs = machine.vcpu().regs();
+    let Ok(key) = read_header(machine, regs.rsi, regs.rdx) else {
+        return EFAULT;
+    };
+    match exchange.find(regs.rdi, &key) {
+        Some(line) if regs.rcx == 0 => line.len() as i64,
+        Some(line) => copy_out(machine, regs.rcx, regs.r8, &line),
+        None => 0,
+    }
+}
+
+/// Copies a text to the guest, cut to its buffer, with a NUL behind it where there is room. Returns the copied length.
+fn copy_out(machine: &mut Machine, address: u64, room: u64, text: &[u8]) -> i64 {
+    let len = text.len().min(usize::try_from(room).unwrap_or(usize::MAX));
+    let mut bytes = text[..len].to_vec();
+    if (len as u64) < room {
+        bytes.push(0);
+    }
+    machine
+        .memory
+        .write(address, &bytes)
+        .map_or(EFAULT, |()| len as i64)
+}

@@ -1,0 +1,247 @@
+//! A fork: a machine whose memory is the master's, copy-on-write. It runs one request at a time and is put back to the
+//! master's state after each.
+
+use std::hash::{BuildHasher, RandomState};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use kvm_bindings::kvm_regs;
+
+use crate::arch::layout::PAGE;
+use crate::arch::regs::RFLAGS;
+use crate::arch::stubs::{self, PORT_HYPERCALL};
+use crate::call::Circumstances;
+use crate::call::http::{self, Exchange};
+use crate::call::hypercall::Response;
+use crate::debug::Debugger;
+use crate::failure::{Cause, DEBUG};
+use crate::fork::shrink::ShrinkPolicy;
+use crate::kvm::Exit;
+use crate::linux::UserMemory;
+use crate::machine::{Machine, MachineError};
+use crate::master::Master;
+use crate::memory::{GuestMemory, Mapping};
+use crate::request::{Host, Request};
+
+mod shrink;
+#[cfg(test)]
+pub(crate) mod tests;
+
+/// Why a fork could not be made or put back.
+#[derive(Debug, thiserror::Error)]
+pub enum ForkError {
+    /// Its memory could not be mapped.
+    #[error("mapping its memory: {0}")]
+    Map(#[from] vm_memory::mmap::MmapRegionError),
+    /// KVM refused.
+    #[error(transparent)]
+    Machine(#[from] MachineError),
+    /// KVM refused its registers.
+    #[error("its registers: {0}")]
+    Registers(#[from] kvm_ioctls::Error),
+    /// The thread that makes and frees forks could not be started.
+    #[error("the keeper's thread: {0}")]
+    Keeper(std::io::Error),
+}
+
+/// A fork of a master.
+#[derive(Debug)]
+pub struct Fork {
+    machine: Machine,
+    master: Arc<Master>,
+    random: RandomState,
+    requests: u64,
+    shrink: ShrinkPolicy,
+    /// The last exception set the debug registers.
+    debug_registers_dirty: bool,
+    /// The last request went over its memory limit.
+    over_limit: bool,
+}
+
+impl Fork {
+    /// Forks a master.
+    pub fn new(master: Arc<Master>) -> Result<Self, ForkError> {
+        let mapping = Mapping::fork(&master.file, master.memory.len())?;
+        let limits = &master.config.limits;
+        let pages = |bytes: u64| usize::try_from(bytes / PAGE).unwrap_or(usize::MAX);
+        let page_limit = pages(limits.max_request_memory);
+        let memory = GuestMemory::forked(mapping, &master.wait_point.layout.tables, page_limit);
+        let shrink = ShrinkPolicy::new(pages(limits.req_mem_limit_after_reset));
+        let ring = master.host.ring_entries(page_limit as u64);
+        let mut machine = Machine::new(master.host, memory, master.linux.clone(), Some(ring))?;
+        let wait_point = &master.wait_point;
+        machine.vcpu().set_sregs(&wait_point.sregs)?;
+        machine.vcpu().set_sregs_at_next_run(wait_point.sregs);
+        machine.vcpu().clear_events_at_next_run(wait_point.events);
+        Ok(Self {
+            machine,
+            master,
+            random: RandomState::new(),
+            requests: 0,
+            shrink,
+            debug_registers_dirty: false,
+            over_limit: false,
+        })
+    }
+
+    /// Runs a request up to its response, under a debugger's eyes if there is one.
+    pub fn call(
+        &mut self,
+        request: &Request<'_>,
+        deadline: Instant,
+        host: &mut dyn Host,
+        debugger: Option<&mut Debugger<'_>>,
+    ) -> Result<Response, Cause> {
+        self.run(request, None, deadline, host, debugger)
+    }
+
+    /// Runs the program's `on_error` handler for a request that failed.
+    pub fn call_on_error(
+        &mut self,
+        request: &Request<'_>,
+        failure: &str,
+        deadline: Instant,
+        host: &mut dyn Host,
+    ) -> Result<Response, Cause> {
+        self.run(request, Some(failure), deadline, host, None)
+    }
+
+    /// Runs the program's `on_live_update` handler, whose state may have `most` bytes.
+    pub fn give_state(
+        &mut self,
+        most: u64,
+        deadline: Instant,
+        host: &mut dyn Host,
+    ) -> Result<Option<Vec<u8>>, Cause> {
+        self.machine.start(deadline);
+        let state = self
+            .master
+            .wait_point
+            .give_state(&mut self.machine, most, deadline, host);
+        self.machine.stop();
+        state
+    }
+
+    /// Copies from the body of a response of this fork.
+    pub fn read_body(&self, response: &Response, position: u64, buf: &mut [u8]) -> usize {
+        let (address, len) = response.body;
+        let n = buf
+            .len()
+            .min(usize::try_from(len.saturating_sub(position)).unwrap_or(usize::MAX));
+        // The range was checked when the guest responded, and the guest has not run since.
+        match self.machine.memory.read(address + position, &mut buf[..n]) {
+            Ok(()) => n,
+            Err(_) => 0,
+        }
+    }
+
+    fn run(
+        &mut self,
+        request: &Request<'_>,
+        failure: Option<&str>,
+        deadline: Instant,
+        host: &mut dyn Host,
+        mut debugger: Option<&mut Debugger<'_>>,
+    ) -> Result<Response, Cause> {
+        self.requests += 1;
+        // SipHash with keys of this fork's own: unforeseeable numbers without a system call.
+        let random = [0u64, 1].map(|salt| self.random.hash_one((self.requests, salt)));
+        let mut exchange = Exchange::new(request);
+        let circumstances = Circumstances {
+            failure,
+            warm_up: false,
+            random,
+        };
+        self.machine.start(deadline);
+        let result = self.master.wait_point.call(
+            &mut self.machine,
+            &mut exchange,
+            circumstances,
+            deadline,
+            host,
+            debugger.as_deref_mut(),
+        );
+        self.machine.stop();
+        self.machine.harvest();
+        self.over_limit = self.machine.over_memory_limit();
+        self.debug_registers_dirty |= debugger.is_some_and(|debugger| debugger.has_stopped());
+        if let Err(Cause::Exception(exception)) = &result {
+            self.debug_registers_dirty |= exception.vector == DEBUG;
+        }
+        // What the engine could not write or read then was for want of memory.
+        if self.over_limit
+            && matches!(
+                result,
+                Ok(_) | Err(Cause::Machine(_) | Cause::BadResponse(_))
+            )
+        {
+            return Err(Cause::MemoryLimit);
+        }
+        let mut response = result?;
+        http::strip_connection_headers(&mut response.headers);
+        Ok(response)
+    }
+
+    /// Puts the fork back to the master's state. False if it can't be used again.
+    pub fn reset(&mut self) -> bool {
+        self.try_reset().unwrap_or(false)
+    }
+
+    fn try_reset(&mut self) -> std::io::Result<bool> {
+        if !self.machine.settle() {
+            return Ok(false);
+        }
+        if self.shrink.is_due(self.machine.memory.dirty_len()) || self.over_limit {
+            self.machine.shrink()?;
+            self.over_limit = false;
+        } else {
+            self.machine
+                .memory
+                .restore(&self.master.memory)
+                .map_err(std::io::Error::other)?;
+            self.machine.keep_ring_low()?;
+        }
+        self.machine.linux.restore_from(&self.master.linux);
+        if self.debug_registers_dirty {
+            self.machine
+                .vcpu()
+                .clear_debug_registers()
+                .map_err(std::io::Error::from)?;
+            self.debug_registers_dirty = false;
+        }
+        let wait_point = &self.master.wait_point;
+        self.machine.vcpu().set_sregs_at_next_run(wait_point.sregs);
+        self.machine
+            .vcpu()
+            .clear_events_at_next_run(wait_point.events);
+        Ok(true)
+    }
+
+    /// Times `n` bare round trips: one `out` in ring 3, nothing written, nothing reset. What a request costs at least.
+    pub fn round_trips(&mut self, n: usize) -> Vec<Duration> {
+        let regs = kvm_regs {
+            rip: stubs::addresses().round_trip,
+            rflags: RFLAGS,
+            ..Default::default()
+        };
+        self.machine.vcpu().set_regs(regs);
+        let mut times = Vec::with_capacity(n);
+        while times.len() < n {
+            let start = Instant::now();
+            match self.machine.vcpu().run() {
+                Exit::Out(PORT_HYPERCALL) => times.push(start.elapsed()),
+                Exit::Interrupted => {}
+                _ => break,
+            }
+        }
+        times
+    }
+
+    /// How many pages of the fork's memory differ from the master's. After a reset there are none. Reads all memory.
+    pub fn differing_pages(&self) -> usize {
+        self.machine
+            .memory
+            .mapping()
+            .differing_pages(&self.master.memory)
+    }
+}

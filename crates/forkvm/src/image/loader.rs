@@ -1,0 +1,133 @@
+//! Lays a program out in the memory of a machine that has not run yet: monitor, page tables, segments, stack, heap.
+
+use crate::arch::layout::{
+    Layout, MMAP_WINDOW, PAGE, PAGE_TABLES, PROGRAM_END, STACK_TOP, page_down,
+};
+use crate::arch::monitor;
+use crate::arch::paging::{Builder, MapRange, Owner, tables_len};
+use crate::image::elf::Image;
+use crate::linux::Protection;
+use crate::memory::{Mapping, OutOfRange};
+
+/// Largest stack, as Linux gives by default.
+const STACK_MOST: u64 = 8 << 20;
+/// Of guest memory, the stack gets at most one part in this many.
+const STACK_SHARE: u64 = 8;
+/// Smallest heap a program is started with.
+const HEAP_LEAST: u64 = 256 << 10;
+
+const READ_WRITE: Protection = Protection {
+    read: true,
+    write: true,
+    execute: false,
+};
+
+/// The program, its stack and a useful heap do not fit in its memory limit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("max_memory ({limit} bytes) is too small: the program alone needs {needed}")]
+pub struct TooSmall {
+    /// What would do.
+    pub needed: u64,
+    /// The limit in bytes.
+    pub limit: u64,
+}
+
+/// Plans where a program's parts go in `limit` bytes of guest memory.
+pub fn plan(image: &Image, limit: u64) -> Result<Layout, TooSmall> {
+    let memory = page_down(limit);
+    let stack = page_down(memory / STACK_SHARE).clamp(16 * PAGE, STACK_MOST);
+    // Between the program and its heap stay some unmapped pages.
+    let brk_window = image.end() + 16 * PAGE;
+    // The tables' number depends on the heap's length, which depends on the tables: plan for the largest heap.
+    let windows = [
+        brk_window..(brk_window + memory).min(PROGRAM_END),
+        MMAP_WINDOW..MMAP_WINDOW + memory,
+        STACK_TOP - stack..STACK_TOP,
+    ];
+    let pages = image.pages.keys().map(|&page| page..page + PAGE);
+    let monitor = monitor::ranges()
+        .into_iter()
+        .map(|range| range.virtual_range());
+    let tables_end = PAGE_TABLES + tables_len(windows.into_iter().chain(pages).chain(monitor));
+    let stack_start = tables_end + image.memory_len();
+    let heap_start = stack_start + stack;
+    let needed = heap_start + HEAP_LEAST;
+    if needed > memory || brk_window + memory > PROGRAM_END {
+        return Err(TooSmall { needed, limit });
+    }
+    Ok(Layout {
+        tables: PAGE_TABLES..tables_end,
+        image: tables_end,
+        stack: stack_start..heap_start,
+        heap: heap_start..memory,
+        brk_window,
+    })
+}
+
+/// Maps everything and copies the program in. `memory` is zeroed.
+pub fn load(
+    memory: &Mapping,
+    layout: &Layout,
+    image: &Image,
+    file: &[u8],
+) -> Result<(), OutOfRange> {
+    let mut tables = Builder::new(memory, layout.tables.clone());
+    for range in monitor::ranges() {
+        tables.map(&range)?;
+    }
+    let heap = layout.heap.end - layout.heap.start;
+    let user = |address, physical: &std::ops::Range<u64>| MapRange {
+        address,
+        physical: physical.start,
+        len: physical.end - physical.start,
+        owner: Owner::User,
+        protection: READ_WRITE,
+    };
+    tables.map(&user(layout.stack_window().start, &layout.stack))?;
+    tables.map(&user(
+        layout.brk_window,
+        &(layout.heap.start..layout.heap.start + heap),
+    ))?;
+    tables.map(&user(MMAP_WINDOW, &layout.heap))?;
+    for (physical, (&address, &protection)) in
+        (layout.image..).step_by(PAGE as usize).zip(&image.pages)
+    {
+        tables.map(&MapRange {
+            address,
+            physical,
+            len: PAGE,
+            owner: Owner::User,
+            protection,
+        })?;
+    }
+    for segment in &image.segments {
+        copy_segment(
+            memory,
+            layout,
+            image,
+            segment.address,
+            file.get(segment.file.clone()).unwrap_or_default(),
+        )?;
+    }
+    Ok(())
+}
+
+/// Copies a segment's bytes to its pages, which are contiguous only virtually.
+fn copy_segment(
+    memory: &Mapping,
+    layout: &Layout,
+    image: &Image,
+    address: u64,
+    mut bytes: &[u8],
+) -> Result<(), OutOfRange> {
+    let mut at = address;
+    let first = page_down(address);
+    let mut physical = layout.image + image.pages.range(..first).count() as u64 * PAGE;
+    while !bytes.is_empty() {
+        let offset = at - page_down(at);
+        let (now, rest) = bytes.split_at(bytes.len().min((PAGE - offset) as usize));
+        memory.write(physical + offset, now)?;
+        (bytes, at, physical) = (rest, at + now.len() as u64, physical + PAGE);
+    }
+    Ok(())
+}

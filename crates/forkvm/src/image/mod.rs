@@ -1,0 +1,8 @@
+//! A program's file becomes a machine that can start: the ELF file, its symbols, its segments in guest memory, and the
+//! stack that Linux would give it.
+
+pub mod elf;
+pub mod loader;
+pub mod stack;
+pub mod start;
+pub mod symbols;

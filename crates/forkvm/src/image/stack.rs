@@ -1,0 +1,184 @@
+//! The initial stack of a program, as the kernel lays it out: strings, then argc, argv, envp and the auxiliary vector
+//! (System V ABI, AMD64 supplement, 3.4.1; Linux: getauxval(3)).
+
+use crate::arch::layout::PAGE;
+use crate::image::elf::Image;
+
+// getauxval(3); values in Linux: include/uapi/linux/auxvec.h.
+const AT_NULL: u64 = 0;
+const AT_PHDR: u64 = 3;
+const AT_PHENT: u64 = 4;
+const AT_PHNUM: u64 = 5;
+const AT_PAGESZ: u64 = 6;
+const AT_BASE: u64 = 7;
+const AT_FLAGS: u64 = 8;
+const AT_ENTRY: u64 = 9;
+const AT_UID: u64 = 11;
+const AT_EUID: u64 = 12;
+const AT_GID: u64 = 13;
+const AT_EGID: u64 = 14;
+const AT_PLATFORM: u64 = 15;
+const AT_HWCAP: u64 = 16;
+const AT_CLKTCK: u64 = 17;
+const AT_SECURE: u64 = 23;
+const AT_RANDOM: u64 = 25;
+const AT_HWCAP2: u64 = 26;
+const AT_EXECFN: u64 = 31;
+const AT_MINSIGSTKSZ: u64 = 51;
+
+/// Bytes of a program header (Elf64_Phdr).
+const PROGRAM_HEADER_LEN: u64 = 56;
+/// HWCAP2 bit 1: `rdfsbase` and its like work (Linux: arch/x86/include/uapi/asm/hwcap2.h).
+const HWCAP2_FSGSBASE: u64 = 1 << 1;
+
+/// What the stack is made of.
+pub struct InitialStack<'a> {
+    /// argv, the name first.
+    pub arguments: &'a [String],
+    /// envp.
+    pub environment: &'a [String],
+    /// AT_EXECFN.
+    pub executable: &'a str,
+    /// The program, for AT_PHDR and AT_ENTRY.
+    pub image: &'a Image,
+    /// AT_RANDOM.
+    pub random: [u8; 16],
+    /// `rdfsbase` works.
+    pub fsgsbase: bool,
+    /// Bytes of an XSAVE image, for AT_MINSIGSTKSZ.
+    pub xsave_len: u64,
+}
+
+impl InitialStack<'_> {
+    /// The stack's bytes, to be put so that they end at `top` (page-aligned); the first byte is the initial RSP.
+    pub fn build(&self, top: u64) -> Vec<u8> {
+        let mut strings = Vec::new();
+        let mut offsets = Vec::new();
+        let texts = self
+            .arguments
+            .iter()
+            .chain(self.environment)
+            .map(String::as_str);
+        for text in texts.chain([self.executable, "x86_64"]) {
+            offsets.push(strings.len() as u64);
+            strings.extend_from_slice(text.as_bytes());
+            strings.push(0);
+        }
+        let random_offset = strings.len() as u64;
+        strings.extend_from_slice(&self.random);
+        let base = (top - strings.len() as u64) & !15;
+        let mut addresses = offsets.iter().map(|offset| base + offset);
+
+        let mut words = vec![self.arguments.len() as u64];
+        words.extend(addresses.by_ref().take(self.arguments.len()));
+        words.push(0);
+        words.extend(addresses.by_ref().take(self.environment.len()));
+        words.push(0);
+        let executable = addresses.next().unwrap_or(base);
+        let platform = addresses.next().unwrap_or(base);
+        for (key, value) in self.auxiliary(executable, platform, base + random_offset) {
+            words.extend([key, value]);
+        }
+        // RSP is a multiple of 16 at the entry point.
+        if words.len() % 2 == 1 {
+            words.push(0);
+        }
+        let mut bytes: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
+        bytes.extend_from_slice(&strings);
+        bytes.resize(bytes.len() + (top - base) as usize - strings.len(), 0);
+        bytes
+    }
+
+    fn auxiliary(&self, executable: u64, platform: u64, random: u64) -> Vec<(u64, u64)> {
+        let image = self.image;
+        // CPUID.1:EDX, what Linux gives as AT_HWCAP; the guest has the host's processor.
+        let hwcap = u64::from(std::arch::x86_64::__cpuid(1).edx);
+        let mut vector = vec![
+            (AT_PAGESZ, PAGE),
+            (AT_ENTRY, image.entry),
+            (AT_BASE, 0),
+            (AT_FLAGS, 0),
+            (AT_UID, 0),
+            (AT_EUID, 0),
+            (AT_GID, 0),
+            (AT_EGID, 0),
+            (AT_SECURE, 0),
+            (AT_CLKTCK, 100),
+            (AT_HWCAP, hwcap),
+            (AT_HWCAP2, if self.fsgsbase { HWCAP2_FSGSBASE } else { 0 }),
+            (AT_MINSIGSTKSZ, self.xsave_len + 1024),
+            (AT_RANDOM, random),
+            (AT_EXECFN, executable),
+            (AT_PLATFORM, platform),
+        ];
+        if image.program_headers != 0 {
+            vector.push((AT_PHDR, image.program_headers));
+            vector.push((AT_PHENT, PROGRAM_HEADER_LEN));
+            vector.push((AT_PHNUM, u64::from(image.program_header_count)));
+        }
+        vector.push((AT_NULL, 0));
+        vector
+    }
+}
+
+/// The auxiliary vector as a debugger wants it: where the program lies.
+pub fn debugger_auxiliary(image: &Image) -> Vec<u8> {
+    let vector = [
+        (AT_PHDR, image.program_headers),
+        (AT_PHENT, PROGRAM_HEADER_LEN),
+        (AT_PHNUM, image.program_header_count.into()),
+        (AT_PAGESZ, PAGE),
+        (AT_BASE, 0),
+        (AT_ENTRY, image.entry),
+        (AT_NULL, 0),
+    ];
+    let words = vector.iter().flat_map(|&(key, value)| [key, value]);
+    words.flat_map(u64::to_le_bytes).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_stack_is_laid_out_as_the_abi_says() {
+        let image = Image {
+            entry: 0x401000,
+            program_headers: 0x400040,
+            program_header_count: 3,
+            segments: Vec::new(),
+            pages: Default::default(),
+            symbols: Default::default(),
+        };
+        let top = 0x7000_0000;
+        for arguments in [vec!["a".to_string()], vec!["a".into(), "bc".into()]] {
+            let stack = InitialStack {
+                arguments: &arguments,
+                environment: &["K=v".into()],
+                executable: "/a",
+                image: &image,
+                random: [7; 16],
+                fsgsbase: true,
+                xsave_len: 2700,
+            };
+            let bytes = stack.build(top);
+            let rsp = top - bytes.len() as u64;
+            assert_eq!(rsp % 16, 0);
+            let word = |index: usize| {
+                u64::from_le_bytes(bytes[index * 8..index * 8 + 8].try_into().unwrap())
+            };
+            let text = |address: u64| {
+                let at = (address - rsp) as usize;
+                let end = bytes[at..].iter().position(|&byte| byte == 0).unwrap();
+                String::from_utf8(bytes[at..at + end].to_vec()).unwrap()
+            };
+            assert_eq!(word(0), arguments.len() as u64);
+            for (index, argument) in arguments.iter().enumerate() {
+                assert_eq!(&text(word(1 + index)), argument);
+            }
+            assert_eq!(word(1 + arguments.len()), 0);
+            assert_eq!(text(word(2 + arguments.len())), "K=v");
+            assert_eq!(word(3 + arguments.len()), 0);
+        }
+    }
+}

@@ -1,0 +1,426 @@
+//! Descriptors and the open files behind them: close(2), dup(2) and their relatives.
+//!
+//! As in Linux, duplicated descriptors share one open file with its offset and status flags. Those are kept here
+//! and never in the host's descriptor, which all forks of a program share and which is only read at offsets
+//! (`pread`).
+
+use std::sync::Arc;
+
+use rustix::io::Errno;
+
+use crate::linux::abi::{Value, count, flags, int};
+use crate::linux::files::host_files::HostFile;
+use crate::linux::files::pipes::Pipes;
+use crate::request::Stream;
+
+/// Most descriptors of one fork (`RLIMIT_NOFILE`); those of the host behind them are counted in `host_files`.
+pub const MAX_DESCRIPTORS: usize = 256;
+
+/// `O_*` of asm-generic/fcntl.h, as far as they are looked at.
+pub const O_ACCMODE: u32 = 3;
+pub const O_CREAT: u32 = 0o100;
+pub const O_EXCL: u32 = 0o200;
+pub const O_TRUNC: u32 = 0o1000;
+pub const O_NONBLOCK: u32 = 0o4000;
+pub const O_DIRECTORY: u32 = 0o20_0000;
+pub const O_NOFOLLOW: u32 = 0o40_0000;
+pub const O_CLOEXEC: u32 = 0o200_0000;
+pub const O_PATH: u32 = 0o1000_0000;
+/// `O_APPEND`, `O_NONBLOCK`, `O_ASYNC`, `O_DIRECT`, `O_NOATIME`: what `F_SETFL` may change.
+pub const SETTABLE: u32 = 0o2000 | O_NONBLOCK | 0o2_0000 | 0o4_0000 | 0o100_0000;
+/// `O_LARGEFILE`, which the kernel adds for 64-bit programs.
+pub const O_LARGEFILE: u32 = 0o10_0000;
+
+/// What an open file is.
+#[derive(Debug, Clone)]
+pub enum Kind {
+    /// Standard input, which is at its end.
+    Stdin,
+    /// Standard output or error.
+    Output(Stream),
+    /// A regular file of the host.
+    File(Arc<HostFile>),
+    /// A folder, with the host's if it is one that the program may list, and its path as the program sees it.
+    Folder(Option<Arc<HostFile>>, Arc<[u8]>),
+    /// Something opened with `O_PATH` that is neither.
+    Handle(Arc<HostFile>),
+    /// A device.
+    Device(Device),
+    /// A file whose text was made when it was opened.
+    Text(Arc<[u8]>),
+    /// The end of a pipe to read from.
+    PipeReader(usize),
+    /// The end of a pipe to write to.
+    PipeWriter(usize),
+}
+
+/// The devices there are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Device {
+    /// `/dev/null`
+    Null,
+    /// `/dev/zero`
+    Zero,
+    /// `/dev/full`
+    Full,
+    /// `/dev/random`
+    Random,
+    /// `/dev/urandom`
+    Urandom,
+}
+
+/// An open file description.
+#[derive(Debug, Clone)]
+pub struct OpenFile {
+    /// What it is.
+    pub kind: Kind,
+    /// Where the next `read` starts. For a folder the position its file system knows.
+    pub offset: u64,
+    /// `O_*` without those that only matter at `open`.
+    pub flags: u32,
+    references: usize,
+}
+
+impl OpenFile {
+    /// A file at its start.
+    pub fn new(kind: Kind, flags: u32) -> Self {
+        Self {
+            kind,
+            offset: 0,
+            flags: flags & (O_ACCMODE | SETTABLE | O_PATH | O_DIRECTORY | O_NOFOLLOW),
+            references: 0,
+        }
+    }
+
+    /// True if the program may read from it.
+    pub fn readable(&self) -> bool {
+        self.flags & O_PATH == 0 && matches!(self.flags & O_ACCMODE, 0 | 2)
+    }
+
+    /// True if the program may write to it.
+    pub fn writable(&self) -> bool {
+        self.flags & O_PATH == 0 && matches!(self.flags & O_ACCMODE, 1 | 2)
+    }
+}
+
+/// What a number stands for.
+#[derive(Debug, Clone, Copy)]
+pub struct Descriptor {
+    file: usize,
+    /// It would be closed at execve(2), which a program may ask for.
+    pub close_on_exec: bool,
+}
+
+/// All descriptors of a program, its pipes and its working directory.
+#[derive(Debug)]
+pub struct Files {
+    descriptors: Vec<Option<Descriptor>>,
+    open: Vec<Option<OpenFile>>,
+    /// Pipes within the program.
+    pub pipes: Pipes,
+    /// The working directory: absolute and normalised.
+    pub directory: Arc<[u8]>,
+    /// The missing `openat2` was already explained to the host.
+    pub explained: bool,
+}
+
+impl Clone for Files {
+    fn clone(&self) -> Self {
+        Self {
+            descriptors: self.descriptors.clone(),
+            open: self.open.clone(),
+            pipes: self.pipes.clone(),
+            directory: Arc::clone(&self.directory),
+            explained: self.explained,
+        }
+    }
+
+    fn clone_from(&mut self, source: &Self) {
+        let Self {
+            descriptors,
+            open,
+            pipes,
+            directory,
+            explained,
+        } = self;
+        descriptors.clone_from(&source.descriptors);
+        open.clone_from(&source.open);
+        pipes.clone_from(&source.pipes);
+        directory.clone_from(&source.directory);
+        *explained = source.explained;
+    }
+}
+
+impl Files {
+    /// Standard input, output and error, and nothing else.
+    pub fn new(directory: &[u8]) -> Self {
+        let mut files = Self {
+            descriptors: Vec::new(),
+            open: Vec::new(),
+            pipes: Pipes::default(),
+            directory: directory.into(),
+            explained: false,
+        };
+        let standard = [
+            (Kind::Stdin, 0),
+            (Kind::Output(Stream::Stdout), 1),
+            (Kind::Output(Stream::Stderr), 1),
+        ];
+        for (kind, flags) in standard {
+            // There is room for three.
+            let _ = files.add(OpenFile::new(kind, flags), false);
+        }
+        files
+    }
+
+    /// Gives an open file the lowest free descriptor.
+    pub fn add(&mut self, file: OpenFile, close_on_exec: bool) -> Result<u64, Errno> {
+        let number = self.free_from(0).ok_or(Errno::MFILE)?;
+        let index = match self.open.iter().position(Option::is_none) {
+            Some(index) => index,
+            None => {
+                self.open.push(None);
+                self.open.len() - 1
+            }
+        };
+        if let Some(place) = self.open.get_mut(index) {
+            *place = Some(file);
+        }
+        self.point(
+            number,
+            Descriptor {
+                file: index,
+                close_on_exec,
+            },
+        );
+        Ok(crate::linux::abi::length(number))
+    }
+
+    /// True if so many more descriptors can be had.
+    pub fn has_room_for(&self, wanted: usize) -> bool {
+        let used = self.descriptors.iter().flatten().count();
+        used.saturating_add(wanted) <= MAX_DESCRIPTORS
+    }
+
+    /// The open file of a descriptor.
+    pub fn get(&self, fd: u64) -> Result<&OpenFile, Errno> {
+        let file = self.descriptor(fd)?.file;
+        self.open
+            .get(file)
+            .and_then(Option::as_ref)
+            .ok_or(Errno::BADF)
+    }
+
+    /// The open file of a descriptor, to change.
+    pub fn get_mut(&mut self, fd: u64) -> Result<&mut OpenFile, Errno> {
+        let file = self.descriptor(fd)?.file;
+        self.open
+            .get_mut(file)
+            .and_then(Option::as_mut)
+            .ok_or(Errno::BADF)
+    }
+
+    /// Where a descriptor points to.
+    pub fn descriptor(&self, fd: u64) -> Result<Descriptor, Errno> {
+        // Descriptors are ints: the upper half of the register does not count.
+        let number = usize::try_from(int(fd)).map_err(|_| Errno::BADF)?;
+        self.descriptors
+            .get(number)
+            .copied()
+            .flatten()
+            .ok_or(Errno::BADF)
+    }
+
+    fn free_from(&self, least: usize) -> Option<usize> {
+        let free = |number: &usize| !matches!(self.descriptors.get(*number), Some(Some(_)));
+        (least..MAX_DESCRIPTORS).find(free)
+    }
+
+    /// Lets a descriptor below the limit point to an open file.
+    fn point(&mut self, number: usize, descriptor: Descriptor) {
+        if self.descriptors.len() <= number {
+            self.descriptors
+                .resize(number.saturating_add(1).min(MAX_DESCRIPTORS), None);
+        }
+        if let (Some(place), Some(Some(file))) = (
+            self.descriptors.get_mut(number),
+            self.open.get_mut(descriptor.file),
+        ) {
+            *place = Some(descriptor);
+            file.references = file.references.saturating_add(1);
+        }
+    }
+
+    /// Makes a descriptor of the same open file, with a number of at least `least`.
+    pub fn duplicate(&mut self, fd: u64, least: u64, close_on_exec: bool) -> Value {
+        let file = self.descriptor(fd)?.file;
+        let least = usize::try_from(int(least)).map_err(|_| Errno::INVAL)?;
+        if least >= MAX_DESCRIPTORS {
+            return Err(Errno::INVAL);
+        }
+        let number = self.free_from(least).ok_or(Errno::MFILE)?;
+        self.point(
+            number,
+            Descriptor {
+                file,
+                close_on_exec,
+            },
+        );
+        Ok(count(number))
+    }
+}
+
+/// close(2)
+pub fn close(files: &mut Files, fd: u64) -> Value {
+    let descriptor = files.descriptor(fd)?;
+    let number = usize::try_from(int(fd)).map_err(|_| Errno::BADF)?;
+    if let Some(place) = files.descriptors.get_mut(number) {
+        *place = None;
+    }
+    if let Some(place) = files.open.get_mut(descriptor.file)
+        && let Some(file) = place
+    {
+        file.references = file.references.saturating_sub(1);
+        if file.references == 0 {
+            match file.kind {
+                Kind::PipeReader(pipe) => files.pipes.close_reader(pipe),
+                Kind::PipeWriter(pipe) => files.pipes.close_writer(pipe),
+                _ => {}
+            }
+            *place = None;
+        }
+    }
+    Ok(0)
+}
+
+/// close_range(2). `CLOSE_RANGE_CLOEXEC` marks; `CLOSE_RANGE_UNSHARE` has nobody to unshare from.
+pub fn close_range(files: &mut Files, first: u64, last: u64, how: u64) -> Value {
+    let (first, last, how) = (flags(first), flags(last), flags(how));
+    if first > last || how & !6 != 0 {
+        return Err(Errno::INVAL);
+    }
+    for number in first..=last.min(255) {
+        let fd = u64::from(number);
+        if how & 4 != 0 {
+            set_close_on_exec(files, fd, true).ok();
+        } else {
+            close(files, fd).ok();
+        }
+    }
+    Ok(0)
+}
+
+/// dup(2)
+pub fn dup(files: &mut Files, fd: u64) -> Value {
+    files.duplicate(fd, 0, false)
+}
+
+/// dup2(2)
+pub fn dup2(files: &mut Files, old: u64, new: u64) -> Value {
+    if int(old) == int(new) {
+        files.descriptor(old)?;
+        return Ok(i64::from(int(new)));
+    }
+    dup3(files, old, new, 0)
+}
+
+/// dup3(2)
+pub fn dup3(files: &mut Files, old: u64, new: u64, how: u64) -> Value {
+    if int(old) == int(new) || flags(how) & !O_CLOEXEC != 0 {
+        return Err(Errno::INVAL);
+    }
+    let file = files.descriptor(old)?.file;
+    let number = usize::try_from(int(new)).map_err(|_| Errno::BADF)?;
+    if number >= MAX_DESCRIPTORS {
+        return Err(Errno::BADF);
+    }
+    // Closing what was there can't close `file`: `old` still holds it.
+    close(files, new).ok();
+    files.point(
+        number,
+        Descriptor {
+            file,
+            close_on_exec: flags(how) & O_CLOEXEC != 0,
+        },
+    );
+    Ok(count(number))
+}
+
+/// Sets what would happen to a descriptor at execve(2).
+pub fn set_close_on_exec(files: &mut Files, fd: u64, on: bool) -> Value {
+    files.descriptor(fd)?;
+    let number = usize::try_from(int(fd)).map_err(|_| Errno::BADF)?;
+    if let Some(Some(descriptor)) = files.descriptors.get_mut(number) {
+        descriptor.close_on_exec = on;
+    }
+    Ok(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::linux::files::host_files::MAX_HOST_FILES;
+    use crate::linux::testing::{Machine, SCRATCH, TestFolder};
+    use syscalls::Sysno;
+
+    #[test]
+    fn descriptors_are_the_lowest_free_ones() {
+        let mut machine = Machine::new(Vec::new());
+        assert_eq!(machine.call(Sysno::dup, &[1]), 3);
+        assert_eq!(machine.call(Sysno::dup, &[1]), 4);
+        assert_eq!(machine.call(Sysno::close, &[3]), 0);
+        assert_eq!(machine.call(Sysno::close, &[3]), -9);
+        assert_eq!(machine.call(Sysno::dup, &[2]), 3);
+        assert_eq!(
+            machine.call(Sysno::fcntl, &[1, libc::F_DUPFD_CLOEXEC as u64, 10]),
+            10
+        );
+        assert_eq!(machine.call(Sysno::fcntl, &[10, libc::F_GETFD as u64]), 1);
+        assert_eq!(machine.call(Sysno::fcntl, &[3, libc::F_GETFD as u64]), 0);
+        assert_eq!(machine.call(Sysno::dup2, &[10, 10]), 10);
+        assert_eq!(machine.call(Sysno::dup2, &[77, 77]), -9);
+        assert_eq!(machine.call(Sysno::dup3, &[10, 10, 0]), -22);
+        assert_eq!(machine.call(Sysno::dup2, &[1, 256]), -9);
+        assert_eq!(machine.call(Sysno::dup2, &[1, u64::MAX]), -9);
+        assert_eq!(machine.call(Sysno::dup2, &[1, 200]), 200);
+        assert_eq!(machine.call(Sysno::close_range, &[3, u64::MAX, 0]), 0);
+        assert_eq!(machine.call(Sysno::close, &[200]), -9);
+    }
+
+    #[test]
+    fn forks_share_the_hosts_descriptors() {
+        let folder = TestFolder::new();
+        folder.file("a", b"x");
+        let mut forks = [(); 2].map(|()| Machine::new(vec![folder.0.clone()]));
+        let [first, second] = &mut forks;
+        let path = first.put_str(0, &folder.path("a"));
+        second.put_str(0, &folder.path("a"));
+        // One is the master's, and counts once.
+        assert_eq!(first.call(Sysno::open, &[path, 0]), 3);
+        let master = first.linux.clone();
+        second.linux = master.clone();
+        for _ in 1..MAX_HOST_FILES {
+            assert!(first.call(Sysno::open, &[path, 0]) > 3);
+        }
+        assert_eq!(second.call(Sysno::open, &[path, 0]), -24);
+        assert_eq!(second.call(Sysno::dup, &[3]), 4);
+        assert_eq!(first.call(Sysno::close, &[10]), 0);
+        assert_eq!(second.call(Sysno::open, &[path, 0]), 5);
+        assert_eq!(second.call(Sysno::open, &[path, 0]), -24);
+        first.linux.restore_from(&master);
+        for _ in 2..MAX_HOST_FILES {
+            assert!(second.call(Sysno::open, &[path, 0]) > 5);
+        }
+        assert_eq!(second.call(Sysno::open, &[path, 0]), -24);
+    }
+
+    #[test]
+    fn descriptors_run_out() {
+        let mut machine = Machine::new(Vec::new());
+        for _ in 3..MAX_DESCRIPTORS {
+            assert!(machine.call(Sysno::dup, &[1]) > 0);
+        }
+        assert_eq!(machine.call(Sysno::dup, &[1]), -24);
+        assert_eq!(machine.call(Sysno::pipe, &[SCRATCH]), -24);
+    }
+}

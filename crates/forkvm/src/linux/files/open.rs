@@ -1,0 +1,465 @@
+//! openat(2), and where calls with path names begin.
+
+use std::sync::Arc;
+
+use rustix::fs::FileType;
+use rustix::io::Errno;
+
+use crate::linux::abi::{Guest, PAGE, Value, flags, int};
+use crate::linux::files::fds::{
+    Device, Files, Kind, O_ACCMODE, O_CLOEXEC, O_CREAT, O_DIRECTORY, O_EXCL, O_NOFOLLOW, O_PATH,
+    O_TRUNC, OpenFile,
+};
+use crate::linux::files::host_files::{HostFile, HostFiles};
+use crate::linux::files::paths::{Absolute, Report, Roots, Target};
+use crate::linux::memory::MapSource;
+use crate::linux::memory::heap::{Heap, Window};
+use crate::linux::{Protection, Setup};
+
+/// Most mappings in `/proc/self/maps`: every open one holds its text in the host.
+const MAX_MAPS: usize = 256;
+
+/// What never changes while a program and its forks live.
+#[derive(Debug)]
+pub struct Shared {
+    /// What the engine said at the start.
+    pub setup: Setup,
+    /// What may be read.
+    pub roots: Roots,
+    /// Descriptors of the host that are held for open files.
+    pub host_files: HostFiles,
+}
+
+/// A path as a call gave it.
+#[derive(Debug)]
+pub struct Lookup {
+    /// The descriptor that relative paths start from, or `AT_FDCWD`.
+    pub dirfd: u64,
+    /// The path.
+    pub path: Vec<u8>,
+    /// An empty path means the start itself (`AT_EMPTY_PATH`).
+    pub empty_is_here: bool,
+}
+
+impl Shared {
+    /// What a call's path names.
+    pub fn find(&self, files: &Files, lookup: &Lookup) -> Result<(Absolute, Target<'_>), Errno> {
+        if lookup.path.is_empty() && !lookup.empty_is_here {
+            return Err(Errno::NOENT);
+        }
+        let base = if lookup.path.starts_with(b"/") || int(lookup.dirfd) == libc::AT_FDCWD {
+            Arc::clone(&files.directory)
+        } else {
+            match &files.get(lookup.dirfd)?.kind {
+                Kind::Folder(_, path) => Arc::clone(path),
+                _ => return Err(Errno::NOTDIR),
+            }
+        };
+        let absolute = Absolute::new(&base, &lookup.path);
+        let target = self.roots.find(&absolute).ok_or(Errno::NOENT)?;
+        Ok((absolute, target))
+    }
+}
+
+/// Tells the host, once, of a kernel that can't look up paths safely.
+pub fn explain(errno: Errno, files: &mut Files, guest: &mut Guest<'_>) -> Errno {
+    if errno != Errno::NOSYS {
+        return errno;
+    }
+    if !files.explained {
+        files.explained = true;
+        guest.note("allowed_paths need openat2(2), which this host does not offer (Linux 5.6, and a container's seccomp filter that lets it pass)");
+    }
+    Errno::ACCESS
+}
+
+/// open(2), openat(2), creat(2): read-only, from what is allowed, and a few devices and reports.
+pub fn openat(
+    shared: &Shared,
+    files: &mut Files,
+    heap: &Heap,
+    guest: &mut Guest<'_>,
+    args: [u64; 4],
+) -> Value {
+    let [dirfd, path, how, _mode] = args;
+    let how = flags(how);
+    let path = guest.read_path(path)?;
+    let writes = how & O_ACCMODE != 0 || how & O_TRUNC != 0;
+    let creates = how & O_CREAT != 0;
+
+    let lookup = Lookup {
+        dirfd,
+        path,
+        empty_is_here: false,
+    };
+    let (absolute, target) = match shared.find(files, &lookup) {
+        // Nothing can be made there.
+        Err(Errno::NOENT) if creates && !lookup.path.is_empty() => return Err(Errno::ACCESS),
+        found => found?,
+    };
+    let kind = match target {
+        _ if how & O_PATH == 0
+            && creates
+            && how & O_EXCL != 0
+            && !matches!(target, Target::Host(_)) =>
+        {
+            return Err(Errno::EXIST);
+        }
+        Target::Device(device) => Kind::Device(device),
+        Target::Report(_) if writes => return Err(Errno::ACCESS),
+        Target::Report(report) => Kind::Text(text_of(report, shared, heap)),
+        // The program's own file is not its to read, and need not be where its name says.
+        Target::Executable => {
+            return Err(if how & O_NOFOLLOW != 0 {
+                Errno::LOOP
+            } else {
+                Errno::ACCESS
+            });
+        }
+        Target::Passage if writes || creates => return Err(Errno::ISDIR),
+        Target::Passage => Kind::Folder(None, absolute.text().into()),
+        Target::Host(place) => {
+            let right = shared.host_files.take()?;
+            let follow = how & O_NOFOLLOW == 0 || absolute.folder;
+            let opened = if how & O_PATH != 0 {
+                place.handle(follow).and_then(|file| {
+                    let kind = FileType::from_raw_mode(rustix::fs::fstat(&file)?.st_mode);
+                    Ok((file, kind))
+                })
+            } else {
+                place.open(follow)
+            };
+            let (file, found) = match opened {
+                Err(Errno::NOENT) if creates => return Err(Errno::ROFS),
+                opened => opened.map_err(|errno| explain(errno, files, guest))?,
+            };
+            if how & O_PATH == 0 {
+                if creates && how & O_EXCL != 0 {
+                    return Err(Errno::EXIST);
+                }
+                if writes {
+                    return Err(if found == FileType::Directory {
+                        Errno::ISDIR
+                    } else {
+                        Errno::ROFS
+                    });
+                }
+            }
+            let file = Arc::new(HostFile::new(file, right));
+            match found {
+                FileType::Directory => Kind::Folder(Some(file), absolute.text().into()),
+                FileType::RegularFile => Kind::File(file),
+                _ => Kind::Handle(file),
+            }
+        }
+    };
+    if (absolute.folder || how & O_DIRECTORY != 0) && !matches!(kind, Kind::Folder(..)) {
+        return Err(Errno::NOTDIR);
+    }
+    let number = files.add(OpenFile::new(kind, how), how & O_CLOEXEC != 0)?;
+    i64::try_from(number).map_err(|_| Errno::MFILE)
+}
+
+/// What `mmap` of a descriptor maps: nothing if it is `/dev/zero`, else a regular file.
+pub fn map_source(
+    files: &Files,
+    fd: u64,
+    offset: u64,
+) -> Result<Option<(Arc<HostFile>, u64)>, Errno> {
+    if !offset.is_multiple_of(PAGE) {
+        return Err(Errno::INVAL);
+    }
+    let file = files.get(fd)?;
+    match &file.kind {
+        _ if !file.readable() => Err(Errno::ACCESS),
+        Kind::Device(Device::Zero) => Ok(None),
+        Kind::File(file) => Ok(Some((Arc::clone(file), offset))),
+        _ => Err(Errno::NODEV),
+    }
+}
+
+/// The form that `mmap` takes it in.
+pub fn as_source(found: &Option<(Arc<HostFile>, u64)>) -> Option<MapSource<'_>> {
+    found.as_ref().map(|(file, offset)| MapSource {
+        file,
+        offset: *offset,
+    })
+}
+
+fn text_of(report: Report, shared: &Shared, heap: &Heap) -> Arc<[u8]> {
+    let kib = |pages: u64| pages.saturating_mul(PAGE) / 1024;
+    let text = match report {
+        Report::Cpus => "0\n".to_owned(),
+        Report::CpuInfo => {
+            "processor\t: 0\nvendor_id\t: GenuineIntel\ncpu cores\t: 1\nsiblings\t: 1\n\n"
+                .to_owned()
+        }
+        Report::MemInfo => {
+            let (total, free) = (kib(heap.pages()), kib(heap.free_pages()));
+            format!(
+                "MemTotal: {total:>15} kB\nMemFree: {free:>16} kB\nMemAvailable: {free:>11} kB\n"
+            )
+        }
+        Report::Maps => maps(shared, heap),
+    };
+    text.into_bytes().into()
+}
+
+/// `/proc/self/maps` (proc_pid_maps(5)) as far as it is known here: the heap, the mappings and the stack, which
+/// glibc's pthread_getattr_np(3) looks for. The program's own segments are missing.
+fn maps(shared: &Shared, heap: &Heap) -> String {
+    let line = |addresses: std::ops::Range<u64>, protection: Protection, name: &str| {
+        let letter = |on: bool, letter: char| if on { letter } else { '-' };
+        let Protection {
+            read,
+            write,
+            execute,
+        } = protection;
+        let (r, w, x) = (letter(read, 'r'), letter(write, 'w'), letter(execute, 'x'));
+        let text = format!(
+            "{:08x}-{:08x} {r}{w}{x}p 00000000 00:00 0",
+            addresses.start, addresses.end
+        );
+        // The kernel aligns names at column 73.
+        if name.is_empty() {
+            format!("{text} \n")
+        } else {
+            format!("{text:<73}{name}\n")
+        }
+    };
+    let read_write = Protection {
+        read: true,
+        write: true,
+        execute: false,
+    };
+    let mut lines = Vec::new();
+    if heap.brk_pages() > 0 {
+        let brk = heap.address(Window::Brk, 0)..heap.address(Window::Brk, heap.brk_pages());
+        lines.push((brk.start, line(brk, read_write, "[heap]")));
+    }
+    for (pages, mapping) in heap.mappings().iter().take(MAX_MAPS) {
+        let addresses =
+            heap.address(Window::Mmap, pages.start)..heap.address(Window::Mmap, pages.end);
+        lines.push((addresses.start, line(addresses, mapping.protection, "")));
+    }
+    let stack = shared.setup.stack.clone();
+    lines.push((stack.start, line(stack, read_write, "[stack]")));
+    lines.sort();
+    lines.into_iter().map(|(_, line)| line).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::linux::testing::{MMAP, Machine, SCRATCH, TestFolder};
+    use std::os::unix::fs::symlink;
+    use syscalls::Sysno;
+
+    const HERE: u64 = libc::AT_FDCWD as u64;
+
+    fn machine(folder: &TestFolder) -> Machine {
+        Machine::new(vec![folder.0.clone()])
+    }
+
+    fn open(machine: &mut Machine, path: &str, how: u32) -> i64 {
+        let path = machine.put_str(10, path);
+        machine.call(Sysno::openat, &[HERE, path, u64::from(how), 0])
+    }
+
+    fn contents(machine: &mut Machine, fd: i64) -> Vec<u8> {
+        let read = machine.call(Sysno::read, &[fd as u64, SCRATCH, 4096]);
+        machine.get(SCRATCH, usize::try_from(read).unwrap())
+    }
+
+    #[test]
+    fn allowed_files_are_read_and_no_others() {
+        let folder = TestFolder::new();
+        folder.file("a", b"hello, world");
+        let mut machine = machine(&folder);
+        let fd = open(&mut machine, &folder.path("a"), 0);
+        assert_eq!(fd, 3);
+        assert_eq!(machine.call(Sysno::read, &[3, SCRATCH, 5]), 5);
+        assert_eq!(contents(&mut machine, 3), b", world");
+        assert_eq!(machine.call(Sysno::pread64, &[3, SCRATCH, 5, 7]), 5);
+        assert_eq!(machine.get(SCRATCH, 5), b"world");
+        assert_eq!(machine.call(Sysno::lseek, &[3, 2, 0]), 2);
+        assert_eq!(machine.call(Sysno::lseek, &[3, -1i64 as u64, 2]), 11);
+        assert_eq!(machine.call(Sysno::lseek, &[3, -20i64 as u64, 1]), -22);
+        assert_eq!(machine.call(Sysno::write, &[3, SCRATCH, 1]), -9);
+        assert_eq!(open(&mut machine, "/etc/passwd", 0), -2);
+        assert_eq!(open(&mut machine, &folder.path("../../etc/passwd"), 0), -2);
+        assert_eq!(open(&mut machine, &folder.path("missing"), 0), -2);
+        assert_eq!(open(&mut machine, &folder.path("a/"), 0), -20);
+        assert_eq!(open(&mut machine, "", 0), -2);
+        assert_eq!(machine.call(Sysno::openat, &[HERE, 1, 0]), -14);
+    }
+
+    #[test]
+    fn links_may_not_leave_what_is_allowed() {
+        let (folder, outside) = (TestFolder::new(), TestFolder::new());
+        folder.file("a", b"inside");
+        outside.file("secret", b"outside");
+        symlink("a", folder.path("good")).unwrap();
+        symlink(outside.path("secret"), folder.path("absolute")).unwrap();
+        symlink("../".repeat(20) + "etc/passwd", folder.path("up")).unwrap();
+        symlink(&outside.0, folder.path("folder")).unwrap();
+        symlink("loop", folder.path("loop")).unwrap();
+        let mut machine = machine(&folder);
+        let fd = open(&mut machine, &folder.path("good"), 0);
+        assert_eq!(contents(&mut machine, fd), b"inside");
+        assert_eq!(open(&mut machine, &folder.path("absolute"), 0), -13);
+        assert_eq!(open(&mut machine, &folder.path("up"), 0), -13);
+        assert_eq!(open(&mut machine, &folder.path("folder/secret"), 0), -13);
+        assert_eq!(open(&mut machine, &folder.path("loop"), 0), -40);
+        assert_eq!(open(&mut machine, &folder.path("good"), O_NOFOLLOW), -40);
+    }
+
+    #[test]
+    fn nothing_is_ever_written() {
+        let folder = TestFolder::new();
+        folder.file("a", b"x");
+        let mut machine = machine(&folder);
+        assert_eq!(open(&mut machine, &folder.path("a"), 2), -30);
+        assert_eq!(open(&mut machine, &folder.path("a"), O_TRUNC), -30);
+        assert_eq!(open(&mut machine, &folder.path("new"), O_CREAT | 1), -30);
+        assert_eq!(open(&mut machine, &folder.path("a"), O_CREAT | O_EXCL), -17);
+        assert_eq!(open(&mut machine, &folder.path(""), 1), -21);
+        assert_eq!(open(&mut machine, "/tmp-new", O_CREAT | 1), -13);
+        assert_eq!(open(&mut machine, "/etc/passwd", 1), -2);
+        let path = machine.put_str(10, &folder.path("a"));
+        let missing = machine.put_str(11, &folder.path("missing"));
+        assert_eq!(machine.call(Sysno::unlink, &[path]), -30);
+        assert_eq!(machine.call(Sysno::unlink, &[missing]), -2);
+        assert_eq!(machine.call(Sysno::mkdir, &[path]), -17);
+        assert_eq!(machine.call(Sysno::mkdir, &[missing]), -13);
+        assert_eq!(std::fs::read(folder.path("a")).unwrap(), b"x");
+    }
+
+    #[test]
+    fn only_files_and_folders_are_opened() {
+        let folder = TestFolder::new();
+        let fifo = std::ffi::CString::new(folder.path("fifo")).unwrap();
+        rustix::fs::mknodat(rustix::fs::CWD, &fifo, FileType::Fifo, 0o600.into(), 0).unwrap();
+        let _socket = std::os::unix::net::UnixListener::bind(folder.path("socket")).unwrap();
+        let mut machine = Machine::new(vec![folder.0.clone(), "/dev".into(), "/proc".into()]);
+        assert_eq!(open(&mut machine, &folder.path("fifo"), 0), -13);
+        assert_eq!(open(&mut machine, &folder.path("socket"), 0), -13);
+        assert_eq!(open(&mut machine, "/dev/tty", 0), -13);
+        assert_eq!(open(&mut machine, "/proc/self/environ", 0), -13);
+        assert_eq!(open(&mut machine, "/proc/1/status", 0), -13);
+        assert_eq!(open(&mut machine, &folder.path("fifo"), O_PATH), 3);
+        assert_eq!(machine.call(Sysno::read, &[3, SCRATCH, 1]), -9);
+    }
+
+    #[test]
+    fn an_allowed_file_does_not_allow_its_neighbours() {
+        let folder = TestFolder::new();
+        folder.file("a", b"this");
+        folder.file("b", b"not this");
+        let mut machine = Machine::new(vec![folder.0.join("a")]);
+        let fd = open(&mut machine, &folder.path("a"), 0);
+        assert_eq!(contents(&mut machine, fd), b"this");
+        assert_eq!(open(&mut machine, &folder.path("b"), 0), -2);
+        assert_eq!(open(&mut machine, &folder.path("a/x"), 0), -2);
+    }
+
+    #[test]
+    fn duplicates_share_an_offset_and_forks_do_not() {
+        let folder = TestFolder::new();
+        folder.file("a", b"0123456789");
+        let mut machine = machine(&folder);
+        assert_eq!(open(&mut machine, &folder.path("a"), 0), 3);
+        assert_eq!(machine.call(Sysno::dup, &[3]), 4);
+        assert_eq!(machine.call(Sysno::read, &[3, SCRATCH, 4]), 4);
+        let master = machine.linux.clone();
+        assert_eq!(contents(&mut machine, 4), b"456789");
+        machine.linux.restore_from(&master);
+        assert_eq!(contents(&mut machine, 3), b"456789");
+        machine.call(Sysno::close, &[3]);
+        machine.call(Sysno::close, &[4]);
+        machine.linux.restore_from(&master);
+        assert_eq!(contents(&mut machine, 4), b"456789");
+    }
+
+    #[test]
+    fn host_files_are_bounded() {
+        let folder = TestFolder::new();
+        folder.file("a", b"");
+        let mut machine = machine(&folder);
+        let opened = (0..1000)
+            .take_while(|_| open(&mut machine, &folder.path("a"), 0) > 0)
+            .count();
+        assert_eq!(opened, 64);
+        assert_eq!(open(&mut machine, &folder.path("a"), 0), -24);
+    }
+
+    #[test]
+    fn devices_and_reports() {
+        let mut machine = Machine::new(Vec::new());
+        let fd = open(&mut machine, "/dev/null", 2) as u64;
+        assert_eq!(machine.call(Sysno::write, &[fd, SCRATCH, 100]), 100);
+        assert_eq!(machine.call(Sysno::read, &[fd, SCRATCH, 100]), 0);
+        let fd = open(&mut machine, "/dev/zero", 0) as u64;
+        machine.put(0, &[1; 10]);
+        assert_eq!(machine.call(Sysno::read, &[fd, SCRATCH, 10]), 10);
+        assert_eq!(machine.get(SCRATCH, 10), [0; 10]);
+        let fd = open(&mut machine, "/dev/urandom", 0) as u64;
+        assert_eq!(machine.call(Sysno::read, &[fd, SCRATCH, 10]), 10);
+        assert_ne!(machine.get(SCRATCH, 10), [0; 10]);
+        let fd = open(&mut machine, "/dev/full", 1) as u64;
+        assert_eq!(machine.call(Sysno::write, &[fd, SCRATCH, 10]), -28);
+        let fd = open(&mut machine, "/sys/devices/system/cpu/online", 0);
+        assert_eq!(contents(&mut machine, fd), b"0\n");
+        assert_eq!(open(&mut machine, "/proc/self/maps", 1), -13);
+        assert_eq!(open(&mut machine, "/proc/self/exe", 0), -13);
+        assert!(open(&mut machine, "/", 0) > 0);
+    }
+
+    #[test]
+    fn the_map_shows_heap_and_stack() {
+        let mut machine = Machine::new(Vec::new());
+        machine.call(Sysno::brk, &[0x60_1000]);
+        machine.call(Sysno::mmap, &[0, 4096, 1, 0x22, u64::MAX, 0]);
+        let fd = open(&mut machine, "/proc/self/maps", 0);
+        let text = String::from_utf8(contents(&mut machine, fd)).unwrap();
+        let lines: Vec<_> = text.lines().collect();
+        assert!(
+            lines[0].starts_with("00600000-00601000 rw-p 00000000 00:00 0 "),
+            "{text}"
+        );
+        assert!(lines[0].ends_with(" [heap]"));
+        let mapping = MMAP + 63 * 4096;
+        assert!(
+            lines[1].starts_with(&format!("{mapping:x}-{:x} r--p", mapping + 4096)),
+            "{text}"
+        );
+        assert!(
+            lines[2].starts_with("7ffe00000000-7ffe00100000 rw-p"),
+            "{text}"
+        );
+        assert_eq!(lines[2].find("[stack]"), Some(73));
+        assert_eq!(lines.len(), 3);
+    }
+
+    #[test]
+    fn files_are_mapped_as_copies() {
+        let folder = TestFolder::new();
+        folder.file("a", &[7; 5000]);
+        let mut machine = machine(&folder);
+        let fd = open(&mut machine, &folder.path("a"), 0) as u64;
+        let at = machine.call(Sysno::mmap, &[0, 3 * 4096, 1, 2, fd, 0]) as u64;
+        assert_eq!(machine.get(at, 5000), [7; 5000]);
+        assert_eq!(
+            machine.get(at + 5000, 3 * 4096 - 5000),
+            [0; 3 * 4096 - 5000]
+        );
+        let at = machine.call(Sysno::mmap, &[0, 4096, 3, 2, fd, 4096]) as u64;
+        assert_eq!(machine.get(at, 905), [[7; 904].as_slice(), &[0]].concat());
+        assert_eq!(machine.call(Sysno::mmap, &[0, 4096, 3, 1, fd, 0]), -13);
+        assert_eq!(machine.call(Sysno::mmap, &[0, 4096, 3, 2, fd, 1]), -22);
+        assert_eq!(machine.call(Sysno::mmap, &[0, 4096, 3, 2, 99, 0]), -9);
+        assert_eq!(machine.call(Sysno::mmap, &[0, 4096, 3, 2, 1, 0]), -13);
+        let zero = open(&mut machine, "/dev/zero", 2) as u64;
+        assert!(machine.call(Sysno::mmap, &[0, 4096, 3, 2, zero, 0]) > 0);
+    }
+}

@@ -1,0 +1,333 @@
+//! Which files there are for a program: path names to things.
+//!
+//! A path is made absolute and normalised, then matched name by name with the allowed roots. The rest of it is
+//! resolved by the kernel beneath the root's own descriptor (openat2(2) with `RESOLVE_BENEATH`), so that no
+//! symbolic link and no race leads out of it. Everything else does not exist.
+
+use std::ffi::OsStr;
+use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{FileType, Mode, OFlags, ResolveFlags, open, openat2, stat};
+use rustix::io::Errno;
+
+use crate::linux::files::fds::Device;
+
+/// How often a resolution is tried again that raced with a change of the folder, which openat2(2) reports as EAGAIN.
+const ATTEMPTS: usize = 8;
+
+/// A path of the program: absolute, without `.`, `..` or empty names.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Absolute {
+    names: Vec<Vec<u8>>,
+    /// It ended with a slash or a dot, so only a folder will do.
+    pub folder: bool,
+}
+
+impl Absolute {
+    /// The path that `path` means where `base` is the working directory.
+    ///
+    /// `..` is taken away by name before symbolic links are followed. That is not what Linux does where a name
+    /// before it is a symbolic link to a folder elsewhere; what it names stays within what is allowed either way.
+    pub fn new(base: &[u8], path: &[u8]) -> Self {
+        let mut names: Vec<Vec<u8>> = Vec::new();
+        let start: &[u8] = if path.starts_with(b"/") { b"" } else { base };
+        for name in start
+            .split(|&byte| byte == b'/')
+            .chain(path.split(|&byte| byte == b'/'))
+        {
+            match name {
+                b"" | b"." => {}
+                b".." => {
+                    names.pop();
+                }
+                name => names.push(name.to_vec()),
+            }
+        }
+        let last = path.rsplit(|&byte| byte == b'/').next().unwrap_or_default();
+        Self {
+            names,
+            folder: matches!(last, b"" | b"." | b".."),
+        }
+    }
+
+    /// The path as text.
+    pub fn text(&self) -> Vec<u8> {
+        if self.names.is_empty() {
+            b"/".to_vec()
+        } else {
+            self.names
+                .iter()
+                .flat_map(|name| [b"/", &name[..]].concat())
+                .collect()
+        }
+    }
+
+    fn starts_with(&self, other: &Self) -> bool {
+        self.names.starts_with(&other.names)
+    }
+}
+
+/// Files with contents made up on the spot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Report {
+    /// `/proc/self/maps`
+    Maps,
+    /// `/proc/cpuinfo`
+    CpuInfo,
+    /// `/proc/meminfo`
+    MemInfo,
+    /// `/sys/devices/system/cpu/online` and `possible`
+    Cpus,
+}
+
+/// What a path names.
+#[derive(Debug)]
+pub enum Target<'a> {
+    /// A device.
+    Device(Device),
+    /// A file made when it is opened.
+    Report(Report),
+    /// `/proc/self/exe`, a link to the executable.
+    Executable,
+    /// A folder on the way to something that exists. It can be entered, but shows nothing.
+    Passage,
+    /// Something that may exist in the host.
+    Host(Place<'a>),
+}
+
+/// Where in the host something is, if it is there: a path beneath an open folder.
+#[derive(Debug)]
+pub struct Place<'a> {
+    folder: &'a OwnedFd,
+    path: Vec<u8>,
+}
+
+#[derive(Debug)]
+enum Root {
+    /// Everything beneath this folder.
+    Folder(OwnedFd),
+    /// The file of this name in this folder.
+    File(OwnedFd, Vec<u8>),
+}
+
+/// What a program may read, opened once.
+#[derive(Debug)]
+pub struct Roots {
+    roots: Vec<(Absolute, Root)>,
+    unusable: Vec<(PathBuf, Errno)>,
+}
+
+impl Roots {
+    /// Opens the allowed paths. The owner of the tenant chose them, so symbolic links in them are followed, once.
+    pub fn open(allowed: &[PathBuf]) -> Self {
+        let mut roots = Self {
+            roots: Vec::new(),
+            unusable: Vec::new(),
+        };
+        for path in allowed {
+            let Ok(absolute) = std::path::absolute(path) else {
+                roots.unusable.push((path.clone(), Errno::INVAL));
+                continue;
+            };
+            match open_root(&absolute) {
+                Ok(root) => roots
+                    .roots
+                    .push((Absolute::new(b"/", absolute.as_os_str().as_bytes()), root)),
+                Err(errno) => roots.unusable.push((path.clone(), errno)),
+            }
+        }
+        // The longest match counts, as the most specific.
+        roots
+            .roots
+            .sort_by_key(|(path, _)| std::cmp::Reverse(path.names.len()));
+        roots
+    }
+
+    /// Allowed paths that could not be opened, and why.
+    pub fn unusable(&self) -> &[(PathBuf, Errno)] {
+        &self.unusable
+    }
+
+    /// What a path names; `None` if nothing.
+    pub fn find(&self, path: &Absolute) -> Option<Target<'_>> {
+        let known = [
+            ("/dev/null", Target::Device(Device::Null)),
+            ("/dev/zero", Target::Device(Device::Zero)),
+            ("/dev/full", Target::Device(Device::Full)),
+            ("/dev/random", Target::Device(Device::Random)),
+            ("/dev/urandom", Target::Device(Device::Urandom)),
+            ("/proc/self/exe", Target::Executable),
+            ("/proc/self/maps", Target::Report(Report::Maps)),
+            ("/proc/cpuinfo", Target::Report(Report::CpuInfo)),
+            ("/proc/meminfo", Target::Report(Report::MemInfo)),
+            (
+                "/sys/devices/system/cpu/online",
+                Target::Report(Report::Cpus),
+            ),
+            (
+                "/sys/devices/system/cpu/possible",
+                Target::Report(Report::Cpus),
+            ),
+        ];
+        // Ours come first: even where all of /proc is allowed, the host's own is not shown.
+        let text = path.text();
+        let known = known.into_iter().find(|(name, _)| name.as_bytes() == text);
+        if let Some((_, target)) = known {
+            return Some(target);
+        }
+        let beneath = self.roots.iter().find(|(root, _)| path.starts_with(root));
+        if let Some((root, place)) = beneath {
+            let rest = path.names.get(root.names.len()..).unwrap_or_default();
+            return match place {
+                Root::Folder(folder) => {
+                    let rest = if rest.is_empty() {
+                        b".".to_vec()
+                    } else {
+                        rest.join(&b'/')
+                    };
+                    Some(Target::Host(Place { folder, path: rest }))
+                }
+                Root::File(folder, name) if rest.is_empty() => Some(Target::Host(Place {
+                    folder,
+                    path: name.clone(),
+                })),
+                Root::File(..) => None,
+            };
+        }
+        let passages = ["/dev", "/proc/self", "/sys/devices/system/cpu", "/tmp"];
+        let on_the_way = |passage: &str| match passage.as_bytes().strip_prefix(&text[..]) {
+            Some(rest) => matches!(rest.first(), None | Some(b'/')) || text == b"/",
+            None => false,
+        };
+        if self.roots.iter().any(|(root, _)| root.starts_with(path))
+            || passages.into_iter().any(on_the_way)
+        {
+            return Some(Target::Passage);
+        }
+        None
+    }
+}
+
+fn open_root(path: &Path) -> Result<Root, Errno> {
+    let flags = OFlags::PATH | OFlags::CLOEXEC;
+    let found = stat(path)?;
+    if FileType::from_raw_mode(found.st_mode) == FileType::Directory {
+        return Ok(Root::Folder(open(
+            path,
+            flags | OFlags::DIRECTORY,
+            Mode::empty(),
+        )?));
+    }
+    let real = std::fs::canonicalize(path)
+        .map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))?;
+    let (Some(folder), Some(name)) = (real.parent(), real.file_name()) else {
+        return Err(Errno::INVAL);
+    };
+    let folder = open(folder, flags | OFlags::DIRECTORY, Mode::empty())?;
+    Ok(Root::File(folder, name.as_bytes().to_vec()))
+}
+
+impl Place<'_> {
+    /// Opens it without touching it (`O_PATH`), or its symbolic link itself.
+    pub fn handle(&self, follow: bool) -> Result<OwnedFd, Errno> {
+        let nofollow = if follow {
+            OFlags::empty()
+        } else {
+            OFlags::NOFOLLOW
+        };
+        self.resolve(OFlags::PATH | nofollow)
+    }
+
+    /// Opens it for reading. Only regular files and folders: opening anything else may have effects or wait.
+    pub fn open(&self, follow: bool) -> Result<(OwnedFd, FileType), Errno> {
+        let kind = |file: &OwnedFd| {
+            Ok::<_, Errno>(FileType::from_raw_mode(rustix::fs::fstat(file)?.st_mode))
+        };
+        match kind(&self.handle(follow)?)? {
+            FileType::RegularFile | FileType::Directory => {}
+            FileType::Symlink => return Err(Errno::LOOP),
+            _ => return Err(Errno::ACCESS),
+        }
+        let nofollow = if follow {
+            OFlags::empty()
+        } else {
+            OFlags::NOFOLLOW
+        };
+        let file = self.resolve(OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | nofollow)?;
+        // It may have been replaced since.
+        match kind(&file)? {
+            found @ (FileType::RegularFile | FileType::Directory) => Ok((file, found)),
+            _ => Err(Errno::ACCESS),
+        }
+    }
+
+    fn resolve(&self, flags: OFlags) -> Result<OwnedFd, Errno> {
+        let how = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
+        let path = OsStr::from_bytes(&self.path);
+        let mut result = Err(Errno::AGAIN);
+        for _ in 0..ATTEMPTS {
+            result = openat2(
+                self.folder,
+                path,
+                flags | OFlags::CLOEXEC,
+                Mode::empty(),
+                how,
+            );
+            if !matches!(result, Err(Errno::AGAIN | Errno::INTR)) {
+                break;
+            }
+        }
+        let file = result.map_err(|errno| match errno {
+            // A link that leads out of what is allowed.
+            Errno::XDEV => Errno::ACCESS,
+            // The host's own limit is not the program's doing.
+            Errno::MFILE => Errno::NFILE,
+            errno => errno,
+        })?;
+        // The host process's own environment, memory and descriptors are in there.
+        if rustix::fs::fstatfs(&file)?.f_type == rustix::fs::PROC_SUPER_MAGIC {
+            return Err(Errno::ACCESS);
+        }
+        Ok(file)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn text(base: &str, path: &str) -> String {
+        String::from_utf8(Absolute::new(base.as_bytes(), path.as_bytes()).text()).unwrap()
+    }
+
+    #[test]
+    fn paths_become_absolute() {
+        assert_eq!(text("/srv/data", "a/./b//c"), "/srv/data/a/b/c");
+        assert_eq!(text("/srv/data", "../x/"), "/srv/x");
+        assert_eq!(text("/srv/data", "/../../etc"), "/etc");
+        assert_eq!(text("/", ".."), "/");
+        assert!(Absolute::new(b"/", b"x/").folder);
+        assert!(Absolute::new(b"/", b"x/.").folder);
+        assert!(!Absolute::new(b"/", b"x").folder);
+    }
+
+    #[test]
+    fn only_what_is_allowed_is_there() {
+        let roots = Roots::open(&["/usr/share".into(), "/nowhere/at/all".into()]);
+        let find = |path: &str| roots.find(&Absolute::new(b"/", path.as_bytes()));
+        assert!(matches!(find("/usr/share/x"), Some(Target::Host(_))));
+        assert!(matches!(find("/usr"), Some(Target::Passage)));
+        assert!(matches!(find("/"), Some(Target::Passage)));
+        assert!(matches!(
+            find("/dev/null"),
+            Some(Target::Device(Device::Null))
+        ));
+        assert!(find("/usr/share2").is_none());
+        assert!(find("/usr/share/../lib").is_none());
+        assert!(find("/etc/passwd").is_none());
+        assert!(find("/nowhere/at/all").is_none());
+        assert_eq!(roots.unusable().len(), 1);
+    }
+}

@@ -1,0 +1,221 @@
+//! pipe2(2): pipes from the program to itself.
+
+use std::collections::VecDeque;
+
+use rustix::io::Errno;
+
+use crate::linux::abi::{Guest, Value, flags};
+use crate::linux::files::fds::{Files, Kind, O_CLOEXEC, O_NONBLOCK, OpenFile};
+
+/// What fits into a pipe.
+pub const CAPACITY: usize = 64 << 10;
+
+/// Most pipes of a program: each may hold [`CAPACITY`] bytes in the host.
+const MAX_PIPES: usize = 16;
+
+#[derive(Debug, Clone, Default)]
+struct Pipe {
+    bytes: VecDeque<u8>,
+    read_end: bool,
+    write_end: bool,
+}
+
+/// All pipes of a program.
+#[derive(Debug, Clone, Default)]
+pub struct Pipes {
+    pipes: Vec<Pipe>,
+}
+
+/// Why a pipe gives or takes nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stuck {
+    /// It would wait for the other end, which is the program itself.
+    Waiting,
+    /// The other end is closed.
+    Closed,
+}
+
+impl Pipes {
+    fn open(&mut self) -> Option<usize> {
+        let unused = |pipe: &Pipe| !pipe.read_end && !pipe.write_end;
+        let index = self
+            .pipes
+            .iter()
+            .position(unused)
+            .unwrap_or(self.pipes.len());
+        if index >= MAX_PIPES {
+            return None;
+        }
+        if index == self.pipes.len() {
+            self.pipes.push(Pipe::default());
+        }
+        let pipe = self.pipes.get_mut(index)?;
+        *pipe = Pipe {
+            bytes: VecDeque::new(),
+            read_end: true,
+            write_end: true,
+        };
+        Some(index)
+    }
+
+    /// Bytes in a pipe.
+    pub fn len(&self, pipe: usize) -> usize {
+        self.pipes.get(pipe).map_or(0, |pipe| pipe.bytes.len())
+    }
+
+    /// True if somebody can still read.
+    pub fn has_reader(&self, pipe: usize) -> bool {
+        self.pipes.get(pipe).is_some_and(|pipe| pipe.read_end)
+    }
+
+    /// True if somebody can still write.
+    pub fn has_writer(&self, pipe: usize) -> bool {
+        self.pipes.get(pipe).is_some_and(|pipe| pipe.write_end)
+    }
+
+    /// The last descriptor to read from it is closed.
+    pub fn close_reader(&mut self, pipe: usize) {
+        if let Some(pipe) = self.pipes.get_mut(pipe) {
+            pipe.read_end = false;
+            pipe.bytes = VecDeque::new();
+        }
+    }
+
+    /// The last descriptor to write to it is closed.
+    pub fn close_writer(&mut self, pipe: usize) {
+        if let Some(pipe) = self.pipes.get_mut(pipe) {
+            pipe.write_end = false;
+        }
+    }
+
+    /// The next bytes, at most `most`; they stay until [`Pipes::consume`]. Empty at the end.
+    pub fn peek(&self, pipe: usize, most: usize) -> Result<Vec<u8>, Stuck> {
+        let Some(pipe) = self.pipes.get(pipe) else {
+            return Ok(Vec::new());
+        };
+        if pipe.bytes.is_empty() && pipe.write_end && most > 0 {
+            return Err(Stuck::Waiting);
+        }
+        Ok(pipe.bytes.iter().take(most).copied().collect())
+    }
+
+    /// Takes bytes away that were peeked at.
+    pub fn consume(&mut self, pipe: usize, len: usize) {
+        if let Some(pipe) = self.pipes.get_mut(pipe) {
+            let len = len.min(pipe.bytes.len());
+            pipe.bytes.drain(..len);
+        }
+    }
+
+    /// How much can be written now.
+    pub fn room(&self, pipe: usize) -> Result<usize, Stuck> {
+        let pipe = self
+            .pipes
+            .get(pipe)
+            .filter(|pipe| pipe.read_end)
+            .ok_or(Stuck::Closed)?;
+        let room = CAPACITY.saturating_sub(pipe.bytes.len());
+        if room == 0 {
+            Err(Stuck::Waiting)
+        } else {
+            Ok(room)
+        }
+    }
+
+    /// Writes bytes for which there is room.
+    pub fn append(&mut self, pipe: usize, bytes: &[u8]) {
+        if let Some(pipe) = self.pipes.get_mut(pipe) {
+            let room = CAPACITY.saturating_sub(pipe.bytes.len());
+            pipe.bytes.extend(bytes.iter().take(room));
+        }
+    }
+}
+
+/// pipe(2), pipe2(2)
+pub fn pipe2(files: &mut Files, guest: &mut Guest<'_>, address: u64, how: u64) -> Value {
+    let how = flags(how);
+    // O_DIRECT, packet mode, is not there.
+    if how & !(O_CLOEXEC | O_NONBLOCK) != 0 {
+        return Err(Errno::INVAL);
+    }
+    if !files.has_room_for(2) {
+        return Err(Errno::MFILE);
+    }
+    // A bad pointer must not leave descriptors behind.
+    guest.write(address, &[0; 8])?;
+    let pipe = files.pipes.open().ok_or(Errno::MFILE)?;
+    let close_on_exec = how & O_CLOEXEC != 0;
+    let reader = files.add(
+        OpenFile::new(Kind::PipeReader(pipe), how & O_NONBLOCK),
+        close_on_exec,
+    )?;
+    let writer = files.add(
+        OpenFile::new(Kind::PipeWriter(pipe), 1 | how & O_NONBLOCK),
+        close_on_exec,
+    )?;
+    // struct { int read, write }: both are small.
+    guest.write(address, &(reader | writer << 32).to_le_bytes())?;
+    Ok(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::linux::Outcome;
+    use crate::linux::testing::{Machine, SCRATCH};
+    use syscalls::Sysno;
+
+    #[test]
+    fn what_is_written_is_read() {
+        let mut machine = Machine::new(Vec::new());
+        assert_eq!(
+            machine.call(Sysno::pipe2, &[SCRATCH, u64::from(O_CLOEXEC)]),
+            0
+        );
+        assert_eq!(machine.get(SCRATCH, 8), [3, 0, 0, 0, 4, 0, 0, 0]);
+        let text = machine.put(1, b"hello");
+        assert!(matches!(
+            machine.outcome(Sysno::read, &[3, SCRATCH, 10]),
+            Outcome::Deadlock(_)
+        ));
+        assert_eq!(machine.call(Sysno::write, &[4, text, 5]), 5);
+        assert_eq!(machine.call(Sysno::read, &[3, SCRATCH, 3]), 3);
+        assert_eq!(machine.call(Sysno::read, &[3, SCRATCH + 3, 10]), 2);
+        assert_eq!(machine.get(SCRATCH, 5), b"hello");
+        assert_eq!(machine.call(Sysno::read, &[4, SCRATCH, 1]), -9);
+        assert_eq!(machine.call(Sysno::write, &[3, SCRATCH, 1]), -9);
+        assert_eq!(machine.call(Sysno::close, &[4]), 0);
+        assert_eq!(machine.call(Sysno::read, &[3, SCRATCH, 10]), 0);
+    }
+
+    #[test]
+    fn a_full_pipe_and_a_closed_one() {
+        let mut machine = Machine::new(Vec::new());
+        assert_eq!(
+            machine.call(Sysno::pipe2, &[SCRATCH, u64::from(O_NONBLOCK)]),
+            0
+        );
+        assert_eq!(machine.call(Sysno::read, &[3, SCRATCH, 1]), -11);
+        assert_eq!(machine.call(Sysno::write, &[4, SCRATCH, 100_000]), 65536);
+        assert_eq!(machine.call(Sysno::write, &[4, SCRATCH, 1]), -11);
+        assert_eq!(machine.call(Sysno::close, &[3]), 0);
+        assert_eq!(
+            machine.outcome(Sysno::write, &[4, SCRATCH, 1]),
+            Outcome::Killed(13)
+        );
+        let ignore = machine.put(1, &1u64.to_le_bytes());
+        assert_eq!(machine.call(Sysno::rt_sigaction, &[13, ignore, 0, 8]), 0);
+        assert_eq!(machine.call(Sysno::write, &[4, SCRATCH, 1]), -32);
+    }
+
+    #[test]
+    fn pipes_run_out() {
+        let mut machine = Machine::new(Vec::new());
+        for _ in 0..MAX_PIPES {
+            assert_eq!(machine.call(Sysno::pipe, &[SCRATCH]), 0);
+        }
+        assert_eq!(machine.call(Sysno::pipe, &[SCRATCH]), -24);
+        assert_eq!(machine.call(Sysno::close_range, &[3, 1000]), 0);
+        assert_eq!(machine.call(Sysno::pipe, &[SCRATCH]), 0);
+    }
+}

@@ -1,0 +1,224 @@
+//! Waiting for descriptors: poll(2), ppoll(2), select(2), pselect6(2).
+
+use std::time::Duration;
+
+use rustix::io::Errno;
+
+use crate::linux::Outcome;
+use crate::linux::abi::{Guest, Reply, Value, field_u32, int, length};
+use crate::linux::files::fds::{Files, Kind, MAX_DESCRIPTORS};
+use crate::linux::time::{read_duration, read_timeval};
+
+/// `POLL*` of asm-generic/poll.h.
+const IN: u16 = 0x001;
+const OUT: u16 = 0x004;
+const ERR: u16 = 0x008;
+const HUP: u16 = 0x010;
+const NVAL: u16 = 0x020;
+const RDNORM: u16 = 0x040;
+const WRNORM: u16 = 0x100;
+
+const NOBODY: &str = "poll(2) or select(2): only the program itself could make a descriptor ready";
+
+/// What is there now to be done with a descriptor.
+fn events(files: &Files, fd: u64) -> u16 {
+    let Ok(file) = files.get(fd) else { return NVAL };
+    match file.kind {
+        Kind::Output(_) => OUT | WRNORM,
+        Kind::PipeReader(pipe) => {
+            let bytes = if files.pipes.len(pipe) > 0 {
+                IN | RDNORM
+            } else {
+                0
+            };
+            let end = if files.pipes.has_writer(pipe) { 0 } else { HUP };
+            bytes | end
+        }
+        Kind::PipeWriter(pipe) => {
+            let room = if files.pipes.room(pipe).is_ok() {
+                OUT | WRNORM
+            } else {
+                0
+            };
+            let end = if files.pipes.has_reader(pipe) { 0 } else { ERR };
+            room | end
+        }
+        // Files never wait, and standard input is at its end.
+        _ => IN | OUT | RDNORM | WRNORM,
+    }
+}
+
+/// poll(2); a negative timeout is none.
+pub fn poll(files: &Files, guest: &mut Guest<'_>, array: u64, number: u64, timeout: u64) -> Reply {
+    let timeout = u64::try_from(int(timeout)).ok().map(Duration::from_millis);
+    let ready = check(files, guest, array, number)?;
+    Ok(finish(ready, timeout))
+}
+
+/// ppoll(2); no timeout is none. Its signal mask changes nothing: no signal comes while it waits.
+pub fn ppoll(files: &Files, guest: &mut Guest<'_>, array: u64, number: u64, timeout: u64) -> Reply {
+    let timeout = if timeout == 0 {
+        None
+    } else {
+        Some(read_duration(guest, timeout)?)
+    };
+    let ready = check(files, guest, array, number)?;
+    Ok(finish(ready, timeout))
+}
+
+/// An array of `struct pollfd`: int fd, short events, short revents.
+fn check(files: &Files, guest: &mut Guest<'_>, array: u64, number: u64) -> Value {
+    if number > length(MAX_DESCRIPTORS) {
+        return Err(Errno::INVAL);
+    }
+    let mut ready = 0;
+    for i in 0..number {
+        let at = array.checked_add(i.saturating_mul(8)).ok_or(Errno::FAULT)?;
+        let entry: [u8; 8] = guest.read(at)?;
+        let wanted = u16::from_le_bytes([entry[4], entry[5]]);
+        let fd = field_u32(&entry, 0);
+        // A negative descriptor is skipped.
+        let found = if fd > i32::MAX.cast_unsigned() {
+            0
+        } else {
+            events(files, fd.into()) & (wanted | ERR | HUP | NVAL)
+        };
+        guest.write(at.checked_add(6).ok_or(Errno::FAULT)?, &found.to_le_bytes())?;
+        ready += i64::from(found != 0);
+    }
+    Ok(ready)
+}
+
+fn finish(ready: i64, timeout: Option<Duration>) -> Outcome {
+    match timeout {
+        _ if ready > 0 => Outcome::Return(ready),
+        Some(Duration::ZERO) => Outcome::Return(0),
+        Some(timeout) => Outcome::Sleep(timeout),
+        None => Outcome::Deadlock(NOBODY),
+    }
+}
+
+/// How a call of the select family says how long to wait.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Timeout {
+    /// A `struct timeval`, as in select(2).
+    Timeval,
+    /// A `struct timespec`, as in pselect6(2).
+    Timespec,
+}
+
+/// select(2), pselect6(2)
+pub fn select(files: &Files, guest: &mut Guest<'_>, args: [u64; 6], form: Timeout) -> Reply {
+    let [number, read, write, except, timeout, _] = args;
+    let number = usize::try_from(int(number))
+        .map_err(|_| Errno::INVAL)?
+        .min(1024);
+    let timeout = match form {
+        _ if timeout == 0 => None,
+        Timeout::Timeval => Some(read_timeval(guest, timeout)?),
+        Timeout::Timespec => Some(read_duration(guest, timeout)?),
+    };
+    // Sets are arrays of longs; only the first `number` bits count.
+    let words = number.div_ceil(64);
+    let sets = [(read, IN | HUP | ERR), (write, OUT | ERR), (except, 0)];
+    let mut ready = 0;
+    let mut results = Vec::new();
+    for (address, wanted) in sets.into_iter().filter(|(address, _)| *address != 0) {
+        for word in 0..words {
+            let at = address
+                .checked_add(length(word).saturating_mul(8))
+                .ok_or(Errno::FAULT)?;
+            let asked = guest.read_u64(at)?;
+            let mut found = 0u64;
+            for bit in (0..64usize.min(number.saturating_sub(word * 64)))
+                .filter(|bit| asked >> bit & 1 != 0)
+            {
+                let now = events(files, length(word * 64 + bit));
+                if now == NVAL {
+                    return Err(Errno::BADF);
+                }
+                if now & wanted != 0 {
+                    found |= 1 << bit;
+                    ready += 1;
+                }
+            }
+            results.push((at, found));
+        }
+    }
+    for (at, found) in results {
+        guest.write(at, &found.to_le_bytes())?;
+    }
+    Ok(finish(ready, timeout))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::linux::testing::Machine;
+    use syscalls::Sysno;
+
+    fn entries(machine: &mut Machine, entries: &[(i32, u16)]) -> u64 {
+        let bytes: Vec<u8> = entries
+            .iter()
+            .flat_map(|(fd, events)| {
+                [&fd.to_le_bytes()[..], &events.to_le_bytes(), &[0xaa; 2]].concat()
+            })
+            .collect();
+        machine.put(0, &bytes)
+    }
+
+    #[test]
+    fn the_standard_descriptors_are_open() {
+        let mut machine = Machine::new(Vec::new());
+        // What Rust's start-up asks.
+        let array = entries(&mut machine, &[(0, 0), (1, 0), (2, 0)]);
+        assert_eq!(machine.call(Sysno::poll, &[array, 3, 0]), 0);
+        let array = entries(&mut machine, &[(0, IN), (1, IN | OUT), (-1, IN), (9, 0)]);
+        assert_eq!(machine.call(Sysno::poll, &[array, 4, u64::MAX]), 3);
+        let revents = |i: usize| machine.get(array + 8 * i as u64 + 6, 1)[0];
+        assert_eq!([0, 1, 2, 3].map(revents), [1, 4, 0, 0x20]);
+    }
+
+    #[test]
+    fn waiting_for_nothing() {
+        let mut machine = Machine::new(Vec::new());
+        let array = entries(&mut machine, &[(1, IN)]);
+        assert_eq!(
+            machine.outcome(Sysno::poll, &[array, 1, 50]),
+            Outcome::Sleep(Duration::from_millis(50))
+        );
+        assert!(matches!(
+            machine.outcome(Sysno::poll, &[array, 1, u64::MAX]),
+            Outcome::Deadlock(_)
+        ));
+        assert_eq!(machine.call(Sysno::poll, &[array, 1000, 0]), -22);
+        assert_eq!(machine.call(Sysno::poll, &[1, 1, 0]), -14);
+        let time = machine.put(1, &[1u64.to_le_bytes(), 500u64.to_le_bytes()].concat());
+        assert_eq!(
+            machine.outcome(Sysno::select, &[0, 0, 0, 0, time]),
+            Outcome::Sleep(Duration::new(1, 500_000))
+        );
+        assert_eq!(
+            machine.outcome(Sysno::pselect6, &[0, 0, 0, 0, time]),
+            Outcome::Sleep(Duration::new(1, 500))
+        );
+        assert_eq!(
+            machine.outcome(Sysno::ppoll, &[0, 0, time]),
+            Outcome::Sleep(Duration::new(1, 500))
+        );
+    }
+
+    #[test]
+    fn select_marks_what_is_ready() {
+        let mut machine = Machine::new(Vec::new());
+        let read = machine.put(0, &0b011u64.to_le_bytes());
+        let write = machine.put(1, &0b110u64.to_le_bytes());
+        assert_eq!(machine.call(Sysno::select, &[3, read, write, 0, 0]), 3);
+        assert_eq!(
+            (machine.get(read, 1)[0], machine.get(write, 1)[0]),
+            (0b001, 0b110)
+        );
+        let read = machine.put(0, &0b1000u64.to_le_bytes());
+        assert_eq!(machine.call(Sysno::select, &[4, read, 0, 0, 0]), -9);
+    }
+}

@@ -1,0 +1,454 @@
+//! What files are like: fstat(2), newfstatat(2), statx(2), access(2), readlink(2); and refusing to change them.
+
+use std::os::fd::{AsFd, OwnedFd};
+
+use rustix::fs::{FileType, Stat};
+use rustix::io::Errno;
+
+use crate::linux::abi::{Guest, Layout, Value, count, flags, int};
+use crate::linux::files::fds::{Device, Files, Kind};
+use crate::linux::files::open::{Lookup, Shared};
+use crate::linux::files::paths::{Place, Target};
+
+const AT_EMPTY_PATH: u32 = 0x1000;
+const AT_SYMLINK_NOFOLLOW: u32 = 0x100;
+/// `AT_SYMLINK_NOFOLLOW` as an argument register, which makes `newfstatat` an `lstat`.
+pub const NOFOLLOW: u64 = AT_SYMLINK_NOFOLLOW as u64;
+const STATX_BASIC_STATS: u32 = 0x7ff;
+const W_OK: u32 = 2;
+const R_OK: u32 = 4;
+
+/// What `stat` tells, before it is laid out.
+#[derive(Debug, Clone, Copy, Default)]
+struct Attributes {
+    device: u64,
+    inode: u64,
+    links: u64,
+    mode: u32,
+    uid: u32,
+    gid: u32,
+    special: (u32, u32),
+    size: u64,
+    block_size: u64,
+    blocks: u64,
+    // Last access, modification, change: seconds and nanoseconds.
+    times: [(i64, u32); 3],
+}
+
+impl Attributes {
+    fn made_up(mode: u32) -> Self {
+        // 0 is no valid inode to some programs; the mode tells things apart well enough.
+        Self {
+            inode: u64::from(mode),
+            links: 1,
+            mode,
+            block_size: 4096,
+            ..Self::default()
+        }
+    }
+
+    fn device(device: Device) -> Self {
+        // linux/Documentation/admin-guide/devices.txt: character devices of major number 1.
+        let minor = match device {
+            Device::Null => 3,
+            Device::Zero => 5,
+            Device::Full => 7,
+            Device::Random => 8,
+            Device::Urandom => 9,
+        };
+        Self {
+            special: (1, minor),
+            inode: u64::from(minor),
+            ..Self::made_up(libc::S_IFCHR | 0o666)
+        }
+    }
+
+    fn passage() -> Self {
+        Self::made_up(libc::S_IFDIR | 0o555)
+    }
+
+    fn report() -> Self {
+        Self::made_up(libc::S_IFREG | 0o444)
+    }
+
+    fn host(file: impl AsFd) -> Result<Self, Errno> {
+        Ok(Self::from(&rustix::fs::fstat(file)?))
+    }
+
+    fn of(kind: &Kind) -> Result<Self, Errno> {
+        Ok(match kind {
+            Kind::Stdin => Self::device(Device::Null),
+            Kind::Device(device) => Self::device(*device),
+            Kind::Output(_) | Kind::PipeReader(_) | Kind::PipeWriter(_) => {
+                Self::made_up(libc::S_IFIFO | 0o600)
+            }
+            Kind::Folder(None, _) => Self::passage(),
+            Kind::Text(_) => Self::report(),
+            Kind::File(file) | Kind::Handle(file) | Kind::Folder(Some(file), _) => {
+                return Self::host(&**file);
+            }
+        })
+    }
+
+    /// `struct stat` of asm/stat.h for x86-64.
+    fn stat(&self) -> Layout<144> {
+        let (major, minor) = self.special;
+        let layout = Layout::new()
+            .u64(0, self.device)
+            .u64(8, self.inode)
+            .u64(16, self.links)
+            .u32(24, self.mode)
+            .u32(28, self.uid)
+            .u32(32, self.gid)
+            .u64(40, libc::makedev(major, minor))
+            .u64(48, self.size)
+            .u64(56, self.block_size)
+            .u64(64, self.blocks);
+        let times = [72, 88, 104].into_iter().zip(self.times);
+        times.fold(layout, |layout, (at, (seconds, nanos))| {
+            layout.i64(at, seconds).u64(at + 8, nanos.into())
+        })
+    }
+
+    /// `struct statx` of linux/stat.h, without the time of birth.
+    fn statx(&self) -> Layout<256> {
+        let narrow = |value: u64| u32::try_from(value).unwrap_or(u32::MAX);
+        let low = self.mode.to_le_bytes();
+        let layout = Layout::new()
+            .u32(0, STATX_BASIC_STATS)
+            .u32(4, narrow(self.block_size))
+            .u32(16, narrow(self.links))
+            .u32(20, self.uid)
+            .u32(24, self.gid)
+            .u16(28, u16::from_le_bytes([low[0], low[1]]))
+            .u64(32, self.inode)
+            .u64(40, self.size)
+            .u64(48, self.blocks)
+            .u32(128, self.special.0)
+            .u32(132, self.special.1)
+            .u32(136, libc::major(self.device))
+            .u32(140, libc::minor(self.device));
+        // Access at 64, change at 96, modification at 112; `times` has them in the order of `stat`.
+        let times = [64, 112, 96].into_iter().zip(self.times);
+        times.fold(layout, |layout, (at, (seconds, nanos))| {
+            layout.i64(at, seconds).u32(at + 8, nanos)
+        })
+    }
+}
+
+impl From<&Stat> for Attributes {
+    fn from(stat: &Stat) -> Self {
+        let unsigned = |value: i64| u64::try_from(value).unwrap_or(0);
+        let nanos = |value: u64| u32::try_from(value).unwrap_or(0);
+        Self {
+            device: stat.st_dev,
+            inode: stat.st_ino,
+            links: stat.st_nlink,
+            mode: stat.st_mode,
+            uid: stat.st_uid,
+            gid: stat.st_gid,
+            special: (libc::major(stat.st_rdev), libc::minor(stat.st_rdev)),
+            size: unsigned(stat.st_size),
+            block_size: unsigned(stat.st_blksize),
+            blocks: unsigned(stat.st_blocks),
+            times: [
+                (stat.st_atime, nanos(stat.st_atime_nsec)),
+                (stat.st_mtime, nanos(stat.st_mtime_nsec)),
+                (stat.st_ctime, nanos(stat.st_ctime_nsec)),
+            ],
+        }
+    }
+}
+
+/// fstat(2)
+pub fn fstat(files: &Files, guest: &mut Guest<'_>, fd: u64, address: u64) -> Value {
+    let attributes = Attributes::of(&files.get(fd)?.kind)?;
+    guest.write(address, attributes.stat().done())?;
+    Ok(0)
+}
+
+/// newfstatat(2), and stat(2) and lstat(2) in its terms.
+pub fn fstatat(shared: &Shared, files: &mut Files, guest: &mut Guest<'_>, args: [u64; 6]) -> Value {
+    let [dirfd, path, address, how, ..] = args;
+    let attributes = attributes_at(shared, files, guest, (dirfd, path, flags(how)))?;
+    guest.write(address, attributes.stat().done())?;
+    Ok(0)
+}
+
+/// statx(2)
+pub fn statx(shared: &Shared, files: &mut Files, guest: &mut Guest<'_>, args: [u64; 6]) -> Value {
+    let [dirfd, path, how, _mask, address, _] = args;
+    let attributes = attributes_at(shared, files, guest, (dirfd, path, flags(how)))?;
+    guest.write(address, attributes.statx().done())?;
+    Ok(0)
+}
+
+fn attributes_at(
+    shared: &Shared,
+    files: &mut Files,
+    guest: &mut Guest<'_>,
+    (dirfd, path, how): (u64, u64, u32),
+) -> Result<Attributes, Errno> {
+    // Since Linux 6.11 a null pointer counts as an empty path there.
+    let path = if path == 0 && how & AT_EMPTY_PATH != 0 {
+        Vec::new()
+    } else {
+        guest.read_path(path)?
+    };
+    if path.is_empty() && how & AT_EMPTY_PATH != 0 && int(dirfd) != libc::AT_FDCWD {
+        return Attributes::of(&files.get(dirfd)?.kind);
+    }
+    let lookup = Lookup {
+        dirfd,
+        path,
+        empty_is_here: how & AT_EMPTY_PATH != 0,
+    };
+    let (absolute, target) = shared.find(files, &lookup)?;
+    let attributes = match target {
+        Target::Device(device) => Attributes::device(device),
+        Target::Report(_) => Attributes::report(),
+        Target::Passage => Attributes::passage(),
+        Target::Executable if how & AT_SYMLINK_NOFOLLOW != 0 => {
+            Attributes::made_up(libc::S_IFLNK | 0o777)
+        }
+        Target::Executable => Attributes::made_up(libc::S_IFREG | 0o555),
+        Target::Host(place) => {
+            // A slash at the end follows a link even where links are not followed.
+            let follow = how & AT_SYMLINK_NOFOLLOW == 0 || absolute.folder;
+            Attributes::host(handle(&place, follow, files, guest)?)?
+        }
+    };
+    if absolute.folder && attributes.mode & libc::S_IFMT != libc::S_IFDIR {
+        return Err(Errno::NOTDIR);
+    }
+    Ok(attributes)
+}
+
+/// Opens a place for looking at it, and tells the host if its kernel can't.
+fn handle(
+    place: &Place<'_>,
+    follow: bool,
+    files: &mut Files,
+    guest: &mut Guest<'_>,
+) -> Result<OwnedFd, Errno> {
+    place
+        .handle(follow)
+        .map_err(|errno| crate::linux::files::open::explain(errno, files, guest))
+}
+
+/// access(2), faccessat(2), faccessat2(2). Nothing may be written.
+pub fn access(shared: &Shared, files: &mut Files, guest: &mut Guest<'_>, args: [u64; 6]) -> Value {
+    let [dirfd, path, mode, how, ..] = args;
+    let (mode, how) = (flags(mode), flags(how));
+    if mode & !7 != 0 {
+        return Err(Errno::INVAL);
+    }
+    let attributes = attributes_at(shared, files, guest, (dirfd, path, how))?;
+    let kind = attributes.mode & libc::S_IFMT;
+    if mode & W_OK != 0 && kind != libc::S_IFCHR {
+        return Err(Errno::ROFS);
+    }
+    if mode & 1 != 0 && attributes.mode & 0o111 == 0 {
+        return Err(Errno::ACCESS);
+    }
+    if mode & R_OK != 0 && kind == libc::S_IFREG {
+        // Whether the host lets us read it shows in trying.
+        let path = guest.read_path(path)?;
+        let lookup = Lookup {
+            dirfd,
+            path,
+            empty_is_here: false,
+        };
+        if let Ok((_, Target::Host(place))) = shared.find(files, &lookup) {
+            place.open(true)?;
+        }
+    }
+    Ok(0)
+}
+
+/// readlink(2), readlinkat(2)
+pub fn readlink(
+    shared: &Shared,
+    files: &mut Files,
+    guest: &mut Guest<'_>,
+    args: [u64; 6],
+) -> Value {
+    let [dirfd, path, address, size, ..] = args;
+    if int(size) <= 0 {
+        return Err(Errno::INVAL);
+    }
+    let path = guest.read_path(path)?;
+    let (absolute, target) = shared.find(
+        files,
+        &Lookup {
+            dirfd,
+            path,
+            empty_is_here: false,
+        },
+    )?;
+    let text = match target {
+        Target::Executable => shared.setup.executable.as_bytes().to_vec(),
+        Target::Host(place) if !absolute.folder => {
+            let link = handle(&place, false, files, guest)?;
+            if FileType::from_raw_mode(rustix::fs::fstat(&link)?.st_mode) != FileType::Symlink {
+                return Err(Errno::INVAL);
+            }
+            rustix::fs::readlinkat(&link, "", Vec::new())?.into_bytes()
+        }
+        _ => return Err(Errno::INVAL),
+    };
+    let len = usize::try_from(int(size)).unwrap_or(0).min(text.len());
+    guest.write(address, text.get(..len).unwrap_or_default())?;
+    Ok(count(len))
+}
+
+/// What a call would do to the file system.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Change {
+    /// Make something new: mkdir(2), symlink(2), mknod(2), link(2).
+    Create,
+    /// Change or remove what is there: unlink(2), rename(2), chmod(2), truncate(2), utimensat(2) …
+    Existing,
+}
+
+/// Refuses a change: EROFS for what may be read, ENOENT or EACCES for what is not there.
+pub fn refuse(
+    shared: &Shared,
+    files: &mut Files,
+    guest: &mut Guest<'_>,
+    at: (u64, u64),
+    change: Change,
+) -> Errno {
+    let (dirfd, path) = at;
+    let exists = attributes_at(shared, files, guest, (dirfd, path, AT_SYMLINK_NOFOLLOW));
+    match (exists, change) {
+        (Ok(_), Change::Create) => Errno::EXIST,
+        (Ok(_), Change::Existing) => Errno::ROFS,
+        (Err(Errno::NOENT), Change::Create) => Errno::ACCESS,
+        (Err(errno), _) => errno,
+    }
+}
+
+/// ftruncate(2), fchmod(2) and their like.
+pub fn refuse_open(files: &Files, fd: u64) -> Errno {
+    files.get(fd).map_or_else(|errno| errno, |_| Errno::ROFS)
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::linux::abi::{field_u32, field_u64};
+    use crate::linux::testing::{Machine, SCRATCH, TestFolder};
+    use std::os::unix::fs::{MetadataExt, symlink};
+    use syscalls::Sysno;
+
+    const HERE: u64 = libc::AT_FDCWD as u64;
+
+    #[test]
+    fn stat_tells_what_the_host_knows() {
+        let folder = TestFolder::new();
+        folder.file("a", &[1; 5000]);
+        let host = std::fs::metadata(folder.path("a")).unwrap();
+        let mut machine = Machine::new(vec![folder.0.clone()]);
+        let path = machine.put_str(1, &folder.path("a"));
+        assert_eq!(machine.call(Sysno::stat, &[path, SCRATCH]), 0);
+        let stat = machine.get(SCRATCH, 144);
+        assert_eq!(field_u64(&stat, 8), host.ino());
+        assert_eq!(field_u32(&stat, 24), host.mode());
+        assert_eq!(field_u64(&stat, 48), 5000);
+        assert_eq!(field_u64(&stat, 88), host.mtime() as u64);
+        assert_eq!(field_u64(&stat, 96), host.mtime_nsec() as u64);
+        assert_eq!(
+            machine.call(Sysno::statx, &[HERE, path, 0, 0x7ff, SCRATCH]),
+            0
+        );
+        let statx = machine.get(SCRATCH, 256);
+        assert_eq!(
+            u32::from(u16::from_le_bytes([statx[28], statx[29]])),
+            host.mode()
+        );
+        assert_eq!(field_u64(&statx, 32), host.ino());
+        assert_eq!(field_u64(&statx, 40), 5000);
+        assert_eq!(field_u64(&statx, 112), host.mtime() as u64);
+        assert_eq!(machine.call(Sysno::stat, &[path, 0]), -14);
+        let outside = machine.put_str(1, "/etc/passwd");
+        assert_eq!(machine.call(Sysno::stat, &[outside, SCRATCH]), -2);
+    }
+
+    #[test]
+    fn standard_descriptors_are_pipes() {
+        let mut machine = Machine::new(Vec::new());
+        assert_eq!(machine.call(Sysno::fstat, &[1, SCRATCH]), 0);
+        assert_eq!(field_u32(&machine.get(SCRATCH, 144), 24), 0o010600);
+        let empty = machine.put_str(1, "");
+        assert_eq!(
+            machine.call(Sysno::newfstatat, &[0, empty, SCRATCH, 0x1000]),
+            0
+        );
+        let stat = machine.get(SCRATCH, 144);
+        assert_eq!(
+            (field_u32(&stat, 24), field_u64(&stat, 40)),
+            (0o020666, 0x103)
+        );
+        assert_eq!(machine.call(Sysno::newfstatat, &[0, empty, SCRATCH, 0]), -2);
+        assert_eq!(machine.call(Sysno::fstat, &[9, SCRATCH]), -9);
+    }
+
+    #[test]
+    fn links_are_read_and_not_followed_by_lstat() {
+        let folder = TestFolder::new();
+        folder.file("a", b"");
+        symlink("a", folder.path("link")).unwrap();
+        symlink("/etc/passwd", folder.path("out")).unwrap();
+        let mut machine = Machine::new(vec![folder.0.clone()]);
+        let mode = |machine: &mut Machine, call: Sysno, path: &str| {
+            let path = machine.put_str(1, path);
+            let result = machine.call(call, &[path, SCRATCH]);
+            if result == 0 {
+                i64::from(field_u32(&machine.get(SCRATCH, 144), 24) & 0o170000)
+            } else {
+                result
+            }
+        };
+        assert_eq!(
+            mode(&mut machine, Sysno::stat, &folder.path("link")),
+            0o100000
+        );
+        assert_eq!(
+            mode(&mut machine, Sysno::lstat, &folder.path("link")),
+            0o120000
+        );
+        assert_eq!(
+            mode(&mut machine, Sysno::lstat, &folder.path("out")),
+            0o120000
+        );
+        assert_eq!(mode(&mut machine, Sysno::stat, &folder.path("out")), -13);
+        assert_eq!(mode(&mut machine, Sysno::lstat, &folder.path("link/")), -20);
+        assert_eq!(mode(&mut machine, Sysno::stat, "/"), 0o040000);
+
+        let link = machine.put_str(1, &folder.path("out"));
+        assert_eq!(machine.call(Sysno::readlink, &[link, SCRATCH, 4]), 4);
+        assert_eq!(machine.get(SCRATCH, 4), b"/etc");
+        let exe = machine.put_str(1, "/proc/self/exe");
+        assert_eq!(
+            machine.call(Sysno::readlinkat, &[HERE, exe, SCRATCH, 100]),
+            8
+        );
+        assert_eq!(machine.get(SCRATCH, 8), b"/program");
+        let file = machine.put_str(1, &folder.path("a"));
+        assert_eq!(machine.call(Sysno::readlink, &[file, SCRATCH, 100]), -22);
+        assert_eq!(machine.call(Sysno::readlink, &[exe, SCRATCH, 0]), -22);
+    }
+
+    #[test]
+    fn access_knows_that_nothing_is_writable() {
+        let folder = TestFolder::new();
+        folder.file("a", b"");
+        let mut machine = Machine::new(vec![folder.0.clone()]);
+        let path = machine.put_str(1, &folder.path("a"));
+        assert_eq!(machine.call(Sysno::access, &[path, 0]), 0);
+        assert_eq!(machine.call(Sysno::access, &[path, 4]), 0);
+        assert_eq!(machine.call(Sysno::access, &[path, 2]), -30);
+        assert_eq!(machine.call(Sysno::faccessat, &[HERE, path, 1]), -13);
+        assert_eq!(machine.call(Sysno::access, &[path, 8]), -22);
+    }
+}

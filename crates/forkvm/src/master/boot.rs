@@ -1,0 +1,350 @@
+//! A program on its way to being a master: the run through `main()`, the CPU's state at the end of it, and what runs
+//! before the freeze (state taken over, warm-up requests).
+
+use std::time::{Duration, Instant};
+
+use kvm_bindings::{KVM_VCPUEVENT_VALID_SHADOW, kvm_regs, kvm_sregs};
+
+use crate::arch::layout::{
+    FROZEN_BASES, Layout, REQUEST_AREA, REQUEST_AREA_LEN, XSAVE_IMAGE, XSAVE_LEN, monitor,
+};
+use crate::arch::regs::{RFLAGS, user_sregs};
+use crate::arch::stubs::{self, MAIN_RETURNED, STATE_SAVED};
+use crate::call::handlers::Handlers;
+use crate::call::http::Exchange;
+use crate::call::hypercall::{self, REGISTER_FUNC, WAIT_FOR_REQUESTS, WAIT_FOR_REQUESTS_PAUSED};
+use crate::call::{Circumstances, WaitPoint, Waiting};
+use crate::config::WarmUp;
+use crate::failure::{BREAKPOINT, Cause};
+use crate::linux::{BadAddress, Linux, UserMemory};
+use crate::machine::probe::{KvmHost, KvmReport};
+use crate::machine::{Event, Machine, MachineError};
+use crate::master::handover::Predecessor;
+use crate::memory::{GuestMemory, Mapping};
+use crate::request::Host;
+
+/// The opcode of `int3`.
+const INT3: u8 = 0xcc;
+
+/// The byte that an `int3` stands in for.
+#[derive(Debug, Clone, Copy)]
+pub struct Patch {
+    address: u64,
+    physical: u64,
+    original: u8,
+}
+
+impl Patch {
+    pub fn apply(memory: &Mapping, address: u64) -> Result<Self, BadAddress> {
+        use crate::arch::paging::{Access, translate};
+        let physical = translate(memory, address, Access::Any).ok_or(BadAddress(address))?;
+        let mut original = [0];
+        memory
+            .read(physical, &mut original)
+            .map_err(|_| BadAddress(address))?;
+        memory
+            .write(physical, &[INT3])
+            .map_err(|_| BadAddress(address))?;
+        Ok(Self {
+            address,
+            physical,
+            original: original[0],
+        })
+    }
+}
+
+/// A machine on its way through `main()`.
+pub struct Booting {
+    pub machine: Machine,
+    pub handlers: Handlers,
+    /// `main()`, until it is entered.
+    pub main: Option<Patch>,
+    pub deadline: Instant,
+}
+
+impl Booting {
+    /// A machine that is about to run the program from its entry point, with RSP as given.
+    pub fn new(
+        host: &'static KvmHost,
+        memory: Mapping,
+        linux: Linux,
+        (entry, rsp): (u64, u64),
+        main: Option<Patch>,
+        deadline: Instant,
+    ) -> Result<Self, MachineError> {
+        let memory = GuestMemory::booting(memory);
+        let mut machine = Machine::new(host, memory, linux, None)?;
+        let template = machine.vcpu().sregs()?;
+        let sregs = user_sregs(&template, host.choice, 0, 0);
+        machine.vcpu().set_sregs(&sregs)?;
+        machine.vcpu().set_regs(kvm_regs {
+            rip: entry,
+            rsp,
+            rflags: RFLAGS,
+            ..Default::default()
+        });
+        Ok(Self {
+            machine,
+            handlers: Handlers::default(),
+            main,
+            deadline,
+        })
+    }
+
+    /// Runs until the program waits for requests.
+    pub fn run_main(&mut self, output: &mut dyn Host) -> Result<Waiting, Cause> {
+        self.machine.start(self.deadline);
+        let waiting = self.run_until_waiting(output);
+        // The watchdog looks now and then; a main() that ended between two looks may be late all the same.
+        let late = Instant::now() >= self.deadline;
+        self.machine.stop();
+        match waiting {
+            Ok(_) if late => Err(Cause::Timeout),
+            waiting => waiting,
+        }
+    }
+
+    fn run_until_waiting(&mut self, output: &mut dyn Host) -> Result<Waiting, Cause> {
+        loop {
+            let number = match self.machine.run(self.deadline, output) {
+                Event::Hypercall(number) => number,
+                Event::Exception(exception)
+                    if exception.vector == BREAKPOINT && self.at_main(exception.rip) =>
+                {
+                    self.enter_main(exception.rsp)?;
+                    continue;
+                }
+                Event::Exception(exception) => return Err(Cause::Exception(exception)),
+                Event::SystemCall => continue,
+                Event::Ended(cause) => return Err(cause),
+            };
+            let regs = self.machine.vcpu().regs();
+            let result = match number {
+                WAIT_FOR_REQUESTS => return Ok(Waiting::Handlers),
+                WAIT_FOR_REQUESTS_PAUSED => return Ok(Waiting::Paused(regs.rdi)),
+                MAIN_RETURNED if regs.rdi as i32 == 0 => return Ok(Waiting::Handlers),
+                MAIN_RETURNED => return Err(Cause::MainReturned(regs.rdi as i32)),
+                REGISTER_FUNC => self.handlers.register(regs.rdi, regs.rsi),
+                _ => hypercall::common(number, &mut self.machine, output),
+            };
+            self.machine.vcpu().set_result(result as u64);
+        }
+    }
+
+    /// True if the breakpoint was the one at `main()`: RIP is just past the `int3`.
+    fn at_main(&self, rip: u64) -> bool {
+        self.main
+            .is_some_and(|main| main.address.wrapping_add(1) == rip)
+    }
+
+    /// Puts main's first byte back and our stub in the place of its return address, and goes on there in ring 3.
+    fn enter_main(&mut self, rsp: u64) -> Result<(), Cause> {
+        let failed =
+            |error: &dyn std::fmt::Display| Cause::Machine(format!("entering main(): {error}"));
+        let Some(main) = self.main.take() else {
+            return Ok(());
+        };
+        self.machine
+            .memory
+            .write_physical(main.physical, &[main.original])
+            .map_err(|error| failed(&error))?;
+        self.machine
+            .memory
+            .write(rsp, &stubs::addresses().main_returned.to_le_bytes())
+            .map_err(|error| failed(&error))?;
+        let sregs = self.machine.user_sregs().map_err(|error| failed(&error))?;
+        let mut regs = self.machine.vcpu().regs();
+        (regs.rip, regs.rsp, regs.rflags) = (main.address, rsp, RFLAGS);
+        self.machine.vcpu().set_sregs_at_next_run(sregs);
+        self.machine.vcpu().set_regs(regs);
+        Ok(())
+    }
+
+    /// Takes the CPU's state, now that the program waits. The vector state is saved by the guest itself, since KVM
+    /// does not give all of it everywhere.
+    pub fn wait_point(
+        &mut self,
+        waiting: Waiting,
+        layout: &Layout,
+        report: KvmReport,
+    ) -> Result<WaitPoint, Cause> {
+        let text = |error: &dyn std::fmt::Display| Cause::Machine(error.to_string());
+        // A page that still holds the int3 must not be frozen: main() was never entered.
+        if let Some(main) = self.main.take() {
+            self.machine
+                .memory
+                .write_physical(main.physical, &[main.original])
+                .map_err(|error| text(&error))?;
+        }
+        // Only a finished `out` has RIP behind it on every KVM.
+        if !self.machine.vcpu().drain() {
+            return Err(text(&"the last hypercall can't be finished"));
+        }
+        let regs = self.machine.vcpu().regs();
+        let sregs = self.machine.user_sregs().map_err(|error| text(&error))?;
+        self.save_vector_state(&sregs)?;
+        let bases = [sregs.fs.base.to_le_bytes(), sregs.gs.base.to_le_bytes()].concat();
+        self.machine
+            .memory
+            .write_physical(FROZEN_BASES, &bases)
+            .map_err(|error| text(&error))?;
+        let mut events = self.machine.vcpu().events().map_err(|error| text(&error))?;
+        events.exception = Default::default();
+        events.interrupt = Default::default();
+        events.flags = KVM_VCPUEVENT_VALID_SHADOW;
+        Ok(WaitPoint {
+            regs,
+            sregs,
+            events,
+            handlers: self.handlers,
+            waiting,
+            layout: layout.clone(),
+            report,
+        })
+    }
+
+    /// Has the program take over its predecessor's state, if it registered a handler for that and there is a state.
+    /// Gives the state's length in bytes, or what failed.
+    pub fn restore(
+        &mut self,
+        wait_point: &WaitPoint,
+        predecessor: Predecessor<'_>,
+        describe: impl Fn(Cause) -> String,
+        output: &mut dyn Host,
+    ) -> Result<Option<u64>, String> {
+        if self.handlers.get(Handlers::ON_LIVE_RESTORE).is_none() {
+            return Ok(None);
+        }
+        let Some(state) = predecessor(self.deadline, output)? else {
+            return Ok(None);
+        };
+        self.take_state(wait_point, &state, output)
+            .map_err(describe)?;
+        Ok(Some(state.len() as u64))
+    }
+
+    /// Runs `on_live_restore` with the state of the program before.
+    fn take_state(
+        &mut self,
+        wait_point: &WaitPoint,
+        state: &[u8],
+        output: &mut dyn Host,
+    ) -> Result<(), Cause> {
+        let deadline = self.deadline;
+        self.machine.vcpu().set_sregs_at_next_run(wait_point.sregs);
+        self.machine
+            .vcpu()
+            .clear_events_at_next_run(wait_point.events);
+        self.machine.start(deadline);
+        let result = wait_point.take_state(&mut self.machine, state, deadline, output);
+        self.machine.stop();
+        result?;
+        if self.machine.settle() {
+            Ok(())
+        } else {
+            Err(Cause::Machine(
+                "it can't go on after on_live_restore".into(),
+            ))
+        }
+    }
+
+    /// Runs the warm-up requests. What they leave in memory becomes part of the frozen state; the CPU goes back to
+    /// where the program waits.
+    pub fn warm_up(
+        &mut self,
+        wait_point: &WaitPoint,
+        warm_up: &WarmUp,
+        time: Duration,
+        output: &mut dyn Host,
+    ) -> Result<(), Cause> {
+        let request = warm_up.request();
+        let circumstances = Circumstances {
+            warm_up: true,
+            ..Default::default()
+        };
+        for _ in 0..warm_up.num_requests {
+            let deadline = self.deadline.min(Instant::now() + time);
+            let mut exchange = Exchange::new(&request);
+            self.machine.vcpu().set_sregs_at_next_run(wait_point.sregs);
+            self.machine
+                .vcpu()
+                .clear_events_at_next_run(wait_point.events);
+            self.machine.start(deadline);
+            let result = wait_point.call(
+                &mut self.machine,
+                &mut exchange,
+                circumstances,
+                deadline,
+                output,
+                None,
+            );
+            self.machine.stop();
+            result?;
+            if !self.machine.settle() {
+                return Err(Cause::Machine(
+                    "it can't go on after a warm-up request".into(),
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    /// Ends the machine and hands out its personality. Memory is as the forks will see it.
+    pub fn finish(mut self) -> Result<Linux, String> {
+        let text = |error: &dyn std::fmt::Display| error.to_string();
+        self.machine
+            .linux
+            .before_freeze(&mut self.machine.memory)
+            .map_err(|error| text(&error))?;
+        self.machine
+            .memory
+            .write_physical(REQUEST_AREA, &[0u8; REQUEST_AREA_LEN as usize])
+            .map_err(|error| text(&error))?;
+        Ok(self.machine.linux.clone())
+    }
+
+    fn save_vector_state(&mut self, sregs: &kvm_sregs) -> Result<(), Cause> {
+        let text = |error: &dyn std::fmt::Display| Cause::Machine(error.to_string());
+        // CPUID.(EAX=0DH,ECX=0):EBX, the bytes XSAVE takes with the present XCR0.
+        let len = u64::from(std::arch::x86_64::__cpuid_count(0xd, 0).ebx);
+        if len > XSAVE_LEN {
+            let what = format!("the processor's vector state takes {len} bytes, not {XSAVE_LEN}");
+            return Err(Cause::Machine(what));
+        }
+        let zeros = [0u8; REQUEST_AREA_LEN as usize];
+        self.machine
+            .memory
+            .write_physical(REQUEST_AREA, &zeros)
+            .map_err(|error| text(&error))?;
+        let regs = kvm_regs {
+            rip: stubs::addresses().save_state,
+            r11: monitor(REQUEST_AREA),
+            rflags: RFLAGS,
+            ..Default::default()
+        };
+        self.machine.vcpu().set_sregs_at_next_run(*sregs);
+        self.machine.vcpu().set_regs(regs);
+        let deadline = Instant::now() + std::time::Duration::from_secs(1);
+        self.machine.start(deadline);
+        let event = self.machine.run(deadline, &mut crate::request::Quiet);
+        self.machine.stop();
+        match event {
+            Event::Hypercall(STATE_SAVED) => {}
+            // The program has denied the stub its memory, by protection keys.
+            Event::Exception(exception) => return Err(Cause::Exception(exception)),
+            event => {
+                let what = format!("the vector state can't be saved: {event:?}");
+                return Err(Cause::Machine(what));
+            }
+        }
+        let mut image = vec![0; XSAVE_LEN as usize];
+        let memory = &mut self.machine.memory;
+        memory
+            .mapping()
+            .read(REQUEST_AREA, &mut image)
+            .map_err(|error| text(&error))?;
+        memory
+            .write_physical(XSAVE_IMAGE, &image)
+            .map_err(|error| text(&error))
+    }
+}

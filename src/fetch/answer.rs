@@ -1,0 +1,128 @@
+//! A program's answer to a fetch: asked for, and made the response.
+#![forbid(unsafe_code)]
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use forkvm::{Answer, Failure, Host, Program, Request};
+use varnish::vcl::{LogTag, VclError};
+
+use crate::fetch::caching::Caching;
+use crate::fetch::plain;
+use crate::fetch::request::Asked;
+use crate::fetch::response::Response;
+use crate::tenants::tenant::Tenant;
+use crate::tenants::version::Version;
+use crate::varnish::counters::count;
+use crate::varnish::fetch::Fetch;
+use crate::varnish::logging::{self, Output};
+
+/// How the engine runs a request: [`Program::answer`] or [`Program::debug`].
+type Run = fn(&Arc<Program>, &Request<'_>, Instant, &mut dyn Host) -> Result<Answer, Failure>;
+
+/// Has a program of the tenant answer, within `time`. Failures are logged.
+pub fn ask(
+    fetch: &mut Fetch<'_, '_>,
+    tenant: &Tenant,
+    program: &Arc<Program>,
+    asked: &Asked,
+    time: Duration,
+    run: Run,
+) -> Result<Answer, Failure> {
+    count(|counters| &counters.requests);
+    tenant.requests.fetch_add(1, Ordering::Relaxed);
+    let deadline = Instant::now() + time;
+    let mut output = Output::of_request(tenant.name(), tenant.settings.stdout, |record| {
+        fetch.log(LogTag::VclLog, record)
+    });
+    let result = run(program, &asked.request(), deadline, &mut output);
+    output.finish();
+    let failure = match &result {
+        Ok(answer) => answer.failure(),
+        Err(failure) => Some(failure),
+    };
+    if let Some(failure) = failure {
+        log_failure(fetch, tenant, failure);
+    }
+    result
+}
+
+fn log_failure(fetch: &mut Fetch<'_, '_>, tenant: &Tenant, failure: &Failure) {
+    if failure.is_timeout() {
+        count(|counters| &counters.timeouts);
+    }
+    if failure.is_busy() {
+        count(|counters| &counters.busy);
+        logging::log_in(fetch, LogTag::Error, tenant.name(), &failure.to_string());
+    } else {
+        log_failed(fetch, tenant, &failure.to_string());
+    }
+}
+
+/// Counts and logs a request that the program failed.
+fn log_failed(fetch: &mut Fetch<'_, '_>, tenant: &Tenant, what: &str) {
+    count(|counters| &counters.failures);
+    tenant.failures.fetch_add(1, Ordering::Relaxed);
+    logging::log_in(fetch, LogTag::Error, tenant.name(), what);
+}
+
+/// Makes the guest's answer the response; without its body if that is to `head`.
+pub fn hand_over(
+    fetch: &mut Fetch<'_, '_>,
+    tenant: &Tenant,
+    answer: Answer,
+    head: bool,
+    version: Option<Version>,
+) -> Result<Response, VclError> {
+    let status = answer.status();
+    let len =
+        usize::try_from(answer.body_len()).map_err(|error| VclError::new(error.to_string()))?;
+    let caching = Caching::of(answer.headers(), answer.cache());
+    let has_body = !matches!(status, 204 | 304);
+
+    let version = version.map(|version| version.to_string());
+    // Varnish does not set it for a backend that isn't HTTP. HEAD says what GET would give.
+    let length = has_body.then(|| len.to_string());
+    let content_type = Some(answer.content_type()).filter(|value| !value.is_empty());
+    let own = [
+        ("X-Program-Version", version.as_deref().map(str::as_bytes)),
+        ("Content-Type", content_type),
+        (
+            "Cache-Control",
+            caching.cache_control.as_deref().map(str::as_bytes),
+        ),
+        ("Content-Length", length.as_deref().map(str::as_bytes)),
+    ];
+    let own = own.iter().filter_map(|&(name, value)| Some((name, value?)));
+    // The type that came with the response counts; two would be one too many.
+    let guests = answer
+        .headers()
+        .iter()
+        .filter(|header| {
+            let is = |name| header.name.eq_ignore_ascii_case(name);
+            !(content_type.is_some() && is("content-type")
+                || version.is_some() && is("x-program-version"))
+        })
+        .map(|header| (header.name.as_str(), header.value.as_slice()));
+    if let Err(error) = fetch.add_headers(own.chain(guests)) {
+        // None of them was set, so that there is room for an answer of ours.
+        log_failed(
+            fetch,
+            tenant,
+            &format!("its response can't be sent: {error}"),
+        );
+        return plain::failed(fetch);
+    }
+    fetch.set_status(status)?;
+
+    // Not by a header such as no-store, which would reach the client. And not for 304: Varnish has asked whether what
+    // it has in its cache is still good, and takes the answer in that cached object only while it is cacheable.
+    if !caching.allowed && status != 304 {
+        fetch.set_uncacheable();
+    }
+    if !has_body || head || len == 0 {
+        return Ok(Response::without_body());
+    }
+    Ok(Response::guest(answer, len))
+}

@@ -1,0 +1,7 @@
+//! A fetch's way through a tenant's program: the request out of Varnish, the answer into it.
+
+pub mod answer;
+pub mod caching;
+pub mod plain;
+pub mod request;
+pub mod response;

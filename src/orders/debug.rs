@@ -1,0 +1,112 @@
+//! Requests that are debugged: who may, one at a time, and an answer that tells the programmer what happened.
+//!
+//! The request runs on its fetch's thread as any other does, and waits there for gdb (`forkvm/src/debug`).
+#![forbid(unsafe_code)]
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use forkvm::{Answer, Program};
+
+use crate::fetch::answer;
+use crate::fetch::request::Asked;
+use crate::fetch::response::Response;
+use crate::orders::refusal::Refusal;
+use crate::orders::{update, upload};
+use crate::tenants::keys::Sent;
+use crate::tenants::tenant::{DebugTurn, Release, Tenant};
+use crate::tenants::version::Version;
+use crate::varnish::fetch::{Fetch, Target};
+
+/// A request is to stop at its handler's entry.
+#[derive(Debug)]
+pub struct Order {
+    /// The key that was sent.
+    pub key: Sent,
+    /// The request's body is the program to be debugged, of at most so many bytes. Without it, the one that is live.
+    pub upload: Option<usize>,
+}
+
+/// Has a request debugged. An error is a failed fetch.
+// In a stack frame of its own: those of other requests should stay small.
+#[inline(never)]
+pub fn respond(
+    fetch: &mut Fetch<'_, '_>,
+    tenant: Option<Arc<Tenant>>,
+    asked: &str,
+    target: &Target,
+    order: &Order,
+) -> Result<Response, String> {
+    let name = tenant.as_ref().map_or(asked, |tenant| tenant.name());
+    let response = match debug(fetch, tenant.as_ref(), target, order) {
+        Ok(Debugged {
+            tenant,
+            answer,
+            version,
+        }) => {
+            let head = fetch.method() == "HEAD";
+            let response = answer::hand_over(fetch, tenant, answer, head, Some(version));
+            // A debugger may have changed it.
+            fetch.set_uncacheable();
+            response
+        }
+        Err(refusal) => {
+            if !matches!(refusal, Refusal::Failed(_)) {
+                refusal.log(fetch, name, "not debugged");
+            }
+            refusal.answer(fetch, name)
+        }
+    };
+    response.map_err(|error| format!("tenant {name}: {error}"))
+}
+
+/// A request that went through a debugger.
+struct Debugged<'t> {
+    tenant: &'t Tenant,
+    answer: Answer,
+    version: Version,
+}
+
+fn debug<'t>(
+    fetch: &mut Fetch<'_, '_>,
+    tenant: Option<&'t Arc<Tenant>>,
+    target: &Target,
+    order: &Order,
+) -> Result<Debugged<'t>, Refusal> {
+    let tenant = tenant.ok_or(Refusal::Unknown)?;
+    let config = &tenant.settings.config;
+    tenant.settings.key.check(order.key.bytes())?;
+    if !config.debugging.allowed {
+        return Err(Refusal::NoDebugging);
+    }
+    // Before the upload, so that there is one program at most that is only debugged.
+    let _turn = DebugTurn::take(tenant).ok_or(Refusal::Debugged)?;
+    let (Release { program, version }, mut asked) = match order.upload {
+        Some(max_size) => {
+            let elf = upload::read(fetch, max_size)?;
+            (update::boot_to_debug(tenant, elf)?, Asked::get(fetch))
+        }
+        None => {
+            let release = tenant.program(Instant::now() + config.limits.max_request_time)?;
+            let url = target.url.clone().unwrap_or_else(|| fetch.url());
+            let asked = Asked::read(fetch, url, target.arg.clone(), tenant)?;
+            (release, asked)
+        }
+    };
+    // Keys are nothing for programs.
+    asked.conceal(order.key.bytes());
+    let answer = answer::ask(
+        fetch,
+        tenant,
+        &program,
+        &asked,
+        config.limits.max_request_time,
+        Program::debug,
+    )
+    .map_err(Refusal::Failed)?;
+    Ok(Debugged {
+        tenant,
+        answer,
+        version,
+    })
+}

@@ -1,0 +1,7 @@
+//! Fetches that are orders instead of requests, and need a key: updates, rollbacks, debugging.
+
+pub mod debug;
+pub mod refusal;
+pub mod update;
+pub mod upload;
+pub mod watch;

@@ -1,0 +1,144 @@
+//! Why an order was not carried out, and the answer that says so.
+#![forbid(unsafe_code)]
+
+use forkvm::Failure;
+use serde_json::{Value, json};
+use varnish::vcl::{LogTag, VclError};
+
+use crate::fetch::plain;
+use crate::fetch::request::BadBody;
+use crate::fetch::response::Response;
+use crate::orders::update::Refused;
+use crate::tenants::keys::Denied;
+use crate::tenants::tenant::NotReady;
+use crate::tenants::version::{NotAVersion, Version};
+use crate::varnish::fetch::Fetch;
+use crate::varnish::logging;
+
+/// Why an order was not carried out.
+#[derive(Debug, thiserror::Error)]
+pub enum Refusal {
+    /// The VCL has none of this name.
+    #[error("there is no such tenant")]
+    Unknown,
+    /// The key does not allow it.
+    #[error(transparent)]
+    Denied(#[from] Denied),
+    /// The upload is too long.
+    #[error("the program is larger than max_size ({0} bytes)")]
+    TooLarge(usize),
+    /// The host is short of it.
+    #[error("there is no memory for the upload")]
+    OutOfMemory,
+    /// The client's digest is none.
+    #[error("X-Sha256 {0}")]
+    BadDigest(#[from] NotAVersion),
+    /// The upload is damaged.
+    #[error("the upload's SHA-256 is {got}, not {wanted} as X-Sha256 says")]
+    WrongDigest {
+        /// The upload's.
+        got: Version,
+        /// The client's.
+        wanted: Version,
+    },
+    /// No update, or no program to debug.
+    #[error(transparent)]
+    Refused(#[from] Refused),
+    /// The tenant's settings say no.
+    #[error("debugging is not allowed for this tenant (allow_debug)")]
+    NoDebugging,
+    /// One at a time.
+    #[error("another request of this tenant is being debugged, one at a time can be")]
+    Debugged,
+    /// There is no program to debug.
+    #[error(transparent)]
+    NotReady(#[from] NotReady),
+    /// The request that was to be debugged can't be handed to the program.
+    #[error(transparent)]
+    Body(BadBody),
+    /// The request that was debugged failed, which is in the log.
+    #[error("{0}")]
+    Failed(Failure),
+    /// A failed fetch: there is nobody to answer.
+    #[error("{0}")]
+    Unreadable(String),
+}
+
+impl From<BadBody> for Refusal {
+    fn from(bad: BadBody) -> Self {
+        match bad {
+            BadBody::Unreadable(what) => Self::Unreadable(what),
+            bad => Self::Body(bad),
+        }
+    }
+}
+
+impl Refusal {
+    fn status(&self) -> u16 {
+        match self {
+            Self::BadDigest(_) => 400,
+            Self::Denied(Denied::NoKey) => 401,
+            Self::Denied(_) | Self::NoDebugging => 403,
+            Self::Unknown => 404,
+            Self::Refused(Refused::Busy) => 409,
+            Self::TooLarge(_) | Self::Body(BadBody::TooLarge) => 413,
+            Self::WrongDigest { .. }
+            | Self::Refused(Refused::BadProgram { .. } | Refused::NothingBefore) => 422,
+            Self::Failed(failure) if failure.is_busy() => 503,
+            Self::Failed(_) | Self::Refused(Refused::Store(_) | Refused::Internal) => 500,
+            Self::OutOfMemory
+            | Self::Debugged
+            | Self::NotReady(_)
+            | Self::Body(_)
+            | Self::Refused(Refused::Booting | Refused::NoResources(_) | Refused::TooLong)
+            | Self::Unreadable(_) => 503,
+        }
+    }
+
+    /// What the client is told.
+    fn text(&self, tenant: &str) -> String {
+        match self {
+            // That there is a key file, and where, is the operator's business.
+            Self::Denied(Denied::Unreadable(_)) => Denied::Disabled.to_string(),
+            other => logging::without_tenant(tenant, &other.to_string()).to_owned(),
+        }
+    }
+
+    /// Logs that something was not done, in the fetch's transaction.
+    pub fn log(&self, fetch: &mut Fetch<'_, '_>, tenant: &str, not_done: &str) {
+        logging::log_in(fetch, LogTag::Error, tenant, &format!("{not_done}: {self}"));
+    }
+
+    /// The answer. An error is a failed fetch.
+    pub fn answer(&self, fetch: &mut Fetch<'_, '_>, tenant: &str) -> Result<Response, VclError> {
+        if let Self::Unreadable(what) = self {
+            return Err(format!("upload: {what}").into());
+        }
+        let mut body = json!({ "tenant": tenant, "error": self.text(tenant) });
+        if let Self::Refused(Refused::BadProgram { stderr, .. }) = self {
+            body["stderr"] = String::from_utf8_lossy(stderr).into();
+        }
+        answer(fetch, self.status(), tenant, &body)
+    }
+}
+
+/// An answer in JSON.
+pub fn answer(
+    fetch: &mut Fetch<'_, '_>,
+    status: u16,
+    tenant: &str,
+    body: &Value,
+) -> Result<Response, VclError> {
+    let challenge = format!("X-LiveUpdate realm=\"{tenant}\"");
+    let retry = matches!(status, 409 | 503);
+    let headers = [
+        ("Content-Type", "application/json"),
+        (
+            "WWW-Authenticate",
+            if status == 401 { &challenge } else { "" },
+        ),
+        ("Retry-After", if retry { "1" } else { "" }),
+    ];
+    let body = format!("{body:#}\n").into_bytes();
+    plain::respond(fetch, status, &headers, body.into())
+}

@@ -1,0 +1,501 @@
+//! Live update: another program takes a tenant's place, while the one before serves until then.
+//!
+//! The new program boots, takes over the state, runs its warm-up and gets its forks; it is stored; then one switch. A
+//! request finishes on the program it began with, and the last one to let go of the old program leaves the freeing to the
+//! engine's own thread. Whatever fails before the switch changes nothing.
+#![forbid(unsafe_code)]
+
+use std::collections::HashSet;
+use std::panic::{self, AssertUnwindSafe};
+use std::sync::mpsc::{self, SyncSender};
+use std::sync::{Arc, LazyLock};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use forkvm::BootError;
+use parking_lot::Mutex;
+use varnish::vcl::LogTag;
+
+use crate::tenants::boot::{self, BootFailure, Purpose, Unread};
+use crate::tenants::refresh::refresh;
+use crate::tenants::registry;
+use crate::tenants::store::{Lock, Store, StoreError, Stored};
+use crate::tenants::tenant::{Release, State, Tenant};
+use crate::tenants::version::Version;
+use crate::varnish::counters::count;
+use crate::varnish::logging;
+
+/// Time beyond two boots (the second one without state) that is waited for an update: the disk's.
+const SLACK: Duration = Duration::from_secs(30);
+
+/// Where the new program comes from.
+pub enum Source {
+    /// Given to us: it has to be stored.
+    Given(Vec<u8>),
+    /// The file that the tenant was loaded from, which has changed: storing it as well is for rollback only.
+    Path,
+    /// The store: the program before.
+    Rollback,
+}
+
+/// An update that was done.
+#[derive(Debug)]
+pub struct Done {
+    /// What runs now.
+    pub version: Version,
+    /// What ran before, if something did. Equal to `version` if nothing has changed.
+    pub previous: Option<Version>,
+    /// Length of the file.
+    pub bytes: usize,
+    /// From its start until main() was done and the machine frozen.
+    pub boot: Duration,
+    /// From the upload's end until the switch.
+    pub ready: Duration,
+    /// Bytes of state that were handed over.
+    pub state: Option<u64>,
+}
+
+impl Done {
+    /// Whether it is another program than before.
+    pub fn changed(&self) -> bool {
+        self.previous != Some(self.version)
+    }
+}
+
+/// Why an update was not done.
+#[derive(Debug, thiserror::Error)]
+pub enum Refused {
+    /// One at a time.
+    #[error("another update of this tenant is in progress")]
+    Busy,
+    /// There is nothing to take the place of yet.
+    #[error("the tenant's first program still boots")]
+    Booting,
+    /// It is no program, or does not become ready.
+    #[error("{reason}")]
+    BadProgram {
+        /// Why.
+        reason: String,
+        /// The last it wrote to stderr.
+        stderr: Vec<u8>,
+    },
+    /// Not for now.
+    #[error("{0}")]
+    NoResources(String),
+    /// Rollback without anything to go back to.
+    #[error("no earlier version is kept (keep_versions)")]
+    NothingBefore,
+    /// It could not be stored.
+    #[error("it can't be stored: {0}")]
+    Store(StoreError),
+    /// Nobody waits any longer.
+    #[error("it is not done yet; what comes of it will be in the log")]
+    TooLong,
+    /// A bug.
+    #[error("internal error, logged separately")]
+    Internal,
+}
+
+impl From<StoreError> for Refused {
+    fn from(error: StoreError) -> Self {
+        match error {
+            StoreError::Busy(_) => Self::Busy,
+            error if is_shortage(&error) => Self::NoResources(error.to_string()),
+            error => Self::Store(error),
+        }
+    }
+}
+
+/// Whether it may go better later.
+fn is_shortage(error: &StoreError) -> bool {
+    use rustix::io::Errno;
+    let StoreError::Io { error, .. } = error else {
+        return false;
+    };
+    matches!(
+        Errno::from_io_error(error),
+        Some(Errno::MFILE | Errno::NFILE | Errno::NOMEM)
+    )
+}
+
+impl From<BootFailure> for Refused {
+    fn from(failure: BootFailure) -> Self {
+        if failure.is_hosts() {
+            return Self::NoResources(failure.reason);
+        }
+        Self::BadProgram {
+            reason: failure.reason,
+            stderr: failure.stderr,
+        }
+    }
+}
+
+/// Names of the tenants that are being updated.
+static UPDATING: LazyLock<Mutex<HashSet<String>>> = LazyLock::new(Mutex::default);
+
+/// A tenant's turn to be updated.
+pub struct Turn(String);
+
+impl Turn {
+    /// The turn, unless somebody has it.
+    pub fn take(tenant: &Tenant) -> Result<Self, Refused> {
+        let name = tenant.name().to_owned();
+        if UPDATING.lock().insert(name.clone()) {
+            Ok(Self(name))
+        } else {
+            Err(Refused::Busy)
+        }
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        UPDATING.lock().remove(&self.0);
+    }
+}
+
+/// What came of an update.
+pub type Outcome = Result<Done, Refused>;
+
+/// Updates a tenant, and waits for it.
+pub fn update(tenant: &Arc<Tenant>, source: Source, turn: Turn) -> Outcome {
+    awaited(tenant, |result| {
+        begin(tenant, source, turn, move |outcome, turn| {
+            // Whoever gets the outcome may begin the next one.
+            drop(turn);
+            // It may be nobody's any more.
+            let _ = result.send(outcome);
+        })
+    })
+}
+
+/// Boots a program beside the tenant's, with the state that it would have after an update, and waits for it.
+pub fn boot_to_debug(tenant: &Arc<Tenant>, elf: Vec<u8>) -> Result<Release, Refused> {
+    let of = tenant.clone();
+    awaited(tenant, |result| {
+        apart(move || {
+            let booted = caught(|| {
+                let (running, _) = latest(&of)?;
+                let version = Version::of(&elf);
+                let program = boot(&of, running.as_ref(), &elf, Purpose::Debugging)?;
+                Ok(Release { program, version })
+            });
+            let _ = result.send(booted);
+        })
+    })
+}
+
+/// Waits for what `begin` begins.
+fn awaited<T>(
+    tenant: &Tenant,
+    begin: impl FnOnce(SyncSender<Result<T, Refused>>) -> Result<(), Refused>,
+) -> Result<T, Refused> {
+    let limit = tenant.settings.config.limits.max_boot_time * 2 + SLACK;
+    let (result, done) = mpsc::sync_channel(1);
+    begin(result)?;
+    match done.recv_timeout(limit) {
+        Ok(outcome) => outcome,
+        Err(mpsc::RecvTimeoutError::Timeout) => Err(Refused::TooLong),
+        Err(mpsc::RecvTimeoutError::Disconnected) => Err(Refused::Internal),
+    }
+}
+
+/// Begins to update a tenant. `then` is told what came of it.
+pub fn begin(
+    tenant: &Arc<Tenant>,
+    source: Source,
+    turn: Turn,
+    then: impl FnOnce(Outcome, Turn) + Send + 'static,
+) -> Result<(), Refused> {
+    let of = tenant.clone();
+    let begun = apart(move || {
+        let outcome = caught(|| perform(&of, source));
+        report(&of, &outcome);
+        let done = outcome.is_ok();
+        then(outcome, turn);
+        if done {
+            // Nobody waits for these: their boots may take longer than the update did.
+            registry::of_same_store(&of).iter().for_each(refresh);
+        }
+    });
+    begun.inspect_err(|refused| report_refused(tenant, refused))
+}
+
+/// Does something on a thread of its own: booting takes more stack than varnishd's threads have.
+fn apart(work: impl FnOnce() + Send + 'static) -> Result<(), Refused> {
+    match thread::Builder::new().name("kvm-update".into()).spawn(work) {
+        Ok(_) => Ok(()),
+        Err(error) => Err(Refused::NoResources(format!("no thread: {error}"))),
+    }
+}
+
+fn caught<T>(work: impl FnOnce() -> Result<T, Refused>) -> Result<T, Refused> {
+    panic::catch_unwind(AssertUnwindSafe(work)).unwrap_or(Err(Refused::Internal))
+}
+
+fn report(tenant: &Tenant, outcome: &Outcome) {
+    match outcome {
+        Ok(done) if !done.changed() => {}
+        Ok(done) => {
+            count(|counters| &counters.updates);
+            let was = done
+                .previous
+                .map_or_else(|| "nothing".into(), |version| version.short());
+            let text = format!(
+                "updated to {} from {was}, ready after {} ms",
+                done.version.short(),
+                done.ready.as_millis()
+            );
+            logging::log(LogTag::Notice, tenant.name(), &text);
+        }
+        Err(refused) => report_refused(tenant, refused),
+    }
+}
+
+fn report_refused(tenant: &Tenant, refused: &Refused) {
+    count(|counters| &counters.update_failures);
+    let text = format!("not updated: {refused}");
+    logging::log(LogTag::Error, tenant.name(), &text);
+    if let Refused::BadProgram { stderr, .. } = refused {
+        for line in logging::records(stderr) {
+            let text = format!("not updated, stderr: {line}");
+            logging::log(LogTag::Error, tenant.name(), &text);
+        }
+    }
+}
+
+fn perform(tenant: &Tenant, source: Source) -> Outcome {
+    let start = Instant::now();
+    let (running, latest) = latest(tenant)?;
+    // Before the boot, so that a folder that can't be written is known early.
+    let lock = match (lock(&tenant.store), &source) {
+        (Ok(lock), _) => Some(lock),
+        (Err(error), Source::Path) => {
+            not_kept(tenant, &error);
+            None
+        }
+        (Err(error), _) => return Err(error.into()),
+    };
+    let change = Change {
+        tenant,
+        running,
+        lock,
+        start,
+    };
+    match source {
+        Source::Given(elf) => change.put(&Stored::new(elf), How::Given),
+        Source::Path => {
+            let elf = Stored::new(read_path(tenant)?);
+            match change.is_touch(&elf) {
+                Some(unchanged) => Ok(unchanged),
+                None => change.put(&elf, How::Path),
+            }
+        }
+        Source::Rollback => change.go_back(latest),
+    }
+}
+
+/// How a program came.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum How {
+    Given,
+    Path,
+    Rollback,
+}
+
+/// A tenant's program about to be changed.
+struct Change<'t> {
+    tenant: &'t Tenant,
+    running: Option<Release>,
+    /// The store, if it can be written.
+    lock: Option<Lock>,
+    start: Instant,
+}
+
+impl Change<'_> {
+    fn previous(&self) -> Option<Version> {
+        self.running.as_ref().map(|release| release.version)
+    }
+
+    fn unchanged(&self, version: Version, bytes: usize) -> Done {
+        Done {
+            version,
+            previous: self.previous(),
+            bytes,
+            boot: Duration::ZERO,
+            ready: Duration::ZERO,
+            state: None,
+        }
+    }
+
+    /// The file at the path is a new one, but it holds what it held when the stored update, which runs, took its place.
+    fn is_touch(&self, elf: &Stored) -> Option<Done> {
+        let runs = self.previous()?;
+        let manifest = self.tenant.store.manifest().ok()??;
+        let stored_runs = [Some(runs), self.tenant.unfit()].contains(&Some(manifest.current));
+        (manifest.base == Some(elf.version) && stored_runs)
+            .then(|| self.unchanged(runs, elf.elf.len()))
+    }
+
+    /// The program before `latest`, or if that does not boot any more the one before it.
+    fn go_back(&self, latest: Option<Version>) -> Outcome {
+        let store = &self.tenant.store;
+        let mut before = store.before(latest)?.ok_or(Refused::NothingBefore)?;
+        loop {
+            let outcome = self.put(&before, How::Rollback);
+            let Err(refused @ Refused::BadProgram { .. }) = &outcome else {
+                return outcome;
+            };
+            let Some(earlier) = store.before(Some(before.version))? else {
+                return outcome;
+            };
+            let text = format!(
+                "{} is tried, since {} did not boot: {refused}",
+                earlier.version.short(),
+                before.version.short()
+            );
+            logging::log(LogTag::Error, self.tenant.name(), &text);
+            before = earlier;
+        }
+    }
+
+    /// Boots a program, stores it, and has it take over.
+    fn put(&self, elf: &Stored, how: How) -> Outcome {
+        let tenant = self.tenant;
+        let unchanged = self.unchanged(elf.version, elf.elf.len());
+        if unchanged.previous == Some(elf.version) {
+            // It runs in the place of a stored one that did not boot: now it is asked for.
+            if tenant.unfit().is_some() {
+                self.store(elf, how)?;
+                tenant.set_unfit(None);
+            }
+            return Ok(unchanged);
+        }
+
+        let running = self.running.as_ref();
+        let program = boot(tenant, running, &elf.elf, Purpose::Service)?;
+        let boot = self.start.elapsed();
+        if let Some(running) = running {
+            // As many as the old one has come to need.
+            let forks = running.program.stats().forks as usize;
+            let limit = tenant.settings.config.limits.max_boot_time;
+            program.fill(forks, self.start + limit);
+        }
+        self.store(elf, how)?;
+        let state = program.restored_state();
+        tenant.settle(State::Ready(Release {
+            program,
+            version: elf.version,
+        }));
+        let ready = self.start.elapsed();
+        tenant.set_unfit(None);
+        Ok(Done {
+            boot,
+            ready,
+            state,
+            ..unchanged
+        })
+    }
+
+    /// Stores a program. The path's own is whole where it is, so that one goes live all the same if that fails.
+    fn store(&self, elf: &Stored, how: How) -> Result<(), StoreError> {
+        let Some(lock) = &self.lock else {
+            return Ok(());
+        };
+        match self.write(lock, elf, how) {
+            Err(error) if how == How::Path && !is_shortage(&error) => {
+                not_kept(self.tenant, &error);
+                Ok(())
+            }
+            result => result,
+        }
+    }
+
+    fn write(&self, lock: &Lock, elf: &Stored, how: How) -> Result<(), StoreError> {
+        let (tenant, previous) = (self.tenant, self.previous());
+        let base = match how {
+            // The file may have changed again meanwhile.
+            How::Path => Some(elf.version),
+            How::Given | How::Rollback => boot::version_of_path(tenant),
+        };
+        if how == How::Rollback {
+            return tenant.store.go_back(lock, tenant.name(), elf.version, base);
+        }
+        // The first update's program before is not in the store yet.
+        if let Some(previous) = previous
+            && !tenant.store.has(previous)
+            && let Some(before) = boot::read_origin(tenant)
+            && before.version == previous
+        {
+            tenant.store.keep_before(lock, &before)?;
+        }
+        tenant
+            .store
+            .commit(lock, tenant.name(), elf, base, previous)?;
+        tenant.origin.lock().take();
+        Ok(())
+    }
+}
+
+fn not_kept(tenant: &Tenant, error: &StoreError) {
+    let text = format!("the changed program can't be kept for rollback: {error}");
+    logging::log(LogTag::Notice, tenant.name(), &text);
+}
+
+fn read_path(tenant: &Tenant) -> Result<Vec<u8>, Refused> {
+    boot::read_path(tenant).map_err(|unread| match unread {
+        Unread::TooLarge(reason) => Refused::BadProgram {
+            reason,
+            stderr: Vec::new(),
+        },
+        Unread::NotNow(reason) => Refused::NoResources(reason),
+    })
+}
+
+/// Locks the store. A tenant that boots holds it for a moment, which is no update.
+fn lock(store: &Store) -> Result<Lock, StoreError> {
+    let deadline = Instant::now() + Duration::from_secs(1);
+    loop {
+        match store.lock() {
+            Err(StoreError::Busy(_)) if Instant::now() < deadline => {
+                thread::sleep(Duration::from_millis(5));
+            }
+            result => return result,
+        }
+    }
+}
+
+/// What runs now, and its version. If its program failed to boot, which an update may mend, nothing and that one's.
+fn latest(tenant: &Tenant) -> Result<(Option<Release>, Option<Version>), Refused> {
+    let deadline = Instant::now() + tenant.settings.config.limits.max_boot_time;
+    match tenant.settled(deadline) {
+        State::Ready(release) => {
+            let version = release.version;
+            Ok((Some(release), Some(version)))
+        }
+        State::Failed(failed) => Ok((None, failed.version)),
+        State::Booting => Err(Refused::Booting),
+    }
+}
+
+fn boot(
+    tenant: &Tenant,
+    running: Option<&Release>,
+    elf: &[u8],
+    purpose: Purpose,
+) -> Result<Arc<forkvm::Program>, BootFailure> {
+    let before = running.map(|release| &*release.program);
+    let result = boot::start(tenant, elf, before, purpose);
+    match result {
+        Err(failure) if matches!(failure.error, BootError::State { .. }) => {
+            if !tenant.settings.update_without_state {
+                return Err(failure);
+            }
+            let text = format!("goes on without state: {}", failure.reason);
+            logging::log(LogTag::Notice, tenant.name(), &text);
+            // From the beginning: half a state may be worse than none.
+            boot::start(tenant, elf, None, purpose)
+        }
+        result => result,
+    }
+}

@@ -1,0 +1,119 @@
+//! An update or a rollback that is asked for by HTTP: who may, the body, and an answer that tells the truth.
+#![forbid(unsafe_code)]
+
+use std::sync::Arc;
+
+use serde_json::{Value, json};
+
+use crate::fetch::request::{BadBody, Body};
+use crate::fetch::response::Response;
+use crate::orders::refusal::{self, Refusal};
+use crate::orders::update::{self, Done, Refused, Source, Turn};
+use crate::tenants::keys::Sent;
+use crate::tenants::tenant::Tenant;
+use crate::tenants::version::Version;
+use crate::varnish::fetch::Fetch;
+
+/// What is asked for, beside the tenant.
+#[derive(Debug)]
+pub enum Order {
+    /// The body is the new program.
+    Update {
+        /// The key that was sent.
+        key: Sent,
+        /// The longest body.
+        max_size: usize,
+    },
+    /// The program before comes back.
+    Rollback {
+        /// The key that was sent.
+        key: Sent,
+    },
+}
+
+/// Carries out an order. An error is a failed fetch.
+// In a stack frame of its own: those of other requests should stay small.
+#[inline(never)]
+pub fn respond(
+    fetch: &mut Fetch<'_, '_>,
+    tenant: Option<Arc<Tenant>>,
+    asked: &str,
+    order: &Order,
+) -> Result<Response, String> {
+    let name = tenant.as_ref().map_or(asked, |tenant| tenant.name());
+    let response = match carry_out(fetch, tenant.as_ref(), order) {
+        Ok(done) => refusal::answer(
+            fetch,
+            if done.changed() { 201 } else { 200 },
+            name,
+            &of_done(name, &done),
+        ),
+        Err(refusal) => {
+            // update.rs has logged what it refused.
+            if !matches!(refusal, Refusal::Refused(_))
+                || matches!(refusal, Refusal::Refused(Refused::Busy))
+            {
+                refusal.log(fetch, name, "not updated");
+            }
+            refusal.answer(fetch, name)
+        }
+    };
+    response.map_err(|error| format!("tenant {name}: {error}"))
+}
+
+fn carry_out(
+    fetch: &mut Fetch<'_, '_>,
+    tenant: Option<&Arc<Tenant>>,
+    order: &Order,
+) -> Result<Done, Refusal> {
+    let tenant = tenant.ok_or(Refusal::Unknown)?;
+    match order {
+        Order::Update { key, max_size } => {
+            tenant.settings.key.check(key.bytes())?;
+            let turn = Turn::take(tenant)?;
+            let elf = read(fetch, *max_size)?;
+            Ok(update::update(tenant, Source::Given(elf), turn)?)
+        }
+        Order::Rollback { key } => {
+            tenant.settings.key.check(key.bytes())?;
+            let turn = Turn::take(tenant)?;
+            Ok(update::update(tenant, Source::Rollback, turn)?)
+        }
+    }
+}
+
+/// The program in the request's body, checked against X-Sha256.
+pub fn read(fetch: &mut Fetch<'_, '_>, max_size: usize) -> Result<Vec<u8>, Refusal> {
+    let wanted = fetch
+        .header("x-sha256")
+        .map(|digits| String::from_utf8_lossy(digits.trim_ascii()).parse::<Version>())
+        .transpose()?;
+    let body = Body::bounded(fetch, max_size, None).map_err(|bad| match bad {
+        BadBody::TooLarge => Refusal::TooLarge(max_size),
+        BadBody::NoRoom => Refusal::OutOfMemory,
+        BadBody::Unreadable(what) => Refusal::Unreadable(what),
+    })?;
+    let elf = body.into_bytes();
+    match wanted {
+        Some(wanted) if wanted != Version::of(&elf) => Err(Refusal::WrongDigest {
+            got: Version::of(&elf),
+            wanted,
+        }),
+        _ => Ok(elf),
+    }
+}
+
+fn of_done(tenant: &str, done: &Done) -> Value {
+    let mut body = json!({
+        "tenant": tenant,
+        "version": done.version,
+        "previous": done.previous,
+        "bytes": done.bytes,
+        "boot_ms": done.boot.as_millis() as u64,
+        "ready_ms": done.ready.as_millis() as u64,
+    });
+    if let Some(bytes) = done.state {
+        body["state_bytes"] = bytes.into();
+    }
+    body
+}

@@ -1,0 +1,229 @@
+//! Boots programs: the one at a tenant's path, or an update of it that is stored.
+#![forbid(unsafe_code)]
+
+use std::fs::File;
+use std::io::{self, Read, Seek};
+use std::sync::Arc;
+use std::time::Instant;
+
+use forkvm::{BootError, Program};
+use varnish::vcl::LogTag;
+
+use crate::tenants::registry;
+use crate::tenants::store::{StoreError, Stored};
+use crate::tenants::tenant::{Failed, Release, State, Tenant};
+use crate::tenants::version::Version;
+use crate::varnish::counters;
+use crate::varnish::logging::{self, BootOutput};
+
+/// Boots the program of the tenant's path, or the update of it that is stored. If that does not boot, the stored ones
+/// before it follow, and at last the path's.
+pub fn boot(tenant: &Tenant, file: Result<File, String>) -> Result<Release, Failed> {
+    let path = tenant.settings.path.display();
+    let read = file.and_then(|file| {
+        let elf = read_file(tenant, &file)?;
+        Ok((file, Stored::new(elf)))
+    });
+    let (origin, at_path, unreadable) = match read {
+        Ok((file, elf)) => (Some(file), Some(elf), String::new()),
+        Err(reason) => (None, None, format!("{path}: {reason}")),
+    };
+    let base = at_path.as_ref().map(|elf| elf.version);
+    let stored = tenant.store.programs(base, |error| {
+        let text = format!("a stored update is not used: {error}");
+        logging::log(LogTag::Error, tenant.name(), &text);
+    });
+    let programs = stored
+        .map(|elf| (format!("update {}", elf.version), elf))
+        .chain(at_path.map(|elf| (path.to_string(), elf)));
+
+    let mut failed: Vec<Version> = Vec::new();
+    let mut reason = unreadable;
+    for (what, elf) in programs {
+        let version = elf.version;
+        // The path's program may be a stored one too.
+        if failed.contains(&version) {
+            continue;
+        }
+        if !failed.is_empty() {
+            counters::count(|counters| &counters.boot_failures);
+            let text = format!("{reason}; {what} is tried in its place");
+            logging::log(LogTag::Error, tenant.name(), &text);
+        }
+        let failure = match start(tenant, &elf.elf, None, Purpose::Service) {
+            Ok(program) => {
+                tenant.set_unfit(failed.first().copied());
+                if base == Some(version) {
+                    adopt(tenant, &elf);
+                    *tenant.origin.lock() = origin;
+                }
+                check_store(tenant);
+                return Ok(Release { program, version });
+            }
+            Err(failure) => failure,
+        };
+        failed.push(version);
+        reason = format!("{what}: {}", failure.in_words());
+        // What the host lacks, another program would lack as well.
+        if failure.is_hosts() {
+            break;
+        }
+    }
+    Err(Failed {
+        reason: reason.into(),
+        version: failed.first().copied(),
+    })
+}
+
+/// Says early that updates can't be stored.
+fn check_store(tenant: &Tenant) {
+    if tenant.settings.key.is_set()
+        && let Err(error) = tenant.store.lock()
+        && !matches!(error, StoreError::Busy(_))
+    {
+        let text = format!("updates will be refused, they can't be stored: {error}");
+        logging::log(LogTag::Error, tenant.name(), &text);
+    }
+}
+
+/// If the file at the path has replaced a stored update, that update is not to come back with the file's old content.
+fn adopt(tenant: &Tenant, elf: &Stored) {
+    let store = &tenant.store;
+    if let Ok(Some(manifest)) = store.manifest()
+        && manifest.base != Some(elf.version)
+        && let Ok(lock) = store.lock()
+        && let Err(error) = store.commit(&lock, tenant.name(), elf, Some(elf.version), None)
+    {
+        let text = format!("the replaced update is still stored: {error}");
+        logging::log(LogTag::Notice, tenant.name(), &text);
+    }
+}
+
+/// A program that did not boot.
+pub struct BootFailure {
+    /// What kind of failure.
+    pub error: BootError,
+    /// In words, without the tenant's name.
+    pub reason: String,
+    /// The last it wrote to stderr.
+    pub stderr: Vec<u8>,
+}
+
+impl BootFailure {
+    /// Whether it is the host that has no KVM, memory or descriptors for it: nothing is wrong with the program.
+    pub fn is_hosts(&self) -> bool {
+        matches!(self.error, BootError::Host { .. } | BootError::Kvm { .. })
+    }
+
+    /// Why, and what the program had to say.
+    fn in_words(&self) -> String {
+        let said: Vec<String> = logging::records(&self.stderr).collect();
+        let reason = &self.reason;
+        match said.len() {
+            0 => reason.clone(),
+            _ => format!("{reason}; its stderr ends in: {}", said.join(" | ")),
+        }
+    }
+}
+
+/// What a program is booted for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Purpose {
+    /// To answer requests.
+    Service,
+    /// To be debugged, and nothing else.
+    Debugging,
+}
+
+/// Boots a program with the tenant's settings; in the place of `before`, whose state it gets.
+pub fn start(
+    tenant: &Tenant,
+    elf: &[u8],
+    before: Option<&Program>,
+    purpose: Purpose,
+) -> Result<Arc<Program>, BootFailure> {
+    let mut config = tenant.settings.config.clone();
+    config.debugging.only = purpose == Purpose::Debugging;
+    let mut output = BootOutput::new(tenant.name(), tenant.settings.stdout);
+    let result = match before {
+        Some(before) => before.boot_successor(elf, config, &mut output),
+        None => Program::boot(elf, config, &mut output),
+    };
+    let stderr = output.finish();
+    result.map_err(|error| BootFailure {
+        reason: logging::without_tenant(tenant.name(), &error.to_string()).to_owned(),
+        error,
+        stderr,
+    })
+}
+
+/// Why there is no program at a tenant's path.
+pub enum Unread {
+    /// It will not become shorter.
+    TooLarge(String),
+    /// The file can't be read just now.
+    NotNow(String),
+}
+
+/// The program that is at the tenant's path now.
+pub fn read_path(tenant: &Tenant) -> Result<Vec<u8>, Unread> {
+    let path = tenant.settings.path.display();
+    let (file, _) = registry::open(&tenant.settings.path)
+        .map_err(|reason| Unread::NotNow(format!("{path}: {reason}")))?;
+    read(file, tenant.settings.config.limits.max_memory).map_err(|error| {
+        let reason = format!("{path}: {error}");
+        match error.kind() {
+            io::ErrorKind::FileTooLarge => Unread::TooLarge(reason),
+            _ => Unread::NotNow(reason),
+        }
+    })
+}
+
+/// Which program is at the tenant's path now.
+pub fn version_of_path(tenant: &Tenant) -> Option<Version> {
+    let (file, _) = registry::open(&tenant.settings.path).ok()?;
+    Version::of_file(file).ok()
+}
+
+/// The program that the tenant was booted from, as long as it may not be stored.
+pub fn read_origin(tenant: &Tenant) -> Option<Stored> {
+    let mut origin = tenant.origin.lock();
+    let file = origin.as_mut()?;
+    file.rewind().ok()?;
+    read_file(tenant, file).ok().map(Stored::new)
+}
+
+/// A program that the tenant could run.
+pub fn read_file(tenant: &Tenant, file: impl Read) -> Result<Vec<u8>, String> {
+    read(file, tenant.settings.config.limits.max_memory).map_err(|error| error.to_string())
+}
+
+fn read(file: impl Read, max: u64) -> io::Result<Vec<u8>> {
+    let mut elf = Vec::new();
+    file.take(max.saturating_add(1)).read_to_end(&mut elf)?;
+    if elf.len() as u64 > max {
+        return Err(io::Error::new(
+            io::ErrorKind::FileTooLarge,
+            format!("is larger than max_memory ({max} bytes)"),
+        ));
+    }
+    Ok(elf)
+}
+
+/// Makes the result of a boot that began at `start` known.
+pub fn settle(tenant: &Tenant, result: Result<Release, Failed>, start: Instant) {
+    match result {
+        Ok(release) => {
+            counters::count(|counters| &counters.boots);
+            tenant.settle(State::Ready(release));
+            let text = format!("ready after {} ms", start.elapsed().as_millis());
+            logging::log(LogTag::Notice, tenant.name(), &text);
+        }
+        Err(failed) => {
+            counters::count(|counters| &counters.boot_failures);
+            let text = format!("program not ready: {}", failed.reason);
+            logging::log(LogTag::Error, tenant.name(), &text);
+            tenant.settle(State::Failed(failed));
+        }
+    }
+}

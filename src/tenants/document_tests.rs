@@ -1,0 +1,289 @@
+use std::time::Duration;
+
+use forkvm::{Config, Debugging, Header, Limits, WarmUp};
+
+use super::*;
+use crate::tenants::keys::Key;
+
+fn tenants(text: &str) -> Vec<Settings> {
+    parse(text.as_bytes()).unwrap().tenants
+}
+
+#[test]
+fn a_tenant_has_its_groups_settings_and_its_own() {
+    let tenants = tenants(
+        r#"{
+            // Those of group "test".
+            "b.example": { "filename": "/srv/b" },
+            "test": { "concurrency": 3 },
+            "large": { /* for two */
+                "max_memory": 1024, "max_request_time": 0.5, "main_arguments": ["-v", "two words"],
+                "filename_is_not": "/a/tenant's"
+            },
+            "a.example": { "group": "large", "filename": "/srv/a", "max_request_time": 4 },
+            "C.example": { "group": "large", "filename": "/srv/c", "main_arguments": [] }
+        }"#,
+    );
+    let seen: Vec<_> = tenants
+        .iter()
+        .map(|settings| {
+            let config = &settings.config;
+            (
+                config.name.as_str(),
+                config.group.as_str(),
+                config.concurrency,
+                config.limits.max_memory >> 20,
+                config.limits.max_request_time,
+                config.main_arguments.len(),
+            )
+        })
+        .collect();
+    let ms = Duration::from_millis;
+    assert_eq!(
+        seen,
+        [
+            ("b.example", "test", 3, 256, ms(8000), 0),
+            ("a.example", "large", 2, 1024, ms(4000), 2),
+            ("c.example", "large", 2, 1024, ms(500), 0),
+        ]
+    );
+}
+
+#[test]
+fn every_setting_is_taken_over() {
+    let [settings] = &tenants(
+        r#"{
+            "G": {},
+            "all": {
+                "group": "G", "filename": "/srv/a", "key": "secret", "max_boot_time": 1.5,
+                "max_request_time": 2, "max_wait": 0, "idle_time": 3, "max_memory": 4,
+                "max_request_memory": 5, "req_mem_limit_after_reset": 6, "concurrency": 255,
+                "main_arguments": ["a b"], "environment": ["A=b c"], "allowed_paths": ["/etc"],
+                "current_working_directory": "/tmp", "stdout": true,
+                "warmup": { "url": "/w", "method": "POST", "headers": ["A: b"], "num_requests": 7 },
+                "state_dir": "/var/lib", "keep_versions": 0, "update_without_state": true, "watch": true,
+                "version_header": true, "allow_debug": true, "debug_address": "127.0.0.1:1",
+                "debug_timeout": 8, "debug_exceptions": true,
+                "storage": false, "shared_memory": 0, "ephemeral": true
+            }
+        }"#,
+    )[..] else {
+        panic!()
+    };
+    let config = Config {
+        group: "G".into(),
+        main_arguments: vec!["a b".into()],
+        environment: vec!["A=b c".into()],
+        allowed_paths: vec!["/etc".into()],
+        current_working_directory: "/tmp".into(),
+        concurrency: 255,
+        idle_time: Duration::from_secs(3),
+        warm_up: Some(WarmUp {
+            num_requests: 7,
+            url: "/w".into(),
+            method: "POST".into(),
+            headers: vec![Header {
+                name: "A".into(),
+                value: b"b".into(),
+            }],
+        }),
+        debugging: Debugging {
+            allowed: true,
+            address: "127.0.0.1:1".parse().unwrap(),
+            timeout: Duration::from_secs(8),
+            exceptions: true,
+            only: false,
+        },
+        limits: Limits {
+            max_boot_time: Duration::from_millis(1500),
+            max_request_time: Duration::from_secs(2),
+            max_wait: Duration::ZERO,
+            max_memory: 4 << 20,
+            max_request_memory: 5 << 20,
+            req_mem_limit_after_reset: 6 << 20,
+        },
+        ..Config::new("all")
+    };
+    let expected = Settings {
+        path: "/srv/a".into(),
+        stdout: true,
+        key: Key::given(b"secret"),
+        state_dir: "/var/lib".into(),
+        keep_versions: 0,
+        update_without_state: true,
+        watch: true,
+        version_header: true,
+        config,
+    };
+    assert_eq!(settings, &expected);
+}
+
+#[test]
+fn what_a_tenant_has_itself_replaces_the_groups_whole() {
+    let tenants = tenants(
+        r#"{
+            "g": { "key": "k", "warmup": { "num_requests": 5, "url": "/a", "headers": ["A: b"] } },
+            "a": { "group": "g", "filename": "/p" },
+            "b": { "group": "g", "filename": "/p", "update_key_file": "/k", "warmup": { "method": "POST" } }
+        }"#,
+    );
+    let [a, b] = &tenants[..] else { panic!() };
+    assert_eq!(a.key, Key::given(b"k"));
+    assert_eq!(b.key, Key::File("/k".into()));
+    let warm_up = a.config.warm_up.as_ref().unwrap();
+    assert_eq!((warm_up.num_requests, &*warm_up.url), (5, "/a"));
+    let expected = WarmUp {
+        method: "POST".into(),
+        ..WarmUp::default()
+    };
+    assert_eq!(b.config.warm_up.as_ref(), Some(&expected));
+}
+
+/// A key is in no message, wherever in the document it is by mistake.
+#[test]
+fn no_message_has_a_key() {
+    for text in [
+        r#"{ "key": "s3cret", "filename": "/p" }"#,
+        r#"["s3cret"]"#,
+        r#""s3cret""#,
+        r#"{ "a": { "filename": "/p", "key": ["s3cret"] } }"#,
+        r#"{ "a": { "filename": "/p", "key": "s3cret", "update_key_file": "/k" } }"#,
+        r#"{ "a": { "filename": "/p", "warmup": { "headers": ["Authorization s3cret"] } } }"#,
+        r#"{ "a": { "filename": "/p", "warmup": { "headers": "s3cret" } } }"#,
+        r#"{ "a": { "filename": "/p", "key": "s3cret" "#,
+    ] {
+        let error = parse(text.as_bytes()).unwrap_err();
+        assert!(
+            !format!("{error} {error:?}").contains("s3cret"),
+            "{error:?}"
+        );
+    }
+}
+
+#[test]
+fn what_means_nothing_is_a_warning() {
+    let document = parse(
+        br#"{
+            "g": { "hugepages": true, "typo": 1, "max_wait": "1s" },
+            "a": { "filename": "/p", "start": false, "comment": [], "warmup": { "comment": 1 } }
+        }"#,
+    )
+    .unwrap();
+    assert_eq!(document.tenants.len(), 1);
+    assert_eq!(
+        document.warnings,
+        [
+            "\"g\": hugepages has no effect",
+            "\"g\": typo is unknown",
+            "\"g\": max_wait must be a number",
+            "\"a\": start has no effect",
+            "\"a\": comment is unknown",
+            "\"a\": warmup.comment is unknown",
+        ]
+    );
+    assert!(parse(b"{}").unwrap().tenants.is_empty());
+}
+
+#[test]
+fn what_is_wrong_is_said() {
+    let of_a = |entry: &str| format!("{{ \"a\": {{ \"filename\": \"/p\", {entry} }} }}");
+    for (text, reason) in [
+        ("", "EOF while parsing a value at line 1"),
+        ("[]", "an object of objects must be there, line 1 column 0"),
+        (
+            "{\n\"a\": 1 }",
+            "an object of objects must be there, line 2",
+        ),
+        ("{\n\n\"a\" {} }", "expected `:` at line 3"),
+        ("{ /* \"a\": {} }", "EOF while parsing an object at line 1"),
+        ("{ / \"a\": {} }", "a / that begins no comment"),
+        ("{\n/*\n\n*/\n\"a\" {} }", "expected `:` at line 5"),
+        ("{ // x\n\"\u{e9}\" {} }", "expected `:` at line 2"),
+        (
+            r#"{ "a": {"filename": "/p"}, "a": {"filename": "/q"} }"#,
+            "\"a\" is there twice",
+        ),
+        (
+            &of_a(r#""stdout": true, "stdout": false"#),
+            "\"stdout\" is there twice",
+        ),
+        (
+            r#"{ "a b": {"filename": "/p"} }"#,
+            r#"tenant("a b"): name must be"#,
+        ),
+        (
+            r#"{ "a": {"group": "test"} }"#,
+            r#"tenant("a"): filename is missing"#,
+        ),
+        (
+            r#"{ "a": {"uri": "http://h/"} }"#,
+            r#"tenant("a"): uri can't be fetched"#,
+        ),
+        (
+            r#"{ "a": {"filename": "p"} }"#,
+            r#"tenant("a"): filename is not absolute"#,
+        ),
+        (
+            &of_a(r#""group": "g""#),
+            r#"tenant("a"): group is "g", which is not there"#,
+        ),
+        (
+            r#"{ "g": {"max_wait": "1s"}, "a": {"group": "g", "filename": "/p"} }"#,
+            r#"tenant("a"): max_wait must be a number, in group "g""#,
+        ),
+        (&of_a(r#""group": 1"#), "group must be a string"),
+        (&of_a(r#""key": null"#), "key must be a string"),
+        (&of_a(r#""key": "\u0000""#), "key has a NUL in it"),
+        (&of_a(r#""concurrency": 0"#), "concurrency is 0, must be"),
+        (
+            &of_a(r#""concurrency": 1.5"#),
+            "concurrency must be a whole number",
+        ),
+        (
+            &of_a(r#""max_memory": "1GB""#),
+            "max_memory must be a whole number of megabytes",
+        ),
+        (
+            &of_a(r#""max_memory": 9007199254740992"#),
+            "max_memory is 9007199254740992 megabytes, which is too much",
+        ),
+        (&of_a(r#""max_memory": -1"#), "max_memory is -1048576 bytes"),
+        (&of_a(r#""max_wait": true"#), "max_wait must be a number"),
+        (&of_a(r#""stdout": 1"#), "stdout must be true or false"),
+        (
+            &of_a(r#""main_arguments": "-v""#),
+            "main_arguments must be an array of strings",
+        ),
+        (
+            &of_a(r#""environment": ["A=b", 1]"#),
+            "environment has an entry that must be a string",
+        ),
+        (&of_a(r#""warmup": 3"#), "warmup must be an object"),
+        (
+            &of_a(r#""warmup": {"url": 3}"#),
+            "warmup has url, which must be a string",
+        ),
+        (
+            &of_a(r#""warmup": {"headers": ["A"]}"#),
+            "warmup.headers has as number 1: no colon in it",
+        ),
+        (&of_a(r#""storage": true"#), "storage is true"),
+        (&of_a(r#""shared_memory": 1"#), "shared_memory is not 0"),
+        (&of_a(r#""ephemeral": false"#), "ephemeral is false"),
+    ] {
+        let error = parse(text.as_bytes()).unwrap_err().to_string();
+        assert!(error.contains(reason), "{text}: {error}");
+    }
+}
+
+#[test]
+fn text_that_is_not_utf_8_is_refused() {
+    let error = parse(b"{ \"a\": { \"filename\": \"/p\xe9\" } }").unwrap_err();
+    assert!(matches!(error, BadDocument::Json(_)), "{error}");
+}
+
+#[test]
+fn a_file_is_named_by_an_absolute_path() {
+    let error = load(Path::new("tenants.json")).unwrap_err();
+    assert_eq!(error.to_string(), "is not absolute");
+}

@@ -1,0 +1,15 @@
+//! Tenants: their settings in VCL or JSON, their first boot, their stored programs, shared by all VCLs.
+
+pub mod boot;
+pub mod document;
+pub mod keys;
+pub mod name;
+pub mod queue;
+pub mod refresh;
+pub mod registry;
+pub mod report;
+pub mod settings;
+pub mod store;
+pub mod tenant;
+pub mod version;
+pub mod words;

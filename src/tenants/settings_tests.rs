@@ -1,0 +1,214 @@
+use forkvm::Header;
+
+use super::*;
+
+fn given() -> Given<'static> {
+    Given {
+        path: b"/srv/xpizza",
+        main_arguments: List::Words(b"-v 'two words'"),
+        environment: List::Words(b"A=1 B="),
+        allowed_paths: List::Words(b"/etc/ssl /usr/share/zoneinfo"),
+        warmup_headers: List::Words(b"'A: b c' D:e"),
+        ..Given::new(b"Xpizza.com")
+    }
+}
+
+#[test]
+fn the_defaults_are_the_engines() {
+    let given = Given {
+        path: b"/srv/xpizza",
+        ..Given::new(b"xpizza.com")
+    };
+    assert_eq!(
+        Settings::check(&given).unwrap().config,
+        Config::new("xpizza.com")
+    );
+}
+
+/// A default as vmod.vcc writes it.
+trait InVcc {
+    fn in_vcc(&self) -> String;
+}
+impl InVcc for bool {
+    fn in_vcc(&self) -> String {
+        u8::from(*self).to_string()
+    }
+}
+impl InVcc for i64 {
+    fn in_vcc(&self) -> String {
+        self.to_string()
+    }
+}
+impl InVcc for f64 {
+    fn in_vcc(&self) -> String {
+        self.to_string()
+    }
+}
+impl InVcc for &[u8] {
+    fn in_vcc(&self) -> String {
+        format!("\"{}\"", self.escape_ascii())
+    }
+}
+impl InVcc for List<'_> {
+    fn in_vcc(&self) -> String {
+        assert!(matches!(self, List::Items(items) if items.is_empty()));
+        "\"\"".into()
+    }
+}
+
+#[test]
+fn vmod_vccs_defaults_are_these() {
+    let vcc = include_str!("../../vmod.vcc");
+    let (_, tenant) = vcc.split_once("$Function VOID tenant(").unwrap();
+    let (tenant, _) = tenant.split_once(")\n").unwrap();
+    let given = Given::new(b"");
+    let mut defaults = 0;
+    for argument in tenant.split('[').skip(1) {
+        let (name, default) = argument.split_once(" = ").unwrap();
+        let name = name.split_once(' ').unwrap().1;
+        let default = default.split_once(']').unwrap().0;
+        macro_rules! ours {
+            ($($field:ident),*) => {
+                match name {
+                    $(stringify!($field) => given.$field.in_vcc(),)*
+                    _ => panic!("{name} is not here"),
+                }
+            };
+        }
+        let ours = ours!(
+            group,
+            max_boot_time,
+            max_request_time,
+            max_wait,
+            idle_time,
+            max_memory,
+            max_request_memory,
+            req_mem_limit_after_reset,
+            concurrency,
+            main_arguments,
+            environment,
+            allowed_paths,
+            current_working_directory,
+            stdout,
+            warmup,
+            warmup_url,
+            warmup_method,
+            warmup_headers,
+            update_key,
+            update_key_file,
+            state_dir,
+            keep_versions,
+            update_without_state,
+            watch,
+            version_header,
+            allow_debug,
+            debug_address,
+            debug_timeout,
+            debug_exceptions
+        );
+        assert_eq!(ours, default, "{name}");
+        defaults += 1;
+    }
+    assert_eq!(defaults, 29);
+}
+
+#[test]
+fn lists_are_split() {
+    let config = Settings::check(&given()).unwrap().config;
+    assert_eq!(config.main_arguments, ["-v", "two words"]);
+    assert_eq!(config.environment, ["A=1", "B="]);
+    assert_eq!(
+        config.allowed_paths,
+        [Path::new("/etc/ssl"), Path::new("/usr/share/zoneinfo")]
+    );
+    let warm_up = Settings::check(&Given {
+        warmup: 1,
+        ..given()
+    });
+    let headers = warm_up.unwrap().config.warm_up.unwrap().headers;
+    let header = |name: &str, value: &str| Header {
+        name: name.into(),
+        value: value.into(),
+    };
+    assert_eq!(headers, [header("A", "b c"), header("D", "e")]);
+}
+
+#[test]
+fn updates_are_stored_beside_the_program_or_where_it_is_said() {
+    let settings = Settings::check(&given()).unwrap();
+    assert_eq!(settings.state_dir, Path::new("/srv"));
+    assert!(!settings.key.is_set());
+    let settings = Settings::check(&Given {
+        state_dir: b"/var/lib/kvm",
+        update_key: b"secret",
+        ..given()
+    });
+    let settings = settings.unwrap();
+    assert_eq!(settings.state_dir, Path::new("/var/lib/kvm"));
+    assert!(settings.key.is_set());
+    assert!(!format!("{settings:?}").contains("secret"));
+}
+
+#[test]
+fn bad_settings_name_tenant_and_setting() {
+    type Spoil = fn(&mut Given<'static>);
+    let spoils: [(&str, Spoil); 39] = [
+        ("name", |g| g.name = b""),
+        ("name", |g| g.name = b"a b"),
+        ("name", |g| g.name = &[b'a'; 247]),
+        ("path", |g| g.path = b""),
+        ("path", |g| g.path = b"srv/xpizza"),
+        ("path", |g| g.path = b"\xff"),
+        ("group", |g| g.group = b"\xff"),
+        ("max_boot_time", |g| g.max_boot_time = 0.0),
+        ("max_boot_time", |g| g.max_boot_time = -1.0),
+        ("max_request_time", |g| g.max_request_time = f64::NAN),
+        ("max_request_time", |g| g.max_request_time = 1e300),
+        ("max_wait", |g| g.max_wait = -0.1),
+        ("idle_time", |g| g.idle_time = f64::INFINITY),
+        ("max_memory", |g| g.max_memory = -1),
+        ("max_memory", |g| g.max_memory = 0),
+        ("max_memory", |g| g.max_memory = i64::MAX),
+        ("max_request_memory", |g| g.max_request_memory = 1),
+        ("req_mem_limit_after_reset", |g| {
+            g.req_mem_limit_after_reset = -1
+        }),
+        ("warmup", |g| g.warmup = -1),
+        ("warmup", |g| g.warmup = 10_001),
+        ("concurrency", |g| g.concurrency = 0),
+        ("concurrency", |g| g.concurrency = 256),
+        ("concurrency", |g| g.concurrency = -1),
+        ("main_arguments", |g| g.main_arguments = List::Words(b"'")),
+        ("environment", |g| g.environment = List::Words(b"=x")),
+        ("allowed_paths", |g| g.allowed_paths = List::Words(b"etc")),
+        ("current_working_directory", |g| {
+            g.current_working_directory = b""
+        }),
+        ("keep_versions", |g| g.keep_versions = -1),
+        ("keep_versions", |g| g.keep_versions = 101),
+        ("state_dir", |g| g.state_dir = b"var"),
+        ("update_key_file", |g| g.update_key_file = b"key"),
+        ("debug_address", |g| g.debug_address = b""),
+        ("debug_address", |g| g.debug_address = b"0.0.0.0:1234"),
+        ("debug_address", |g| g.debug_address = b"192.0.2.1:1234"),
+        ("debug_address", |g| g.debug_address = b"gdb.socket"),
+        ("debug_timeout", |g| g.debug_timeout = 0.0),
+        ("debug_timeout", |g| g.debug_timeout = 3601.0),
+        ("warmup_headers", |g| {
+            (g.warmup, g.warmup_headers) = (1, List::Words(b"none"));
+        }),
+        ("update_key", |g| {
+            (g.update_key, g.update_key_file) = (b"a", b"/key");
+        }),
+    ];
+    for (setting, spoil) in spoils {
+        let mut given = given();
+        spoil(&mut given);
+        let error = Settings::check(&given).unwrap_err().to_string();
+        assert!(error.contains(&format!("): {setting} ")), "{error}");
+        assert!(
+            error.contains(&given.name.escape_ascii().to_string()),
+            "{error}"
+        );
+    }
+}

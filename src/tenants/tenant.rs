@@ -1,0 +1,250 @@
+//! A tenant: its settings, its program once that is ready, and its figures.
+#![forbid(unsafe_code)]
+
+use std::fs::File;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Instant;
+
+use forkvm::Program;
+use parking_lot::{Condvar, Mutex};
+
+use crate::tenants::registry::Identity;
+use crate::tenants::settings::Settings;
+use crate::tenants::store::Store;
+use crate::tenants::version::Version;
+
+/// A tenant, shared by all VCLs that name it with the same settings and the same file.
+pub struct Tenant {
+    /// As given in VCL.
+    pub settings: Settings,
+    /// Where its updates are kept.
+    pub store: Store,
+    /// The file that its program was booted from. `None` if there was none.
+    identity: Mutex<Option<Identity>>,
+    /// That file, open, until its content is stored: it may no longer be at its path when an update is to store it.
+    pub origin: Mutex<Option<File>>,
+    /// A changed file that was watched, and is no program.
+    rejected: Mutex<Option<Identity>>,
+    /// The stored program that did not boot with its settings, which is why it runs another one.
+    unfit: Mutex<Option<Version>>,
+    state: Mutex<State>,
+    becomes_settled: Condvar,
+    /// Requests handed to the program.
+    pub requests: AtomicU64,
+    /// Requests that the program failed.
+    pub failures: AtomicU64,
+    /// Bytes of request bodies in memory.
+    bodies: AtomicU64,
+    /// A request is being debugged.
+    debugged: AtomicBool,
+}
+
+/// How far a tenant's program is.
+#[derive(Clone)]
+pub enum State {
+    /// Waits for its turn to boot, or boots.
+    Booting,
+    /// Takes requests.
+    Ready(Release),
+    /// Did not become ready.
+    Failed(Failed),
+}
+
+/// A program that did not become ready.
+#[derive(Clone)]
+pub struct Failed {
+    /// Why.
+    pub reason: Arc<str>,
+    /// Which one. `None` if there was none.
+    pub version: Option<Version>,
+}
+
+/// A program in service.
+#[derive(Clone)]
+pub struct Release {
+    /// The program.
+    pub program: Arc<Program>,
+    /// Which one.
+    pub version: Version,
+}
+
+/// Why a tenant has no program for a request.
+#[derive(Debug, thiserror::Error)]
+pub enum NotReady {
+    /// The deadline came first.
+    #[error("its program still boots, max_request_time is over")]
+    Booting,
+    /// It failed to boot.
+    #[error("its program is not ready: {0}")]
+    Failed(Arc<str>),
+}
+
+impl Tenant {
+    /// A tenant whose program is about to be booted.
+    pub fn new(settings: Settings, identity: Option<Identity>) -> Self {
+        Self {
+            store: Store::new(
+                &settings.state_dir,
+                &settings.config.name,
+                settings.keep_versions,
+            ),
+            settings,
+            identity: Mutex::new(identity),
+            origin: Mutex::new(None),
+            rejected: Mutex::new(None),
+            unfit: Mutex::new(None),
+            state: Mutex::new(State::Booting),
+            becomes_settled: Condvar::new(),
+            requests: AtomicU64::new(0),
+            failures: AtomicU64::new(0),
+            bodies: AtomicU64::new(0),
+            debugged: AtomicBool::new(false),
+        }
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &str {
+        &self.settings.config.name
+    }
+
+    /// The file of its path that it has.
+    pub fn identity(&self) -> Option<Identity> {
+        *self.identity.lock()
+    }
+
+    /// It has this file now.
+    pub fn set_identity(&self, identity: Identity) {
+        *self.identity.lock() = Some(identity);
+    }
+
+    /// The last file of its path that was no program.
+    pub fn rejected(&self) -> Option<Identity> {
+        *self.rejected.lock()
+    }
+
+    /// This file is no program.
+    pub fn reject(&self, identity: Identity) {
+        *self.rejected.lock() = Some(identity);
+    }
+
+    /// The stored program that did not boot with its settings.
+    pub fn unfit(&self) -> Option<Version> {
+        *self.unfit.lock()
+    }
+
+    /// This stored program does not boot with its settings; `None`: it runs the one that it should.
+    pub fn set_unfit(&self, version: Option<Version>) {
+        *self.unfit.lock() = version;
+    }
+
+    /// How far its program is now.
+    pub fn state(&self) -> State {
+        self.state.lock().clone()
+    }
+
+    /// Ends the wait of those who want its program.
+    pub fn settle(&self, state: State) {
+        let before = std::mem::replace(&mut *self.state.lock(), state);
+        self.becomes_settled.notify_all();
+        // Not under the lock: it may be the last reference to a program.
+        drop(before);
+    }
+
+    /// Puts a program in the place of `old`, unless that has been replaced already.
+    pub fn replace(&self, old: &State, new: Release) -> bool {
+        let mut state = self.state.lock();
+        let same = match (&*state, old) {
+            (State::Ready(now), State::Ready(old)) => Arc::ptr_eq(&now.program, &old.program),
+            (State::Failed(now), State::Failed(old)) => Arc::ptr_eq(&now.reason, &old.reason),
+            _ => false,
+        };
+        if same {
+            // Not the last reference to the old one: the caller has it.
+            *state = State::Ready(new);
+        }
+        same
+    }
+
+    /// Its program, as soon as it is ready.
+    pub fn program(&self, deadline: Instant) -> Result<Release, NotReady> {
+        match self.settled(deadline) {
+            State::Ready(release) => Ok(release),
+            State::Failed(failed) => Err(NotReady::Failed(failed.reason)),
+            State::Booting => Err(NotReady::Booting),
+        }
+    }
+
+    /// How far its program is at `deadline`, or before if it does not boot any more.
+    pub fn settled(&self, deadline: Instant) -> State {
+        let mut state = self.state.lock();
+        let mut late = false;
+        loop {
+            match &*state {
+                State::Booting if !late => {
+                    late = self
+                        .becomes_settled
+                        .wait_until(&mut state, deadline)
+                        .timed_out();
+                }
+                settled => return settled.clone(),
+            }
+        }
+    }
+
+    /// Room for a request body.
+    pub fn body_room(self: &Arc<Self>) -> BodyRoom {
+        BodyRoom {
+            tenant: self.clone(),
+            bytes: 0,
+        }
+    }
+}
+
+/// A tenant's turn to have a request debugged, in whichever program.
+pub struct DebugTurn(Arc<Tenant>);
+
+impl DebugTurn {
+    /// The turn, unless another request has it.
+    pub fn take(tenant: &Arc<Tenant>) -> Option<Self> {
+        // Not `then_some`: a turn made in vain would end the other's when dropped.
+        (!tenant.debugged.swap(true, Ordering::AcqRel)).then(|| Self(tenant.clone()))
+    }
+}
+
+impl Drop for DebugTurn {
+    fn drop(&mut self) {
+        self.0.debugged.store(false, Ordering::Release);
+    }
+}
+
+/// Memory that a request body takes on the host. Bodies are read before the wait for a fork, so without a limit on
+/// their sum many waiting uploads could take all memory.
+pub struct BodyRoom {
+    tenant: Arc<Tenant>,
+    bytes: u64,
+}
+
+impl BodyRoom {
+    /// Takes `more` bytes, or says that there are too many.
+    pub fn take(&mut self, more: u64) -> bool {
+        let config = &self.tenant.settings.config;
+        let limit = config
+            .limits
+            .max_request_memory
+            .saturating_mul(config.concurrency as u64);
+        let taken = self
+            .tenant
+            .bodies
+            .fetch_add(more, Ordering::Relaxed)
+            .saturating_add(more);
+        self.bytes += more;
+        taken <= limit
+    }
+}
+
+impl Drop for BodyRoom {
+    fn drop(&mut self) {
+        self.tenant.bodies.fetch_sub(self.bytes, Ordering::Relaxed);
+    }
+}

@@ -1,0 +1,209 @@
+//! One backend fetch as varnishd holds it, in safe terms: the request to read, the response to fill in.
+
+use std::io::Write;
+use std::sync::Arc;
+
+use varnish::ffi;
+use varnish::vcl::{BodyState, Ctx, LogTag, VclError};
+
+use crate::orders::{debug, upload};
+
+/// What `kvm.backend()` was called with. `None` is the default: Host, and bereq.url.
+#[derive(Debug, Default)]
+pub struct Target {
+    pub tenant: Option<Vec<u8>>,
+    pub url: Option<Vec<u8>>,
+    pub arg: Vec<u8>,
+    /// Something else than a request of the tenant's program.
+    pub order: Option<Order>,
+}
+
+/// Something that needs a key.
+#[derive(Debug)]
+pub enum Order {
+    /// Another program for the tenant.
+    Upload(upload::Order),
+    /// A request that is debugged.
+    Debug(debug::Order),
+}
+
+/// Its address is the key that a target is kept under with its task.
+static TARGET_KEY: u8 = 0;
+
+static TARGET_METHODS: ffi::vmod_priv_methods = ffi::vmod_priv_methods {
+    magic: ffi::VMOD_PRIV_METHODS_MAGIC,
+    type_: c"kvm target".as_ptr(),
+    fini: Some(ffi::vmod_priv::on_fini::<Arc<Target>>),
+};
+
+impl Target {
+    /// Keeps the target with the task of `ctx`, in place of an earlier one.
+    pub fn keep(self, ctx: &mut Ctx<'_>) -> Result<(), VclError> {
+        // SAFETY: varnishd gave us ctx. The result is null or the task's own vmod_priv, which nobody else has under
+        // our key, so it holds an Arc<Target> or nothing.
+        unsafe {
+            let slot = ffi::VRT_priv_task(ctx.raw, (&raw const TARGET_KEY).cast()).as_mut();
+            let slot = slot.ok_or("out of workspace")?;
+            drop(slot.take::<Arc<Self>>());
+            slot.put(Box::new(Arc::new(self)), &TARGET_METHODS);
+        }
+        Ok(())
+    }
+}
+
+/// Header slots and workspace that a guest leaves free: Varnish adds headers of its own after us.
+const SPARE_SLOTS: usize = 8;
+const SPARE_BYTES: usize = 8 << 10;
+
+/// Bytes of workspace that a header takes: with ": " and NUL, rounded up as WS_Alloc() does.
+fn line_len(name: &str, value: &[u8]) -> usize {
+    (name.len() + value.len() + 3).next_multiple_of(size_of::<usize>())
+}
+
+/// A fetch that is being answered.
+pub struct Fetch<'f, 'c> {
+    ctx: &'f mut Ctx<'c>,
+}
+
+impl<'f, 'c> Fetch<'f, 'c> {
+    /// The fetch that `ctx` is about.
+    pub fn new(ctx: &'f mut Ctx<'c>) -> Result<Self, VclError> {
+        if ctx.raw.bo.is_null() || ctx.http_bereq.is_none() || ctx.http_beresp.is_none() {
+            return Err("not a backend fetch".into());
+        }
+        Ok(Self { ctx })
+    }
+
+    /// What `kvm.backend()` was called with in this task. `None` if it was not, or the task was rolled back since.
+    pub fn target(&self) -> Option<Arc<Target>> {
+        // SAFETY: as in Target::keep; get returns null if there is none.
+        unsafe {
+            let slot =
+                ffi::VRT_priv_task_get(&raw const *self.ctx.raw, (&raw const TARGET_KEY).cast())
+                    .as_ref()?;
+            slot.get_ref::<Arc<Target>>().cloned()
+        }
+    }
+
+    /// bereq.method
+    pub fn method(&self) -> String {
+        let method = self
+            .ctx
+            .http_bereq
+            .as_ref()
+            .and_then(|bereq| bereq.method());
+        method.map_or_else(String::new, |method| {
+            String::from_utf8_lossy(method.as_ref()).into_owned()
+        })
+    }
+
+    /// bereq.url
+    pub fn url(&self) -> Vec<u8> {
+        let url = self.ctx.http_bereq.as_ref().and_then(|bereq| bereq.url());
+        url.map_or_else(Vec::new, |url| url.as_ref().to_vec())
+    }
+
+    /// bereq's headers.
+    pub fn headers(&self) -> impl Iterator<Item = (&str, &[u8])> {
+        let headers = self.ctx.http_bereq.iter().flat_map(|bereq| bereq.iter());
+        headers.map(|(name, value)| {
+            let value: &[u8] = match value {
+                varnish::vcl::StrOrBytes::Utf8(text) => text.as_bytes(),
+                varnish::vcl::StrOrBytes::Bytes(bytes) => bytes,
+            };
+            (name, value)
+        })
+    }
+
+    /// The first of bereq's headers with this name.
+    pub fn header(&self, name: &str) -> Option<&[u8]> {
+        self.headers()
+            .find(|(found, _)| found.eq_ignore_ascii_case(name))
+            .map(|(_, value)| value)
+    }
+
+    /// The request body's length, if the client gave it.
+    pub fn content_length(&self) -> Option<u64> {
+        str::from_utf8(self.header("content-length")?)
+            .ok()?
+            .parse()
+            .ok()
+    }
+
+    /// Whether there is a request body.
+    pub fn body_state(&self) -> Result<BodyState, VclError> {
+        self.ctx.req_body_state()
+    }
+
+    /// Copies the request body to `sink`.
+    pub fn read_body(&mut self, sink: &mut impl Write) -> Result<bool, VclError> {
+        self.ctx.req_body(sink)
+    }
+
+    /// Logs in the fetch's transaction.
+    pub fn log(&mut self, tag: LogTag, record: &str) {
+        self.ctx.log(tag, record);
+    }
+
+    /// Begins the response.
+    pub fn set_status(&mut self, status: u16) -> Result<(), VclError> {
+        // varnishd asserts that a status has three digits.
+        if !(200..=599).contains(&status) {
+            return Err(format!("status {status} is not 200 to 599").into());
+        }
+        let beresp = self.ctx.http_beresp.as_mut().ok_or("no beresp")?;
+        beresp.set_status(status);
+        beresp.set_proto("HTTP/1.1")
+    }
+
+    /// Adds headers to the response: all of them, or none if one is malformed or they don't fit. (The crate's
+    /// `set_header` takes only UTF-8, and lets line ends through.)
+    pub fn add_headers<'h>(
+        &mut self,
+        headers: impl Iterator<Item = (&'h str, &'h [u8])> + Clone,
+    ) -> Result<(), VclError> {
+        let (mut slots, mut bytes) = (0, 0);
+        for (name, value) in headers.clone() {
+            if name.is_empty() || name.bytes().any(|c| !c.is_ascii_graphic() || c == b':') {
+                return Err("a header's name is not a token".into());
+            }
+            if value.iter().any(|c| b"\r\n\0".contains(c)) {
+                return Err(format!("a line end or NUL in the value of header {name}").into());
+            }
+            slots += 1;
+            bytes += line_len(name, value);
+        }
+        let beresp = self.ctx.http_beresp.as_mut().ok_or("no beresp")?;
+        let limit = usize::from(beresp.raw.shd);
+        if usize::from(beresp.raw.nhd) + slots + SPARE_SLOTS > limit {
+            return Err(format!(
+                "{slots} response headers are more than http_max_hdr ({limit}) allows"
+            )
+            .into());
+        }
+        // SAFETY: the workspace of this fetch, which only this thread uses.
+        let free = unsafe { self.ctx.ws.raw.as_ref() }
+            .map_or(0, |ws| (ws.e as usize).saturating_sub(ws.f as usize));
+        if bytes + SPARE_BYTES > free {
+            return Err(format!(
+                "the response headers, {bytes} bytes, don't fit in workspace_backend"
+            )
+            .into());
+        }
+        for (name, value) in headers {
+            let line = [name.as_bytes(), b": ", value].concat();
+            let copy = self.ctx.ws.copy_bytes_with_null(&line)?;
+            // SAFETY: beresp is the fetch's http, and the NUL-terminated copy lives in the workspace of the same fetch.
+            unsafe { ffi::http_SetHeader(&raw mut *beresp.raw, copy.b) };
+        }
+        Ok(())
+    }
+
+    /// As `set beresp.uncacheable = true`.
+    pub fn set_uncacheable(&mut self) {
+        // SAFETY: new() has checked that there is one, and only this thread works on the fetch.
+        if let Some(bo) = unsafe { self.ctx.raw.bo.as_mut() } {
+            bo.set_uncacheable(1);
+        }
+    }
+}

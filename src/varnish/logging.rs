@@ -1,0 +1,335 @@
+//! Text for Varnish's log: records of a readable length, without control characters, and the guests' output in them.
+#![forbid(unsafe_code)]
+
+use forkvm::{Host, Stream};
+use varnish::vcl::LogTag;
+
+use crate::varnish::fetch::Fetch;
+
+/// Longest text of a record, in bytes. varnishd cuts records at `vsl_reclen`, 255 unless set.
+const RECORD: usize = 200;
+/// Most that one request may have logged of the guest's output, in bytes.
+const REQUEST_OUTPUT: usize = 16 << 10;
+/// The same for one boot.
+const BOOT_OUTPUT: usize = 64 << 10;
+/// How much of a booting program's last stderr output is kept for the error message, in bytes.
+const STDERR_TAIL: usize = 2 << 10;
+
+/// Logs outside of a transaction: what happens at boot, in a thread of our own.
+pub fn log(tag: LogTag, tenant: &str, text: &str) {
+    for record in about(tenant, text) {
+        write(tag, &record);
+    }
+}
+
+/// Logs in a fetch's transaction.
+pub fn log_in(fetch: &mut Fetch<'_, '_>, tag: LogTag, tenant: &str, text: &str) {
+    for record in about(tenant, text) {
+        fetch.log(tag, &record);
+    }
+}
+
+/// Writes a record outside of a transaction.
+pub fn write(tag: LogTag, record: &str) {
+    // Unit tests run outside of varnishd, where there is no log.
+    #[cfg(not(test))]
+    varnish::vcl::log(tag, record);
+    #[cfg(test)]
+    println!("{tag:?} {record}");
+}
+
+/// Records about a tenant, each with its name in front. The engine's messages begin with it already.
+pub fn about(tenant: &str, text: &str) -> impl Iterator<Item = String> {
+    records(without_tenant(tenant, text).as_bytes())
+        .map(move |record| format!("kvm: tenant {tenant}: {record}"))
+}
+
+/// A message of the engine without the "tenant NAME: " it begins with.
+pub fn without_tenant<'a>(tenant: &str, text: &'a str) -> &'a str {
+    let rest = text
+        .strip_prefix("tenant ")
+        .and_then(|text| text.strip_prefix(tenant));
+    rest.and_then(|text| text.strip_prefix(": "))
+        .unwrap_or(text)
+}
+
+/// Cuts text into records: at line ends, and where it is too long. Anything but printable ASCII is escaped, since
+/// logs are read in terminals and the text may be a guest's. (Text in other scripts stays legible in varnishlog
+/// only if the guest writes ASCII; UTF-8 can't be told from bytes once it may be cut anywhere.)
+pub fn records(text: &[u8]) -> impl Iterator<Item = String> {
+    text.split(|&c| c == b'\n')
+        .filter(|line| !line.is_empty())
+        .flat_map(|line| line.chunks(RECORD))
+        .map(escape)
+}
+
+/// One line of text for a terminal: printable ASCII, the rest escaped.
+pub fn escape(line: &[u8]) -> String {
+    let mut text = String::with_capacity(line.len());
+    for &c in line.strip_suffix(b"\r").unwrap_or(line) {
+        match c {
+            b' '..=b'~' => text.push(c.into()),
+            b'\t' => text.push(' '),
+            _ => text.extend(c.escape_ascii().map(char::from)),
+        }
+    }
+    text
+}
+
+/// Bytes that come in pieces, made into lines.
+#[derive(Default)]
+struct Lines {
+    begun: Vec<u8>,
+}
+
+impl Lines {
+    /// Takes a piece, and emits the lines that it ends.
+    fn push(&mut self, mut bytes: &[u8], mut emit: impl FnMut(&[u8])) {
+        while let Some(end) = bytes.iter().position(|&c| c == b'\n') {
+            let (line, rest) = bytes.split_at(end);
+            bytes = &rest[1..];
+            if self.begun.is_empty() {
+                emit(line);
+            } else {
+                self.begun.extend_from_slice(line);
+                emit(&self.begun);
+                self.begun.clear();
+            }
+        }
+        self.begun.extend_from_slice(bytes);
+        // What is too long for a record needs no line end.
+        let full = self.begun.len() / RECORD * RECORD;
+        for piece in self.begun.drain(..full).as_slice().chunks(RECORD) {
+            emit(piece);
+        }
+    }
+
+    /// Emits what has no line end.
+    fn finish(&mut self, mut emit: impl FnMut(&[u8])) {
+        if !self.begun.is_empty() {
+            emit(&self.begun);
+            self.begun.clear();
+        }
+    }
+}
+
+/// Log records about a tenant, and not too many of them.
+struct Records<'a, F: FnMut(&str)> {
+    tenant: &'a str,
+    /// Bytes that may still be logged, with what stands in front of each record: many short ones fill a log too.
+    left: usize,
+    /// Whether the log says that there was more.
+    truncated: bool,
+    emit: F,
+}
+
+impl<F: FnMut(&str)> Records<'_, F> {
+    fn line(&mut self, label: &str, line: &[u8]) {
+        for text in records(line) {
+            if self.truncated {
+                return;
+            }
+            let tenant = self.tenant;
+            let record = format!("kvm: tenant {tenant}: {label}{text}");
+            if let Some(left) = self.left.checked_sub(record.len()) {
+                self.left = left;
+                (self.emit)(&record);
+            } else {
+                self.truncated = true;
+                (self.emit)(&format!(
+                    "kvm: tenant {tenant}: ...truncated, more output is not logged"
+                ));
+            }
+        }
+    }
+}
+
+/// A guest's output as log records.
+pub struct Output<'a, F: FnMut(&str)> {
+    /// Whether stdout and stderr are logged. The `log` hypercall always is.
+    stdio: bool,
+    stdout: Lines,
+    stderr: Lines,
+    records: Records<'a, F>,
+}
+
+impl<'a, F: FnMut(&str)> Output<'a, F> {
+    /// The output of one request; `emit` takes the records.
+    pub fn of_request(tenant: &'a str, stdio: bool, emit: F) -> Self {
+        Self {
+            stdio,
+            stdout: Lines::default(),
+            stderr: Lines::default(),
+            records: Records {
+                tenant,
+                left: REQUEST_OUTPUT,
+                truncated: false,
+                emit,
+            },
+        }
+    }
+
+    /// Ends the output: logs what is left of lines without an end.
+    pub fn finish(mut self) {
+        let records = &mut self.records;
+        self.stdout.finish(|line| records.line("stdout: ", line));
+        self.stderr.finish(|line| records.line("stderr: ", line));
+    }
+}
+
+impl<F: FnMut(&str)> Host for Output<'_, F> {
+    /// Whoever is to attach a debugger needs to know now; a transaction's records come when it is over.
+    fn note(&mut self, line: &str) {
+        log(LogTag::Notice, self.records.tenant, line);
+    }
+
+    fn output(&mut self, stream: Stream, bytes: &[u8]) {
+        let records = &mut self.records;
+        if records.truncated || !(self.stdio || matches!(stream, Stream::Log)) {
+            return;
+        }
+        match stream {
+            // A call is a record, or several if it is long.
+            Stream::Log => records.line("", bytes),
+            Stream::Stdout => self
+                .stdout
+                .push(bytes, |line| records.line("stdout: ", line)),
+            Stream::Stderr => self
+                .stderr
+                .push(bytes, |line| records.line("stderr: ", line)),
+        }
+    }
+}
+
+/// A booting program's output: logged like a request's, and the last of its stderr kept for the error message.
+pub struct BootOutput<'a> {
+    log: Output<'a, fn(&str)>,
+    tail: Vec<u8>,
+}
+
+impl<'a> BootOutput<'a> {
+    /// Output of `tenant`'s main().
+    pub fn new(tenant: &'a str, stdio: bool) -> Self {
+        let emit: fn(&str) = |record| write(LogTag::VclLog, record);
+        let mut log = Output::of_request(tenant, stdio, emit);
+        log.records.left = BOOT_OUTPUT;
+        Self {
+            log,
+            tail: Vec::new(),
+        }
+    }
+
+    /// Ends the output, and returns the last of stderr.
+    pub fn finish(self) -> Vec<u8> {
+        self.log.finish();
+        self.tail
+    }
+}
+
+impl Host for BootOutput<'_> {
+    fn output(&mut self, stream: Stream, bytes: &[u8]) {
+        self.log.output(stream, bytes);
+        if matches!(stream, Stream::Stderr) {
+            let bytes = &bytes[bytes.len().saturating_sub(STDERR_TAIL)..];
+            let kept = self.tail.len().min(STDERR_TAIL - bytes.len());
+            self.tail.drain(..self.tail.len() - kept);
+            self.tail.extend_from_slice(bytes);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn request(stdio: bool, pieces: &[(Stream, &[u8])]) -> Vec<String> {
+        let mut records = Vec::new();
+        let mut output = Output::of_request("x", stdio, |record| records.push(record.to_owned()));
+        for (stream, bytes) in pieces {
+            output.output(*stream, bytes);
+        }
+        output.finish();
+        records
+    }
+
+    #[test]
+    fn pieces_become_lines() {
+        let records = request(
+            true,
+            &[
+                (Stream::Stdout, b"on"),
+                (Stream::Stderr, b"err"),
+                (Stream::Stdout, b"e\n\ntwo\nthr"),
+                (Stream::Log, b"l\n"),
+            ],
+        );
+        assert_eq!(
+            records,
+            [
+                "kvm: tenant x: stdout: one",
+                "kvm: tenant x: stdout: two",
+                "kvm: tenant x: l",
+                "kvm: tenant x: stdout: thr",
+                "kvm: tenant x: stderr: err"
+            ]
+        );
+    }
+
+    #[test]
+    fn only_log_calls_without_stdout() {
+        assert_eq!(
+            request(false, &[(Stream::Stdout, b"a\n"), (Stream::Log, b"b")]),
+            ["kvm: tenant x: b"]
+        );
+    }
+
+    #[test]
+    fn output_is_bounded() {
+        let (long, short) = ([b'y'; 1000], b"y\n".repeat(500));
+        for pieces in [
+            [(Stream::Stdout, &long[..]); 2000],
+            [(Stream::Stdout, &short[..]); 2000],
+            [(Stream::Log, &b"y"[..]); 2000],
+        ] {
+            let records = request(true, &pieces);
+            let len = records.iter().map(String::len).sum::<usize>();
+            assert!(
+                (REQUEST_OUTPUT / 2..=REQUEST_OUTPUT + RECORD).contains(&len),
+                "{len}"
+            );
+            assert!(records.last().unwrap().contains("truncated"));
+            assert_eq!(
+                records.iter().filter(|r| r.contains("truncated")).count(),
+                1
+            );
+        }
+    }
+
+    #[test]
+    fn a_tenant_is_named_once() {
+        let records: Vec<_> = about("x", "tenant x: it broke\nbadly").collect();
+        assert_eq!(records, ["kvm: tenant x: it broke", "kvm: tenant x: badly"]);
+        assert_eq!(without_tenant("x", "tenant xy: a"), "tenant xy: a");
+    }
+
+    #[test]
+    fn control_characters_are_escaped() {
+        assert_eq!(
+            records(b"\x1b[31mred\x07\tx\r\n\xff").collect::<Vec<_>>(),
+            ["\\x1b[31mred\\x07 x", "\\xff"]
+        );
+    }
+
+    #[test]
+    fn the_end_of_stderr_is_kept() {
+        let mut output = BootOutput::new("x", false);
+        for _ in 0..100 {
+            output.output(Stream::Stderr, &[b'a'; 100]);
+        }
+        output.output(Stream::Stderr, b"end");
+        assert_eq!(output.tail.len(), STDERR_TAIL);
+        assert!(output.tail.ends_with(b"aend"));
+        output.output(Stream::Stderr, &[b'b'; 5000]);
+        assert_eq!(output.tail, [b'b'; STDERR_TAIL]);
+    }
+}

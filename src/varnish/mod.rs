@@ -1,0 +1,6 @@
+//! Varnish in safe terms: a fetch, log records, counters, panics kept from C.
+
+pub mod counters;
+pub mod fetch;
+pub mod logging;
+pub mod panics;
