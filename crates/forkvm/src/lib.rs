@@ -21,7 +21,6 @@ mod kvm;
 mod linux;
 mod machine;
 mod master;
-#[allow(unsafe_code)]
 mod memory;
 mod pool;
 mod program;

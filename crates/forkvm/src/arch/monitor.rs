@@ -7,8 +7,8 @@ use super::layout::{
 use super::paging::{MapRange, Owner};
 use super::stubs::{self, SyscallEntry};
 use super::tables;
-use crate::linux::Protection;
-use crate::memory::{Mapping, OutOfRange};
+use crate::memory::mapping::{Mapping, OutOfRange};
+use crate::memory::user::Protection;
 
 const READ: Protection = Protection {
     read: true,

@@ -8,8 +8,8 @@ use std::collections::BTreeSet;
 use std::ops::Range;
 
 use super::layout::{PAGE, PAGE_TABLES};
-use crate::linux::Protection;
-use crate::memory::{Mapping, OutOfRange};
+use crate::memory::mapping::{Mapping, OutOfRange};
+use crate::memory::user::Protection;
 
 const PRESENT: u64 = 1 << 0;
 const WRITABLE: u64 = 1 << 1;

@@ -4,8 +4,8 @@
 use crate::arch::stubs::HANDLER_RETURNED;
 use crate::call::http::{self, Exchange};
 use crate::failure::Cause;
-use crate::linux::UserMemory;
 use crate::machine::Machine;
+use crate::memory::user::UserMemory;
 use crate::request::{CachePolicy, Header, Host, Stream};
 
 pub const REGISTER_FUNC: u32 = 0x10000;

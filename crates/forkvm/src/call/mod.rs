@@ -17,10 +17,10 @@ use crate::call::http::Exchange;
 use crate::call::hypercall::{Response, Step};
 use crate::debug::{Debugger, Start};
 use crate::failure::Cause;
-use crate::linux::UserMemory;
 use crate::machine::probe::KvmReport;
 use crate::machine::{Event, Machine};
-use crate::memory::{GuestMemory, WriteError};
+use crate::memory::guest::{GuestMemory, WriteError};
+use crate::memory::user::UserMemory;
 use crate::request::Host;
 
 /// Bytes kept free below the frozen stack pointer: the red zone of the SysV ABI (AMD64 supplement, 3.2.2).

@@ -14,8 +14,8 @@ use kvm_bindings::{kvm_regs, kvm_sregs, kvm_vcpu_events};
 use super::registers::{CpuRegisters, TRAP_FLAG, USER_END, VectorState, user_flags};
 use crate::arch::tables::USER_CODE;
 use crate::failure::{BREAKPOINT, Cause, DEBUG, Exception};
-use crate::linux::UserMemory;
 use crate::machine::{Event, Machine};
+use crate::memory::user::UserMemory;
 use crate::request::Host;
 
 /// The opcode of `int3`.

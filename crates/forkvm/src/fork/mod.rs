@@ -17,10 +17,11 @@ use crate::debug::Debugger;
 use crate::failure::{Cause, DEBUG};
 use crate::fork::shrink::ShrinkPolicy;
 use crate::kvm::Exit;
-use crate::linux::UserMemory;
 use crate::machine::{Machine, MachineError};
 use crate::master::Master;
-use crate::memory::{GuestMemory, Mapping};
+use crate::memory::guest::GuestMemory;
+use crate::memory::mapping::Mapping;
+use crate::memory::user::UserMemory;
 use crate::request::{Host, Request};
 
 mod shrink;

@@ -14,7 +14,7 @@ use goblin::elf::program_header::{
 
 use crate::arch::layout::{LOWEST_SEGMENT, PAGE, PIE_BASE, PROGRAM_END, page_down, page_up};
 use crate::image::symbols::{self, Symbols};
-use crate::linux::Protection;
+use crate::memory::user::Protection;
 
 /// Most program headers a file may have.
 const MOST_SEGMENTS: u16 = 128;

@@ -6,8 +6,8 @@ use crate::arch::layout::{
 use crate::arch::monitor;
 use crate::arch::paging::{Builder, MapRange, Owner, tables_len};
 use crate::image::elf::Image;
-use crate::linux::Protection;
-use crate::memory::{Mapping, OutOfRange};
+use crate::memory::mapping::{Mapping, OutOfRange};
+use crate::memory::user::Protection;
 
 /// Largest stack, as Linux gives by default.
 const STACK_MOST: u64 = 8 << 20;

@@ -10,7 +10,7 @@ use kvm_ioctls::{Kvm, VmFd};
 
 use super::vcpu::Vcpu;
 use crate::arch::layout::UNLOGGED_END;
-use crate::memory::Mapping;
+use crate::memory::mapping::Mapping;
 
 /// Memslot of everything the program can write, dirty-logged in forks.
 pub const LOGGED_SLOT: u32 = 0;

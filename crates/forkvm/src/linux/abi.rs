@@ -2,7 +2,8 @@
 
 use rustix::io::Errno;
 
-use crate::linux::{BadAddress, Outcome, UserMemory};
+use crate::linux::Outcome;
+use crate::memory::user::{BadAddress, UserMemory};
 use crate::request::{Host, Stream};
 
 /// Size of a page.

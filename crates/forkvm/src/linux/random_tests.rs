@@ -7,7 +7,8 @@ use crate::linux::abi::PAGE;
 use crate::linux::testing::{
     BRK, HEAP_LEN, MMAP, Machine, NoMemory, Recorder, SCRATCH, TestFolder, linux,
 };
-use crate::linux::{Call, Linux, Outcome, UserMemory};
+use crate::linux::{Call, Linux, Outcome};
+use crate::memory::user::UserMemory;
 
 const PAGES: u64 = HEAP_LEN / PAGE;
 

@@ -2,7 +2,8 @@
 
 use std::path::PathBuf;
 
-use crate::linux::{BadAddress, Call, HeapLayout, Linux, Outcome, Protection, Setup, UserMemory};
+use crate::linux::{Call, HeapLayout, Linux, Outcome, Setup};
+use crate::memory::user::{BadAddress, Protection, UserMemory};
 use crate::request::{Host, Stream};
 
 /// Start of the brk window in [`linux`].

@@ -16,10 +16,11 @@ use crate::arch::stubs::{
 };
 use crate::failure::{Cause, Exception};
 use crate::kvm::{Death, Exit, Vcpu, Vm};
-use crate::linux::{Call, Linux, Outcome, UserMemory};
+use crate::linux::{Call, Linux, Outcome};
 use crate::machine::probe::KvmHost;
 use crate::machine::watchdog::{Watch, WatchdogError};
-use crate::memory::GuestMemory;
+use crate::memory::guest::GuestMemory;
+use crate::memory::user::UserMemory;
 use crate::request::Host;
 
 /// Why the guest stopped.

@@ -18,7 +18,7 @@ use crate::arch::regs::{
 };
 use crate::arch::stubs::{self, PORT_HYPERCALL, PORT_SYSCALL, SyscallEntry};
 use crate::kvm::{Exit, Vcpu, Vm};
-use crate::memory::{Mapping, OutOfRange};
+use crate::memory::mapping::{Mapping, OutOfRange};
 
 /// XCR0 bits of AMX (Intel SDM Vol. 1, 13.3): not offered where KVM lets us choose.
 const XCR0_AMX: u64 = 3 << 17;

@@ -16,11 +16,13 @@ use crate::call::hypercall::{self, REGISTER_FUNC, WAIT_FOR_REQUESTS, WAIT_FOR_RE
 use crate::call::{Circumstances, WaitPoint, Waiting};
 use crate::config::WarmUp;
 use crate::failure::{BREAKPOINT, Cause};
-use crate::linux::{BadAddress, Linux, UserMemory};
+use crate::linux::Linux;
 use crate::machine::probe::{KvmHost, KvmReport};
 use crate::machine::{Event, Machine, MachineError};
 use crate::master::handover::Predecessor;
-use crate::memory::{GuestMemory, Mapping};
+use crate::memory::guest::GuestMemory;
+use crate::memory::mapping::Mapping;
+use crate::memory::user::{BadAddress, UserMemory};
 use crate::request::Host;
 
 /// The opcode of `int3`.

@@ -10,8 +10,8 @@ use crate::call::WaitPoint;
 use crate::call::handlers::Handlers;
 use crate::call::hypercall::{self, STORAGE_NORETURN, STORAGE_RETURN};
 use crate::failure::Cause;
-use crate::linux::UserMemory;
 use crate::machine::{Event, Machine};
+use crate::memory::user::UserMemory;
 use crate::request::Host;
 
 /// Where the state of the program before comes from: asked once the new one's `main()` is done. `None` if that program

@@ -23,7 +23,7 @@ use crate::linux::{HeapLayout, Linux, Setup};
 use crate::machine::probe::{self, KvmHost};
 use crate::master::boot::{Booting, Patch};
 use crate::master::handover::Predecessor;
-use crate::memory::Mapping;
+use crate::memory::mapping::Mapping;
 use crate::request::Host;
 
 /// A frozen program.

@@ -4,9 +4,10 @@
 //! final at the freeze, so a page whose permissions the program changed in `main()` can be given to somebody
 //! else only before that; afterwards it is retired.
 
+use crate::linux::HeapLayout;
 use crate::linux::abi::{PAGE, USER_END};
 use crate::linux::memory::ranges::{Pages, Ranges};
-use crate::linux::{BadAddress, HeapLayout, Protection, UserMemory};
+use crate::memory::user::{BadAddress, Protection, UserMemory};
 
 /// Most mappings at a time. Linux has 65,530 (`vm.max_map_count`); each costs host memory in every fork.
 pub const MAX_MAPPINGS: usize = 16 << 10;

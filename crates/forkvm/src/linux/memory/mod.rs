@@ -9,7 +9,7 @@ use crate::linux::abi::{Guest, PAGE, USER_END, Value, flags};
 use crate::linux::files::host_files::HostFile;
 use crate::linux::memory::heap::{Full, Heap, Mapping, READ_WRITE, Window};
 use crate::linux::memory::ranges::Pages;
-use crate::linux::{Protection, UserMemory};
+use crate::memory::user::{Protection, UserMemory};
 
 impl From<Full> for Errno {
     fn from(_: Full) -> Self {

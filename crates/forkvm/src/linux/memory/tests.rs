@@ -245,14 +245,14 @@ fn mappings_are_bounded() {
     // A heap big enough to hold more single pages with gaps than there may be mappings.
     struct Big;
     impl UserMemory for Big {
-        fn read(&self, _: u64, buf: &mut [u8]) -> Result<(), crate::linux::BadAddress> {
+        fn read(&self, _: u64, buf: &mut [u8]) -> Result<(), crate::memory::user::BadAddress> {
             buf.fill(0);
             Ok(())
         }
-        fn write(&mut self, _: u64, _: &[u8]) -> Result<(), crate::linux::BadAddress> {
+        fn write(&mut self, _: u64, _: &[u8]) -> Result<(), crate::memory::user::BadAddress> {
             Ok(())
         }
-        fn clear(&mut self, _: u64, _: u64) -> Result<(), crate::linux::BadAddress> {
+        fn clear(&mut self, _: u64, _: u64) -> Result<(), crate::memory::user::BadAddress> {
             Ok(())
         }
         fn can_write(&self, _: u64) -> bool {
@@ -266,8 +266,8 @@ fn mappings_are_bounded() {
             at: u64,
             _: u64,
             _: Protection,
-        ) -> Result<(), crate::linux::BadAddress> {
-            Err(crate::linux::BadAddress(at))
+        ) -> Result<(), crate::memory::user::BadAddress> {
+            Err(crate::memory::user::BadAddress(at))
         }
     }
     let layout = HeapLayout {

@@ -1,26 +1,13 @@
-//! Guest memory as the host sees it: mappings of the master's memfd, checked copies in and out by
-//! guest-physical and by user address, and the record of pages a fork has dirtied.
+//! A machine's memory as the host uses it: checked copies in and out by guest-physical and by user address, every write
+//! recorded for the reset.
 
-use std::fs::File;
 use std::ops::Range;
-use std::sync::Arc;
-
-use vm_memory::mmap::{MmapRegion, MmapRegionBuilder, MmapRegionError};
-use vm_memory::{FileOffset, VolatileMemory, VolatileSlice};
 
 use crate::arch::layout::{KERNEL_STACK, MONITOR, PAGE, page_down};
 use crate::arch::paging::{self, Access};
-use crate::linux::{BadAddress, Protection, UserMemory};
-
-/// A guest-physical range that is not inside the machine's memory: a bug of the engine, never the guest's doing.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("guest-physical range {address:#x}+{len:#x} is outside the machine's memory")]
-pub struct OutOfRange {
-    /// First address.
-    pub address: u64,
-    /// Length in bytes.
-    pub len: u64,
-}
+use crate::memory::dirty::DirtyPages;
+use crate::memory::mapping::{Mapping, OutOfRange};
+use crate::memory::user::{BadAddress, Protection, UserMemory};
 
 /// Why the host can't write to a machine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -31,209 +18,6 @@ pub enum WriteError {
     /// The request has dirtied more pages than it may.
     #[error("the request is over its memory limit")]
     OverLimit,
-}
-
-/// One mapping of a machine's whole memory.
-#[derive(Debug)]
-pub struct Mapping {
-    region: MmapRegion,
-}
-
-impl Mapping {
-    fn new(
-        file: &Arc<File>,
-        len: u64,
-        protection: i32,
-        flags: i32,
-    ) -> Result<Self, MmapRegionError> {
-        let region = MmapRegionBuilder::new(len as usize)
-            .with_file_offset(FileOffset::from_arc(file.clone(), 0))
-            .with_mmap_prot(protection)
-            .with_mmap_flags(flags)
-            .build()?;
-        Ok(Self { region })
-    }
-
-    /// The memory itself, writable: for the machine that becomes the master.
-    pub fn shared(file: &Arc<File>, len: u64) -> Result<Self, MmapRegionError> {
-        Self::new(
-            file,
-            len,
-            libc::PROT_READ | libc::PROT_WRITE,
-            libc::MAP_SHARED,
-        )
-    }
-
-    /// The sealed master, for reading. Private, since Linux before 6.7 refuses even a read-only shared mapping of a
-    /// file sealed against writes.
-    pub fn frozen(file: &Arc<File>, len: u64) -> Result<Self, MmapRegionError> {
-        Self::new(
-            file,
-            len,
-            libc::PROT_READ,
-            libc::MAP_PRIVATE | libc::MAP_NORESERVE,
-        )
-    }
-
-    /// A fork: copy-on-write of the sealed master.
-    pub fn fork(file: &Arc<File>, len: u64) -> Result<Self, MmapRegionError> {
-        Self::new(
-            file,
-            len,
-            libc::PROT_READ | libc::PROT_WRITE,
-            libc::MAP_PRIVATE | libc::MAP_NORESERVE,
-        )
-    }
-
-    /// Length in bytes.
-    pub fn len(&self) -> u64 {
-        self.region.size() as u64
-    }
-
-    /// Host address of guest-physical 0, for KVM's memslots.
-    pub fn host_address(&self) -> u64 {
-        self.region.as_ptr() as u64
-    }
-
-    fn slice(&self, address: u64, len: u64) -> Result<VolatileSlice<'_>, OutOfRange> {
-        let error = OutOfRange { address, len };
-        let (start, count) = (
-            usize::try_from(address).map_err(|_| error)?,
-            usize::try_from(len).map_err(|_| error)?,
-        );
-        self.region.get_slice(start, count).map_err(|_| error)
-    }
-
-    /// Copies out of the machine.
-    pub fn read(&self, address: u64, buf: &mut [u8]) -> Result<(), OutOfRange> {
-        self.slice(address, buf.len() as u64)?.copy_to(buf);
-        Ok(())
-    }
-
-    /// Copies into the machine. Nothing is recorded: see [`GuestMemory`] for writes to a fork.
-    pub fn write(&self, address: u64, bytes: &[u8]) -> Result<(), OutOfRange> {
-        self.slice(address, bytes.len() as u64)?.copy_from(bytes);
-        Ok(())
-    }
-
-    /// Reads a little-endian number.
-    pub fn read_u64(&self, address: u64) -> Result<u64, OutOfRange> {
-        let mut bytes = [0; 8];
-        self.read(address, &mut bytes)?;
-        Ok(u64::from_le_bytes(bytes))
-    }
-
-    /// Writes a little-endian number.
-    pub fn write_u64(&self, address: u64, value: u64) -> Result<(), OutOfRange> {
-        self.write(address, &value.to_le_bytes())
-    }
-
-    /// Copies one page from the same place of another mapping.
-    fn copy_page(&self, from: &Mapping, page: u32) -> Result<(), OutOfRange> {
-        let address = u64::from(page) * PAGE;
-        from.slice(address, PAGE)?
-            .copy_to_volatile_slice(self.slice(address, PAGE)?);
-        Ok(())
-    }
-
-    /// How many pages differ from another mapping's.
-    pub fn differing_pages(&self, other: &Mapping) -> usize {
-        let (mut mine, mut theirs) = ([0; PAGE as usize], [0; PAGE as usize]);
-        (0..self.len().min(other.len()))
-            .step_by(PAGE as usize)
-            .filter(|&page| {
-                self.read(page, &mut mine)
-                    .and_then(|()| other.read(page, &mut theirs))
-                    .is_err()
-                    || mine != theirs
-            })
-            .count()
-    }
-
-    /// Gives all private pages back to the host; the fork then reads the master again.
-    pub fn drop_private_pages(&self) -> std::io::Result<()> {
-        // SAFETY: the range is exactly this mapping, and private pages hold nothing but guest memory, of which no
-        // Rust reference exists.
-        let result = unsafe {
-            libc::madvise(
-                self.region.as_ptr().cast(),
-                self.region.size(),
-                libc::MADV_DONTNEED,
-            )
-        };
-        if result == 0 {
-            Ok(())
-        } else {
-            Err(std::io::Error::last_os_error())
-        }
-    }
-}
-
-/// The pages a fork may differ from the master in, each once.
-///
-/// Page tables are never among them: nobody changes them after the freeze. KVM on AMD names them all the same, because
-/// with nested paging the processor's walk counts as a write (AMD APM Vol. 2, 15.25).
-#[derive(Debug)]
-pub struct DirtyPages {
-    list: Vec<u32>,
-    seen: Vec<u64>,
-    /// How many there were when the request began: those are mapped and not logged again.
-    at_start: usize,
-    /// A request may add this many.
-    limit: usize,
-}
-
-impl DirtyPages {
-    fn new(pages: u64, tables: &Range<u64>, limit: usize) -> Self {
-        let mut new = Self {
-            list: Vec::with_capacity(64),
-            seen: vec![0; pages.div_ceil(64) as usize],
-            at_start: 0,
-            limit,
-        };
-        // As if they had been seen already.
-        for page in tables.start / PAGE..tables.end / PAGE {
-            new.seen[page as usize / 64] |= 1 << (page % 64);
-        }
-        new
-    }
-
-    /// Adds a page. A page number outside the machine is ignored.
-    pub fn add(&mut self, page: u32) {
-        let (word, bit) = (page as usize / 64, 1u64 << (page % 64));
-        if let Some(word) = self.seen.get_mut(word)
-            && *word & bit == 0
-        {
-            *word |= bit;
-            self.list.push(page);
-        }
-    }
-
-    /// How many pages there are.
-    pub fn len(&self) -> usize {
-        self.list.len()
-    }
-
-    /// How many the request has added.
-    fn added(&self) -> usize {
-        self.list.len() - self.at_start
-    }
-
-    /// Takes one off the list: it will not be put back.
-    #[cfg(test)]
-    pub fn take(&mut self, nth: usize) -> Option<u32> {
-        let page = (nth < self.list.len()).then(|| self.list.remove(nth))?;
-        self.seen[page as usize / 64] &= !(1 << (page % 64));
-        Some(page)
-    }
-
-    fn clear(&mut self) {
-        for &page in &self.list {
-            self.seen[page as usize / 64] &= !(1 << (page % 64));
-        }
-        self.list = Vec::with_capacity(64);
-        self.at_start = 0;
-    }
 }
 
 /// A machine's memory, with every write of the host recorded where a reset will need it.
@@ -285,7 +69,7 @@ impl GuestMemory {
     /// From now on, pages dirtied count for a new request's limit.
     pub fn start_request(&mut self) {
         if let Some(dirty) = &mut self.dirty {
-            dirty.at_start = dirty.len();
+            dirty.start_request();
         }
     }
 
@@ -296,7 +80,7 @@ impl GuestMemory {
 
     /// How many it may.
     pub fn page_limit(&self) -> usize {
-        self.dirty.as_ref().map_or(usize::MAX, |dirty| dirty.limit)
+        self.dirty.as_ref().map_or(usize::MAX, DirtyPages::limit)
     }
 
     /// True once after permissions were taken away: the processor may still remember the old ones.
@@ -314,7 +98,7 @@ impl GuestMemory {
             for page in address / PAGE..=(address + bytes.len() as u64 - 1) / PAGE {
                 dirty.add(page as u32);
             }
-            if dirty.added() > dirty.limit {
+            if dirty.added() > dirty.limit() {
                 return Err(WriteError::OverLimit);
             }
         }
@@ -327,7 +111,7 @@ impl GuestMemory {
     pub fn restore(&mut self, master: &Mapping) -> Result<(), OutOfRange> {
         self.mapping
             .copy_page(master, (KERNEL_STACK / PAGE) as u32)?;
-        for &page in self.dirty.iter().flat_map(|dirty| &dirty.list) {
+        for page in self.dirty.iter().flat_map(DirtyPages::iter) {
             self.mapping.copy_page(master, page)?;
         }
         Ok(())

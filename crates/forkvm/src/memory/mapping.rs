@@ -1,0 +1,157 @@
+//! A mapping of a machine's whole memory: the master's memfd, seen by the host. Copies in and out by guest-physical address.
+
+use std::fs::File;
+use std::sync::Arc;
+
+use vm_memory::mmap::{MmapRegion, MmapRegionBuilder, MmapRegionError};
+use vm_memory::{FileOffset, VolatileMemory, VolatileSlice};
+
+use crate::arch::layout::PAGE;
+
+/// A guest-physical range that is not inside the machine's memory: a bug of the engine, never the guest's doing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("guest-physical range {address:#x}+{len:#x} is outside the machine's memory")]
+pub struct OutOfRange {
+    /// First address.
+    pub address: u64,
+    /// Length in bytes.
+    pub len: u64,
+}
+
+/// One mapping of a machine's whole memory.
+#[derive(Debug)]
+pub struct Mapping {
+    region: MmapRegion,
+}
+
+impl Mapping {
+    fn new(
+        file: &Arc<File>,
+        len: u64,
+        protection: i32,
+        flags: i32,
+    ) -> Result<Self, MmapRegionError> {
+        let region = MmapRegionBuilder::new(len as usize)
+            .with_file_offset(FileOffset::from_arc(file.clone(), 0))
+            .with_mmap_prot(protection)
+            .with_mmap_flags(flags)
+            .build()?;
+        Ok(Self { region })
+    }
+
+    /// The memory itself, writable: for the machine that becomes the master.
+    pub fn shared(file: &Arc<File>, len: u64) -> Result<Self, MmapRegionError> {
+        Self::new(
+            file,
+            len,
+            libc::PROT_READ | libc::PROT_WRITE,
+            libc::MAP_SHARED,
+        )
+    }
+
+    /// The sealed master, for reading. Private, since Linux before 6.7 refuses even a read-only shared mapping of a
+    /// file sealed against writes.
+    pub fn frozen(file: &Arc<File>, len: u64) -> Result<Self, MmapRegionError> {
+        Self::new(
+            file,
+            len,
+            libc::PROT_READ,
+            libc::MAP_PRIVATE | libc::MAP_NORESERVE,
+        )
+    }
+
+    /// A fork: copy-on-write of the sealed master.
+    pub fn fork(file: &Arc<File>, len: u64) -> Result<Self, MmapRegionError> {
+        Self::new(
+            file,
+            len,
+            libc::PROT_READ | libc::PROT_WRITE,
+            libc::MAP_PRIVATE | libc::MAP_NORESERVE,
+        )
+    }
+
+    /// Length in bytes.
+    pub fn len(&self) -> u64 {
+        self.region.size() as u64
+    }
+
+    /// Host address of guest-physical 0, for KVM's memslots.
+    pub fn host_address(&self) -> u64 {
+        self.region.as_ptr() as u64
+    }
+
+    /// A piece of it.
+    pub fn slice(&self, address: u64, len: u64) -> Result<VolatileSlice<'_>, OutOfRange> {
+        let error = OutOfRange { address, len };
+        let (start, count) = (
+            usize::try_from(address).map_err(|_| error)?,
+            usize::try_from(len).map_err(|_| error)?,
+        );
+        self.region.get_slice(start, count).map_err(|_| error)
+    }
+
+    /// Copies out of the machine.
+    pub fn read(&self, address: u64, buf: &mut [u8]) -> Result<(), OutOfRange> {
+        self.slice(address, buf.len() as u64)?.copy_to(buf);
+        Ok(())
+    }
+
+    /// Copies into the machine. Nothing is recorded: a fork is written by
+    /// [`GuestMemory::write_physical`](crate::memory::guest::GuestMemory::write_physical).
+    pub fn write(&self, address: u64, bytes: &[u8]) -> Result<(), OutOfRange> {
+        self.slice(address, bytes.len() as u64)?.copy_from(bytes);
+        Ok(())
+    }
+
+    /// Reads a little-endian number.
+    pub fn read_u64(&self, address: u64) -> Result<u64, OutOfRange> {
+        let mut bytes = [0; 8];
+        self.read(address, &mut bytes)?;
+        Ok(u64::from_le_bytes(bytes))
+    }
+
+    /// Writes a little-endian number.
+    pub fn write_u64(&self, address: u64, value: u64) -> Result<(), OutOfRange> {
+        self.write(address, &value.to_le_bytes())
+    }
+
+    /// Copies one page from the same place of another mapping.
+    pub fn copy_page(&self, from: &Mapping, page: u32) -> Result<(), OutOfRange> {
+        let address = u64::from(page) * PAGE;
+        from.slice(address, PAGE)?
+            .copy_to_volatile_slice(self.slice(address, PAGE)?);
+        Ok(())
+    }
+
+    /// How many pages differ from another mapping's.
+    pub fn differing_pages(&self, other: &Mapping) -> usize {
+        let (mut mine, mut theirs) = ([0; PAGE as usize], [0; PAGE as usize]);
+        (0..self.len().min(other.len()))
+            .step_by(PAGE as usize)
+            .filter(|&page| {
+                self.read(page, &mut mine)
+                    .and_then(|()| other.read(page, &mut theirs))
+                    .is_err()
+                    || mine != theirs
+            })
+            .count()
+    }
+
+    /// Gives all private pages back to the host; the fork then reads the master again.
+    pub fn drop_private_pages(&self) -> std::io::Result<()> {
+        // SAFETY: the range is exactly this mapping, and private pages hold nothing but guest memory, of which no
+        // Rust reference exists.
+        let result = unsafe {
+            libc::madvise(
+                self.region.as_ptr().cast(),
+                self.region.size(),
+                libc::MADV_DONTNEED,
+            )
+        };
+        if result == 0 {
+            Ok(())
+        } else {
+            Err(std::io::Error::last_os_error())
+        }
+    }
+}
