@@ -391,13 +391,14 @@ static inline long set_cacheable(bool cached, float ttl, float grace, float keep
 /* `where` of the functions below. BEREQ and BERESP are VCL's names for the same two. */
 enum kvm_http_where { KVM_REQUEST = 0, KVM_RESPONSE = 1, BEREQ = 4, BERESP = 5 };
 
-/* Adds the field "Key: value", beside others of that name. */
+/* Adds the field "Key: value", beside others of that name; gives its place among the message's fields, from 1 on. A
+ * name or value that is invalid or empty fails the request. */
 static inline long http_append(int where, const char *field, size_t len)
 {
 	return kvm_hypercall(KVM_HC_HTTP_APPEND, (uintptr_t)where, (uintptr_t)field, len, 0, 0, 0);
 }
 
-/* Sets the field "Key: value" in the place of others of that name. Without a colon ("Key"): removes them. */
+/* The same in the place of others of that name. Without a colon ("Key"): removes them, and gives 0. */
 static inline long http_set(int where, const char *field, size_t len)
 {
 	return kvm_hypercall(KVM_HC_HTTP_SET, (uintptr_t)where, (uintptr_t)field, len, 0, 0, 0);
@@ -413,8 +414,8 @@ static inline long http_set_str(int where, const char *field)
 	return http_set(where, field, __builtin_strlen(field));
 }
 
-/* Copies the field named `key`, the whole "Key: value", to `out`; gives its length, 0 when it is absent.
- * With out == NULL it only gives the length. The copy is not NUL-terminated. */
+/* Copies the field named `key`, the whole "Key: value", to `out`; gives its length, 0 when it is absent or longer than
+ * out_len. With out == NULL it only gives the length. The copy is not NUL-terminated. */
 static inline long http_find(int where, const char *key, size_t key_len, char *out, size_t out_len)
 {
 	return kvm_hypercall(KVM_HC_HTTP_FIND, (uintptr_t)where, (uintptr_t)key, key_len, (uintptr_t)out,
@@ -447,7 +448,8 @@ static inline size_t http_find_value(const char *key, char *out, size_t out_len)
 	return n;
 }
 
-/* Copies the request's method ("GET") to `out`; gives its length. The copy is not NUL-terminated. */
+/* Copies the request's method ("GET") to `out`; gives its length, 0 when it is longer than out_len. With out == NULL it
+ * only gives the length. The copy is not NUL-terminated. */
 static inline long http_method(char *out, size_t out_len)
 {
 	return kvm_hypercall(KVM_HC_HTTP_METHOD, (uintptr_t)out, out_len, 0, 0, 0, 0);

@@ -154,6 +154,26 @@ static void on_request(const struct kvm_request *request)
 		say("%zu %s\n", n, text);
 		done(200);
 	}
+	if ((rest = after(url, "/find-into/"))) { // the field X-Here, into so many bytes
+		say("%ld\n", http_find(KVM_REQUEST, "X-Here", 6, text, strtoul(rest, NULL, 10)));
+		done(200);
+	}
+	if ((rest = after(url, "/method-into/"))) { // 0: into NULL
+		const size_t room = strtoul(rest, NULL, 10);
+		say("%ld\n", http_method(room ? text : NULL, room));
+		done(200);
+	}
+	if ((rest = after(url, "/call/"))) { // a hypercall by its number, all arguments 0
+		say("%ld\n", kvm_hypercall((unsigned)strtoul(rest, NULL, 16), 0, 0, 0, 0, 0, 0));
+		done(200);
+	}
+	if (path_is(url, "/header-and-extra")) { // extra replaces what was set before, by name
+		const struct kvm_response_header fields[] = {{"x-a: 3", 6}, {"X-A: 4", 6}};
+		const struct kvm_response_extra extra = {.headers = fields, .num_headers = 2};
+		http_append_str(KVM_RESPONSE, "X-A: 1");
+		http_append_str(KVM_RESPONSE, "X-B: 2");
+		backend_response_extra(200, "text/plain", 10, "", 0, &extra);
+	}
 	if (path_is(url, "/method")) {
 		const long n = http_method(text, sizeof text);
 		say("%ld %.*s\n", n, (int)(n < 0 ? 0 : n), text);

@@ -109,6 +109,8 @@ pub(crate) enum Cause {
     Killed(i32),
     Deadlock(&'static str),
     BadResponse(String),
+    BadHeader(String),
+    BadCall(&'static str, &'static str),
     BadState(String),
     BadPort(u16),
     OldApi,
@@ -144,6 +146,8 @@ impl Cause {
             ),
             Self::Deadlock(call) => format!("it waits for ever: {call}"),
             Self::BadResponse(what) => format!("its response is invalid: {what}"),
+            Self::BadHeader(what) => format!("it set an invalid header: {what}"),
+            Self::BadCall(call, why) => format!("it called {call}() {why}"),
             Self::BadState(what) => what.clone(),
             Self::BadPort(port) => format!("it accessed I/O port {port:#x}"),
             Self::OldApi => "it answers by hypercall 0xFFFF, which had two meanings in its time; \

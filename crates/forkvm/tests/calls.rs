@@ -101,6 +101,11 @@ fn methods() {
         });
         assert_eq!(reply.text(), format!("{} {method}\n", method.len()));
     }
+    // With NULL only its length; not cut.
+    for (room, len) in [(0, 3), (2, 0), (3, 3), (4, 3)] {
+        let reply = tenant.get(&format!("/method-into/{room}"));
+        assert_eq!(reply.text(), format!("{len}\n"), "{room}");
+    }
 }
 
 #[test]
@@ -157,6 +162,16 @@ fn request_headers_can_be_found() {
     assert_eq!(find("X-Empty"), "9 0 \n");
     assert_eq!(find("X-Her"), "0 0 \n");
     assert_eq!(find(""), "0 0 \n");
+    // "X-Here: a value" is 15 bytes, and not cut.
+    for (room, len) in [(0, 0), (1, 0), (14, 0), (15, 15), (16, 15)] {
+        let url = format!("/find-into/{room}");
+        let reply = tenant.send(&Request {
+            url: url.as_bytes(),
+            headers: &headers,
+            ..Default::default()
+        });
+        assert_eq!(reply.text(), format!("{len}\n"), "{room}");
+    }
 }
 
 #[test]
@@ -268,22 +283,78 @@ fn response_headers_by_calls() {
     kvm_or_skip!();
     let tenant = Tenant::boot("echo");
     let reply = tenant.get("/http-append?where=1&field=X-A:+b&where=5&field=X-A:+c");
-    assert_eq!(reply.text(), "0\n0\n");
+    assert_eq!(reply.text(), "1\n2\n");
     assert_eq!(reply.headers.len(), 2);
     let reply = tenant.get("/http-set?where=1&field=X-A:+b&where=1&field=x-a:+c&where=1&field=X-B:+d&where=1&field=x-b");
-    assert_eq!(reply.text(), "0\n0\n0\n0\n");
+    assert_eq!(reply.text(), "1\n1\n2\n0\n");
     assert_eq!((reply.headers.len(), reply.header("X-A")), (1, Some("c")));
-    // A name that is none, a line end, a message that is none.
-    let reply = tenant.get(
-        "/http-append?where=1&field=X+A:+b&where=1&field=X-A:+b%0d%0aX-B:+c&where=7&field=X-A:+b",
-    );
-    assert!(
-        reply.text().lines().all(|line| line.starts_with('-')),
-        "{}",
-        reply.text()
-    );
-    assert_eq!(reply.headers, []);
+    // Of the request there was none.
+    let reply = tenant.get("/http-append?where=0&field=X-A:+b&where=4&field=X-A:+c");
+    assert_eq!((reply.text(), reply.headers.len()), ("1\n2\n", 0));
     assert_eq!(tenant.get("/status/200").headers, []);
+}
+
+/// A header that can't be sent fails the request, in the way that one in the response's `extra` does.
+#[test]
+fn bad_headers_fail_the_request() {
+    kvm_or_skip!();
+    let tenant = Tenant::boot("echo");
+    for (field, reason) in [
+        (
+            "where=1&field=X+A:+b",
+            "\"X A: b\": its name is not a valid field name",
+        ),
+        ("where=1&field=:+b", "its name is not a valid field name"),
+        (
+            "where=1&field=X-A:+b%0d%0aX-B:+c",
+            "its value has control characters",
+        ),
+        ("where=1&field=X-A:+%00", "its value has control characters"),
+        ("where=1&field=X-A:", "\"X-A:\": its value is empty"),
+        ("where=0&field=X-A:+", "its value is empty"),
+        ("where=7&field=X-A:+b", "no such message"),
+    ] {
+        for call in ["append", "set"] {
+            let failure = tenant.failure(&format!("/http-{call}?{field}")).to_string();
+            assert!(failure.contains("it set an invalid header"), "{failure}");
+            assert!(failure.contains(reason), "{field}: {failure}");
+        }
+    }
+    let failure = tenant.failure("/http-append?where=1&field=X-A");
+    assert!(failure.to_string().contains("no colon"), "{failure}");
+    tenant.assert_pristine();
+}
+
+#[test]
+fn headers_of_the_response_replace_those_set_before() {
+    kvm_or_skip!();
+    let reply = Tenant::boot("echo").get("/header-and-extra");
+    let expected = [("X-B", "2"), ("x-a", "3"), ("X-A", "4")];
+    assert_eq!(reply.headers, headers(&expected));
+}
+
+/// Behind a call that never returns there is nothing that its program could do next.
+#[test]
+fn calls_that_never_return_fail_by_their_names() {
+    kvm_or_skip!();
+    let tenant = Tenant::boot("echo");
+    for (number, name) in [
+        ("10001", "wait_for_requests() again"),
+        ("10002", "wait_for_requests_paused() again"),
+        ("10012", "begin_streaming_response() which is not there yet"),
+        (
+            "10013",
+            "storage_noreturn() outside of a live update's handlers",
+        ),
+        ("ffff", "hypercall 0xFFFF"),
+    ] {
+        let failure = tenant.failure(&format!("/call/{number}")).to_string();
+        assert!(failure.contains(name), "{number}: {failure}");
+    }
+    // Others return, and say that they are not there.
+    for number in ["10011", "10030", "10708", "20000", "12345678"] {
+        assert_eq!(tenant.get(&format!("/call/{number}")).text(), "-38\n");
+    }
 }
 
 #[test]

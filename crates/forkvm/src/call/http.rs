@@ -36,6 +36,9 @@ pub enum HeaderError {
     /// The value has a line end, NUL or another control character (RFC 9110, 5.5).
     #[error("its value has control characters")]
     BadValue,
+    /// Nothing behind the colon.
+    #[error("its value is empty")]
+    NoValue,
     /// Too many or too long.
     #[error("too many headers")]
     TooMany,
@@ -142,11 +145,17 @@ impl<'a> Exchange<'a> {
             .map(line)
     }
 
-    /// Appends a header, or replaces all of its name; a line without a colon then only removes them. What is refused
-    /// changes nothing.
-    pub fn change(&mut self, message: u64, text: &[u8], append: bool) -> Result<(), HeaderError> {
+    /// Appends a header, or replaces all of its name; a line without a colon then only removes them. Returns the new
+    /// header's place among the message's, from 1 on, 0 if there is none. What is refused changes nothing.
+    pub fn change(
+        &mut self,
+        message: u64,
+        text: &[u8],
+        append: bool,
+    ) -> Result<usize, HeaderError> {
         let new = match parse_header(text) {
             Err(HeaderError::NoColon) if !append && is_field_name(text) => None,
+            Ok(header) if header.value.is_empty() => return Err(HeaderError::NoValue),
             other => Some(other?),
         };
         let headers = match message {
@@ -157,18 +166,38 @@ impl<'a> Exchange<'a> {
         let name = new.as_ref().map_or(text, |header| header.name.as_bytes());
         let stays = |header: &Header| append || !header.name.as_bytes().eq_ignore_ascii_case(name);
         if new.is_some() {
-            let staying = || headers.iter().filter(|header| stays(header));
-            let bytes: usize = staying()
-                .map(|header| header.name.len() + header.value.len())
-                .sum();
-            if staying().count() >= MOST_HEADERS || bytes + text.len() > MOST_HEADER_BYTES {
-                return Err(HeaderError::TooMany);
-            }
+            check_room(headers.iter().filter(|header| stays(header)).chain(&new))?;
         }
         headers.retain(stays);
+        let is_new = new.is_some();
         headers.extend(new);
+        Ok(if is_new { headers.len() } else { 0 })
+    }
+
+    /// Adds the headers that come with the response itself, in the place of those that had their names before. What is
+    /// refused changes nothing.
+    pub fn replace(&mut self, new: Vec<Header>) -> Result<(), HeaderError> {
+        let stays = |header: &Header| {
+            !new.iter()
+                .any(|new| new.name.eq_ignore_ascii_case(&header.name))
+        };
+        let staying = self.response_headers.iter().filter(|header| stays(header));
+        check_room(staying.chain(&new))?;
+        self.response_headers.retain(stays);
+        self.response_headers.extend(new);
         Ok(())
     }
+}
+
+/// Whether a message may have these headers.
+fn check_room<'a>(headers: impl Iterator<Item = &'a Header>) -> Result<(), HeaderError> {
+    let (count, bytes) = headers.fold((0, 0), |(count, bytes), header| {
+        (count + 1, bytes + header.name.len() + header.value.len())
+    });
+    if count > MOST_HEADERS || bytes > MOST_HEADER_BYTES {
+        return Err(HeaderError::TooMany);
+    }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -196,17 +225,44 @@ mod tests {
     fn setting_replaces_and_unsets() {
         let request = Request::default();
         let mut exchange = Exchange::new(&request);
-        exchange.change(1, b"A: 1", true).unwrap();
-        exchange.change(1, b"a: 2", true).unwrap();
+        assert_eq!(exchange.change(1, b"A: 1", true), Ok(1));
+        assert_eq!(exchange.change(1, b"a: 2", true), Ok(2));
         assert_eq!(exchange.response_headers.len(), 2);
-        exchange.change(1, b"A: 3", false).unwrap();
+        assert_eq!(exchange.change(1, b"A: 3", false), Ok(1));
         assert_eq!(exchange.find(5, b"a"), Some(b"A: 3".to_vec()));
-        exchange.change(1, b"A", false).unwrap();
+        for append in [true, false] {
+            let empty = exchange.change(1, b"A: ", append);
+            assert_eq!(empty, Err(HeaderError::NoValue));
+        }
+        assert_eq!(exchange.change(1, b"A", false), Ok(0));
         assert_eq!(exchange.find(1, b"A"), None);
         assert_eq!(
             exchange.change(2, b"A: 1", true),
             Err(HeaderError::NoMessage)
         );
+    }
+
+    #[test]
+    fn what_comes_with_the_response_replaces() {
+        let request = Request::default();
+        let mut exchange = Exchange::new(&request);
+        for line in [&b"A: 1"[..], b"a: 2", b"B: 1"] {
+            exchange.change(1, line, true).unwrap();
+        }
+        let new = || {
+            vec![
+                parse_header(b"a: 3").unwrap(),
+                parse_header(b"A: 4").unwrap(),
+            ]
+        };
+        exchange.replace(new()).unwrap();
+        let lines = |exchange: &Exchange<'_>| -> Vec<_> {
+            exchange.response_headers.iter().map(line).collect()
+        };
+        assert_eq!(lines(&exchange), [&b"B: 1"[..], b"a: 3", b"A: 4"]);
+        let many = (0..=MOST_HEADERS).flat_map(|_| new()).collect();
+        assert_eq!(exchange.replace(many), Err(HeaderError::TooMany));
+        assert_eq!(lines(&exchange).len(), 3);
     }
 
     #[test]

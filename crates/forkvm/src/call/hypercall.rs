@@ -14,6 +14,7 @@ pub const WAIT_FOR_REQUESTS_PAUSED: u32 = 0x10002;
 const SET_CACHEABLE: u32 = 0x10005;
 const BACKEND_RESPONSE: u32 = 0x10010;
 pub const STORAGE_RETURN: u32 = 0x10011;
+const BEGIN_STREAMING_RESPONSE: u32 = 0x10012;
 pub const STORAGE_NORETURN: u32 = 0x10013;
 const HTTP_APPEND: u32 = 0x10020;
 const HTTP_SET: u32 = 0x10021;
@@ -34,12 +35,13 @@ const CONTENT_TYPE_LIMIT: u64 = 4096;
 const EXTRA_HEADERS: u16 = 64;
 /// Longest header line from a guest.
 const HEADER_LIMIT: u64 = 8192;
+/// How much of a header that is refused is shown.
+const MOST_SHOWN: usize = 100;
 /// Longest log record.
 const LOG_LIMIT: u64 = 4096;
 
 const EFAULT: i64 = -(libc::EFAULT as i64);
 const EPERM: i64 = -(libc::EPERM as i64);
-const EINVAL: i64 = -(libc::EINVAL as i64);
 const ENOSYS: i64 = -(libc::ENOSYS as i64);
 
 /// Everything but the body of a guest's response; the body stays in guest memory.
@@ -77,7 +79,6 @@ pub fn during_request(
             Ok(response) => Step::Respond(response),
             Err(what) => Step::Fail(Cause::BadResponse(what)),
         },
-        OLD_BACKEND_RESPONSE => Step::Fail(Cause::OldApi),
         HANDLER_RETURNED => Step::Fail(Cause::NoResponse),
         SET_CACHEABLE => {
             let seconds = |milliseconds: u64| (milliseconds as i64).max(0) as f32 / 1000.0;
@@ -88,22 +89,28 @@ pub fn during_request(
             });
             Step::Resume(0)
         }
-        HTTP_APPEND | HTTP_SET => {
-            Step::Resume(change_header(machine, exchange, number == HTTP_APPEND))
-        }
+        HTTP_APPEND | HTTP_SET => match change_header(machine, exchange, number == HTTP_APPEND) {
+            Ok(index) => Step::Resume(index as i64),
+            Err(what) => Step::Fail(Cause::BadHeader(what)),
+        },
         HTTP_FIND => Step::Resume(find_header(machine, exchange)),
         HTTP_METHOD => {
             let method = exchange.method().as_bytes().to_vec();
             Step::Resume(copy_out(machine, regs.rdi, regs.rsi, &method))
         }
-        _ => Step::Resume(common(number, machine, host)),
+        _ => match common(number, machine, host) {
+            Ok(result) => Step::Resume(result),
+            Err(cause) => Step::Fail(cause),
+        },
     }
 }
 
-/// Carries out a hypercall that means the same in `main()` and in a request.
-pub fn common(number: u32, machine: &mut Machine, host: &mut dyn Host) -> i64 {
+/// Carries out a hypercall that means the same in `main()` and in a request. Those that never return can't be, and end
+/// the program's run: its author has written nothing that could follow.
+pub fn common(number: u32, machine: &mut Machine, host: &mut dyn Host) -> Result<i64, Cause> {
+    const AGAIN: &str = "again, instead of ending what it was called for";
     let regs = machine.vcpu().regs();
-    match number {
+    Ok(match number {
         LOG => match machine
             .memory
             .read_vec(regs.rdi, regs.rsi.min(LOG_LIMIT) as usize)
@@ -133,8 +140,24 @@ pub fn common(number: u32, machine: &mut Machine, host: &mut dyn Host) -> i64 {
         IS_STORAGE | IS_DEBUG | BREAKPOINT => 0,
         // There is no response yet.
         SET_CACHEABLE => EPERM,
+        WAIT_FOR_REQUESTS => return Err(Cause::BadCall("wait_for_requests", AGAIN)),
+        WAIT_FOR_REQUESTS_PAUSED => {
+            return Err(Cause::BadCall("wait_for_requests_paused", AGAIN));
+        }
+        BACKEND_RESPONSE => {
+            return Err(Cause::BadCall("backend_response", "outside of a request"));
+        }
+        BEGIN_STREAMING_RESPONSE => {
+            let why = "which is not there yet; answer by backend_response()";
+            return Err(Cause::BadCall("begin_streaming_response", why));
+        }
+        STORAGE_NORETURN => {
+            let why = "outside of a live update's handlers";
+            return Err(Cause::BadCall("storage_noreturn", why));
+        }
+        OLD_BACKEND_RESPONSE => return Err(Cause::OldApi),
         _ => ENOSYS,
-    }
+    })
 }
 
 /// Reads the registers and structures of `backend_response`.
@@ -193,6 +216,7 @@ fn extra_fields(
     if count > EXTRA_HEADERS {
         return Err(format!("{count} headers, more than {EXTRA_HEADERS}"));
     }
+    let mut new = Vec::with_capacity(count.into());
     for index in 0..u64::from(count) {
         let entry = headers.wrapping_add(index * 16);
         let header = machine
@@ -202,10 +226,11 @@ fn extra_fields(
             .map_err(|bad| format!("header entry {index} at {bad}"))?;
         let line = read_header(machine, header.0, header.1)
             .map_err(|what| format!("header {index}: {what}"))?;
-        exchange
-            .change(http::RESPONSE, &line, true)
-            .map_err(|what| format!("header {index}: {what}"))?;
+        new.push(http::parse_header(&line).map_err(|what| format!("header {index}: {what}"))?);
     }
+    exchange
+        .replace(new)
+        .map_err(|what| format!("its headers: {what}"))?;
     if extra[10] != 0 {
         let (ttl, grace, keep) = (float(12), float(16), float(20));
         if ![ttl, grace, keep].iter().all(|time| time.is_finite()) {
@@ -230,16 +255,18 @@ fn read_header(machine: &Machine, address: u64, len: u64) -> Result<Vec<u8>, Str
         .map_err(|bad| bad.to_string())
 }
 
-/// `http_append` and `http_set`: (where, field, len). Returns 0 or an errno.
-fn change_header(machine: &mut Machine, exchange: &mut Exchange<'_>, append: bool) -> i64 {
+/// `http_append` and `http_set`: (where, field, len). Returns the header's place, or what is wrong with it.
+fn change_header(
+    machine: &mut Machine,
+    exchange: &mut Exchange<'_>,
+    append: bool,
+) -> Result<usize, String> {
     let regs = machine.vcpu().regs();
-    let Ok(line) = read_header(machine, regs.rsi, regs.rdx) else {
-        return EFAULT;
-    };
-    match exchange.change(regs.rdi, &line, append) {
-        Ok(()) => 0,
-        Err(_) => EINVAL,
-    }
+    let line = read_header(machine, regs.rsi, regs.rdx)?;
+    exchange.change(regs.rdi, &line, append).map_err(|bad| {
+        let shown = line.get(..MOST_SHOWN).unwrap_or(&line).escape_ascii();
+        format!("\"{shown}\": {bad}")
+    })
 }
 
 /// `http_find`: (where, key, klen, out, outlen). Returns the length of the whole line, 0 if absent.
@@ -249,17 +276,23 @@ fn find_header(machine: &mut Machine, exchange: &Exchange<'_>) -> i64 {
         return EFAULT;
     };
     match exchange.find(regs.rdi, &key) {
-        Some(line) if regs.rcx == 0 => line.len() as i64,
         Some(line) => copy_out(machine, regs.rcx, regs.r8, &line),
         None => 0,
     }
 }
 
-/// Copies a text to the guest, cut to its buffer, with a NUL behind it where there is room. Returns the copied length.
+/// Copies a text to the guest, with a NUL behind it where there is room. Returns its length, 0 if it does not fit. With a
+/// NULL for its place it only returns the length.
 fn copy_out(machine: &mut Machine, address: u64, room: u64, text: &[u8]) -> i64 {
-    let len = text.len().min(usize::try_from(room).unwrap_or(usize::MAX));
-    let mut bytes = text[..len].to_vec();
-    if (len as u64) < room {
+    let len = text.len() as u64;
+    if address == 0 {
+        return len as i64;
+    }
+    if len > room {
+        return 0;
+    }
+    let mut bytes = text.to_vec();
+    if len < room {
         bytes.push(0);
     }
     machine

@@ -127,7 +127,7 @@ impl Booting {
                 MAIN_RETURNED if regs.rdi as i32 == 0 => return Ok(Waiting::Handlers),
                 MAIN_RETURNED => return Err(Cause::MainReturned(regs.rdi as i32)),
                 REGISTER_FUNC => self.handlers.register(regs.rdi, regs.rsi),
-                _ => hypercall::common(number, &mut self.machine, output),
+                _ => hypercall::common(number, &mut self.machine, output)?,
             };
             self.machine.vcpu().set_result(result as u64);
         }

@@ -114,7 +114,7 @@ fn run_until(
         match machine.run(deadline, host) {
             Event::Hypercall(number) if ends.contains(&number) => return Ok(number),
             Event::Hypercall(number) => {
-                let result = hypercall::common(number, machine, host);
+                let result = hypercall::common(number, machine, host)?;
                 machine.vcpu().set_result(result as u64);
             }
             Event::SystemCall => {}
