@@ -13,14 +13,17 @@ use varnish::vcl::{Buffer, Ctx, LogTag, VclBackend, VclError};
 use crate::fetch::request::{Asked, BadBody};
 use crate::fetch::response::Response;
 use crate::fetch::{answer, plain};
+use crate::file;
+use crate::order::{Order, Target};
 use crate::orders::update::{self, Source, Turn};
-use crate::orders::{debug, upload};
+use crate::orders::{debug, upload, watch};
+use crate::tenants::registry::Shared;
 use crate::tenants::settings::{BadSetting, Settings};
 use crate::tenants::tenant::{Release, State, Tenant};
 use crate::tenants::version::Version;
-use crate::tenants::{boot, name, registry, report};
+use crate::tenants::{boot, name, queue, registry, report};
 use crate::varnish::counters::count;
-use crate::varnish::fetch::{Fetch, Order, Target};
+use crate::varnish::fetch::Fetch;
 use crate::varnish::logging;
 
 /// The one backend of a VCL.
@@ -43,7 +46,17 @@ impl Director {
             }
         }
         for settings in tenants {
-            here.insert(settings.config.name.clone(), registry::share(settings));
+            let tenant = match registry::share(settings) {
+                Shared::Known(tenant) => tenant,
+                Shared::New(tenant, file) => {
+                    if tenant.settings.watch {
+                        watch::start();
+                    }
+                    queue::enqueue(&tenant, file);
+                    tenant
+                }
+            };
+            here.insert(tenant.name().to_owned(), tenant);
         }
         Ok(())
     }
@@ -71,7 +84,7 @@ impl Director {
     pub fn live_update_file(&self, name: &[u8], path: &Path) -> Result<(), String> {
         let tenant = self.named(name).ok_or("no such tenant")?;
         let turn = Turn::take(&tenant).map_err(|busy| busy.to_string())?;
-        let elf = registry::open(path)
+        let elf = file::open(path)
             .and_then(|(file, _)| boot::read_file(&tenant, file))
             .map_err(|reason| format!("{}: {reason}", path.display()))?;
         update::update(&tenant, Source::Given(elf), turn)

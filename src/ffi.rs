@@ -13,13 +13,11 @@ use varnish::ffi::{VMOD_PRIV_METHODS_MAGIC, vmod_data, vmod_priv, vmod_priv_meth
 use varnish::vcl::{Ctx, LogTag, VclError};
 
 use crate::director::Director;
-use crate::orders::{debug, upload};
+use crate::order::{Debug, Order, Sent, Target, Upload};
 use crate::tenants::document::{self, BadDocument, Document};
-use crate::tenants::keys::Sent;
 use crate::tenants::settings::{Given, List, Settings};
 use crate::tenants::{name, registry};
-use crate::varnish::fetch::{Order, Target};
-use crate::varnish::{counters, logging, panics};
+use crate::varnish::{counters, fetch, logging, panics};
 use crate::vdi::{Registered, guard};
 
 /// What vmodtool.py and bindgen made of vmod.vcc.
@@ -255,7 +253,7 @@ unsafe extern "C" fn live_update(
     // SAFETY: varnishd called us with all of them.
     unsafe {
         aim(ctx, vcl, || {
-            let order = upload::Order::Update {
+            let order = Upload::Update {
                 key: sent(key),
                 max_size: usize::try_from(max_size.0).unwrap_or(0),
             };
@@ -274,7 +272,7 @@ unsafe extern "C" fn live_rollback(
     // SAFETY: varnishd called us with all of them.
     unsafe {
         aim(ctx, vcl, || {
-            let order = upload::Order::Rollback { key: sent(key) };
+            let order = Upload::Rollback { key: sent(key) };
             ordered(tenant, Order::Upload(order))
         })
     }
@@ -292,7 +290,7 @@ unsafe extern "C" fn vm_debug_backend(
     // SAFETY: varnishd called us with all of them.
     unsafe {
         aim(ctx, vcl, || {
-            let order = debug::Order {
+            let order = Debug {
                 key: sent(key),
                 upload: None,
             };
@@ -316,7 +314,7 @@ unsafe extern "C" fn live_debug(
     // SAFETY: varnishd called us with all of them.
     unsafe {
         aim(ctx, vcl, || {
-            let order = debug::Order {
+            let order = Debug {
                 key: sent(key),
                 upload: Some(usize::try_from(max_size.0).unwrap_or(0)),
             };
@@ -336,7 +334,7 @@ unsafe fn aim(
     let done = run(ctx, || {
         // SAFETY: as the caller promises.
         unsafe {
-            target().keep(&mut Ctx::from_ptr(ctx))?;
+            fetch::keep(target(), &mut Ctx::from_ptr(ctx))?;
             Ok(registered(vcl)?.backend())
         }
     });

@@ -1,6 +1,6 @@
 //! The Varnish VMOD `kvm`: answers backend fetches by running tenants' programs in KVM guests.
 //!
-//! The way of a fetch: `kvm.backend()` in VCL leaves a [`varnish::fetch::Target`] with the task and returns the VCL's one
+//! The way of a fetch: `kvm.backend()` in VCL leaves a [`order::Target`] with the task and returns the VCL's one
 //! director; varnishd calls it ([`vdi`]), it finds the tenant ([`director`]), takes the request from Varnish
 //! ([`fetch::request`]), has the tenant's program ([`tenants::tenant`]) answer it, and hands status and headers back; the body is
 //! read from the fork as Varnish asks for it ([`fetch::response`]).
@@ -11,6 +11,8 @@
 mod director;
 mod fetch;
 mod ffi;
+mod file;
+mod order;
 mod orders;
 mod tenants;
 mod varnish;

@@ -11,21 +11,12 @@ use forkvm::{Answer, Program};
 use crate::fetch::answer;
 use crate::fetch::request::Asked;
 use crate::fetch::response::Response;
+use crate::order::{self, Target};
 use crate::orders::refusal::Refusal;
 use crate::orders::{update, upload};
-use crate::tenants::keys::Sent;
 use crate::tenants::tenant::{DebugTurn, Release, Tenant};
 use crate::tenants::version::Version;
-use crate::varnish::fetch::{Fetch, Target};
-
-/// A request is to stop at its handler's entry.
-#[derive(Debug)]
-pub struct Order {
-    /// The key that was sent.
-    pub key: Sent,
-    /// The request's body is the program to be debugged, of at most so many bytes. Without it, the one that is live.
-    pub upload: Option<usize>,
-}
+use crate::varnish::fetch::Fetch;
 
 /// Has a request debugged. An error is a failed fetch.
 // In a stack frame of its own: those of other requests should stay small.
@@ -35,7 +26,7 @@ pub fn respond(
     tenant: Option<Arc<Tenant>>,
     asked: &str,
     target: &Target,
-    order: &Order,
+    order: &order::Debug,
 ) -> Result<Response, String> {
     let name = tenant.as_ref().map_or(asked, |tenant| tenant.name());
     let response = match debug(fetch, tenant.as_ref(), target, order) {
@@ -71,7 +62,7 @@ fn debug<'t>(
     fetch: &mut Fetch<'_, '_>,
     tenant: Option<&'t Arc<Tenant>>,
     target: &Target,
-    order: &Order,
+    order: &order::Debug,
 ) -> Result<Debugged<'t>, Refusal> {
     let tenant = tenant.ok_or(Refusal::Unknown)?;
     let config = &tenant.settings.config;

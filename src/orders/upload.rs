@@ -7,29 +7,12 @@ use serde_json::{Value, json};
 
 use crate::fetch::request::{BadBody, Body};
 use crate::fetch::response::Response;
+use crate::order::Upload;
 use crate::orders::refusal::{self, Refusal};
 use crate::orders::update::{self, Done, Refused, Source, Turn};
-use crate::tenants::keys::Sent;
 use crate::tenants::tenant::Tenant;
 use crate::tenants::version::Version;
 use crate::varnish::fetch::Fetch;
-
-/// What is asked for, beside the tenant.
-#[derive(Debug)]
-pub enum Order {
-    /// The body is the new program.
-    Update {
-        /// The key that was sent.
-        key: Sent,
-        /// The longest body.
-        max_size: usize,
-    },
-    /// The program before comes back.
-    Rollback {
-        /// The key that was sent.
-        key: Sent,
-    },
-}
 
 /// Carries out an order. An error is a failed fetch.
 // In a stack frame of its own: those of other requests should stay small.
@@ -38,7 +21,7 @@ pub fn respond(
     fetch: &mut Fetch<'_, '_>,
     tenant: Option<Arc<Tenant>>,
     asked: &str,
-    order: &Order,
+    order: &Upload,
 ) -> Result<Response, String> {
     let name = tenant.as_ref().map_or(asked, |tenant| tenant.name());
     let response = match carry_out(fetch, tenant.as_ref(), order) {
@@ -64,17 +47,17 @@ pub fn respond(
 fn carry_out(
     fetch: &mut Fetch<'_, '_>,
     tenant: Option<&Arc<Tenant>>,
-    order: &Order,
+    order: &Upload,
 ) -> Result<Done, Refusal> {
     let tenant = tenant.ok_or(Refusal::Unknown)?;
     match order {
-        Order::Update { key, max_size } => {
+        Upload::Update { key, max_size } => {
             tenant.settings.key.check(key.bytes())?;
             let turn = Turn::take(tenant)?;
             let elf = read(fetch, *max_size)?;
             Ok(update::update(tenant, Source::Given(elf), turn)?)
         }
-        Order::Rollback { key } => {
+        Upload::Rollback { key } => {
             tenant.settings.key.check(key.bytes())?;
             let turn = Turn::take(tenant)?;
             Ok(update::update(tenant, Source::Rollback, turn)?)

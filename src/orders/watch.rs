@@ -9,8 +9,9 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 use varnish::vcl::LogTag;
 
+use crate::file::{self, Identity};
 use crate::orders::update::{self, Refused, Source, Turn};
-use crate::tenants::registry::{self, Identity};
+use crate::tenants::registry;
 use crate::tenants::tenant::{State, Tenant};
 use crate::varnish::logging;
 
@@ -73,7 +74,7 @@ fn key_of(tenant: &Arc<Tenant>) -> usize {
 /// Never waits: one tenant's main() is not to hold up the others.
 fn look(tenant: &Arc<Tenant>, seen: &mut HashMap<usize, Seen>) {
     // A file that is gone is no change: the program stays.
-    let Ok((_, identity)) = registry::open(&tenant.settings.path) else {
+    let Ok((_, identity)) = file::open(&tenant.settings.path) else {
         return;
     };
     if tenant.identity() == Some(identity) || tenant.rejected() == Some(identity) {

@@ -9,7 +9,7 @@ use std::time::Instant;
 use forkvm::{BootError, Program};
 use varnish::vcl::LogTag;
 
-use crate::tenants::registry;
+use crate::file;
 use crate::tenants::store::{StoreError, Stored};
 use crate::tenants::tenant::{Failed, Release, State, Tenant};
 use crate::tenants::version::Version;
@@ -168,7 +168,7 @@ pub enum Unread {
 /// The program that is at the tenant's path now.
 pub fn read_path(tenant: &Tenant) -> Result<Vec<u8>, Unread> {
     let path = tenant.settings.path.display();
-    let (file, _) = registry::open(&tenant.settings.path)
+    let (file, _) = file::open(&tenant.settings.path)
         .map_err(|reason| Unread::NotNow(format!("{path}: {reason}")))?;
     read(file, tenant.settings.config.limits.max_memory).map_err(|error| {
         let reason = format!("{path}: {error}");
@@ -181,7 +181,7 @@ pub fn read_path(tenant: &Tenant) -> Result<Vec<u8>, Unread> {
 
 /// Which program is at the tenant's path now.
 pub fn version_of_path(tenant: &Tenant) -> Option<Version> {
-    let (file, _) = registry::open(&tenant.settings.path).ok()?;
+    let (file, _) = file::open(&tenant.settings.path).ok()?;
     Version::of_file(file).ok()
 }
 

@@ -12,7 +12,7 @@ use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 use serde_json::Value;
 use serde_json::error::Category;
 
-use crate::tenants::registry;
+use crate::file;
 use crate::tenants::settings::{BadSetting, Given, List, Settings};
 
 /// Longest file.
@@ -123,7 +123,7 @@ pub fn load(path: &Path) -> Result<Document, BadDocument> {
     if !path.is_absolute() {
         return Err(BadDocument::File("is not absolute".into()));
     }
-    parse(&registry::read(path, FILE_LIMIT).map_err(BadDocument::File)?)
+    parse(&file::read(path, FILE_LIMIT).map_err(BadDocument::File)?)
 }
 
 /// Reads a document. Comments are allowed.

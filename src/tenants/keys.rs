@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 
-use crate::tenants::registry;
+use crate::file;
 
 /// Longest key file.
 const FILE_LIMIT: u64 = 4096;
@@ -38,27 +38,6 @@ pub enum Denied {
     /// The key file can't be read. Clients see [`Denied::Disabled`].
     #[error("update_key_file {0}")]
     Unreadable(String),
-}
-
-/// A key that somebody sent, who may be anybody.
-pub struct Sent(Vec<u8>);
-
-impl Sent {
-    /// As it came.
-    pub fn new(key: &[u8]) -> Self {
-        Self(key.to_vec())
-    }
-
-    /// For [`Key::check`].
-    pub fn bytes(&self) -> &[u8] {
-        &self.0
-    }
-}
-
-impl fmt::Debug for Sent {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a key")
-    }
 }
 
 impl Key {
@@ -113,7 +92,7 @@ fn digest(key: &[u8]) -> [u8; 32] {
 
 fn read(path: &Path) -> Result<Vec<u8>, Denied> {
     let unreadable = |what: String| Denied::Unreadable(format!("{}: {what}", path.display()));
-    registry::read(path, FILE_LIMIT).map_err(unreadable)
+    file::read(path, FILE_LIMIT).map_err(unreadable)
 }
 
 #[cfg(test)]

@@ -2,17 +2,13 @@
 #![forbid(unsafe_code)]
 
 use std::collections::HashMap;
-use std::fs::{File, OpenOptions};
-use std::io::Read;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
-use std::path::{Path, PathBuf};
+use std::fs::File;
+use std::path::PathBuf;
 use std::sync::{Arc, LazyLock, Weak};
 
 use parking_lot::Mutex;
-use rustix::fs::OFlags;
 
-use crate::orders::watch;
-use crate::tenants::queue;
+use crate::file;
 use crate::tenants::settings::Settings;
 use crate::tenants::tenant::{State, Tenant};
 
@@ -21,26 +17,18 @@ type Tenants = HashMap<(String, PathBuf), Vec<Weak<Tenant>>>;
 
 static TENANTS: LazyLock<Mutex<Tenants>> = LazyLock::new(Mutex::default);
 
-/// What tells whether a file is still the same.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Identity {
-    device: u64,
-    inode: u64,
-    size: u64,
-    modified: (i64, i64),
+/// A tenant for a VCL.
+pub enum Shared {
+    /// One that another VCL has.
+    Known(Arc<Tenant>),
+    /// A new one, and the file that it is to boot.
+    New(Arc<Tenant>, Result<File, String>),
 }
 
-impl Identity {
-    /// Its length in bytes.
-    pub fn size(&self) -> u64 {
-        self.size
-    }
-}
-
-/// The tenant with these settings: one that another VCL has, or a new one, which is put in the queue to boot.
-pub fn share(settings: Settings) -> Arc<Tenant> {
+/// The tenant with these settings.
+pub fn share(settings: Settings) -> Shared {
     // Opened now and read when its turn comes: what boots is the file that was there when the VCL was loaded.
-    let opened = open(&settings.path);
+    let opened = file::open(&settings.path);
     let identity = opened.as_ref().ok().map(|(_, identity)| *identity);
 
     let mut tenants = TENANTS.lock();
@@ -59,17 +47,11 @@ pub fn share(settings: Settings) -> Arc<Tenant> {
         usable && tenant.unfit().is_none() && tenant.settings == settings
     });
     if let Some(tenant) = shared {
-        return tenant;
+        return Shared::Known(tenant);
     }
     let tenant = Arc::new(Tenant::new(settings, identity));
     same_name.push(Arc::downgrade(&tenant));
-    drop(tenants);
-
-    if tenant.settings.watch {
-        watch::start();
-    }
-    queue::enqueue(&tenant, opened.map(|(file, _)| file));
-    tenant
+    Shared::New(tenant, opened.map(|(file, _)| file))
 }
 
 /// Forgets the tenants that no VCL has any more.
@@ -93,38 +75,4 @@ pub fn of_same_store(tenant: &Arc<Tenant>) -> Vec<Arc<Tenant>> {
     let all = tenants.values().flatten().filter_map(Weak::upgrade);
     all.filter(|other| other.store.is(&tenant.store) && !Arc::ptr_eq(other, tenant))
         .collect()
-}
-
-/// Reads a regular file of at most so many bytes.
-pub fn read(path: &Path, most: u64) -> Result<Vec<u8>, String> {
-    let (file, identity) = open(path)?;
-    if identity.size() > most {
-        return Err(format!("is larger than {most} bytes"));
-    }
-    let mut bytes = Vec::new();
-    file.take(most)
-        .read_to_end(&mut bytes)
-        .map_err(|error| error.to_string())?;
-    Ok(bytes)
-}
-
-/// Opens a regular file, and says which one it is.
-pub fn open(path: &Path) -> Result<(File, Identity), String> {
-    let file = OpenOptions::new()
-        .read(true)
-        // Opening a FIFO must not block VCL load.
-        .custom_flags(OFlags::NONBLOCK.bits() as i32)
-        .open(path)
-        .map_err(|error| error.to_string())?;
-    let metadata = file.metadata().map_err(|error| error.to_string())?;
-    if !metadata.is_file() {
-        return Err("not a regular file".into());
-    }
-    let identity = Identity {
-        device: metadata.dev(),
-        inode: metadata.ino(),
-        size: metadata.size(),
-        modified: (metadata.mtime(), metadata.mtime_nsec()),
-    };
-    Ok((file, identity))
 }

@@ -9,7 +9,7 @@ use std::time::Instant;
 use forkvm::Program;
 use parking_lot::{Condvar, Mutex};
 
-use crate::tenants::registry::Identity;
+use crate::file::Identity;
 use crate::tenants::settings::Settings;
 use crate::tenants::store::Store;
 use crate::tenants::version::Version;

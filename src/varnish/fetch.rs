@@ -6,26 +6,7 @@ use std::sync::Arc;
 use varnish::ffi;
 use varnish::vcl::{BodyState, Ctx, LogTag, VclError};
 
-use crate::orders::{debug, upload};
-
-/// What `kvm.backend()` was called with. `None` is the default: Host, and bereq.url.
-#[derive(Debug, Default)]
-pub struct Target {
-    pub tenant: Option<Vec<u8>>,
-    pub url: Option<Vec<u8>>,
-    pub arg: Vec<u8>,
-    /// Something else than a request of the tenant's program.
-    pub order: Option<Order>,
-}
-
-/// Something that needs a key.
-#[derive(Debug)]
-pub enum Order {
-    /// Another program for the tenant.
-    Upload(upload::Order),
-    /// A request that is debugged.
-    Debug(debug::Order),
-}
+use crate::order::Target;
 
 /// Its address is the key that a target is kept under with its task.
 static TARGET_KEY: u8 = 0;
@@ -36,19 +17,17 @@ static TARGET_METHODS: ffi::vmod_priv_methods = ffi::vmod_priv_methods {
     fini: Some(ffi::vmod_priv::on_fini::<Arc<Target>>),
 };
 
-impl Target {
-    /// Keeps the target with the task of `ctx`, in place of an earlier one.
-    pub fn keep(self, ctx: &mut Ctx<'_>) -> Result<(), VclError> {
-        // SAFETY: varnishd gave us ctx. The result is null or the task's own vmod_priv, which nobody else has under
-        // our key, so it holds an Arc<Target> or nothing.
-        unsafe {
-            let slot = ffi::VRT_priv_task(ctx.raw, (&raw const TARGET_KEY).cast()).as_mut();
-            let slot = slot.ok_or("out of workspace")?;
-            drop(slot.take::<Arc<Self>>());
-            slot.put(Box::new(Arc::new(self)), &TARGET_METHODS);
-        }
-        Ok(())
+/// Keeps a target with the task of `ctx`, in place of an earlier one.
+pub fn keep(target: Target, ctx: &mut Ctx<'_>) -> Result<(), VclError> {
+    // SAFETY: varnishd gave us ctx. The result is null or the task's own vmod_priv, which nobody else has under
+    // our key, so it holds an Arc<Target> or nothing.
+    unsafe {
+        let slot = ffi::VRT_priv_task(ctx.raw, (&raw const TARGET_KEY).cast()).as_mut();
+        let slot = slot.ok_or("out of workspace")?;
+        drop(slot.take::<Arc<Target>>());
+        slot.put(Box::new(Arc::new(target)), &TARGET_METHODS);
     }
+    Ok(())
 }
 
 /// Header slots and workspace that a guest leaves free: Varnish adds headers of its own after us.
@@ -76,7 +55,7 @@ impl<'f, 'c> Fetch<'f, 'c> {
 
     /// What `kvm.backend()` was called with in this task. `None` if it was not, or the task was rolled back since.
     pub fn target(&self) -> Option<Arc<Target>> {
-        // SAFETY: as in Target::keep; get returns null if there is none.
+        // SAFETY: as in keep(); get returns null if there is none.
         unsafe {
             let slot =
                 ffi::VRT_priv_task_get(&raw const *self.ctx.raw, (&raw const TARGET_KEY).cast())

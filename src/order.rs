@@ -1,0 +1,70 @@
+//! What a VCL function leaves with its task for the fetch: which tenant, and a request or an order.
+#![forbid(unsafe_code)]
+
+use std::fmt;
+
+/// What `kvm.backend()` or one like it was called with. `None` is the default: Host, and bereq.url.
+#[derive(Debug, Default)]
+pub struct Target {
+    pub tenant: Option<Vec<u8>>,
+    pub url: Option<Vec<u8>>,
+    pub arg: Vec<u8>,
+    /// Something else than a request of the tenant's program.
+    pub order: Option<Order>,
+}
+
+/// Something that needs a key.
+#[derive(Debug)]
+pub enum Order {
+    /// Another program for the tenant.
+    Upload(Upload),
+    /// A request that is debugged.
+    Debug(Debug),
+}
+
+/// Another program for the tenant.
+#[derive(Debug)]
+pub enum Upload {
+    /// The body is the new program.
+    Update {
+        /// The key that was sent.
+        key: Sent,
+        /// The longest body.
+        max_size: usize,
+    },
+    /// The program before comes back.
+    Rollback {
+        /// The key that was sent.
+        key: Sent,
+    },
+}
+
+/// A request is to stop at its handler's entry.
+#[derive(Debug)]
+pub struct Debug {
+    /// The key that was sent.
+    pub key: Sent,
+    /// The request's body is the program to be debugged, of at most so many bytes. Without it, the one that is live.
+    pub upload: Option<usize>,
+}
+
+/// A key that somebody sent, who may be anybody.
+pub struct Sent(Vec<u8>);
+
+impl Sent {
+    /// As it came.
+    pub fn new(key: &[u8]) -> Self {
+        Self(key.to_vec())
+    }
+
+    /// To be compared.
+    pub fn bytes(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Sent {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a key")
+    }
+}
