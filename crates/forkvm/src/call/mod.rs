@@ -81,7 +81,7 @@ enum Entry {
 }
 
 impl WaitPoint {
-    /// Runs a request up to its response. [`Machine::start`] has been called with the same deadline.
+    /// Runs a request up to its response, inside of [`Machine::watched`] with the same deadline.
     pub fn call(
         &self,
         machine: &mut Machine,

@@ -2,6 +2,7 @@
 //! master's state after each.
 
 use std::hash::{BuildHasher, RandomState};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -57,6 +58,9 @@ pub struct Fork {
     debug_registers_dirty: bool,
     /// The last request went over its memory limit.
     over_limit: bool,
+    /// The next reset panics in its middle.
+    #[cfg(test)]
+    reset_panics: bool,
 }
 
 impl Fork {
@@ -82,6 +86,8 @@ impl Fork {
             shrink,
             debug_registers_dirty: false,
             over_limit: false,
+            #[cfg(test)]
+            reset_panics: false,
         })
     }
 
@@ -114,13 +120,10 @@ impl Fork {
         deadline: Instant,
         host: &mut dyn Host,
     ) -> Result<Option<Vec<u8>>, Cause> {
-        self.machine.start(deadline);
-        let state = self
-            .master
-            .wait_point
-            .give_state(&mut self.machine, most, deadline, host);
-        self.machine.stop();
-        state
+        let wait_point = &self.master.wait_point;
+        self.machine.watched(deadline, |machine| {
+            wait_point.give_state(machine, most, deadline, host)
+        })
     }
 
     /// Copies from the body of a response of this fork.
@@ -153,17 +156,17 @@ impl Fork {
             warm_up: false,
             random,
         };
-        self.machine.start(deadline);
-        let result = self.master.wait_point.call(
-            &mut self.machine,
-            &mut exchange,
-            circumstances,
-            deadline,
-            host,
-            debugger.as_deref_mut(),
-        );
-        self.machine.stop();
-        self.machine.harvest();
+        let (wait_point, debugged) = (&self.master.wait_point, debugger.as_deref_mut());
+        let result = self.machine.watched(deadline, |machine| {
+            wait_point.call(
+                machine,
+                &mut exchange,
+                circumstances,
+                deadline,
+                host,
+                debugged,
+            )
+        });
         self.over_limit = self.machine.over_memory_limit();
         self.debug_registers_dirty |= debugger.is_some_and(|debugger| debugger.has_stopped());
         if let Err(Cause::Exception(exception)) = &result {
@@ -183,15 +186,19 @@ impl Fork {
         Ok(response)
     }
 
-    /// Puts the fork back to the master's state. False if it can't be used again.
+    /// Puts the fork back to the master's state. False if it can't be used again, also after a panic on the way: forks
+    /// are reset where their leases are dropped, maybe by another panic.
     pub fn reset(&mut self) -> bool {
-        self.try_reset().unwrap_or(false)
+        // Nobody looks at a fork again that a panic left half reset: its machine is poisoned.
+        let reset = catch_unwind(AssertUnwindSafe(|| self.try_reset()));
+        matches!(reset, Ok(Ok(true)))
     }
 
     fn try_reset(&mut self) -> std::io::Result<bool> {
         if !self.machine.settle() {
             return Ok(false);
         }
+        self.machine.set_poisoned(true);
         if self.shrink.is_due(self.machine.memory.dirty_len()) || self.over_limit {
             self.machine.shrink()?;
             self.over_limit = false;
@@ -202,6 +209,8 @@ impl Fork {
                 .map_err(std::io::Error::other)?;
             self.machine.keep_ring_low()?;
         }
+        #[cfg(test)]
+        assert!(!std::mem::take(&mut self.reset_panics), "on purpose");
         self.machine.linux.restore_from(&self.master.linux);
         if self.debug_registers_dirty {
             self.machine
@@ -215,6 +224,7 @@ impl Fork {
         self.machine
             .vcpu()
             .clear_events_at_next_run(wait_point.events);
+        self.machine.set_poisoned(false);
         Ok(true)
     }
 

@@ -60,6 +60,9 @@ pub struct Machine {
     pub linux: Linux,
     host: &'static KvmHost,
     residue: Residue,
+    /// Something was begun on it that has not come to its end, and never will if there was a panic: it is not to be used
+    /// again.
+    poisoned: bool,
     /// A debugger steps through the program.
     stepping: bool,
 }
@@ -108,6 +111,7 @@ impl Machine {
             linux,
             host,
             residue: Residue::Clean,
+            poisoned: false,
             stepping: false,
         })
     }
@@ -117,10 +121,30 @@ impl Machine {
         &mut self.vcpu
     }
 
-    /// From now on, [`Machine::run`] ends with a timeout at `deadline`, and pages dirtied count for the limit.
-    pub fn start(&mut self, deadline: Instant) {
+    /// Does `work`, in which the guest runs. [`Machine::run`] ends with a timeout at `deadline`, pages dirtied count for
+    /// the limit, and afterwards they are known. If `work` panics they are not, and the machine stays poisoned.
+    pub fn watched<T>(&mut self, deadline: Instant, work: impl FnOnce(&mut Self) -> T) -> T {
+        /// Takes the watchdog's eyes off, also in a panic: this thread has other things to do.
+        struct Watched<'a>(&'a mut Machine);
+        impl Drop for Watched<'_> {
+            fn drop(&mut self) {
+                self.0.watch.disarm();
+            }
+        }
+        self.poisoned = true;
         self.memory.start_request();
         self.watch.arm(deadline);
+        let watched = Watched(self);
+        let result = work(&mut *watched.0);
+        drop(watched);
+        self.harvest();
+        self.poisoned = false;
+        result
+    }
+
+    /// Says that something begins, or has ended, that leaves the machine unusable if it does not come to its end.
+    pub fn set_poisoned(&mut self, poisoned: bool) {
+        self.poisoned = poisoned;
     }
 
     /// Sets another deadline, for the same request.
@@ -134,12 +158,8 @@ impl Machine {
         self.stepping = stepping;
     }
 
-    /// Ends what [`Machine::start`] began.
-    pub fn stop(&mut self) {
-        self.watch.disarm();
-    }
-
-    /// Runs the guest, serving its system calls, until something else happens. `deadline` is that of `start`.
+    /// Runs the guest, serving its system calls, until something else happens. `deadline` is that of
+    /// [`Machine::watched`].
     pub fn run(&mut self, deadline: Instant, host: &mut dyn Host) -> Event {
         loop {
             // What the host writes is not in the ring, which a program that only makes calls never fills.
@@ -303,7 +323,7 @@ impl Machine {
     /// KVM looks whether the ring is nearly full only now and then, and goes on writing over old entries if it has come
     /// too late: `kvm_pvm` does when it has to emulate the program, as after a load of a non-canonical RSP. So a full
     /// ring means that entries may be lost, and the machine is not to be used again.
-    pub fn harvest(&mut self) {
+    fn harvest(&mut self) {
         let (Some(ring), Some(dirty)) = (self.vcpu.ring(), self.memory.dirty()) else {
             return;
         };
@@ -363,6 +383,7 @@ impl Machine {
     /// Finishes what the last exit left pending. False if the machine can't be used any more.
     pub fn settle(&mut self) -> bool {
         match self.residue {
+            _ if self.poisoned => false,
             Residue::Clean => true,
             Residue::PendingIo => {
                 // What can't be finished stays so: whoever asks again gets the same answer.

@@ -23,7 +23,7 @@ use crate::master::handover::Predecessor;
 use crate::memory::guest::GuestMemory;
 use crate::memory::mapping::Mapping;
 use crate::memory::user::{BadAddress, UserMemory};
-use crate::request::Host;
+use crate::request::{Host, Quiet};
 
 /// The opcode of `int3`.
 const INT3: u8 = 0xcc;
@@ -95,71 +95,16 @@ impl Booting {
 
     /// Runs until the program waits for requests.
     pub fn run_main(&mut self, output: &mut dyn Host) -> Result<Waiting, Cause> {
-        self.machine.start(self.deadline);
-        let waiting = self.run_until_waiting(output);
+        let (deadline, handlers, main) = (self.deadline, &mut self.handlers, &mut self.main);
+        let waiting = self.machine.watched(deadline, |machine| {
+            run_until_waiting(machine, handlers, main, deadline, output)
+        });
         // The watchdog looks now and then; a main() that ended between two looks may be late all the same.
-        let late = Instant::now() >= self.deadline;
-        self.machine.stop();
+        let late = Instant::now() >= deadline;
         match waiting {
             Ok(_) if late => Err(Cause::Timeout),
             waiting => waiting,
         }
-    }
-
-    fn run_until_waiting(&mut self, output: &mut dyn Host) -> Result<Waiting, Cause> {
-        loop {
-            let number = match self.machine.run(self.deadline, output) {
-                Event::Hypercall(number) => number,
-                Event::Exception(exception)
-                    if exception.vector == BREAKPOINT && self.at_main(exception.rip) =>
-                {
-                    self.enter_main(exception.rsp)?;
-                    continue;
-                }
-                Event::Exception(exception) => return Err(Cause::Exception(exception)),
-                Event::SystemCall => continue,
-                Event::Ended(cause) => return Err(cause),
-            };
-            let regs = self.machine.vcpu().regs();
-            let result = match number {
-                WAIT_FOR_REQUESTS => return Ok(Waiting::Handlers),
-                WAIT_FOR_REQUESTS_PAUSED => return Ok(Waiting::Paused(regs.rdi)),
-                MAIN_RETURNED if regs.rdi as i32 == 0 => return Ok(Waiting::Handlers),
-                MAIN_RETURNED => return Err(Cause::MainReturned(regs.rdi as i32)),
-                REGISTER_FUNC => self.handlers.register(regs.rdi, regs.rsi),
-                _ => hypercall::common(number, &mut self.machine, output)?,
-            };
-            self.machine.vcpu().set_result(result as u64);
-        }
-    }
-
-    /// True if the breakpoint was the one at `main()`: RIP is just past the `int3`.
-    fn at_main(&self, rip: u64) -> bool {
-        self.main
-            .is_some_and(|main| main.address.wrapping_add(1) == rip)
-    }
-
-    /// Puts main's first byte back and our stub in the place of its return address, and goes on there in ring 3.
-    fn enter_main(&mut self, rsp: u64) -> Result<(), Cause> {
-        let failed =
-            |error: &dyn std::fmt::Display| Cause::Machine(format!("entering main(): {error}"));
-        let Some(main) = self.main.take() else {
-            return Ok(());
-        };
-        self.machine
-            .memory
-            .write_physical(main.physical, &[main.original])
-            .map_err(|error| failed(&error))?;
-        self.machine
-            .memory
-            .write(rsp, &stubs::addresses().main_returned.to_le_bytes())
-            .map_err(|error| failed(&error))?;
-        let sregs = self.machine.user_sregs().map_err(|error| failed(&error))?;
-        let mut regs = self.machine.vcpu().regs();
-        (regs.rip, regs.rsp, regs.rflags) = (main.address, rsp, RFLAGS);
-        self.machine.vcpu().set_sregs_at_next_run(sregs);
-        self.machine.vcpu().set_regs(regs);
-        Ok(())
     }
 
     /// Takes the CPU's state, now that the program waits. The vector state is saved by the guest itself, since KVM
@@ -237,10 +182,9 @@ impl Booting {
         self.machine
             .vcpu()
             .clear_events_at_next_run(wait_point.events);
-        self.machine.start(deadline);
-        let result = wait_point.take_state(&mut self.machine, state, deadline, output);
-        self.machine.stop();
-        result?;
+        self.machine.watched(deadline, |machine| {
+            wait_point.take_state(machine, state, deadline, output)
+        })?;
         if self.machine.settle() {
             Ok(())
         } else {
@@ -271,17 +215,16 @@ impl Booting {
             self.machine
                 .vcpu()
                 .clear_events_at_next_run(wait_point.events);
-            self.machine.start(deadline);
-            let result = wait_point.call(
-                &mut self.machine,
-                &mut exchange,
-                circumstances,
-                deadline,
-                output,
-                None,
-            );
-            self.machine.stop();
-            result?;
+            self.machine.watched(deadline, |machine| {
+                wait_point.call(
+                    machine,
+                    &mut exchange,
+                    circumstances,
+                    deadline,
+                    output,
+                    None,
+                )
+            })?;
             if !self.machine.settle() {
                 return Err(Cause::Machine(
                     "it can't go on after a warm-up request".into(),
@@ -327,9 +270,9 @@ impl Booting {
         self.machine.vcpu().set_sregs_at_next_run(*sregs);
         self.machine.vcpu().set_regs(regs);
         let deadline = Instant::now() + std::time::Duration::from_secs(1);
-        self.machine.start(deadline);
-        let event = self.machine.run(deadline, &mut crate::request::Quiet);
-        self.machine.stop();
+        let event = self
+            .machine
+            .watched(deadline, |machine| machine.run(deadline, &mut Quiet));
         match event {
             Event::Hypercall(STATE_SAVED) => {}
             // The program has denied the stub its memory, by protection keys.
@@ -349,4 +292,60 @@ impl Booting {
             .write_physical(XSAVE_IMAGE, &image)
             .map_err(|error| text(&error))
     }
+}
+
+fn run_until_waiting(
+    machine: &mut Machine,
+    handlers: &mut Handlers,
+    main: &mut Option<Patch>,
+    deadline: Instant,
+    output: &mut dyn Host,
+) -> Result<Waiting, Cause> {
+    loop {
+        let number = match machine.run(deadline, output) {
+            Event::Hypercall(number) => number,
+            // RIP is just past the `int3`.
+            Event::Exception(exception)
+                if exception.vector == BREAKPOINT
+                    && let Some(patch) =
+                        main.take_if(|main| main.address.wrapping_add(1) == exception.rip) =>
+            {
+                enter_main(machine, patch, exception.rsp)?;
+                continue;
+            }
+            Event::Exception(exception) => return Err(Cause::Exception(exception)),
+            Event::SystemCall => continue,
+            Event::Ended(cause) => return Err(cause),
+        };
+        let regs = machine.vcpu().regs();
+        let result = match number {
+            WAIT_FOR_REQUESTS => return Ok(Waiting::Handlers),
+            WAIT_FOR_REQUESTS_PAUSED => return Ok(Waiting::Paused(regs.rdi)),
+            MAIN_RETURNED if regs.rdi as i32 == 0 => return Ok(Waiting::Handlers),
+            MAIN_RETURNED => return Err(Cause::MainReturned(regs.rdi as i32)),
+            REGISTER_FUNC => handlers.register(regs.rdi, regs.rsi),
+            _ => hypercall::common(number, machine, output)?,
+        };
+        machine.vcpu().set_result(result as u64);
+    }
+}
+
+/// Puts main's first byte back and our stub in the place of its return address, and goes on there in ring 3.
+fn enter_main(machine: &mut Machine, main: Patch, rsp: u64) -> Result<(), Cause> {
+    let failed =
+        |error: &dyn std::fmt::Display| Cause::Machine(format!("entering main(): {error}"));
+    machine
+        .memory
+        .write_physical(main.physical, &[main.original])
+        .map_err(|error| failed(&error))?;
+    machine
+        .memory
+        .write(rsp, &stubs::addresses().main_returned.to_le_bytes())
+        .map_err(|error| failed(&error))?;
+    let sregs = machine.user_sregs().map_err(|error| failed(&error))?;
+    let mut regs = machine.vcpu().regs();
+    (regs.rip, regs.rsp, regs.rflags) = (main.address, rsp, RFLAGS);
+    machine.vcpu().set_sregs_at_next_run(sregs);
+    machine.vcpu().set_regs(regs);
+    Ok(())
 }

@@ -316,25 +316,17 @@ fn entries_given_back_unseen_are_found() {
     };
     for lose in [false, true] {
         let deadline = deadline();
-        fork.machine.start(deadline);
         let exchange = &mut Exchange::new(&request);
         let about = Circumstances::default();
-        master
-            .wait_point
-            .call(
-                &mut fork.machine,
-                exchange,
-                about,
-                deadline,
-                &mut Quiet,
-                None,
-            )
-            .unwrap();
-        fork.machine.stop();
-        if lose {
-            fork.machine.vcpu().ring().unwrap().harvest(|_, _| {});
-        }
-        fork.machine.harvest();
+        fork.machine.watched(deadline, |machine| {
+            let wait_point = &master.wait_point;
+            wait_point
+                .call(machine, exchange, about, deadline, &mut Quiet, None)
+                .unwrap();
+            if lose {
+                machine.vcpu().ring().unwrap().harvest(|_, _| {});
+            }
+        });
         assert!(fork.reset());
         assert_eq!(fork.differing_pages() > 0, lose);
         // For the second turn, all pages are to be logged again.

@@ -44,9 +44,9 @@ fn a_triple_fault_is_named() {
     let vcpu = fork.machine.vcpu();
     vcpu.set_sregs_at_next_run(sregs);
     vcpu.set_regs(nothing_there);
-    fork.machine.start(deadline());
-    let event = fork.machine.run(deadline(), &mut Quiet);
-    fork.machine.stop();
+    let event = fork
+        .machine
+        .watched(deadline(), |machine| machine.run(deadline(), &mut Quiet));
     assert_eq!(event, Event::Ended(Cause::Machine("a triple fault".into())));
     assert!(!fork.reset());
 }

@@ -4,4 +4,5 @@ mod bounded;
 mod broken;
 #[allow(unsafe_code)]
 mod dead;
+mod poisoned;
 pub(crate) mod testing;
