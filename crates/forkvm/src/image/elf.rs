@@ -3,7 +3,6 @@
 
 use std::collections::BTreeMap;
 
-use goblin::container::{Container, Ctx};
 use goblin::elf::dynamic;
 use goblin::elf::header::{
     EI_CLASS, EI_VERSION, ELFCLASS32, ELFCLASS64, EM_X86_64, ET_DYN, ET_EXEC, EV_CURRENT, Header,
@@ -13,7 +12,7 @@ use goblin::elf::program_header::{
 };
 
 use crate::arch::layout::{LOWEST_SEGMENT, PAGE, PIE_BASE, PROGRAM_END, page_down, page_up};
-use crate::image::symbols::{self, Symbols};
+use crate::image::symbols::{self, CONTEXT, Symbols};
 use crate::memory::user::Protection;
 
 /// Most program headers a file may have.
@@ -210,12 +209,6 @@ fn check_header(file: &[u8]) -> Result<Header, ElfError> {
     }
     Ok(header)
 }
-
-/// 64-bit and little-endian: x86-64.
-pub const CONTEXT: Ctx = Ctx {
-    container: Container::Big,
-    le: goblin::container::Endian::Little,
-};
 
 fn program_headers(file: &[u8], header: &Header) -> Result<Vec<ProgramHeader>, ElfError> {
     const ERROR: ElfError = ElfError::Truncated("its program headers");

@@ -1,13 +1,19 @@
 //! The functions' names, by which `main()` and handlers are found and failures are explained. Like the rest of the file
 //! they are hostile: what is kept is no longer than the file, and what is shown is harmless on a terminal.
 
+use goblin::container::{Container, Ctx};
 use goblin::elf::Symtab;
 use goblin::elf::header::Header;
 use goblin::elf::section_header::{SHT_SYMTAB, SectionHeader};
 use goblin::elf::sym::{STT_FUNC, STT_NOTYPE};
 
 use crate::arch::layout::PAGE;
-use crate::image::elf::CONTEXT;
+
+/// 64-bit and little-endian: x86-64.
+pub const CONTEXT: Ctx = Ctx {
+    container: Container::Big,
+    le: goblin::container::Endian::Little,
+};
 
 /// Most symbols that are kept for messages.
 const MOST_SYMBOLS: usize = 1 << 20;

@@ -2,7 +2,7 @@
 
 use rustix::io::Errno;
 
-use crate::linux::Outcome;
+use crate::linux::call::Outcome;
 use crate::memory::user::{BadAddress, UserMemory};
 use crate::request::{Host, Stream};
 

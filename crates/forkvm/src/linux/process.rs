@@ -5,10 +5,10 @@ use std::ops::Range;
 use rustix::io::Errno;
 use rustix::rand::{GetRandomFlags, getrandom as host_random};
 
-use crate::linux::Outcome;
 use crate::linux::abi::{
     CHUNK, Guest, Layout, MOST_BYTES, PAGE, Reply, USER_END, Value, count, flags, int,
 };
+use crate::linux::call::Outcome;
 use crate::linux::files::fds::MAX_DESCRIPTORS;
 use crate::linux::memory::heap::Heap;
 use crate::linux::time::{Clocks, timeval_bytes};

@@ -4,12 +4,16 @@ use rustix::io::Errno;
 use syscalls::Sysno;
 
 use crate::linux::abi::{Guest, Reply, Value, flags, int};
+use crate::linux::call::{Call, Outcome};
 use crate::linux::files::stat::Change;
-use crate::linux::files::{control, fds, folders, io, open, pipes, poll, stat};
+use crate::linux::files::{control, fds, folders, io, open, poll, stat};
 use crate::linux::memory::heap::Heap;
 use crate::linux::net::sockets;
+use crate::linux::state::Linux;
 use crate::linux::tasks::{signals, threads};
-use crate::linux::{Call, Linux, Outcome, memory, process, time};
+use crate::linux::{memory, process, time};
+use crate::memory::user::UserMemory;
+use crate::request::Host;
 
 /// `AT_FDCWD` as an argument register, for calls without a descriptor to start from.
 const HERE: u64 = libc::AT_FDCWD as u64;
@@ -20,8 +24,22 @@ pub fn name(number: u64) -> Option<&'static str> {
     Sysno::new(number).map(|number| number.name())
 }
 
+impl Linux {
+    /// Carries out one system call. Never panics, whatever the arguments, and never waits for anything but the host's file
+    /// systems: one that does not answer (NFS without its server) holds the thread, past the request's deadline too.
+    /// Its work is bounded by [`crate::linux::abi::MOST_BYTES`] or by one pass over the program's memory.
+    pub fn call(
+        &mut self,
+        call: Call,
+        memory: &mut dyn UserMemory,
+        host: &mut dyn Host,
+    ) -> Outcome {
+        dispatch(self, &mut Guest { memory, host }, call)
+    }
+}
+
 /// Carries out one call. Calls that are not in the table give ENOSYS.
-pub fn call(linux: &mut Linux, guest: &mut Guest<'_>, call: Call) -> Outcome {
+fn dispatch(linux: &mut Linux, guest: &mut Guest<'_>, call: Call) -> Outcome {
     let Some(number) = usize::try_from(call.number).ok().and_then(Sysno::new) else {
         return crate::linux::abi::failed(Errno::NOSYS);
     };
@@ -75,8 +93,8 @@ pub fn call(linux: &mut Linux, guest: &mut Guest<'_>, call: Call) -> Outcome {
         | Sysno::syncfs
         | Sysno::flock => io::no_effect(files, a).into(),
         Sysno::sync => ok(0),
-        Sysno::pipe => pipes::pipe2(files, guest, a, 0).into(),
-        Sysno::pipe2 => pipes::pipe2(files, guest, a, b).into(),
+        Sysno::pipe => fds::pipe2(files, guest, a, 0).into(),
+        Sysno::pipe2 => fds::pipe2(files, guest, a, b).into(),
         Sysno::poll => poll::poll(files, guest, a, b, c).into(),
         Sysno::ppoll => poll::ppoll(files, guest, a, b, c).into(),
         Sysno::select => poll::select(files, guest, args, poll::Timeout::Timeval).into(),

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use crate::linux::call::Wait;
 use crate::linux::{Call, HeapLayout, Linux, Outcome, Setup};
 use crate::memory::user::{BadAddress, Protection, UserMemory};
 use crate::request::{Host, Stream};
@@ -247,6 +248,14 @@ impl Machine {
     pub fn call(&mut self, number: syscalls::Sysno, args: &[u64]) -> i64 {
         match self.outcome(number, args) {
             Outcome::Return(value) => value,
+            other => panic!("{number:?} gave {other:?}"),
+        }
+    }
+
+    /// Makes a call that must wait.
+    pub fn wait(&mut self, number: syscalls::Sysno, args: &[u64]) -> Wait {
+        match self.outcome(number, args) {
+            Outcome::Block(wait) => wait,
             other => panic!("{number:?} gave {other:?}"),
         }
     }

@@ -5,8 +5,8 @@ use std::time::Duration;
 use rustix::io::Errno;
 use rustix::time::{ClockId, Timespec, clock_gettime as host_clock};
 
-use crate::linux::Outcome;
 use crate::linux::abi::{Guest, Layout, Reply, Value, field_u64, flags, int};
+use crate::linux::call::Outcome;
 
 const NANOS: i64 = 1_000_000_000;
 const TIMER_ABSTIME: u32 = 1;
@@ -183,7 +183,7 @@ pub fn times(clocks: &Clocks, guest: &mut Guest<'_>, address: u64) -> Value {
 
 /// nanosleep(2). Nothing can interrupt it, so the remaining time is never written.
 pub fn nanosleep(guest: &Guest<'_>, address: u64) -> Reply {
-    Ok(Outcome::Sleep(read_duration(guest, address)?))
+    Ok(Outcome::sleep(read_duration(guest, address)?))
 }
 
 /// clock_nanosleep(2)
@@ -202,7 +202,7 @@ pub fn clock_nanosleep(
     } else {
         read_duration(guest, address)?
     };
-    Ok(Outcome::Sleep(duration))
+    Ok(Outcome::sleep(duration))
 }
 
 /// getitimer(2), and setitimer(2) and alarm(2) where they only disarm: there is no timer, which is what zeros say.
@@ -258,15 +258,15 @@ mod tests {
         );
         assert_eq!(
             machine.outcome(Sysno::nanosleep, &[time, 0]),
-            Outcome::Sleep(Duration::new(1, 5))
+            Outcome::sleep(Duration::new(1, 5))
         );
         assert_eq!(
             machine.outcome(Sysno::clock_nanosleep, &[1, 0, time]),
-            Outcome::Sleep(Duration::new(1, 5))
+            Outcome::sleep(Duration::new(1, 5))
         );
         assert_eq!(
             machine.outcome(Sysno::clock_nanosleep, &[0, 1, time]),
-            Outcome::Sleep(Duration::ZERO)
+            Outcome::sleep(Duration::ZERO)
         );
         let later = host_clock(ClockId::Realtime).tv_sec + 100;
         let time = machine.put(
@@ -277,11 +277,8 @@ mod tests {
             })
             .done(),
         );
-        let Outcome::Sleep(duration) = machine.outcome(Sysno::clock_nanosleep, &[0, 1, time])
-        else {
-            panic!()
-        };
-        assert!((98..=100).contains(&duration.as_secs()));
+        let wait = machine.wait(Sysno::clock_nanosleep, &[0, 1, time]);
+        assert!((98..=100).contains(&wait.time.unwrap().as_secs()));
         let bad = machine.put(
             0,
             timespec_bytes(Timespec {
@@ -299,10 +296,7 @@ mod tests {
             })
             .done(),
         );
-        assert!(matches!(
-            machine.outcome(Sysno::nanosleep, &[long]),
-            Outcome::Sleep(_)
-        ));
+        assert!(machine.wait(Sysno::nanosleep, &[long]).time.is_some());
     }
 
     #[test]

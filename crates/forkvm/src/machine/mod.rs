@@ -218,16 +218,18 @@ impl Machine {
         }
         let result = match outcome {
             Outcome::Return(value) => value,
-            Outcome::Sleep(time) if sleep(time, deadline) => 0,
-            Outcome::SleepThen(time, value) if sleep(time, deadline) => value,
-            Outcome::Sleep(_) | Outcome::SleepThen(..) => return Some(Cause::Timeout),
+            Outcome::Block(wait) => match wait.time {
+                Some(time) if sleep(time, deadline) => wait.result,
+                Some(_) => return Some(Cause::Timeout),
+                // It is the machine's only task: nobody can end the wait.
+                None => return Some(Cause::Deadlock(wait.on.why_never())),
+            },
             Outcome::SetFsBase(base) => return self.set_bases(Some(base), None),
             Outcome::SetGsBase(base) => return self.set_bases(None, Some(base)),
             Outcome::GetFsBase(address) => return self.get_base(address, |sregs| sregs.fs.base),
             Outcome::GetGsBase(address) => return self.get_base(address, |sregs| sregs.gs.base),
             Outcome::Exit(status) => return Some(Cause::Exit(status)),
             Outcome::Killed(signal) => return Some(Cause::Killed(signal)),
-            Outcome::Deadlock(call) => return Some(Cause::Deadlock(call)),
         };
         self.return_from_call(result)
     }

@@ -3,10 +3,10 @@
 use rustix::fs::fstat;
 use rustix::io::Errno;
 
-use crate::linux::Outcome;
 use crate::linux::abi::{
     CHUNK, Guest, MOST_BYTES, PAGE, Reply, Value, field_u64, flags, int, length,
 };
+use crate::linux::call::{Outcome, Wait, WaitOn};
 use crate::linux::files::fds::{Device, Files, Kind, O_NONBLOCK};
 use crate::linux::files::pipes::Stuck;
 use crate::linux::process::random;
@@ -53,7 +53,12 @@ enum Moved {
     Stuck(Stuck),
 }
 
-const PIPE_DEADLOCK: &str = "a read or write of a pipe: its other end is the program itself";
+/// The task waits for the other end of a pipe.
+const PIPE_BLOCKS: Outcome = Outcome::Block(Wait {
+    on: WaitOn::Pipe,
+    time: None,
+    result: 0,
+});
 
 /// read(2), readv(2), pread64(2), preadv(2)
 pub fn read(
@@ -139,7 +144,7 @@ fn transfer(
             Ok(Moved::Stuck(Stuck::Waiting)) if flags & O_NONBLOCK != 0 => {
                 return Err(Errno::AGAIN);
             }
-            Ok(Moved::Stuck(Stuck::Waiting)) => return Ok(Outcome::Deadlock(PIPE_DEADLOCK)),
+            Ok(Moved::Stuck(Stuck::Waiting)) => return Ok(PIPE_BLOCKS),
             Err(errno) => return Err(errno),
         }
     }

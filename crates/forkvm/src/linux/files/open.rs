@@ -5,7 +5,6 @@ use std::sync::Arc;
 use rustix::fs::FileType;
 use rustix::io::Errno;
 
-use crate::linux::Setup;
 use crate::linux::abi::{Guest, PAGE, Value, flags, int};
 use crate::linux::files::fds::{
     Device, Files, Kind, O_ACCMODE, O_CLOEXEC, O_CREAT, O_DIRECTORY, O_EXCL, O_NOFOLLOW, O_PATH,
@@ -15,6 +14,7 @@ use crate::linux::files::host_files::{HostFile, HostFiles};
 use crate::linux::files::paths::{Absolute, Report, Roots, Target};
 use crate::linux::memory::MapSource;
 use crate::linux::memory::heap::{Heap, Window};
+use crate::linux::setup::Setup;
 use crate::memory::user::Protection;
 
 /// Most mappings in `/proc/self/maps`: every open one holds its text in the host.

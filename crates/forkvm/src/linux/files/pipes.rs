@@ -1,11 +1,6 @@
-//! pipe2(2): pipes from the program to itself.
+//! Pipes from the program to itself: what is in them and who holds their ends.
 
 use std::collections::VecDeque;
-
-use rustix::io::Errno;
-
-use crate::linux::abi::{Guest, Value, flags};
-use crate::linux::files::fds::{Files, Kind, O_CLOEXEC, O_NONBLOCK, OpenFile};
 
 /// What fits into a pipe.
 pub const CAPACITY: usize = 64 << 10;
@@ -36,7 +31,8 @@ pub enum Stuck {
 }
 
 impl Pipes {
-    fn open(&mut self) -> Option<usize> {
+    /// A pipe with both ends open; `None` if there are too many.
+    pub fn open(&mut self) -> Option<usize> {
         let unused = |pipe: &Pipe| !pipe.read_end && !pipe.write_end;
         let index = self
             .pipes
@@ -131,37 +127,11 @@ impl Pipes {
     }
 }
 
-/// pipe(2), pipe2(2)
-pub fn pipe2(files: &mut Files, guest: &mut Guest<'_>, address: u64, how: u64) -> Value {
-    let how = flags(how);
-    // O_DIRECT, packet mode, is not there.
-    if how & !(O_CLOEXEC | O_NONBLOCK) != 0 {
-        return Err(Errno::INVAL);
-    }
-    if !files.has_room_for(2) {
-        return Err(Errno::MFILE);
-    }
-    // A bad pointer must not leave descriptors behind.
-    guest.write(address, &[0; 8])?;
-    let pipe = files.pipes.open().ok_or(Errno::MFILE)?;
-    let close_on_exec = how & O_CLOEXEC != 0;
-    let reader = files.add(
-        OpenFile::new(Kind::PipeReader(pipe), how & O_NONBLOCK),
-        close_on_exec,
-    )?;
-    let writer = files.add(
-        OpenFile::new(Kind::PipeWriter(pipe), 1 | how & O_NONBLOCK),
-        close_on_exec,
-    )?;
-    // struct { int read, write }: both are small.
-    guest.write(address, &(reader | writer << 32).to_le_bytes())?;
-    Ok(0)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::linux::Outcome;
+    use crate::linux::call::{Outcome, WaitOn};
+    use crate::linux::files::fds::{O_CLOEXEC, O_NONBLOCK};
     use crate::linux::testing::{Machine, SCRATCH};
     use syscalls::Sysno;
 
@@ -174,10 +144,8 @@ mod tests {
         );
         assert_eq!(machine.get(SCRATCH, 8), [3, 0, 0, 0, 4, 0, 0, 0]);
         let text = machine.put(1, b"hello");
-        assert!(matches!(
-            machine.outcome(Sysno::read, &[3, SCRATCH, 10]),
-            Outcome::Deadlock(_)
-        ));
+        let read = machine.wait(Sysno::read, &[3, SCRATCH, 10]);
+        assert_eq!((read.on, read.time), (WaitOn::Pipe, None));
         assert_eq!(machine.call(Sysno::write, &[4, text, 5]), 5);
         assert_eq!(machine.call(Sysno::read, &[3, SCRATCH, 3]), 3);
         assert_eq!(machine.call(Sysno::read, &[3, SCRATCH + 3, 10]), 2);

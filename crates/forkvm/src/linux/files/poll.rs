@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use rustix::io::Errno;
 
-use crate::linux::Outcome;
 use crate::linux::abi::{Guest, Reply, Value, field_u32, int, length};
+use crate::linux::call::{Outcome, Wait, WaitOn};
 use crate::linux::files::fds::{Files, Kind, MAX_DESCRIPTORS};
 use crate::linux::time::{read_duration, read_timeval};
 
@@ -17,8 +17,6 @@ const HUP: u16 = 0x010;
 const NVAL: u16 = 0x020;
 const RDNORM: u16 = 0x040;
 const WRNORM: u16 = 0x100;
-
-const NOBODY: &str = "poll(2) or select(2): only the program itself could make a descriptor ready";
 
 /// What is there now to be done with a descriptor.
 fn events(files: &Files, fd: u64) -> u16 {
@@ -93,8 +91,11 @@ fn finish(ready: i64, timeout: Option<Duration>) -> Outcome {
     match timeout {
         _ if ready > 0 => Outcome::Return(ready),
         Some(Duration::ZERO) => Outcome::Return(0),
-        Some(timeout) => Outcome::Sleep(timeout),
-        None => Outcome::Deadlock(NOBODY),
+        time => Outcome::Block(Wait {
+            on: WaitOn::Descriptor,
+            time,
+            result: 0,
+        }),
     }
 }
 
@@ -184,27 +185,25 @@ mod tests {
         let mut machine = Machine::new(Vec::new());
         let array = entries(&mut machine, &[(1, IN)]);
         assert_eq!(
-            machine.outcome(Sysno::poll, &[array, 1, 50]),
-            Outcome::Sleep(Duration::from_millis(50))
+            machine.wait(Sysno::poll, &[array, 1, 50]).time,
+            Some(Duration::from_millis(50))
         );
-        assert!(matches!(
-            machine.outcome(Sysno::poll, &[array, 1, u64::MAX]),
-            Outcome::Deadlock(_)
-        ));
+        let endless = machine.wait(Sysno::poll, &[array, 1, u64::MAX]);
+        assert_eq!((endless.on, endless.time), (WaitOn::Descriptor, None));
         assert_eq!(machine.call(Sysno::poll, &[array, 1000, 0]), -22);
         assert_eq!(machine.call(Sysno::poll, &[1, 1, 0]), -14);
         let time = machine.put(1, &[1u64.to_le_bytes(), 500u64.to_le_bytes()].concat());
         assert_eq!(
-            machine.outcome(Sysno::select, &[0, 0, 0, 0, time]),
-            Outcome::Sleep(Duration::new(1, 500_000))
+            machine.wait(Sysno::select, &[0, 0, 0, 0, time]).time,
+            Some(Duration::new(1, 500_000))
         );
         assert_eq!(
-            machine.outcome(Sysno::pselect6, &[0, 0, 0, 0, time]),
-            Outcome::Sleep(Duration::new(1, 500))
+            machine.wait(Sysno::pselect6, &[0, 0, 0, 0, time]).time,
+            Some(Duration::new(1, 500))
         );
         assert_eq!(
-            machine.outcome(Sysno::ppoll, &[0, 0, time]),
-            Outcome::Sleep(Duration::new(1, 500))
+            machine.wait(Sysno::ppoll, &[0, 0, time]).time,
+            Some(Duration::new(1, 500))
         );
     }
 

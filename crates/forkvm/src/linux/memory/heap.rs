@@ -4,9 +4,9 @@
 //! final at the freeze, so a page whose permissions the program changed in `main()` can be given to somebody
 //! else only before that; afterwards it is retired.
 
-use crate::linux::HeapLayout;
 use crate::linux::abi::{PAGE, USER_END};
 use crate::linux::memory::ranges::{Pages, Ranges};
+use crate::linux::setup::HeapLayout;
 use crate::memory::user::{BadAddress, Protection, UserMemory};
 
 /// Most mappings at a time. Linux has 65,530 (`vm.max_map_count`); each costs host memory in every fork.

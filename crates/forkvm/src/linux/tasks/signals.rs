@@ -1,10 +1,12 @@
 //! Signals: their set-up is kept, so that programs can ask for what they set, but handlers are never run.
 //! A signal that a program sends itself ends it, unless it is ignored or blocked.
 
+use std::time::Duration;
+
 use rustix::io::Errno;
 
-use crate::linux::Outcome;
 use crate::linux::abi::{Guest, Layout, Reply, Value, field_u32, field_u64, int};
+use crate::linux::call::{Outcome, Wait, WaitOn};
 
 /// Number of the last signal (`_NSIG` of asm-generic/signal.h).
 const LAST: i32 = 64;
@@ -22,8 +24,6 @@ const SIG_IGN: u64 = 1;
 
 const SS_DISABLE: u32 = 2;
 const MINSIGSTKSZ: u64 = 2048;
-
-const NO_SIGNAL: &str = "a wait for a signal: nobody is there to send one";
 
 /// The one process and thread there is.
 pub const SELF: i32 = 1;
@@ -228,7 +228,7 @@ pub fn suspend(signals: &mut Signals, guest: &mut Guest<'_>, mask: Option<u64>) 
             return Ok(outcome);
         }
     }
-    Ok(Outcome::Deadlock(NO_SIGNAL))
+    Ok(wait(None))
 }
 
 /// rt_sigtimedwait(2) without a timeout or with one.
@@ -243,14 +243,20 @@ pub fn rt_sigtimedwait(signals: &mut Signals, guest: &mut Guest<'_>, args: [u64;
         signals.pending &= !bit(signal);
         return Ok(Outcome::Return(i64::from(signal)));
     }
-    if timeout == 0 {
-        return Ok(Outcome::Deadlock(NO_SIGNAL));
-    }
-    let again = -i64::from(Errno::AGAIN.raw_os_error());
-    Ok(Outcome::SleepThen(
-        crate::linux::time::read_duration(guest, timeout)?,
-        again,
-    ))
+    let time = match timeout {
+        0 => None,
+        address => Some(crate::linux::time::read_duration(guest, address)?),
+    };
+    Ok(wait(time))
+}
+
+/// The task waits for a signal.
+fn wait(time: Option<Duration>) -> Outcome {
+    Outcome::Block(Wait {
+        on: WaitOn::Signal,
+        time,
+        result: -i64::from(Errno::AGAIN.raw_os_error()),
+    })
 }
 
 #[cfg(test)]
@@ -326,20 +332,16 @@ mod tests {
     #[test]
     fn waiting_for_signals() {
         let mut machine = Machine::new(Vec::new());
-        assert!(matches!(
-            machine.outcome(Sysno::pause, &[]),
-            Outcome::Deadlock(_)
-        ));
+        let pause = machine.wait(Sysno::pause, &[]);
+        assert_eq!((pause.on, pause.time), (WaitOn::Signal, None));
         let set = machine.put(1, &u64::MAX.to_le_bytes());
         let time = machine.put(2, &[0; 16]);
-        assert!(matches!(
-            machine.outcome(Sysno::rt_sigtimedwait, &[set, 0, time, 8]),
-            Outcome::SleepThen(_, -11)
-        ));
-        assert!(matches!(
-            machine.outcome(Sysno::rt_sigtimedwait, &[set, 0, 0, 8]),
-            Outcome::Deadlock(_)
-        ));
+        let timed = machine.wait(Sysno::rt_sigtimedwait, &[set, 0, time, 8]);
+        assert_eq!((timed.time, timed.result), (Some(Duration::ZERO), -11));
+        assert_eq!(
+            machine.wait(Sysno::rt_sigtimedwait, &[set, 0, 0, 8]).time,
+            None
+        );
         mask(&mut machine, 0, u64::MAX);
         machine.call(Sysno::tkill, &[1, 12]);
         assert_eq!(machine.call(Sysno::rt_sigtimedwait, &[set, 0, 0, 8]), 12);

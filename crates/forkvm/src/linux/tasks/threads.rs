@@ -3,8 +3,8 @@
 
 use rustix::io::Errno;
 
-use crate::linux::Outcome;
 use crate::linux::abi::{Guest, Reply, field_u64, flags};
+use crate::linux::call::{Outcome, Wait, WaitOn};
 use crate::linux::time::{Clocks, read_deadline, read_duration};
 use crate::linux::told::{Told, Topic};
 
@@ -86,21 +86,19 @@ pub fn futex(clocks: &Clocks, guest: &Guest<'_>, args: [u64; 6]) -> Reply {
             if guest.read_u32(address)? != flags(value) {
                 return Err(Errno::AGAIN);
             }
-            if timeout == 0 {
-                return Ok(Outcome::Deadlock(
-                    "futex(2): no other thread is there to end the wait",
-                ));
-            }
-            let duration = if command == FUTEX_WAIT {
-                read_duration(guest, timeout)?
-            } else {
-                let clock = u64::from(operation & FUTEX_CLOCK_REALTIME == 0);
-                read_deadline(clocks, guest, clock, timeout)?
+            let time = match (timeout, command) {
+                (0, _) => None,
+                (timeout, FUTEX_WAIT) => Some(read_duration(guest, timeout)?),
+                (timeout, _) => {
+                    let clock = u64::from(operation & FUTEX_CLOCK_REALTIME == 0);
+                    Some(read_deadline(clocks, guest, clock, timeout)?)
+                }
             };
-            Ok(Outcome::SleepThen(
-                duration,
-                -i64::from(Errno::TIMEDOUT.raw_os_error()),
-            ))
+            Ok(Outcome::Block(Wait {
+                on: WaitOn::Futex(address),
+                time,
+                result: -i64::from(Errno::TIMEDOUT.raw_os_error()),
+            }))
         }
         // Locks with priority inheritance, and FUTEX_WAKE_OP, which no current C library uses.
         _ => Err(Errno::NOSYS),
@@ -141,14 +139,15 @@ mod tests {
         let wait_private = 128;
         assert_eq!(machine.call(Sysno::futex, &[word, 129, 1]), 0);
         assert_eq!(machine.call(Sysno::futex, &[word, wait_private, 8]), -11);
-        assert!(matches!(
-            machine.outcome(Sysno::futex, &[word, wait_private, 7, 0]),
-            Outcome::Deadlock(_)
-        ));
-        let timed = machine.outcome(Sysno::futex, &[word, wait_private, 7, second]);
-        assert_eq!(timed, Outcome::SleepThen(Duration::from_secs(1), -110));
-        let past = machine.outcome(Sysno::futex, &[word, 9 | 256, 7, second, 0, u64::MAX]);
-        assert_eq!(past, Outcome::SleepThen(Duration::ZERO, -110));
+        let endless = machine.wait(Sysno::futex, &[word, wait_private, 7, 0]);
+        assert_eq!((endless.on, endless.time), (WaitOn::Futex(word), None));
+        let timed = machine.wait(Sysno::futex, &[word, wait_private, 7, second]);
+        assert_eq!(
+            (timed.time, timed.result),
+            (Some(Duration::from_secs(1)), -110)
+        );
+        let past = machine.wait(Sysno::futex, &[word, 9 | 256, 7, second, 0, u64::MAX]);
+        assert_eq!((past.time, past.result), (Some(Duration::ZERO), -110));
         assert_eq!(machine.call(Sysno::futex, &[word + 1, 1, 1]), -22);
         assert_eq!(machine.call(Sysno::futex, &[4, 0, 1]), -14);
         assert_eq!(machine.call(Sysno::futex, &[word, 6, 1]), -38);

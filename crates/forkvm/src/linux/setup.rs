@@ -1,0 +1,33 @@
+//! What the personality is told about the program at its start.
+
+use std::path::PathBuf;
+
+/// Where the program's memory lies. Addresses and lengths are multiples of the page size.
+///
+/// Heap and mappings share the same physical pages, seen through two windows of equal length:
+/// byte `i` of the brk window and byte `i` of the mmap window are one. `brk` grows from the bottom,
+/// `mmap` takes from the top, so either may use all of it; the personality sees that they never overlap.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct HeapLayout {
+    /// First address of the brk window (just after the ELF's own segments, or near).
+    pub brk_window: u64,
+    /// First address of the mmap window.
+    pub mmap_window: u64,
+    /// Length of both windows in bytes.
+    pub len: u64,
+}
+
+/// What the personality is told about the program at its start.
+#[derive(Debug, Clone)]
+pub struct Setup {
+    /// The two windows of the heap.
+    pub heap: HeapLayout,
+    /// Address range of the stack, for `/proc/self/maps` and `getrlimit`.
+    pub stack: std::ops::Range<u64>,
+    /// The name that `/proc/self/exe` and `AT_EXECFN` give.
+    pub executable: String,
+    /// Files and folders the program may read.
+    pub allowed_paths: Vec<PathBuf>,
+    /// The working directory.
+    pub current_working_directory: String,
+}
