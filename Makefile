@@ -58,24 +58,32 @@ install: ## what "make build" made: VMOD (VMODDIR=), kvm.vcl (VCLDIR=), command 
 	@set -e; built=$(TARGET)/release; \
 	for f in libvmod_kvm.so forkvm vmod_kvm.3 varnish-folders; do \
 	  [ -e $$built/$$f ] || { echo "$$built/$$f is missing: run \"make build\" first"; exit 1; }; done; \
-	{ read -r vmoddir; read -r vcldir; } <$$built/varnish-folders; \
+	{ read -r vmoddir; read -r vcldir; read -r prefix; } <$$built/varnish-folders; \
+	if [ "$(VARNISH_PREFIX)" != "$$prefix" ] && [ -n "$(VARNISH_PREFIX)" ]; then \
+	  echo "this was not built for $(VARNISH_PREFIX): run \"make build VARNISH_PREFIX=$(VARNISH_PREFIX)\" first"; exit 1; fi; \
 	install -vD -m 644 $$built/libvmod_kvm.so "$(DESTDIR)$(or $(VMODDIR),$$vmoddir)/libvmod_kvm.so"; \
 	install -vD -m 644 vcl/kvm.vcl "$(DESTDIR)$(or $(VCLDIR),$$vcldir)/kvm.vcl"; \
 	install -vD -m 755 $$built/forkvm "$(DESTDIR)$(PREFIX)/bin/forkvm"; \
 	install -vD -m 644 $$built/vmod_kvm.3 "$(DESTDIR)$(PREFIX)/share/man/man3/vmod_kvm.3"
 
-# The bindings depend on the very Varnish they were made from, which cargo does
-# not see: another one means they are built anew.
-build: setup ## the VMOD and the command, in target/release
+# What is made from Varnish's headers depends on the very Varnish they are of. Cargo
+# does not see that (packaged headers are older than what was built): another ABI
+# string means that it is built anew.
+build: setup ## the VMOD and the command, in target/release (VARNISH_PREFIX=/usr: for an installed Varnish)
 	@$(ENV) mkdir -p $(TARGET); \
-	if ! cmp -s "$$VINYL_PREFIX/.vinyl-build" $(TARGET)/.vinyl-build; then \
-	  for p in release dev; do cargo clean -q --profile $$p -p varnish -p varnish-sys 2>/dev/null || true; done; \
-	  cp "$$VINYL_PREFIX/.vinyl-build" $(TARGET)/.vinyl-build; \
+	header=$$(pkg-config --variable=pkgincludedir varnishapi)/vmod_abi.h; \
+	abi=$$(sed -n 's/^#define VMOD_ABI_Version "\(.*\)".*/\1/p' "$$header"); \
+	[ -n "$$abi" ] || { echo "$$header has no VMOD_ABI_Version"; exit 1; }; \
+	if [ "$$abi" != "$$(cat $(TARGET)/.vinyl-build 2>/dev/null)" ]; then \
+	  for p in release dev; do \
+	    cargo clean -q --profile $$p -p varnish -p varnish-sys -p vmod_kvm 2>/dev/null || true; done; \
+	  echo "$$abi" >$(TARGET)/.vinyl-build; \
 	fi
 	@command -v cargo >/dev/null || { echo "Rust 1.95 or later is needed (rustup.rs)"; exit 1; }
 	$(ENV) cargo build $(CARGO_FLAGS)
 	@$(ENV) rst2man "$$(ls -t $(TARGET)/release/build/vmod_kvm-*/out/vmod_kvm.man.rst | head -n 1)" $(TARGET)/release/vmod_kvm.3
-	@$(ENV) for v in vmoddir vcldir; do pkg-config --variable=$$v varnishapi; done >$(TARGET)/release/varnish-folders
+	@$(ENV) { for v in vmoddir vcldir; do pkg-config --variable=$$v varnishapi; done; \
+	  echo "$$VARNISH_PREFIX"; } >$(TARGET)/release/varnish-folders
 
 guests: setup ## the example programs, in target/guests
 	@$(MAKE) -s -C guest-sdk/examples OUT=$(GUESTS)

@@ -7,10 +7,25 @@
 #                      ~/.local/share/vmod-kvm/vinyl for others)
 #   VINYL_FROM=source|binary   only this way (default: source, then binary)
 #   VINYL_SUITE=forky  Debian suite to take it from
+#   VARNISH_PREFIX=DIR an installed Varnish is taken: nothing is installed
 set -euo pipefail
 here=$(dirname "$(readlink -f "$0")")
 # shellcheck source=scripts/env.sh
 . "$here/env.sh"
+# shellcheck source=scripts/compat.sh
+. "$here/compat.sh"
+
+if [ -n "${VARNISH_PREFIX:-}" ]; then
+    for program in cc pkg-config python3 rst2man; do
+        command -v "$program" >/dev/null || missing="${missing:-} $program"
+    done
+    if [ -n "${missing:-}" ]; then
+        echo "setup: error: with VARNISH_PREFIX nothing is installed, and these programs are missing:$missing" >&2
+        exit 1
+    fi
+    [ -z "$VARNISH_COMPAT" ] || make_compat "$VARNISH_COMPAT" "$VARNISH_PC" >/dev/null
+    exit 0
+fi
 
 # Raise the number when the way Vinyl is installed changes.
 vinyl_want="vinyl-cache 9.0 recipe 1"
@@ -76,7 +91,7 @@ build_source() {
 
 install_source() {
     empty_prefix && make -s -C "$work/source/tree" install &&
-        make_compat "$VINYL_PREFIX" "$VINYL_PREFIX/lib"
+        own_compat "$VINYL_PREFIX/lib"
 }
 
 fetch_binary() {
@@ -96,7 +111,7 @@ install_binary() {
         patchelf --set-interpreter "$lib/ld-linux-x86-64.so.2" --force-rpath --set-rpath "$lib" "$f" || return
     done
     sed -i "s#^prefix=.*#prefix=$VINYL_PREFIX/usr#" "$lib/pkgconfig/vinylapi.pc" &&
-        make_compat "$VINYL_PREFIX/usr" "$lib" &&
+        own_compat "$lib" &&
         rm "$VINYL_PREFIX"/compat/bin/{varnishd,vinyld} &&
         # these binaries look for their own VMODs (std ...) in /usr/lib; -V stands alone
         cat >"$VINYL_PREFIX/compat/bin/varnishd" <<END &&
@@ -108,6 +123,10 @@ END
         ln -s varnishd "$VINYL_PREFIX/compat/bin/vinyld"
 }
 
+own_compat() {
+    make_compat "$VARNISH_COMPAT" "$1/pkgconfig/vinylapi.pc" && "$VARNISHD" -V
+}
+
 # What an earlier set-up left goes; anything else is not ours to delete.
 empty_prefix() {
     if [ -n "$(ls "$VINYL_PREFIX")" ] && [ ! -d "$VINYL_PREFIX/compat" ]; then
@@ -117,32 +136,6 @@ empty_prefix() {
     # compat marks the prefix as ours: it goes last and comes first
     find "$VINYL_PREFIX" -mindepth 1 -maxdepth 1 ! -name compat ! -name .packages-stamp -exec rm -rf {} + &&
         rm -rf "$VINYL_PREFIX/compat" && mkdir "$VINYL_PREFIX/compat"
-}
-
-# make_compat ROOT LIBDIR: the names that the crate "varnish" 0.8 expects. It
-# knows those of before the project was renamed, and takes a pkg-config version
-# of 9 or more for another product with other structures: so we say 8.0.1.
-make_compat() {
-    local root=$1 lib=$2 c=$VINYL_PREFIX/compat t
-    mkdir -p "$c"/{bin,lib,pkgconfig,include/cache} || return
-    echo '#include "cache/cache_vinyld.h"' >"$c/include/cache/cache_varnishd.h"
-    for t in adm hist log ncsa stat test top; do
-        ln -sfn "$root/bin/vinyl$t" "$c/bin/varnish$t"
-        ln -sfn "$root/bin/vinyl$t" "$c/bin/vinyl$t"
-    done
-    ln -sfn "$root/sbin/vinyld" "$c/bin/varnishd"
-    ln -sfn "$root/sbin/vinyld" "$c/bin/vinyld"
-    ln -sfn "$root/share/vinyl-cache/vmodtool.py" "$c/vmodtool.py"
-    ln -sfn "$lib/libvinylapi.so" "$c/lib/libvarnishapi.so"
-    ln -sfn "$lib/libvinylapi.so" "$c/lib/libvinylapi.so"
-    ln -sfn "$lib/libvinylapi.so.3" "$c/lib/libvinylapi.so.3"
-    ln -sfn "$lib/pkgconfig/vinylapi.pc" "$c/pkgconfig/vinylapi.pc"
-    sed -e 's/^Version:.*/Version: 8.0.1/' \
-        -e "s#^Cflags:.*#Cflags: -I$c/include -I\${pkgincludedir}#" \
-        -e "s#^Libs:.*#Libs: -L$c/lib -lvarnishapi#" \
-        "$lib/pkgconfig/vinylapi.pc" >"$c/pkgconfig/varnishapi.pc" &&
-        ls -L "$c"/bin/* "$c"/lib/* "$c"/pkgconfig/* "$c/vmodtool.py" && # no dangling link
-        "$c/bin/varnishd" -V
 }
 
 from_source() {
@@ -171,8 +164,6 @@ if ! have "$vinyl_stamp" "$vinyl_want"; then
         ;;
     *) die "VINYL_FROM is 'source' or 'binary', not '$VINYL_FROM'" ;;
     esac
-    # Tells one installation from the next, for those who build against it.
-    date -u +"$vinyl_want, %F %T" >"$VINYL_PREFIX/.vinyl-build"
     printf '%s' "$vinyl_want" >"$vinyl_stamp"
 fi
 if [ -z "$keep_logs" ]; then done_clean=1; fi
