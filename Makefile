@@ -54,9 +54,9 @@ bench: build ## speed and memory, as a table, JSON and a page (QUICK=1, ROWS=cal
 	@$(ENV) LIB=$(TARGET)/release GUESTS_DIR=$(GUESTS) scripts/bench.sh
 
 # Builds nothing ("make build && sudo make install"): root may have no Rust.
-install: ## what "make build" made: VMOD (VMODDIR=), kvm.vcl (VCLDIR=), command and man page (PREFIX=/usr/local); DESTDIR= honoured
+install: ## what "make build" made: VMOD (VMODDIR=), kvm.vcl (VCLDIR=), command, man pages and completions (PREFIX=/usr/local); DESTDIR= honoured
 	@set -e; built=$(TARGET)/release; \
-	for f in libvmod_kvm.so forkvm vmod_kvm.3 varnish-folders; do \
+	for f in libvmod_kvm.so forkvm man1/forkvm.1 forkvm.bash vmod_kvm.3 varnish-folders; do \
 	  [ -e $$built/$$f ] || { echo "$$built/$$f is missing: run \"make build\" first"; exit 1; }; done; \
 	{ read -r vmoddir; read -r vcldir; read -r prefix; } <$$built/varnish-folders; \
 	if [ "$(VARNISH_PREFIX)" != "$$prefix" ] && [ -n "$(VARNISH_PREFIX)" ]; then \
@@ -64,7 +64,12 @@ install: ## what "make build" made: VMOD (VMODDIR=), kvm.vcl (VCLDIR=), command 
 	install -vD -m 644 $$built/libvmod_kvm.so "$(DESTDIR)$(or $(VMODDIR),$$vmoddir)/libvmod_kvm.so"; \
 	install -vD -m 644 vcl/kvm.vcl "$(DESTDIR)$(or $(VCLDIR),$$vcldir)/kvm.vcl"; \
 	install -vD -m 755 $$built/forkvm "$(DESTDIR)$(PREFIX)/bin/forkvm"; \
-	install -vD -m 644 $$built/vmod_kvm.3 "$(DESTDIR)$(PREFIX)/share/man/man3/vmod_kvm.3"
+	share="$(DESTDIR)$(PREFIX)/share"; \
+	install -vD -m 644 -t "$$share/man/man1" $$built/man1/*.1; \
+	install -vD -m 644 $$built/vmod_kvm.3 "$$share/man/man3/vmod_kvm.3"; \
+	install -vD -m 644 $$built/forkvm.bash "$$share/bash-completion/completions/forkvm"; \
+	install -vD -m 644 $$built/forkvm.zsh "$$share/zsh/site-functions/_forkvm"; \
+	install -vD -m 644 $$built/forkvm.fish "$$share/fish/vendor_completions.d/forkvm.fish"
 
 # What is made from Varnish's headers depends on the very Varnish they are of. Cargo
 # does not see that (packaged headers are older than what was built): another ABI
@@ -81,6 +86,8 @@ build: setup ## the VMOD and the command, in target/release (VARNISH_PREFIX=/usr
 	fi
 	@command -v cargo >/dev/null || { echo "Rust 1.95 or later is needed (rustup.rs)"; exit 1; }
 	$(ENV) cargo build $(CARGO_FLAGS)
+	@rm -rf $(TARGET)/release/man1 && $(TARGET)/release/forkvm man $(TARGET)/release/man1
+	@for s in bash zsh fish; do $(TARGET)/release/forkvm completions $$s >$(TARGET)/release/forkvm.$$s; done
 	@$(ENV) rst2man "$$(ls -t $(TARGET)/release/build/vmod_kvm-*/out/vmod_kvm.man.rst | head -n 1)" $(TARGET)/release/vmod_kvm.3
 	@$(ENV) { for v in vmoddir vcldir; do pkg-config --variable=$$v varnishapi; done; \
 	  echo "$$VARNISH_PREFIX"; } >$(TARGET)/release/varnish-folders

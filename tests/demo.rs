@@ -74,6 +74,11 @@ fn what_was_built_is_installed() {
         ("vcl/kvm.vcl", 0o644),
         ("usr/bin/forkvm", 0o755),
         ("usr/share/man/man3/vmod_kvm.3", 0o644),
+        ("usr/share/man/man1/forkvm.1", 0o644),
+        ("usr/share/man/man1/forkvm-upload.1", 0o644),
+        ("usr/share/bash-completion/completions/forkvm", 0o644),
+        ("usr/share/zsh/site-functions/_forkvm", 0o644),
+        ("usr/share/fish/vendor_completions.d/forkvm.fish", 0o644),
     ] {
         let installed = folder.path().join(file).metadata();
         let installed = installed.unwrap_or_else(|error| panic!("{file}: {error}"));

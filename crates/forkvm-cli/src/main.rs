@@ -12,6 +12,7 @@ macro_rules! err {
 }
 
 mod doctor;
+mod manual;
 mod nodes;
 mod run;
 mod upload;
@@ -20,7 +21,7 @@ use std::fmt::Arguments;
 use std::io::Write;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 
 /// Runs programs in KVM guests, each request in a copy-on-write fork of the program as it was after main().
 #[derive(Debug, Parser)]
@@ -39,7 +40,12 @@ enum Command {
     /// Give a tenant the program before its present one, on one running Varnish or on many.
     Rollback(upload::Rollback),
     /// Say what /dev/kvm offers, whether you may use it, and what to do if not.
-    Doctor,
+    Doctor(doctor::Doctor),
+    /// Print what makes a shell complete this command's arguments.
+    Completions(manual::Completions),
+    /// Write the man pages.
+    #[command(hide = true)]
+    Man(manual::Man),
 }
 
 /// Whoever reads a line may have left ("| head"): that ends no work, and is no reason to panic as `println!` does.
@@ -52,6 +58,8 @@ fn main() -> ExitCode {
         Command::Run(run) => run.execute(),
         Command::Upload(upload) => upload.execute(),
         Command::Rollback(rollback) => rollback.execute(),
-        Command::Doctor => doctor::execute(),
+        Command::Doctor(doctor) => doctor.execute(),
+        Command::Completions(completions) => completions.execute(CommandLine::command()),
+        Command::Man(man) => man.execute(CommandLine::command()),
     }
 }

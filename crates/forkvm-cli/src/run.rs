@@ -73,7 +73,7 @@ pub struct Run {
     /// Longest time from a request's first stop to its end, in seconds.
     #[arg(long, value_name = "SECONDS", default_value = "3600", value_parser = parse_seconds)]
     gdb_timeout: Duration,
-    /// The program: a static Linux executable.
+    /// The program: a static Linux executable; - reads it from standard input.
     program: PathBuf,
     /// The URLs, requested one after another in one fork that is reset between them.
     #[arg(required = true)]
@@ -141,6 +141,10 @@ impl Run {
 
     /// True if `-f` was given and a response had a status of 400 and up.
     fn requests(&self) -> Result<bool, Problem> {
+        if self.is_from_stdin() && self.data.as_deref() == Some("@-") {
+            let twice = "the program and --data can't both be read from standard input";
+            return Err(Problem(twice.into()));
+        }
         let body = self.body()?;
         let program = self.boot()?;
         let headers = self.headers();
@@ -174,7 +178,11 @@ impl Run {
             if failed {
                 err!("forkvm: {url}: status {}", answer.status());
             }
-            self.print(&mut answer, failed, index > 0)?;
+            match self.print(&mut answer, failed, index > 0) {
+                // Whoever reads has seen enough ("| head").
+                Err(error) if error.kind() == io::ErrorKind::BrokenPipe => break,
+                printed => printed?,
+            }
         }
         Ok(http_error)
     }
@@ -195,11 +203,29 @@ impl Run {
         Ok(body)
     }
 
+    /// Whether the program comes from standard input.
+    fn is_from_stdin(&self) -> bool {
+        self.program.as_os_str() == "-"
+    }
+
+    fn elf(&self) -> Result<Vec<u8>, Problem> {
+        if !self.is_from_stdin() {
+            let path = self.program.display();
+            return std::fs::read(&self.program)
+                .map_err(|error| Problem(format!("{path}: {error}")));
+        }
+        let mut elf = Vec::new();
+        let read = io::stdin().lock().read_to_end(&mut elf);
+        read.map_err(|error| Problem(format!("standard input: {error}")))?;
+        Ok(elf)
+    }
+
     fn boot(&self) -> Result<Arc<Program>, Problem> {
-        let path = self.program.display();
-        let elf =
-            std::fs::read(&self.program).map_err(|error| Problem(format!("{path}: {error}")))?;
+        let elf = self.elf()?;
         let file_name = || {
+            if self.is_from_stdin() {
+                return "stdin".to_owned();
+            }
             self.program
                 .file_name()
                 .unwrap_or_default()
