@@ -24,6 +24,7 @@ mod master;
 mod memory;
 mod pool;
 mod program;
+mod random;
 mod request;
 
 pub use call::http::{HeaderError, parse_header};

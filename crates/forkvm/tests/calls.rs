@@ -3,7 +3,7 @@
 
 mod common;
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use common::sums::{pattern, sum_line};
 use common::{Recorder, Tenant, emulated, few, headers, kvm_or_skip, slow_time};
@@ -553,19 +553,36 @@ fn output_of_a_request_is_handed_on() {
 }
 
 #[test]
-fn random_numbers_differ_in_each_request() {
+fn random_numbers_differ_in_each_request_of_each_fork() {
     kvm_or_skip!();
     let tenant = Tenant::boot_with("echo", |config| config.concurrency = 3);
+    let request = Request {
+        method: "GET",
+        url: b"/prng",
+        ..Default::default()
+    };
     let mut seen = std::collections::HashSet::new();
-    for _ in 0..few(200) {
-        let reply = tenant.get("/prng");
-        let words: Vec<_> = reply.text().split_whitespace().map(String::from).collect();
-        assert_eq!(words[1], "16");
-        assert!(
-            seen.insert(words[0].clone()) && seen.insert(words[2].clone()),
-            "again: {words:?}"
-        );
+    for _ in 0..few(100) {
+        // Held all at once, so that they come from three forks, each of which is reset afterwards.
+        let mut answers: Vec<_> = (0..3)
+            .map(|_| {
+                let deadline = Instant::now() + slow_time(Duration::from_secs(20));
+                tenant.answer(&request, deadline, &mut Quiet).unwrap()
+            })
+            .collect();
+        for answer in &mut answers {
+            let mut body = [0; 100];
+            let n = answer.read_body(&mut body);
+            let text = String::from_utf8(body[..n].to_vec()).unwrap();
+            let words: Vec<_> = text.split_whitespace().map(String::from).collect();
+            assert_eq!(words[1], "16");
+            assert!(
+                seen.insert(words[0].clone()) && seen.insert(words[2].clone()),
+                "again: {words:?}"
+            );
+        }
     }
+    assert_eq!(tenant.stats().created, 3);
 }
 
 #[test]

@@ -68,8 +68,6 @@ pub struct Circumstances<'a> {
     pub failure: Option<&'a str>,
     /// A warm-up request.
     pub warm_up: bool,
-    /// Random numbers for `kvm_request.prng`.
-    pub random: [u64; 2],
 }
 
 /// What the handler is called with.
@@ -342,8 +340,8 @@ impl WaitPoint {
             })
             .to_le_bytes(),
         );
-        bytes.put(72, &circumstances.random[0].to_le_bytes());
-        bytes.put(80, &circumstances.random[1].to_le_bytes());
+        bytes.put(72, &machine.random.number().to_le_bytes());
+        bytes.put(80, &machine.random.number().to_le_bytes());
         memory
             .write_physical(structure_at.physical, &bytes.0)
             .map_err(not_written)?;

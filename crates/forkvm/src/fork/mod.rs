@@ -1,7 +1,6 @@
 //! A fork: a machine whose memory is the master's, copy-on-write. It runs one request at a time and is put back to the
 //! master's state after each.
 
-use std::hash::{BuildHasher, RandomState};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -51,8 +50,6 @@ pub enum ForkError {
 pub struct Fork {
     machine: Machine,
     master: Arc<Master>,
-    random: RandomState,
-    requests: u64,
     shrink: ShrinkPolicy,
     /// The last exception set the debug registers.
     debug_registers_dirty: bool,
@@ -81,8 +78,6 @@ impl Fork {
         Ok(Self {
             machine,
             master,
-            random: RandomState::new(),
-            requests: 0,
             shrink,
             debug_registers_dirty: false,
             over_limit: false,
@@ -147,14 +142,10 @@ impl Fork {
         host: &mut dyn Host,
         mut debugger: Option<&mut Debugger<'_>>,
     ) -> Result<Response, Cause> {
-        self.requests += 1;
-        // SipHash with keys of this fork's own: unforeseeable numbers without a system call.
-        let random = [0u64, 1].map(|salt| self.random.hash_one((self.requests, salt)));
         let mut exchange = Exchange::new(request);
         let circumstances = Circumstances {
             failure,
             warm_up: false,
-            random,
         };
         let (wait_point, debugged) = (&self.master.wait_point, debugger.as_deref_mut());
         let result = self.machine.watched(deadline, |machine| {

@@ -4,6 +4,7 @@ use rustix::io::Errno;
 
 use crate::linux::call::Outcome;
 use crate::memory::user::{BadAddress, UserMemory};
+use crate::random::Random;
 use crate::request::{Host, Stream};
 
 /// Size of a page.
@@ -62,12 +63,14 @@ pub fn length(n: usize) -> u64 {
     u64::try_from(n).unwrap_or(u64::MAX)
 }
 
-/// The machine that makes a call: its memory, and the host to tell things to.
+/// The machine that makes a call.
 pub struct Guest<'a> {
     /// The program's memory.
     pub memory: &'a mut dyn UserMemory,
     /// Where output goes.
     pub host: &'a mut dyn Host,
+    /// Its random numbers.
+    pub random: &'a mut Random,
 }
 
 impl Guest<'_> {
@@ -226,6 +229,7 @@ mod tests {
         let guest = Guest {
             memory: &mut memory,
             host: &mut host,
+            random: &mut Random::new().unwrap(),
         };
         assert_eq!(guest.read_path(0x1ffc).unwrap(), b"abc");
         assert_eq!(

@@ -3,7 +3,6 @@
 use std::ops::Range;
 
 use rustix::io::Errno;
-use rustix::rand::{GetRandomFlags, getrandom as host_random};
 
 use crate::linux::abi::{
     CHUNK, Guest, Layout, MOST_BYTES, PAGE, Reply, USER_END, Value, count, flags, int,
@@ -228,8 +227,7 @@ pub fn getres_ids(guest: &mut Guest<'_>, args: [u64; 6]) -> Value {
     Ok(0)
 }
 
-/// Random bytes of the host straight to the program: getrandom(2), `/dev/urandom`. Linux too gives less than was asked
-/// for, from 32 MiB on.
+/// Random bytes to the program: getrandom(2), `/dev/urandom`. Linux too gives less than was asked for, from 32 MiB on.
 pub fn random(guest: &mut Guest<'_>, address: u64, len: u64) -> Value {
     let len = len.min(MOST_BYTES);
     let mut bytes = vec![0; usize::try_from(len).unwrap_or(CHUNK).min(CHUNK)];
@@ -239,11 +237,10 @@ pub fn random(guest: &mut Guest<'_>, address: u64, len: u64) -> Value {
             .unwrap_or(bytes.len())
             .min(bytes.len());
         let piece = bytes.get_mut(..most).ok_or(Errno::FAULT)?;
-        // The host's generator is ready long before anything can run here; if it is not, say so and don't wait.
-        let got = host_random(&mut *piece, GetRandomFlags::NONBLOCK)?;
+        guest.random.fill(piece);
         let at = address.checked_add(done).ok_or(Errno::FAULT)?;
-        guest.write(at, piece.get(..got).unwrap_or_default())?;
-        done = done.saturating_add(crate::linux::abi::length(got));
+        guest.write(at, piece)?;
+        done = done.saturating_add(crate::linux::abi::length(most));
     }
     Ok(count(usize::try_from(done).unwrap_or(0)))
 }

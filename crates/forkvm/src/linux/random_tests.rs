@@ -9,6 +9,7 @@ use crate::linux::testing::{
 };
 use crate::linux::{Call, Linux, Outcome};
 use crate::memory::user::UserMemory;
+use crate::random::Random;
 
 const PAGES: u64 = HEAP_LEN / PAGE;
 
@@ -321,18 +322,18 @@ proptest! {
         folder.file("a", &[3; 10_000]);
         let mut machine = furnished(&folder);
         for call in before {
-            machine.linux.call(call, &mut machine.memory, &mut machine.host);
+            machine.linux.call(call, &mut machine.memory, &mut machine.host, &mut machine.random);
         }
         machine.memory.frozen = true;
         let master = machine.linux.clone();
         let frozen = state(&master);
         let mut faulty = master.clone();
         for call in after {
-            let outcome = machine.linux.call(call, &mut machine.memory, &mut machine.host);
+            let outcome = machine.linux.call(call, &mut machine.memory, &mut machine.host, &mut machine.random);
             if let Outcome::Return(value) = outcome {
                 prop_assert!(value >= -4095, "{call:?} gave {value}");
             }
-            faulty.call(call, &mut NoMemory, &mut Recorder::default());
+            faulty.call(call, &mut NoMemory, &mut Recorder::default(), &mut Random::new().unwrap());
         }
         machine.linux.restore_from(&master);
         prop_assert_eq!(state(&machine.linux), frozen.clone());

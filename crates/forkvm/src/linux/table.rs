@@ -13,6 +13,7 @@ use crate::linux::state::Linux;
 use crate::linux::tasks::{signals, threads};
 use crate::linux::{memory, process, time};
 use crate::memory::user::UserMemory;
+use crate::random::Random;
 use crate::request::Host;
 
 /// `AT_FDCWD` as an argument register, for calls without a descriptor to start from.
@@ -33,8 +34,14 @@ impl Linux {
         call: Call,
         memory: &mut dyn UserMemory,
         host: &mut dyn Host,
+        random: &mut Random,
     ) -> Outcome {
-        dispatch(self, &mut Guest { memory, host }, call)
+        let guest = &mut Guest {
+            memory,
+            host,
+            random,
+        };
+        dispatch(self, guest, call)
     }
 }
 

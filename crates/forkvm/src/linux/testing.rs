@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use crate::linux::call::Wait;
 use crate::linux::{Call, HeapLayout, Linux, Outcome, Setup};
 use crate::memory::user::{BadAddress, Protection, UserMemory};
+use crate::random::Random;
 use crate::request::{Host, Stream};
 
 /// Start of the brk window in [`linux`].
@@ -221,6 +222,8 @@ pub struct Machine {
     pub memory: TestMemory,
     /// Its host.
     pub host: Recorder,
+    /// Its random numbers.
+    pub random: Random,
 }
 
 impl Machine {
@@ -230,6 +233,7 @@ impl Machine {
             linux: linux(allowed_paths),
             memory: TestMemory::with_heap(),
             host: Recorder::default(),
+            random: Random::new().unwrap(),
         }
     }
 
@@ -241,7 +245,8 @@ impl Machine {
             number: number.id() as u64,
             args: all,
         };
-        self.linux.call(call, &mut self.memory, &mut self.host)
+        self.linux
+            .call(call, &mut self.memory, &mut self.host, &mut self.random)
     }
 
     /// Makes a call that must return, and gives RAX.

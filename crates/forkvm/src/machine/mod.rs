@@ -21,6 +21,7 @@ use crate::machine::probe::KvmHost;
 use crate::machine::watchdog::{Watch, WatchdogError};
 use crate::memory::guest::GuestMemory;
 use crate::memory::user::UserMemory;
+use crate::random::Random;
 use crate::request::Host;
 
 /// Why the guest stopped.
@@ -58,6 +59,8 @@ pub struct Machine {
     pub memory: GuestMemory,
     /// The state of its Linux personality.
     pub linux: Linux,
+    /// Its random numbers, for good: a reset leaves them alone.
+    pub random: Random,
     host: &'static KvmHost,
     residue: Residue,
     /// Something was begun on it that has not come to its end, and never will if there was a panic: it is not to be used
@@ -89,6 +92,9 @@ pub enum MachineError {
     /// No watchdog.
     #[error(transparent)]
     Watchdog(#[from] WatchdogError),
+    /// The host's getrandom(2) gave no key.
+    #[error("random numbers of the host: {0}")]
+    Random(#[from] rustix::io::Errno),
 }
 
 impl Machine {
@@ -109,6 +115,7 @@ impl Machine {
             vm,
             memory,
             linux,
+            random: Random::new()?,
             host,
             residue: Residue::Clean,
             poisoned: false,
@@ -210,7 +217,9 @@ impl Machine {
             number: regs.rax,
             args: [regs.rdi, regs.rsi, regs.rdx, regs.r10, regs.r8, regs.r9],
         };
-        let outcome = self.linux.call(call, &mut self.memory, host);
+        let outcome = self
+            .linux
+            .call(call, &mut self.memory, host, &mut self.random);
         if self.memory.take_lost_permission()
             && let Err(error) = self.vm.forget_translations(self.memory.mapping())
         {

@@ -344,6 +344,7 @@ pub fn v2_offset(offset: u64, how: u64) -> Result<Option<u64>, Errno> {
 mod tests {
     use super::*;
     use crate::linux::testing::{HEAP_LEN, Machine, NoMemory, Recorder, SCRATCH};
+    use crate::random::Random;
     use syscalls::Sysno;
 
     #[test]
@@ -404,6 +405,7 @@ mod tests {
         let guest = Guest {
             memory: &mut NoMemory,
             host: &mut Recorder::default(),
+            random: &mut Random::new().unwrap(),
         };
         assert_eq!(Pieces::vector(&guest, 0, 1).unwrap_err(), Errno::FAULT);
         assert!(Pieces::vector(&guest, 0, 0).unwrap().0.is_empty());

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::linux::testing::{BRK, HEAP_LEN, MMAP, Machine};
+use crate::random::Random;
 use syscalls::Sysno;
 
 const PAGES: u64 = HEAP_LEN / PAGE;
@@ -285,7 +286,7 @@ fn mappings_are_bounded() {
             number: number.id() as u64,
             args,
         };
-        linux.call(call, &mut Big, &mut host)
+        linux.call(call, &mut Big, &mut host, &mut Random::new().unwrap())
     };
     let refused = crate::linux::Outcome::Return(-12);
     let single = |i: u64| [MMAP + 2 * i * PAGE, PAGE, 3, FIXED, NO_FD, 0];
