@@ -40,13 +40,14 @@ soak: build guests test-guests ## long runs through Varnish: requests that look 
 	  SOAK_KILLS=$(or $(KILLS),200) SOAK_SECONDS=$(TIME) \
 	  cargo test -q --release -p vmod_kvm --test soak --test update_soak -- --nocapture --test-threads=1
 
-check: setup ## formatting, lints, shell syntax, file names
+check: setup ## formatting, lints, import circles, shell syntax, file names
 	@if git ls-files -z | LC_ALL=C grep -zq '[^ -~]'; then \
 	  echo "control characters or such in the name of a file:"; git ls-files -z | LC_ALL=C grep -z '[^ -~]' | xargs -0n1 printf '%q\n'; exit 1; fi
 	cargo fmt --all --check
 	$(ENV) cargo clippy --workspace --all-targets -- -D warnings
 	for d in $(GUEST_CRATES); do (cd $$d && cargo fmt --check && \
 	  CARGO_TARGET_DIR=$(TARGET)/guest-crates cargo clippy -q --all-targets -- -D warnings) || exit; done
+	scripts/circles.py src crates/forkvm/src crates/forkvm-cli/src
 	for f in $(SCRIPTS); do bash -n $$f || exit; done
 	if command -v shellcheck >/dev/null; then shellcheck -x $(SCRIPTS); fi
 

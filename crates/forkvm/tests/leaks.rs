@@ -81,7 +81,7 @@ fn nothing_leaks() {
         assert_eq!((echo.stats().created, crash.stats().created), (1, 1));
     }
 
-    // The first program leaves the probe's descriptor and the engine's two threads. All others leave nothing.
+    // The first program leaves the probe's descriptor and the engine's three threads. All others leave nothing.
     eventually("the first programs are gone", || {
         held().mappings <= first.mappings + 20
     });

@@ -40,8 +40,8 @@ pub enum ForkError {
     /// KVM refused its registers.
     #[error("its registers: {0}")]
     Registers(#[from] kvm_ioctls::Error),
-    /// The thread that makes and frees forks could not be started.
-    #[error("the keeper's thread: {0}")]
+    /// A thread that makes or frees forks could not be started.
+    #[error("a thread that makes or frees forks: {0}")]
     Keeper(std::io::Error),
 }
 

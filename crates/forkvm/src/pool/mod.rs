@@ -4,6 +4,7 @@
 mod keeper;
 
 use std::collections::VecDeque;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -11,7 +12,7 @@ use parking_lot::{Condvar, Mutex};
 
 use crate::fork::{Fork, ForkError};
 use crate::master::Master;
-use crate::pool::keeper::{Job, Keeper};
+use crate::pool::keeper::Keeper;
 
 /// Why there is no fork for a request.
 #[derive(Debug)]
@@ -32,7 +33,7 @@ pub struct Pool {
 }
 
 /// An idle fork, and since when it is. It is boxed, for a fork is handed on some times in a request.
-pub type Idle = (Box<Fork>, Instant);
+type Idle = (Box<Fork>, Instant);
 
 #[derive(Debug, Default)]
 struct State {
@@ -72,7 +73,14 @@ impl Pool {
             state: Mutex::new(state),
             given_back: Condvar::new(),
         });
-        keeper.send(Job::Keep(Arc::downgrade(&pool)));
+        let weak = Arc::downgrade(&pool);
+        keeper.sweep(move || {
+            let pool = weak.upgrade();
+            if let Some(pool) = &pool {
+                pool.sweep(Instant::now());
+            }
+            pool.is_some()
+        });
         Ok(pool)
     }
 
@@ -117,7 +125,12 @@ impl Pool {
     fn ask_for_one(self: &Arc<Self>, state: &mut State) {
         state.total += 1;
         state.being_made += 1;
-        self.keeper.send(Job::Make(Arc::downgrade(self)));
+        let pool = Arc::downgrade(self);
+        self.keeper.make(move || {
+            if let Some(pool) = pool.upgrade() {
+                pool.make(Fork::new);
+            }
+        });
     }
 
     /// Makes forks here and now until there are so many, as far as that goes.
@@ -132,7 +145,7 @@ impl Pool {
                 state.total += 1;
                 state.being_made += 1;
             }
-            if !self.make() {
+            if !self.make(Fork::new) {
                 return;
             }
         }
@@ -157,46 +170,48 @@ impl Pool {
         self.free(fork);
     }
 
-    /// Has a fork freed on the keeper's thread, off the request's.
+    /// Has a fork freed off the request's thread.
     pub fn free(&self, fork: Box<Fork>) {
-        self.keeper.send(Job::Free([(fork, Instant::now())].into()));
+        self.keeper.free(fork);
     }
 
     /// Makes one fork that is counted already, on the keeper's thread or in [`Pool::fill`]. False if that failed.
-    pub fn make(&self) -> bool {
-        let made = Fork::new(self.master.clone()).map(Box::new);
-        let mut state = self.state.lock();
-        state.being_made -= 1;
-        let success = made.is_ok();
-        match made {
-            Ok(fork) => {
+    fn make(&self, new: impl FnOnce(Arc<Master>) -> Result<Fork, ForkError>) -> bool {
+        let master = self.master.clone();
+        let made = catch_unwind(AssertUnwindSafe(|| new(master).map(Box::new)));
+        let error = match made {
+            Ok(Ok(fork)) => {
+                let mut state = self.state.lock();
+                state.being_made -= 1;
                 state.idle.push_back((fork, Instant::now()));
                 state.created += 1;
                 state.error = None;
                 self.given_back.notify_one();
+                return true;
             }
-            Err(error) => {
-                state.total -= 1;
-                state.error = Some(error.to_string());
-                self.given_back.notify_all();
-            }
-        }
-        success
+            Ok(Err(error)) => error.to_string(),
+            // The panic hook has said more.
+            Err(_) => "an internal error in making it".into(),
+        };
+        let mut state = self.state.lock();
+        state.being_made -= 1;
+        state.total -= 1;
+        state.error = Some(error);
+        self.given_back.notify_all();
+        false
     }
 
-    /// Takes out forks that have been idle too long, all but one.
-    pub fn sweep(&self, now: Instant) -> VecDeque<Idle> {
+    /// Gives up forks that have been idle too long, all but one.
+    fn sweep(&self, now: Instant) {
         let mut state = self.state.lock();
-        let mut old = VecDeque::new();
-        while state.idle.len() > 1 {
-            match state.idle.front() {
-                Some((_, since)) if now.duration_since(*since) > self.master.config.idle_time => {}
-                _ => break,
-            }
-            old.extend(state.idle.pop_front());
+        while state.idle.len() > 1
+            && let Some((_, since)) = state.idle.front()
+            && now.duration_since(*since) > self.master.config.idle_time
+            && let Some((fork, _)) = state.idle.pop_front()
+        {
             state.total -= 1;
+            self.free(fork);
         }
-        old
     }
 
     /// Gives all forks up, none of which is in use any more, and the master. They are freed on the keeper's thread: that
@@ -206,8 +221,12 @@ impl Pool {
         let forks = std::mem::take(&mut state.idle);
         state.total -= forks.len();
         drop(state);
-        self.keeper.send(Job::Free(forks));
-        self.keeper.send(Job::Retire(self.master.clone()));
+        for (fork, _) in forks {
+            self.free(fork);
+        }
+        // The pool that is just going has the master, too, as may a fork that is being made.
+        self.keeper
+            .free_when(self.master.clone(), |master| Arc::strong_count(master) == 1);
     }
 
     /// Looks at all idle forks.
@@ -237,6 +256,28 @@ mod tests {
     use crate::fork::tests::testing::frozen;
     use std::fs::File;
     use std::time::Duration;
+
+    /// A panic in making a fork is an error like any other: who waits is told, and the next one may be made.
+    #[test]
+    fn a_panic_in_making_a_fork_is_an_error() {
+        let Some(master) = frozen("hostile", |config| config.concurrency = 2) else {
+            return;
+        };
+        let pool = Pool::new(master).unwrap();
+        let held = pool.take(Instant::now()).unwrap();
+        let count_one = || {
+            let mut state = pool.state.lock();
+            (state.total, state.being_made) = (state.total + 1, state.being_made + 1);
+        };
+        count_one();
+        assert!(!pool.make(|_| panic!("on purpose")));
+        assert_eq!((pool.stats().forks, pool.stats().created), (1, 1));
+        assert!(pool.state.lock().error.is_some());
+        count_one();
+        assert!(pool.make(Fork::new));
+        assert!(pool.take(Instant::now()).is_ok());
+        drop(held);
+    }
 
     /// All who wait are told, long before they would give up.
     #[test]
