@@ -15,6 +15,9 @@
 //! 7. Status and headers are checked before varnishd's assertions see them (fetch.rs).
 //! 8. What several threads use is `Sync`, as the compiler checks below.
 //! 9. If workspace runs out, the response object is dropped; there it leaks, and the fork with it.
+//!
+//! And what is not cached leaves an object that says so (`open`), without which Varnish fetches a URL for one client at
+//! a time.
 
 use std::ffi::{c_int, c_void};
 use std::panic::{self, AssertUnwindSafe};
@@ -163,16 +166,12 @@ fn attach(ctx: &mut Ctx<'_>, response: Response) -> Result<(), VclError> {
         } else {
             ffi::BS_LENGTH.as_ptr()
         };
-        let response = Box::new(response);
-        if len == 0 {
-            conn.priv_ = Box::into_raw(response).cast();
-        } else {
-            let entry = ffi::VFP_Push(bo.vfc, &raw const BODY.0)
-                .as_mut()
-                .ok_or_else(no_workspace)?;
-            conn.priv_ = Box::into_raw(response).cast();
-            entry.priv1 = conn.priv_;
-        }
+        // Also without a body: open() is called for every response.
+        let entry = ffi::VFP_Push(bo.vfc, &raw const BODY.0)
+            .as_mut()
+            .ok_or_else(no_workspace)?;
+        conn.priv_ = Box::into_raw(Box::new(response)).cast();
+        entry.priv1 = conn.priv_;
         bo.htc = conn;
     }
     Ok(())
@@ -186,11 +185,39 @@ unsafe impl Sync for Processor {}
 /// The fetch processor that reads a response's body. It does not own it, finish() does.
 static BODY: Processor = Processor(ffi::vfp {
     name: c"kvm".as_ptr(),
-    init: None,
+    init: Some(open),
     pull: Some(pull),
     fini: None,
     priv1: ptr::null(),
 });
+
+/// Called when VCL has had its say, and before anything is stored.
+///
+/// An uncacheable response needs a lifetime: for that long, Varnish remembers that requests for this URL need not wait
+/// for each other. It has none if its status gets none by default, or `default_ttl` is 0; and the built-in VCL does not
+/// help, which looks no further at what is marked uncacheable already, if a site's own VCL lets it run at all.
+unsafe extern "C" fn open(
+    ctx: *const ffi::vrt_ctx,
+    _fetch: *mut ffi::vfp_ctx,
+    _entry: *mut ffi::vfp_entry,
+) -> VfpStatus {
+    const NOT_REMEMBERED: u32 = ffi::oc_flags_OC_F_PRIVATE | ffi::oc_flags_OC_F_HFP;
+    // SAFETY: varnishd calls us with a context of this fetch, which has its object until it is over.
+    unsafe {
+        let Some(bo) = (*ctx).bo.as_ref() else {
+            return VfpStatus::Error;
+        };
+        let Some(object) = bo.fetch_objcore.as_ref() else {
+            return VfpStatus::Error;
+        };
+        // A pass leaves no object, and a hit-for-pass has the lifetime that VCL gave it.
+        let remembered = bo.uncacheable() != 0 && u32::from(object.flags) & NOT_REMEMBERED == 0;
+        if remembered && object.ttl <= 0.0 {
+            ffi::VRT_l_beresp_ttl(ctx, ffi::VRT_r_param_uncacheable_ttl(ctx));
+        }
+    }
+    VfpStatus::Ok
+}
 
 /// Fills a piece of Varnish's storage.
 unsafe extern "C" fn pull(

@@ -77,6 +77,7 @@ vtc! {
     settings
     target
     tenants_json
+    uncacheable
     update
     update_reload
     update_state

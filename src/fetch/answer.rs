@@ -37,13 +37,22 @@ pub fn ask(
         fetch.log(LogTag::VclLog, record)
     });
     let result = run(program, &asked.request(), deadline, &mut output);
-    output.finish();
+    let written = output.finish();
+    if written.dropped && tenant.is_first_dropped() {
+        logging::log_in(fetch, LogTag::Notice, tenant.name(), logging::DROPPED);
+    }
     let failure = match &result {
         Ok(answer) => answer.failure(),
         Err(failure) => Some(failure),
     };
     if let Some(failure) = failure {
         log_failure(fetch, tenant, failure);
+        if !written.logged {
+            for line in logging::last_lines(&written.stderr) {
+                let text = format!("its stderr: {line}");
+                logging::log_in(fetch, LogTag::Error, tenant.name(), &text);
+            }
+        }
     }
     result
 }

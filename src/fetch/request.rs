@@ -76,10 +76,11 @@ impl Asked {
     }
 }
 
-/// All request headers.
+/// All request headers but Proxy-Connection, the one of the connection that Varnish passes on.
 fn headers(fetch: &Fetch<'_, '_>) -> Vec<Header> {
     fetch
         .headers()
+        .filter(|(name, _)| !name.eq_ignore_ascii_case("proxy-connection"))
         .map(|(name, value)| Header {
             name: name.to_owned(),
             value: value.to_vec(),

@@ -14,7 +14,7 @@ use crate::tenants::store::{StoreError, Stored};
 use crate::tenants::tenant::{Failed, Release, State, Tenant};
 use crate::tenants::version::Version;
 use crate::varnish::counters;
-use crate::varnish::logging::{self, BootOutput};
+use crate::varnish::logging::{self, Output};
 
 /// Boots the program of the tenant's path, or the update of it that is stored. If that does not boot, the stored ones
 /// before it follow, and at last the path's.
@@ -117,7 +117,7 @@ impl BootFailure {
 
     /// Why, and what the program had to say.
     fn in_words(&self) -> String {
-        let said: Vec<String> = logging::records(&self.stderr).collect();
+        let said = logging::last_lines(&self.stderr);
         let reason = &self.reason;
         match said.len() {
             0 => reason.clone(),
@@ -144,12 +144,16 @@ pub fn start(
 ) -> Result<Arc<Program>, BootFailure> {
     let mut config = tenant.settings.config.clone();
     config.debugging.only = purpose == Purpose::Debugging;
-    let mut output = BootOutput::new(tenant.name(), tenant.settings.stdout);
+    let mut output = Output::of_boot(tenant.name(), tenant.settings.stdout);
     let result = match before {
         Some(before) => before.boot_successor(elf, config, &mut output),
         None => Program::boot(elf, config, &mut output),
     };
-    let stderr = output.finish();
+    let written = output.finish();
+    if written.dropped && tenant.is_first_dropped() {
+        logging::log(LogTag::Notice, tenant.name(), logging::DROPPED);
+    }
+    let stderr = written.stderr;
     result.map_err(|error| BootFailure {
         reason: logging::without_tenant(tenant.name(), &error.to_string()).to_owned(),
         error,

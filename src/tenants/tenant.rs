@@ -38,6 +38,8 @@ pub struct Tenant {
     bodies: AtomicU64,
     /// A request is being debugged.
     debugged: AtomicBool,
+    /// The log says that the program's output is not logged.
+    dropped: AtomicBool,
 }
 
 /// How far a tenant's program is.
@@ -100,6 +102,7 @@ impl Tenant {
             failures: AtomicU64::new(0),
             bodies: AtomicU64::new(0),
             debugged: AtomicBool::new(false),
+            dropped: AtomicBool::new(false),
         }
     }
 
@@ -190,6 +193,12 @@ impl Tenant {
                 settled => return settled.clone(),
             }
         }
+    }
+
+    /// Whether output of its program is dropped for the first time, which is worth a record.
+    pub fn is_first_dropped(&self) -> bool {
+        // Most requests only read it.
+        !self.dropped.load(Ordering::Relaxed) && !self.dropped.swap(true, Ordering::Relaxed)
     }
 
     /// Room for a request body.

@@ -12,8 +12,14 @@ const RECORD: usize = 200;
 const REQUEST_OUTPUT: usize = 16 << 10;
 /// The same for one boot.
 const BOOT_OUTPUT: usize = 64 << 10;
-/// How much of a booting program's last stderr output is kept for the error message, in bytes.
-const STDERR_TAIL: usize = 2 << 10;
+/// How much of the last that a program wrote to stderr is kept, to be shown when it fails, in bytes.
+const STDERR_TAIL: usize = 4 << 10;
+/// Most that is logged of that, in bytes: short lines are longer there than they were.
+const STDERR_RECORDS: usize = 8 << 10;
+
+/// What is said of a tenant's output once, when it is not logged for the first time.
+pub const DROPPED: &str =
+    "what the program writes to stdout and stderr is not logged (stdout = true logs it)";
 
 /// Logs outside of a transaction: what happens at boot, in a thread of our own.
 pub fn log(tag: LogTag, tenant: &str, text: &str) {
@@ -144,13 +150,39 @@ impl<F: FnMut(&str)> Records<'_, F> {
     }
 }
 
+/// The end of what was written, when only that is wanted.
+#[derive(Default)]
+struct Tail(Vec<u8>);
+
+impl Tail {
+    fn push(&mut self, bytes: &[u8]) {
+        let bytes = &bytes[bytes.len().saturating_sub(STDERR_TAIL)..];
+        let kept = self.0.len().min(STDERR_TAIL - bytes.len());
+        self.0.drain(..self.0.len() - kept);
+        self.0.extend_from_slice(bytes);
+    }
+}
+
 /// A guest's output as log records.
 pub struct Output<'a, F: FnMut(&str)> {
     /// Whether stdout and stderr are logged. The `log` hypercall always is.
     stdio: bool,
+    /// Whether something was written that is not logged for that reason.
+    dropped: bool,
     stdout: Lines,
     stderr: Lines,
+    tail: Tail,
     records: Records<'a, F>,
+}
+
+/// What is known about a guest's output when it is over.
+pub struct Written {
+    /// Something was written to stdout or stderr, which are not logged.
+    pub dropped: bool,
+    /// The log has all of it.
+    pub logged: bool,
+    /// The end of what was written to stderr.
+    pub stderr: Vec<u8>,
 }
 
 impl<'a, F: FnMut(&str)> Output<'a, F> {
@@ -158,8 +190,10 @@ impl<'a, F: FnMut(&str)> Output<'a, F> {
     pub fn of_request(tenant: &'a str, stdio: bool, emit: F) -> Self {
         Self {
             stdio,
+            dropped: false,
             stdout: Lines::default(),
             stderr: Lines::default(),
+            tail: Tail::default(),
             records: Records {
                 tenant,
                 left: REQUEST_OUTPUT,
@@ -170,10 +204,25 @@ impl<'a, F: FnMut(&str)> Output<'a, F> {
     }
 
     /// Ends the output: logs what is left of lines without an end.
-    pub fn finish(mut self) {
+    pub fn finish(mut self) -> Written {
         let records = &mut self.records;
         self.stdout.finish(|line| records.line("stdout: ", line));
         self.stderr.finish(|line| records.line("stderr: ", line));
+        Written {
+            dropped: self.dropped,
+            logged: !self.dropped && !records.truncated,
+            stderr: self.tail.0,
+        }
+    }
+}
+
+impl<'a> Output<'a, fn(&str)> {
+    /// The output of `tenant`'s main().
+    pub fn of_boot(tenant: &'a str, stdio: bool) -> Self {
+        let mut output: Self =
+            Output::of_request(tenant, stdio, |record| write(LogTag::VclLog, record));
+        output.records.left = BOOT_OUTPUT;
+        output
     }
 }
 
@@ -184,8 +233,15 @@ impl<F: FnMut(&str)> Host for Output<'_, F> {
     }
 
     fn output(&mut self, stream: Stream, bytes: &[u8]) {
+        if matches!(stream, Stream::Stderr) {
+            self.tail.push(bytes);
+        }
+        if !(self.stdio || matches!(stream, Stream::Log)) {
+            self.dropped |= !bytes.is_empty();
+            return;
+        }
         let records = &mut self.records;
-        if records.truncated || !(self.stdio || matches!(stream, Stream::Log)) {
+        if records.truncated {
             return;
         }
         match stream {
@@ -201,41 +257,18 @@ impl<F: FnMut(&str)> Host for Output<'_, F> {
     }
 }
 
-/// A booting program's output: logged like a request's, and the last of its stderr kept for the error message.
-pub struct BootOutput<'a> {
-    log: Output<'a, fn(&str)>,
-    tail: Vec<u8>,
-}
-
-impl<'a> BootOutput<'a> {
-    /// Output of `tenant`'s main().
-    pub fn new(tenant: &'a str, stdio: bool) -> Self {
-        let emit: fn(&str) = |record| write(LogTag::VclLog, record);
-        let mut log = Output::of_request(tenant, stdio, emit);
-        log.records.left = BOOT_OUTPUT;
-        Self {
-            log,
-            tail: Vec::new(),
-        }
-    }
-
-    /// Ends the output, and returns the last of stderr.
-    pub fn finish(self) -> Vec<u8> {
-        self.log.finish();
-        self.tail
-    }
-}
-
-impl Host for BootOutput<'_> {
-    fn output(&mut self, stream: Stream, bytes: &[u8]) {
-        self.log.output(stream, bytes);
-        if matches!(stream, Stream::Stderr) {
-            let bytes = &bytes[bytes.len().saturating_sub(STDERR_TAIL)..];
-            let kept = self.tail.len().min(STDERR_TAIL - bytes.len());
-            self.tail.drain(..self.tail.len() - kept);
-            self.tail.extend_from_slice(bytes);
-        }
-    }
+/// The last lines of what a program wrote to stderr, as many as there is room for in a log.
+pub fn last_lines(stderr: &[u8]) -> Vec<String> {
+    let mut lines: Vec<String> = records(stderr).collect();
+    let mut left = STDERR_RECORDS;
+    // With what stands in front of each.
+    let fit = lines.iter().rev().take_while(|line| {
+        let enough = left.checked_sub(line.len() + RECORD / 2);
+        left = enough.unwrap_or(0);
+        enough.is_some()
+    });
+    lines.drain(..lines.len() - fit.count());
+    lines
 }
 
 #[cfg(test)]
@@ -320,16 +353,53 @@ mod tests {
         );
     }
 
+    fn tail(stdio: bool, pieces: &[(Stream, &[u8])]) -> Written {
+        let mut output = Output::of_request("x", stdio, |_| {});
+        for (stream, bytes) in pieces {
+            output.output(*stream, bytes);
+        }
+        output.finish()
+    }
+
     #[test]
     fn the_end_of_stderr_is_kept() {
-        let mut output = BootOutput::new("x", false);
-        for _ in 0..100 {
-            output.output(Stream::Stderr, &[b'a'; 100]);
-        }
-        output.output(Stream::Stderr, b"end");
-        assert_eq!(output.tail.len(), STDERR_TAIL);
-        assert!(output.tail.ends_with(b"aend"));
-        output.output(Stream::Stderr, &[b'b'; 5000]);
-        assert_eq!(output.tail, [b'b'; STDERR_TAIL]);
+        let mut pieces = [(Stream::Stderr, &[b'a'; 100][..]); 101];
+        pieces[100].1 = b"end";
+        let written = tail(false, &pieces);
+        assert_eq!(written.stderr.len(), STDERR_TAIL);
+        assert!(written.stderr.ends_with(b"aend"));
+        let written = tail(false, &[pieces[0], (Stream::Stderr, &[b'b'; 5000])]);
+        assert_eq!(written.stderr, [b'b'; STDERR_TAIL]);
+    }
+
+    #[test]
+    fn what_is_not_logged_is_known() {
+        let written = |stdio, pieces: &[(Stream, &[u8])]| {
+            let Written {
+                dropped, logged, ..
+            } = tail(stdio, pieces);
+            (dropped, logged)
+        };
+        assert_eq!(written(false, &[(Stream::Log, b"a")]), (false, true));
+        assert_eq!(written(false, &[(Stream::Stdout, b"")]), (false, true));
+        assert_eq!(written(false, &[(Stream::Stdout, b"a")]), (true, false));
+        assert_eq!(written(true, &[(Stream::Stderr, b"a")]), (false, true));
+        let flood = [(Stream::Stdout, &[b'a'; 1000][..]); 50];
+        assert_eq!(written(true, &flood), (false, false));
+    }
+
+    #[test]
+    fn the_last_lines_fit_in_a_log() {
+        assert_eq!(last_lines(b"one\n\n\x1b[31mtwo"), ["one", "\\x1b[31mtwo"]);
+        assert!(last_lines(b"").is_empty());
+        let mut short = b"y\n".repeat(STDERR_TAIL / 2);
+        short.extend(b"the last\n");
+        let lines = last_lines(&short);
+        assert_eq!(lines.last().unwrap(), "the last");
+        assert!(
+            (10..=STDERR_RECORDS / 100).contains(&lines.len()),
+            "{}",
+            lines.len()
+        );
     }
 }

@@ -212,6 +212,12 @@ static void on_request(const struct kvm_request *request)
 		say("printed\n");
 		done(200);
 	}
+	if (path_is(url, "/complain")) {
+		const char *from = url;
+		const long n = parameter(&from, "text", text, sizeof text);
+		fprintf(stderr, "echo: about to fail\n%.*s", (int)(n < 0 ? 0 : n), text);
+		__builtin_trap();
+	}
 	if (path_is(url, "/log")) {
 		const char *from = url;
 		const long n = parameter(&from, "text", text, sizeof text);

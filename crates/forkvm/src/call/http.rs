@@ -12,12 +12,13 @@ const MOST_HEADER_BYTES: usize = 64 << 10;
 pub const RESPONSE: u64 = 1;
 
 /// Headers that belong to the connection or the message's framing, which are the host's (RFC 9110, 7.6.1; RFC 9112, 6).
-const NOT_THE_GUESTS: [&str; 9] = [
+const NOT_THE_GUESTS: [&str; 10] = [
     "connection",
     "content-length",
     "keep-alive",
     "proxy-authenticate",
     "proxy-authorization",
+    "proxy-connection",
     "te",
     "trailer",
     "transfer-encoding",
