@@ -1,8 +1,8 @@
-//! vmod.vcc -> the VMOD's interface in Rust.
+//! vmod.vcc, and the table of settings -> the VMOD's interface in Rust.
 //!
-//! Varnish's own vmodtool.py turns vmod.vcc into C: the argument structs of the functions, the table of
-//! function pointers, and the description (JSON) that the VCL compiler reads from the .so. The C is not
-//! compiled. rustc links a cdylib with a version script that hides every symbol that isn't Rust's, so the
+//! build/vcc.rs puts the settings into vmod.vcc. Varnish's own vmodtool.py turns that into C: the argument structs
+//! of the functions, the table of function pointers, and the description (JSON) that the VCL compiler reads from
+//! the .so. The C is not compiled. rustc links a cdylib with a version script that hides every symbol that isn't Rust's, so the
 //! `Vmod_kvm_Data` that varnishd looks up would be dropped. (Neither `--export-dynamic-symbol` nor
 //! `--dynamic-list` wins against that script, and a second script is an error in GNU ld.) So bindgen reads the
 //! C, which checks the functions' types on the way, and src/ffi.rs has `Vmod_kvm_Data`.
@@ -11,9 +11,14 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::{env, error::Error, fs};
 
+#[path = "build/vcc.rs"]
+mod vcc;
+
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo::rerun-if-changed=build.rs");
+    println!("cargo::rerun-if-changed=build/vcc.rs");
     println!("cargo::rerun-if-changed=vmod.vcc");
+    println!("cargo::rerun-if-changed=src/tenants/table.rs");
     println!("cargo::rerun-if-env-changed=VMODTOOL");
     // For the test that calls it with other Varnishes.
     println!(
@@ -29,6 +34,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         }
     };
 
+    vcc::write(&out)?;
     vmodtool(&out)?;
     bindings(&out, &varnish.include_paths)?;
 
@@ -77,11 +83,10 @@ fn vmodtool(out: &Path) -> Result<(), Box<dyn Error>> {
         Ok(tool) => tool,
         Err(_) => pkg_config::get_variable("varnishapi", "vmodtool")?,
     };
-    let vcc = fs::canonicalize("vmod.vcc")?;
     let done = Command::new("python3")
         .arg(&tool)
         .args(["--strict", "-o", "vcc_if", "-w", "."])
-        .arg(vcc)
+        .arg("vmod.vcc")
         // It writes into the current directory whatever -o and -w say.
         .current_dir(out)
         .output()?;

@@ -49,7 +49,7 @@ impl Director {
             let tenant = match registry::share(settings) {
                 Shared::Known(tenant) => tenant,
                 Shared::New(tenant, file) => {
-                    if tenant.settings.watch {
+                    if tenant.settings.values.watch {
                         watch::start();
                     }
                     queue::enqueue(&tenant, file);
@@ -181,7 +181,7 @@ impl Director {
         drop(asked);
         let response = match result {
             Ok(answer) => {
-                let shown = tenant.settings.version_header.then_some(version);
+                let shown = tenant.settings.values.version_header.then_some(version);
                 answer::hand_over(fetch, &tenant, answer, head, shown)
             }
             Err(failure) if failure.is_busy() => plain::busy(fetch),

@@ -8,14 +8,16 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::ptr;
 
-use varnish::ffi::{VCL_BACKEND, VCL_BOOL, VCL_BYTES, VCL_STRING, VclEvent};
+use varnish::ffi::{VCL_BACKEND, VCL_BOOL, VCL_BYTES, VCL_DURATION, VCL_INT, VCL_STRING, VclEvent};
 use varnish::ffi::{VMOD_PRIV_METHODS_MAGIC, vmod_data, vmod_priv, vmod_priv_methods, vrt_ctx};
 use varnish::vcl::{Ctx, LogTag, VclError};
 
 use crate::director::Director;
 use crate::order::{Debug, Order, Sent, Target, Upload};
 use crate::tenants::document::{self, BadDocument, Document};
-use crate::tenants::settings::{Given, List, Settings};
+use crate::tenants::kinds::List;
+use crate::tenants::settings::{Given, Settings};
+use crate::tenants::table::settings;
 use crate::tenants::{name, registry};
 use crate::varnish::{counters, fetch, logging, panics};
 use crate::vdi::{Registered, guard};
@@ -117,51 +119,82 @@ unsafe extern "C" fn discard(ctx: *const vrt_ctx, vcl: *mut std::ffi::c_void) {
 /// `kvm.tenant()`
 unsafe extern "C" fn tenant(ctx: *const vrt_ctx, args: *mut arg_vmod_kvm_tenant) {
     run(ctx, || {
-        // SAFETY: VCL calls us with arguments as in vmod.vcc, whose strings live as long as the call. Every optional one has
-        // a default there.
+        // SAFETY: VCL calls us with arguments as in vmod.vcc, whose strings live as long as the call.
         let (director, given) = unsafe {
             let args = args.as_ref().ok_or("no arguments")?;
-            let given = Given {
-                name: bytes(args.name).unwrap_or_default(),
-                path: bytes(args.path).unwrap_or_default(),
-                group: bytes(args.group).unwrap_or_default(),
-                max_boot_time: args.max_boot_time.0.0,
-                max_request_time: args.max_request_time.0.0,
-                max_wait: args.max_wait.0.0,
-                idle_time: args.idle_time.0.0,
-                max_memory: args.max_memory.0,
-                max_request_memory: args.max_request_memory.0,
-                req_mem_limit_after_reset: args.req_mem_limit_after_reset.0,
-                concurrency: args.concurrency.0,
-                main_arguments: List::Words(bytes(args.main_arguments).unwrap_or_default()),
-                environment: List::Words(bytes(args.environment).unwrap_or_default()),
-                allowed_paths: List::Words(bytes(args.allowed_paths).unwrap_or_default()),
-                current_working_directory: bytes(args.current_working_directory)
-                    .unwrap_or_default(),
-                stdout: args.stdout.0 != 0,
-                warmup: args.warmup.0,
-                warmup_url: bytes(args.warmup_url).unwrap_or_default(),
-                warmup_method: bytes(args.warmup_method).unwrap_or_default(),
-                warmup_headers: List::Words(bytes(args.warmup_headers).unwrap_or_default()),
-                update_key: bytes(args.update_key).unwrap_or_default(),
-                update_key_file: bytes(args.update_key_file).unwrap_or_default(),
-                state_dir: bytes(args.state_dir).unwrap_or_default(),
-                keep_versions: args.keep_versions.0,
-                update_without_state: args.update_without_state.0 != 0,
-                watch: args.watch.0 != 0,
-                version_header: args.version_header.0 != 0,
-                allow_debug: args.allow_debug.0 != 0,
-                debug_address: bytes(args.debug_address).unwrap_or_default(),
-                debug_timeout: args.debug_timeout.0.0,
-                debug_exceptions: args.debug_exceptions.0 != 0,
-            };
-            (registered(args.arg1)?.director(), given)
+            (registered(args.arg1)?.director(), given(args))
         };
         let settings = Settings::check(&given).map_err(|bad| format!("kvm.{bad}"))?;
         let added = director.add_all(vec![settings]);
         Ok(added.map_err(|bad| format!("kvm.{bad}"))?)
     });
 }
+
+/// An argument of VCL's as settings are given.
+trait FromVcl<A> {
+    /// SAFETY: VCL called us with the argument; what is made of it is not used after the call.
+    unsafe fn from_vcl(argument: &A) -> Self;
+}
+
+impl FromVcl<VCL_DURATION> for f64 {
+    unsafe fn from_vcl(argument: &VCL_DURATION) -> Self {
+        argument.0.0
+    }
+}
+
+impl FromVcl<VCL_BYTES> for i64 {
+    unsafe fn from_vcl(argument: &VCL_BYTES) -> Self {
+        argument.0
+    }
+}
+
+impl FromVcl<VCL_INT> for i64 {
+    unsafe fn from_vcl(argument: &VCL_INT) -> Self {
+        argument.0
+    }
+}
+
+impl FromVcl<VCL_BOOL> for bool {
+    unsafe fn from_vcl(argument: &VCL_BOOL) -> Self {
+        argument.0 != 0
+    }
+}
+
+impl FromVcl<VCL_STRING> for &[u8] {
+    unsafe fn from_vcl(argument: &VCL_STRING) -> Self {
+        // SAFETY: as the caller promises.
+        unsafe { bytes(VCL_STRING(argument.0)) }.unwrap_or_default()
+    }
+}
+
+impl FromVcl<VCL_STRING> for List<'_> {
+    unsafe fn from_vcl(argument: &VCL_STRING) -> Self {
+        // SAFETY: as the caller promises.
+        Self::Words(unsafe { FromVcl::from_vcl(argument) })
+    }
+}
+
+macro_rules! arguments {
+    ($(
+        $(#[doc = $doc:literal])*
+        $name:ident $(as $in_json:literal)?: $kind:ident $(($bounds:expr))? = $default:expr;
+    )*) => {
+        /// The settings that VCL called `kvm.tenant()` with. Each that it did not give has its default.
+        ///
+        /// SAFETY: VCL called us with the arguments; what is made of them is not used after the call.
+        unsafe fn given<'a>(args: &arg_vmod_kvm_tenant) -> Given<'a> {
+            // SAFETY: as the caller promises.
+            unsafe {
+                Given {
+                    name: FromVcl::from_vcl(&args.name),
+                    path: FromVcl::from_vcl(&args.path),
+                    $($name: FromVcl::from_vcl(&args.$name),)*
+                }
+            }
+        }
+    };
+}
+settings!(arguments);
 
 /// `kvm.load_tenants()`
 unsafe extern "C" fn load_tenants(

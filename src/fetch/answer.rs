@@ -33,7 +33,7 @@ pub fn ask(
     count(|counters| &counters.requests);
     tenant.requests.fetch_add(1, Ordering::Relaxed);
     let deadline = Instant::now() + time;
-    let mut output = Output::of_request(tenant.name(), tenant.settings.stdout, |record| {
+    let mut output = Output::of_request(tenant.name(), tenant.settings.values.stdout, |record| {
         fetch.log(LogTag::VclLog, record)
     });
     let result = run(program, &asked.request(), deadline, &mut output);

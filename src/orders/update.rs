@@ -488,7 +488,7 @@ fn boot(
     let result = boot::start(tenant, elf, before, purpose);
     match result {
         Err(failure) if matches!(failure.error, BootError::State { .. }) => {
-            if !tenant.settings.update_without_state {
+            if !tenant.settings.values.update_without_state {
                 return Err(failure);
             }
             let text = format!("goes on without state: {}", failure.reason);

@@ -144,7 +144,7 @@ pub fn start(
 ) -> Result<Arc<Program>, BootFailure> {
     let mut config = tenant.settings.config.clone();
     config.debugging.only = purpose == Purpose::Debugging;
-    let mut output = Output::of_boot(tenant.name(), tenant.settings.stdout);
+    let mut output = Output::of_boot(tenant.name(), tenant.settings.values.stdout);
     let result = match before {
         Some(before) => before.boot_successor(elf, config, &mut output),
         None => Program::boot(elf, config, &mut output),

@@ -13,7 +13,8 @@ use serde_json::Value;
 use serde_json::error::Category;
 
 use crate::file;
-use crate::tenants::settings::{BadSetting, Given, List, Settings};
+use crate::tenants::kinds::{self, Flag, Kind, Time};
+use crate::tenants::settings::{self, BadSetting, Given, Settings};
 
 /// Longest file.
 const FILE_LIMIT: u64 = 16 << 20;
@@ -58,15 +59,6 @@ pub enum BadDocument {
     #[error(transparent)]
     Setting(#[from] BadSetting),
 }
-
-/// What [`Settings::check`] calls otherwise.
-const NAMES_HERE: [(&str, &str); 3] = [
-    ("path", "filename"),
-    ("update_key", "key"),
-    ("warmup_headers", "warmup.headers"),
-];
-/// What there is in `warmup`.
-const WARM_UP_KEYS: [&str; 4] = ["num_requests", "url", "method", "headers"];
 
 /// Whether a key means something.
 enum Meaning {
@@ -176,7 +168,11 @@ fn vain((key, value): &(String, Value)) -> Vec<(String, String)> {
     match (set(&mut Given::new(b""), key, value), value) {
         (Ok(Meaning::Setting), Value::Object(parts)) => parts
             .keys()
-            .filter(|part| !WARM_UP_KEYS.contains(&part.as_str()))
+            .filter(|part| {
+                !settings::NAMES
+                    .iter()
+                    .any(|(_, name)| *name == format!("{key}.{part}"))
+            })
             .map(|part| (format!("{key}.{part}"), "is unknown".into()))
             .collect(),
         (Ok(Meaning::Setting), _) => Vec::new(),
@@ -195,7 +191,7 @@ fn settings(
 ) -> Result<Settings, BadSetting> {
     let bad = |key: &str, problem| BadSetting::new(name.as_bytes(), key, problem);
     let group = match entry.get("group") {
-        Some(value) => string(value).map_err(|problem| bad("group", problem))?,
+        Some(value) => kinds::string(value).map_err(|problem| bad("group", problem))?,
         None => DEFAULT_GROUP,
     };
     let shared = groups.get(group);
@@ -220,54 +216,30 @@ fn settings(
     if given.path.is_empty() {
         return Err(bad("filename", "is missing".into()));
     }
-    Settings::check(&given).map_err(|bad| bad.renamed(&NAMES_HERE))
+    Settings::check(&given).map_err(BadSetting::in_json)
 }
 
 /// Takes one setting over. The error says what is wrong with its value.
 fn set<'a>(given: &mut Given<'a>, key: &str, value: &'a Value) -> Result<Meaning, String> {
     match key {
-        "group" => given.group = string(value)?.as_bytes(),
-        "filename" => given.path = string(value)?.as_bytes(),
-        "key" => given.update_key = string(value)?.as_bytes(),
-        "update_key_file" => given.update_key_file = string(value)?.as_bytes(),
-        "max_boot_time" => given.max_boot_time = number(value)?,
-        "max_request_time" => given.max_request_time = number(value)?,
-        "max_wait" => given.max_wait = number(value)?,
-        "idle_time" => given.idle_time = number(value)?,
-        "max_memory" => given.max_memory = megabytes(value)?,
-        "max_request_memory" => given.max_request_memory = megabytes(value)?,
-        "req_mem_limit_after_reset" => given.req_mem_limit_after_reset = megabytes(value)?,
-        "concurrency" => given.concurrency = integer(value)?,
-        "main_arguments" => given.main_arguments = strings(value)?,
-        "environment" => given.environment = strings(value)?,
-        "allowed_paths" => given.allowed_paths = strings(value)?,
-        "current_working_directory" => {
-            given.current_working_directory = string(value)?.as_bytes();
-        }
-        "stdout" => given.stdout = boolean(value)?,
         "warmup" => set_warm_up(given, value)?,
-        "state_dir" => given.state_dir = string(value)?.as_bytes(),
-        "keep_versions" => given.keep_versions = integer(value)?,
-        "update_without_state" => given.update_without_state = boolean(value)?,
-        "watch" => given.watch = boolean(value)?,
-        "version_header" => given.version_header = boolean(value)?,
-        "allow_debug" => given.allow_debug = boolean(value)?,
-        "debug_address" => given.debug_address = string(value)?.as_bytes(),
-        "debug_timeout" => given.debug_timeout = number(value)?,
-        "debug_exceptions" => given.debug_exceptions = boolean(value)?,
         // What a program can't do without must not be passed over.
         "uri" => return Err("can't be fetched, only a filename can be read".into()),
-        "storage" if boolean(value)? => return Err("is true, which is not supported".into()),
-        "shared_memory" if number(value)? != 0.0 => {
+        "storage" if Flag::of_json(value)? => {
+            return Err("is true, which is not supported".into());
+        }
+        "shared_memory" if Time::of_json(value)? != 0.0 => {
             return Err("is not 0, which is not supported".into());
         }
-        "ephemeral" if !boolean(value)? => {
+        "ephemeral" if !Flag::of_json(value)? => {
             return Err("is false, but every request starts from the frozen program".into());
         }
         "storage" | "shared_memory" | "ephemeral" => {}
         "start" | "hugepages" | "address_space" | "max_storage_time" | "control_ephemeral" => {
             return Ok(Meaning::NoneHere);
         }
+        // A name with a dot is a key of an object.
+        key if !key.contains('.') && given.set(key, value)? => {}
         _ => return Ok(Meaning::Unknown),
     }
     Ok(Meaning::Setting)
@@ -284,57 +256,11 @@ fn set_warm_up<'a>(given: &mut Given<'a>, value: &'a Value) -> Result<(), String
     given.warmup_method = default.warmup_method;
     given.warmup_headers = default.warmup_headers;
     for (key, value) in settings {
-        let set = match key.as_str() {
-            "num_requests" => integer(value).map(|n| given.warmup = n),
-            "url" => string(value).map(|url| given.warmup_url = url.as_bytes()),
-            "method" => string(value).map(|method| given.warmup_method = method.as_bytes()),
-            "headers" => strings(value).map(|headers| given.warmup_headers = headers),
-            _ => Ok(()),
-        };
-        set.map_err(|problem| format!("has {key}, which {problem}"))?;
+        given
+            .set(&format!("warmup.{key}"), value)
+            .map_err(|problem| format!("has {key}, which {problem}"))?;
     }
     Ok(())
-}
-
-fn string(value: &Value) -> Result<&str, String> {
-    match value {
-        Value::String(text) if text.contains('\0') => Err("has a NUL in it".into()),
-        Value::String(text) => Ok(text),
-        _ => Err("must be a string".into()),
-    }
-}
-
-fn strings(value: &Value) -> Result<List<'_>, String> {
-    let Value::Array(items) = value else {
-        return Err("must be an array of strings".into());
-    };
-    let items: Result<_, _> = items.iter().map(string).collect();
-    Ok(List::Items(items.map_err(|problem| {
-        format!("has an entry that {problem}")
-    })?))
-}
-
-fn number(value: &Value) -> Result<f64, String> {
-    value.as_f64().ok_or_else(|| "must be a number".into())
-}
-
-fn integer(value: &Value) -> Result<i64, String> {
-    value
-        .as_i64()
-        .ok_or_else(|| "must be a whole number".into())
-}
-
-/// Sizes are in megabytes.
-fn megabytes(value: &Value) -> Result<i64, String> {
-    let size = integer(value).map_err(|_| "must be a whole number of megabytes")?;
-    size.checked_mul(1 << 20)
-        .ok_or_else(|| format!("is {size} megabytes, which is too much"))
-}
-
-fn boolean(value: &Value) -> Result<bool, String> {
-    value
-        .as_bool()
-        .ok_or_else(|| "must be true or false".into())
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 pub mod boot;
 pub mod document;
 pub mod keys;
+pub mod kinds;
 pub mod name;
 pub mod queue;
 pub mod refresh;
@@ -10,6 +11,7 @@ pub mod registry;
 pub mod report;
 pub mod settings;
 pub mod store;
+pub mod table;
 pub mod tenant;
 pub mod version;
 pub mod words;

@@ -66,7 +66,7 @@ pub fn prune() {
 pub fn watched() -> Vec<Arc<Tenant>> {
     let tenants = TENANTS.lock();
     let all = tenants.values().flatten().filter_map(Weak::upgrade);
-    all.filter(|tenant| tenant.settings.watch).collect()
+    all.filter(|tenant| tenant.settings.values.watch).collect()
 }
 
 /// The other tenants, those of other VCLs, whose updates are stored in the same place.

@@ -1,6 +1,7 @@
 use forkvm::Header;
 
 use super::*;
+use crate::tenants::kinds::List;
 
 fn given() -> Given<'static> {
     Given {
@@ -23,93 +24,6 @@ fn the_defaults_are_the_engines() {
         Settings::check(&given).unwrap().config,
         Config::new("xpizza.com")
     );
-}
-
-/// A default as vmod.vcc writes it.
-trait InVcc {
-    fn in_vcc(&self) -> String;
-}
-impl InVcc for bool {
-    fn in_vcc(&self) -> String {
-        u8::from(*self).to_string()
-    }
-}
-impl InVcc for i64 {
-    fn in_vcc(&self) -> String {
-        self.to_string()
-    }
-}
-impl InVcc for f64 {
-    fn in_vcc(&self) -> String {
-        self.to_string()
-    }
-}
-impl InVcc for &[u8] {
-    fn in_vcc(&self) -> String {
-        format!("\"{}\"", self.escape_ascii())
-    }
-}
-impl InVcc for List<'_> {
-    fn in_vcc(&self) -> String {
-        assert!(matches!(self, List::Items(items) if items.is_empty()));
-        "\"\"".into()
-    }
-}
-
-#[test]
-fn vmod_vccs_defaults_are_these() {
-    let vcc = include_str!("../../vmod.vcc");
-    let (_, tenant) = vcc.split_once("$Function VOID tenant(").unwrap();
-    let (tenant, _) = tenant.split_once(")\n").unwrap();
-    let given = Given::new(b"");
-    let mut defaults = 0;
-    for argument in tenant.split('[').skip(1) {
-        let (name, default) = argument.split_once(" = ").unwrap();
-        let name = name.split_once(' ').unwrap().1;
-        let default = default.split_once(']').unwrap().0;
-        macro_rules! ours {
-            ($($field:ident),*) => {
-                match name {
-                    $(stringify!($field) => given.$field.in_vcc(),)*
-                    _ => panic!("{name} is not here"),
-                }
-            };
-        }
-        let ours = ours!(
-            group,
-            max_boot_time,
-            max_request_time,
-            max_wait,
-            idle_time,
-            max_memory,
-            max_request_memory,
-            req_mem_limit_after_reset,
-            concurrency,
-            main_arguments,
-            environment,
-            allowed_paths,
-            current_working_directory,
-            stdout,
-            warmup,
-            warmup_url,
-            warmup_method,
-            warmup_headers,
-            update_key,
-            update_key_file,
-            state_dir,
-            keep_versions,
-            update_without_state,
-            watch,
-            version_header,
-            allow_debug,
-            debug_address,
-            debug_timeout,
-            debug_exceptions
-        );
-        assert_eq!(ours, default, "{name}");
-        defaults += 1;
-    }
-    assert_eq!(defaults, 29);
 }
 
 #[test]

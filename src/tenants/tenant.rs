@@ -89,7 +89,7 @@ impl Tenant {
             store: Store::new(
                 &settings.state_dir,
                 &settings.config.name,
-                settings.keep_versions,
+                settings.values.keep_versions as usize,
             ),
             settings,
             identity: Mutex::new(identity),

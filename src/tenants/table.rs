@@ -1,0 +1,149 @@
+//! The settings of a tenant: the one place where each is declared.
+//!
+//! An entry has the setting's name, its kind (`kinds.rs`), its bounds if the kind has any, and its default; its comment
+//! is its paragraph in the manual, in reStructuredText. Made of it are the argument of `kvm.tenant()` and the manual
+//! (`build/vcc.rs`), the way from there (`ffi.rs`), the key in JSON (`document.rs`; after `as` if it has another name there, with
+//! a dot if it is in an object), the check, and its value in `Settings::values` (`settings.rs`).
+// The build script reads this file too, so it imports nothing.
+
+/// Sizes are in bytes.
+pub const KIB: i64 = 1 << 10;
+/// Sizes are in bytes.
+pub const MIB: i64 = 1 << 20;
+/// Sizes are in bytes.
+pub const GIB: i64 = 1 << 30;
+/// Times are in seconds.
+pub const HOUR: f64 = 3600.0;
+/// Times are in seconds.
+pub const DAY: f64 = 24.0 * HOUR;
+
+/// Calls the macro `$then` with the table. Bounds and defaults need the constants above.
+macro_rules! settings {
+    ($then:ident) => {
+        $then! {
+            /// The program finds it in its environment as ``KVM_GROUP``.
+            group: Text = "test";
+
+            /// Longest time from start until the program waits for requests; at most
+            /// 1 h.
+            max_boot_time: Time(0.001..=HOUR) = 16.0;
+
+            /// Longest time for a request: wait for a fork, and the program's own time;
+            /// at most 1 h. It starts when the request body has been read.
+            max_request_time: Time(0.001..=HOUR) = 8.0;
+
+            /// Longest wait for a free fork when all are busy, part of
+            /// *max_request_time*; 0s does not wait.
+            max_wait: Time(0.0..=HOUR) = 1.0;
+
+            /// A fork that was not used for so long is freed; one is always kept.
+            idle_time: Time(0.0..=DAY) = 60.0;
+
+            /// Memory of the virtual machine: the program, its stack and heap;
+            /// 1 MB to 64 GB.
+            max_memory: Size(MIB..=64 * GIB) = 256 * MIB;
+
+            /// Memory that one request may write, at least 64 KB. Request bodies are
+            /// limited by it too, and the bodies that wait for a fork together by
+            /// *concurrency* times this.
+            max_request_memory: Size(64 * KIB..=64 * GIB) = 64 * MIB;
+
+            /// Memory that a fork may keep after a request for the next one, at most
+            /// 64 GB. A fork that has written more gives all of it back. More costs
+            /// memory, less costs time when requests write much.
+            req_mem_limit_after_reset: Size(0..=64 * GIB) = 8 * MIB;
+
+            /// Most forks at once, 1 to 255, that is, requests that run at the same
+            /// time.
+            concurrency: Count(1..=255) = 2;
+
+            /// Arguments of ``main()`` after ``argv[0]``, which is the name. They are
+            /// separated by white space; ``"..."`` and ``'...'`` hold words together,
+            /// and ``\`` takes the next character as it is, except between single
+            /// quotes. (Between ``{"`` and ``"}``, VCL's long strings, quotes need no
+            /// care.)
+            main_arguments: Words = "";
+
+            /// More of the program's environment: ``KEY=value`` entries, written like
+            /// *main_arguments*.
+            environment: Environment = "";
+
+            /// Absolute paths of files and folders that the program may read, written
+            /// like *main_arguments*. Nothing else exists for it.
+            allowed_paths: Paths = "";
+
+            /// The working directory that the program sees.
+            current_working_directory: Path = "/";
+
+            /// Whether the program's stdout and stderr go to the log.
+            stdout: Flag = false;
+
+            /// How many requests to run in the program before it is frozen, at most
+            /// 10,000. What they leave in the program's memory is part of the state
+            /// that every request starts from. 0, the default, runs none. A program
+            /// that fails in one does not become ready.
+            warmup as "warmup.num_requests": Count(0..=10_000) = 0;
+
+            /// The URL of the warm-up requests.
+            warmup_url as "warmup.url": Text = "/";
+
+            /// Their method.
+            warmup_method as "warmup.method": Text = "GET";
+
+            /// Their headers, like ``{"'Accept: text/html' 'X-A: b'"}``, written like
+            /// *main_arguments*.
+            warmup_headers as "warmup.headers": Headers = "";
+
+            /// The key that allows live updates and debugging of this tenant, see
+            /// `kvm.live_update()`_ and `kvm.vm_debug_backend()`_. Without a key, or with an
+            /// empty one, there is neither.
+            update_key as "key": Secret = "";
+
+            /// Absolute path of a file with the key, in place of *update_key*. It is read at
+            /// each update, so the key can be changed without a VCL reload. White space
+            /// around the key does not count.
+            update_key_file: PathOrNone = "";
+
+            /// The folder that updates are stored in, each tenant's in *NAME*.versions.
+            /// Varnish's child must be allowed to write there. Without it, the folder that
+            /// *path* is in. A *NAME*.versions that others may write to is not used.
+            state_dir: PathOrNone = "";
+
+            /// How many programs before the present one are kept for rollback, at most 100.
+            keep_versions: Count(0..=100) = 2;
+
+            /// Whether an update goes on without state when the old program can't hand its
+            /// state over or the new one can't take it. Otherwise the update fails.
+            update_without_state: Flag = false;
+
+            /// Whether a change of the file at *path* is an update: it is noticed within
+            /// about two seconds. Otherwise it is picked up by the next VCL load only.
+            watch: Flag = false;
+
+            /// Whether the program's responses have a header ``X-Program-Version`` with
+            /// the SHA-256 of the program that made them.
+            version_header: Flag = false;
+
+            /// Whether requests of this tenant may be stopped and looked at with gdb:
+            /// those of `kvm.vm_debug_backend()`_ and `kvm.live_debug()`_, which need the
+            /// key besides, and any that calls ``breakpoint()``.
+            allow_debug: Flag = false;
+
+            /// Where gdb can connect, on this machine only: ``127.0.0.1:PORT`` (0, the
+            /// default, is any free port), or the absolute path of a Unix socket or of a
+            /// folder for one. Every user of the machine can connect to a port; a socket
+            /// is only for the user that Varnish's child runs as, and root.
+            debug_address: Address = "127.0.0.1:0";
+
+            /// Longest time from a request's first stop to its end, at most 1 h; then it
+            /// fails.
+            debug_timeout: Time(0.001..=HOUR) = 120.0;
+
+            /// Whether any request that is about to fail by an exception (a wrong
+            /// pointer, say) stops for gdb before. Its client waits meanwhile, up to
+            /// *debug_timeout* if nobody attaches; one request at a time.
+            debug_exceptions: Flag = false;
+        }
+    };
+}
+pub(crate) use settings;
