@@ -66,6 +66,7 @@ vtc! {
     deadline
     debug
     debug_vcl
+    drop_in
     examples
     failure
     headers

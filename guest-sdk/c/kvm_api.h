@@ -215,14 +215,14 @@ static inline long register_func(int slot, uintptr_t handler)
 	return kvm_hypercall(KVM_HC_REGISTER_FUNC, (uintptr_t)slot, handler, 0, 0, 0, 0);
 }
 
-/* Called for every request without a body that is not POST, PUT or PATCH, and for those
- * too where there is no handler for them. */
+/* Called for every request without a body, and for those with one where there is no handler for them. */
 static inline long set_backend_get(kvm_get_func handler)
 {
 	return register_func(KVM_SLOT_GET, (uintptr_t)handler);
 }
 
-/* Called with the whole body for POST, PUT and PATCH, and for whatever else has a body. */
+/* Called with the whole body for whatever has one; and for POST, PUT and PATCH without one where there is no handler for
+ * GET. */
 static inline long set_backend_post(kvm_post_func handler)
 {
 	return register_func(KVM_SLOT_POST, (uintptr_t)handler);
@@ -379,12 +379,22 @@ begin_streaming_response(int16_t status, const char *content_type, size_t conten
 	__builtin_trap();
 }
 
-/* Whether and how long the coming response may be cached, in seconds. -1 outside of a request. */
-static inline long set_cacheable(bool cached, float ttl, float grace, float keep)
+/* Whether and how long the coming response may be cached, in seconds: set_cacheable(cached, ttl, grace, keep). Times
+ * that are left out are 0. -1 outside of a request. */
+static inline long kvm_set_cacheable(bool cached, float ttl, float grace, float keep)
 {
 	return kvm_hypercall(KVM_HC_SET_CACHEABLE, cached, (uintptr_t)(long)(ttl * 1000.0f),
 			     (uintptr_t)(long)(grace * 1000.0f), (uintptr_t)(long)(keep * 1000.0f), 0, 0);
 }
+#ifdef __cplusplus
+static inline long set_cacheable(bool cached, float ttl = 0, float grace = 0, float keep = 0)
+{
+	return kvm_set_cacheable(cached, ttl, grace, keep);
+}
+#else
+#define set_cacheable(...) KVM_SET_CACHEABLE(__VA_ARGS__, 0, 0, 0, 0)
+#define KVM_SET_CACHEABLE(cached, ttl, grace, keep, ...) kvm_set_cacheable(cached, ttl, grace, keep)
+#endif
 
 /* ------------------------------------------------------------------ headers */
 
@@ -581,6 +591,25 @@ static inline long storage_task_stop(long task)
 }
 
 /* ------------------------------------------------------------------ about this machine */
+
+/* Which of the program's virtual machines this is: 0 in main() and in warm-up requests, from 1 on in a request. No two
+ * that run at the same time have the same number, and it is no greater than there have been machines at a time. */
+static inline uint32_t vcpuid(void)
+{
+	uint32_t number;
+
+	__asm__ volatile("movl %%gs:0, %0" : "=r"(number));
+	return number;
+}
+
+/* The same number: a machine has one processor. */
+static inline uint32_t vcpureqid(void)
+{
+	uint32_t number;
+
+	__asm__ volatile("movl %%gs:4, %0" : "=r"(number));
+	return number;
+}
 
 /* All in bytes. */
 struct kvm_meminfo {

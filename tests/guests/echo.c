@@ -4,6 +4,7 @@
 #include "query.h"
 
 #include <sys/random.h>
+#include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -12,6 +13,7 @@ extern char **environ;
 static int main_argc;
 static char **main_argv;
 static int counter;
+static uint32_t number_in_main, own_gs[2] = {4711, 4712};
 
 // The byte at place i of /size/N and /frozen/N.
 static uint8_t pattern(size_t i)
@@ -102,7 +104,7 @@ static void cached(float ttl, bool by_call)
 
 	counter++;
 	if (by_call) {
-		say("set_cacheable: %ld\n", set_cacheable(true, ttl, 0, 0));
+		say("set_cacheable: %ld\n", set_cacheable(true, ttl));
 		done(200);
 	}
 	say("for %g s\n", (double)ttl);
@@ -256,6 +258,11 @@ static void on_request(const struct kvm_request *request)
 		breakpoint();
 		done(200);
 	}
+	if (path_is(url, "/vcpu")) { // leaves other numbers behind
+		say("%u %u in main %u\n", vcpuid(), vcpureqid(), number_in_main);
+		__asm__ volatile("movq $-1, %%gs:0" ::: "memory");
+		done(200);
+	}
 	if (path_is(url, "/late")) { // what only main() may do
 		say("register %ld ephemeral %ld\n", set_backend_request(on_request), make_ephemeral(false));
 		done(200);
@@ -270,6 +277,9 @@ int main(int argc, char **argv)
 	for (size_t i = 0; i < sizeof frozen; i++)
 		frozen[i] = pattern(i);
 	crc32_of(NULL, 0); // makes its table
+	number_in_main = vcpuid();
+	if (argc == 2 && strcmp(argv[1], "--own-gs") == 0)
+		syscall(SYS_arch_prctl, 0x1001 /* ARCH_SET_GS */, own_gs);
 	if (argc == 3 && strcmp(argv[1], "--sleep") == 0)
 		sleep((unsigned)atoi(argv[2]));
 	if (set_backend_request(on_request) < 0)

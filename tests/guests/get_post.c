@@ -1,4 +1,5 @@
-// Registered style with a handler each for GET and POST, and one for errors, which /die asks for.
+// Registered style with a handler each for GET (not with the argument --post-only) and POST, and one for errors, which /die
+// asks for.
 
 #include "query.h"
 
@@ -24,9 +25,10 @@ static void on_error(const char *url, const char *arg, const char *exception)
 	done(503);
 }
 
-int main(void)
+int main(int argc, char **argv)
 {
-	set_backend_get(on_get);
+	if (argc < 2 || strcmp(argv[1], "--post-only"))
+		set_backend_get(on_get);
 	set_backend_post(on_post);
 	set_on_error(on_error);
 	wait_for_requests();

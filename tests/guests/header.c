@@ -16,6 +16,8 @@ static void on_get(const char *url, const char *arg)
 	http_find_value("Host", value, sizeof value);
 	http_method(value, sizeof value);
 	set_cacheable(true, 60, 10.5, 0);
+	set_cacheable(vcpuid() == vcpureqid(), 60);
+	set_cacheable(false);
 	backend_response_str(200, "text/plain", value);
 }
 

@@ -116,6 +116,7 @@ pub(crate) enum Cause {
     OldApi,
     TooLarge(u64),
     NotForThis,
+    NothingToCall,
     Machine(String),
 }
 
@@ -157,6 +158,7 @@ impl Cause {
                 format!("a request of {len} bytes does not fit in its memory (max_memory)")
             }
             Self::NotForThis => "it has a handler for POST only".into(),
+            Self::NothingToCall => "it registered no handler, and has no symbol my_backend".into(),
             Self::Machine(what) => format!("the virtual machine failed: {what}"),
         }
     }

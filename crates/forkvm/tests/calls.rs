@@ -120,25 +120,28 @@ fn which_handler_takes_which_method() {
         body,
     };
     let tenant = Tenant::boot("get_post");
-    for method in ["GET", "HEAD", "DELETE"] {
+    for method in ["GET", "HEAD", "DELETE", "POST", "PUT", "PATCH"] {
         assert_eq!(
             tenant.send(&request(method, b"")).text(),
             "get /u arg A\n",
             "{method}"
         );
-    }
-    for method in ["POST", "PUT", "PATCH"] {
-        let expected = "post /u arg A type text/a len 0 crc32 00000000\n";
         assert_eq!(
-            tenant.send(&request(method, b"")).text(),
-            expected,
+            tenant.send(&request(method, b"a")).text(),
+            "post /u arg A type text/a len 1 crc32 e8b7be43\n",
             "{method}"
         );
     }
-    assert_eq!(
-        tenant.send(&request("GET", b"a")).text(),
-        "post /u arg A type text/a len 1 crc32 e8b7be43\n"
-    );
+    // Without a handler for GET.
+    let tenant = Tenant::boot_with("get_post", |config| {
+        config.main_arguments = vec!["--post-only".into()];
+    });
+    let expected = "post /u arg A type text/a len 0 crc32 00000000\n";
+    assert_eq!(tenant.send(&request("POST", b"")).text(), expected);
+    let reply = tenant.get("/u");
+    assert_eq!(reply.status, 503);
+    let failure = reply.failure.unwrap().to_string();
+    assert!(failure.contains("a handler for POST only"), "{failure}");
 }
 
 #[test]
@@ -605,6 +608,31 @@ fn what_only_main_may_do() {
         "{}",
         meminfo.text()
     );
+}
+
+/// By GS base, which is the program's to set.
+#[test]
+fn forks_have_numbers() {
+    kvm_or_skip!();
+    let tenant = Tenant::boot_with("echo", |config| config.concurrency = 2);
+    for _ in 0..3 {
+        assert_eq!(tenant.get("/vcpu").text(), "1 1 in main 0\n");
+    }
+    let request = Request {
+        url: b"/vcpu",
+        ..Default::default()
+    };
+    let deadline = Instant::now() + tenant.config().limits.max_request_time;
+    let held = tenant.answer(&request, deadline, &mut Quiet).unwrap();
+    assert_eq!(tenant.get("/vcpu").text(), "2 2 in main 0\n");
+    drop(held);
+    tenant.assert_pristine();
+    let tenant = Tenant::boot_with("echo", |config| {
+        config.main_arguments = vec!["--own-gs".into()];
+    });
+    for _ in 0..2 {
+        assert_eq!(tenant.get("/vcpu").text(), "4711 4712 in main 0\n");
+    }
 }
 
 #[test]

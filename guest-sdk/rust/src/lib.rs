@@ -149,6 +149,17 @@ pub fn is_debug() -> bool {
     unsafe { hypercall(raw::IS_DEBUG, [0; 6]) == 1 }
 }
 
+/// Which of the program's virtual machines this is: 0 in `main()` and in warm-up requests, from 1 on in a request. No two
+/// that run at the same time have the same number, and it is no greater than there have been machines at a time.
+pub fn fork_number() -> u32 {
+    let number: u32;
+    // SAFETY: the host has GS base point at the number, and this program does not change GS base.
+    unsafe {
+        core::arch::asm!("mov {0:e}, gs:[0]", out(reg) number, options(nostack, readonly, preserves_flags));
+    }
+    number
+}
+
 /// Memory of this machine and its requests, in bytes.
 #[repr(C)]
 #[derive(Debug, Clone, Copy, Default)]

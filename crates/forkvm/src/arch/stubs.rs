@@ -287,19 +287,28 @@ pub struct EntryBlock {
     pub rcx: u64,
     /// RDX there.
     pub rdx: u64,
+    /// The fork's number, for the program to read at [`Self::FORK`].
+    pub fork: u32,
 }
 
 impl EntryBlock {
     /// Bytes of the block.
-    pub const LEN: u64 = 32;
+    pub const LEN: u64 = 40;
+    /// Where in it a program finds the fork's number, twice (`vcpuid()` and `vcpureqid()` of the guest interface). GS
+    /// base points at it unless the program sets that itself.
+    pub const FORK: u64 = 32;
 
     /// The block's bytes.
     pub fn to_bytes(self) -> [u8; Self::LEN as usize] {
         let mut bytes = [0; Self::LEN as usize];
-        for (field, value) in bytes
-            .chunks_exact_mut(8)
-            .zip([self.rip, self.rax, self.rcx, self.rdx])
-        {
+        let fork = u64::from(self.fork);
+        for (field, value) in bytes.chunks_exact_mut(8).zip([
+            self.rip,
+            self.rax,
+            self.rcx,
+            self.rdx,
+            fork << 32 | fork,
+        ]) {
             field.copy_from_slice(&value.to_le_bytes());
         }
         bytes

@@ -181,6 +181,7 @@ impl WaitPoint {
             rax: regs.rax,
             rcx: regs.rcx,
             rdx: regs.rdx,
+            fork: machine.fork_number,
         };
         machine
             .memory
@@ -228,21 +229,22 @@ impl WaitPoint {
         if let Some(function) = handlers.get(Handlers::REQUEST) {
             return Ok(Entry::Call(function, [request, 0, 0, 0, 0]));
         }
-        let has_body = matches!(exchange.method(), "POST" | "PUT" | "PATCH") || body_len > 0;
-        match (
-            handlers.get(Handlers::POST),
-            handlers.post_symbol,
-            handlers.get(Handlers::GET),
-        ) {
-            (Some(function), _, _) if has_body => Ok(Entry::Call(
-                function,
-                [url, arg, content_type, body, body_len],
-            )),
-            (_, Some(function), _) if has_body => {
-                Ok(Entry::Call(function, [url, body, body_len, 0, 0]))
+        let get = handlers.get(Handlers::GET);
+        // A POST without a body is asked like a GET where that can be: programs for this interface rely on it.
+        let posts = matches!(exchange.method(), "POST" | "PUT" | "PATCH") && get.is_none();
+        if body_len > 0 || posts {
+            if let Some(function) = handlers.get(Handlers::POST) {
+                let arguments = [url, arg, content_type, body, body_len];
+                return Ok(Entry::Call(function, arguments));
             }
-            (_, _, Some(function)) => Ok(Entry::Call(function, [url, arg, 0, 0, 0])),
-            _ => Err(Cause::NotForThis),
+            if let Some(function) = handlers.post_symbol {
+                return Ok(Entry::Call(function, [url, body, body_len, 0, 0]));
+            }
+        }
+        match get {
+            Some(function) => Ok(Entry::Call(function, [url, arg, 0, 0, 0])),
+            None if handlers.any() => Err(Cause::NotForThis),
+            None => Err(Cause::NothingToCall),
         }
     }
 

@@ -19,6 +19,7 @@ use crate::fork::shrink::ShrinkPolicy;
 use crate::kvm::Exit;
 use crate::machine::{Machine, MachineError};
 use crate::master::Master;
+use crate::master::numbers::Number;
 use crate::memory::guest::GuestMemory;
 use crate::memory::mapping::Mapping;
 use crate::memory::user::UserMemory;
@@ -50,6 +51,7 @@ pub enum ForkError {
 pub struct Fork {
     machine: Machine,
     master: Arc<Master>,
+    _number: Number,
     shrink: ShrinkPolicy,
     /// The last exception set the debug registers.
     debug_registers_dirty: bool,
@@ -71,6 +73,8 @@ impl Fork {
         let shrink = ShrinkPolicy::new(pages(limits.req_mem_limit_after_reset));
         let ring = master.host.ring_entries(page_limit as u64);
         let mut machine = Machine::new(master.host, memory, master.linux.clone(), Some(ring))?;
+        let number = master.numbers.take();
+        machine.fork_number = number.get();
         let wait_point = &master.wait_point;
         machine.vcpu().set_sregs(&wait_point.sregs)?;
         machine.vcpu().set_sregs_at_next_run(wait_point.sregs);
@@ -78,6 +82,7 @@ impl Fork {
         Ok(Self {
             machine,
             master,
+            _number: number,
             shrink,
             debug_registers_dirty: false,
             over_limit: false,

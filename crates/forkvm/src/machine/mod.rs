@@ -61,6 +61,8 @@ pub struct Machine {
     pub linux: Linux,
     /// Its random numbers, for good: a reset leaves them alone.
     pub random: Random,
+    /// Which of its program's forks it is, for the program to see. 0 before the freeze.
+    pub fork_number: u32,
     host: &'static KvmHost,
     residue: Residue,
     /// Something was begun on it that has not come to its end, and never will if there was a panic: it is not to be used
@@ -116,6 +118,7 @@ impl Machine {
             memory,
             linux,
             random: Random::new()?,
+            fork_number: 0,
             host,
             residue: Residue::Clean,
             poisoned: false,

@@ -9,7 +9,7 @@ use crate::arch::layout::{
     FROZEN_BASES, Layout, REQUEST_AREA, REQUEST_AREA_LEN, XSAVE_IMAGE, XSAVE_LEN, monitor,
 };
 use crate::arch::regs::{RFLAGS, user_sregs};
-use crate::arch::stubs::{self, MAIN_RETURNED, STATE_SAVED};
+use crate::arch::stubs::{self, EntryBlock, MAIN_RETURNED, STATE_SAVED};
 use crate::call::handlers::Handlers;
 use crate::call::http::Exchange;
 use crate::call::hypercall::{self, REGISTER_FUNC, WAIT_FOR_REQUESTS, WAIT_FOR_REQUESTS_PAUSED};
@@ -55,6 +55,15 @@ impl Patch {
     }
 }
 
+/// How `main()` came to its end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum End {
+    /// It waits for requests: it says that it is ready, whatever becomes of them.
+    Waits(Waiting),
+    /// It returned 0.
+    Returned,
+}
+
 /// A machine on its way through `main()`.
 pub struct Booting {
     pub machine: Machine,
@@ -77,7 +86,8 @@ impl Booting {
         let memory = GuestMemory::booting(memory);
         let mut machine = Machine::new(host, memory, linux, None)?;
         let template = machine.vcpu().sregs()?;
-        let sregs = user_sregs(&template, host.choice, 0, 0);
+        let gs_base = monitor(REQUEST_AREA) + EntryBlock::FORK;
+        let sregs = user_sregs(&template, host.choice, 0, gs_base);
         machine.vcpu().set_sregs(&sregs)?;
         machine.vcpu().set_regs(kvm_regs {
             rip: entry,
@@ -94,16 +104,16 @@ impl Booting {
     }
 
     /// Runs until the program waits for requests.
-    pub fn run_main(&mut self, output: &mut dyn Host) -> Result<Waiting, Cause> {
+    pub fn run_main(&mut self, output: &mut dyn Host) -> Result<End, Cause> {
         let (deadline, handlers, main) = (self.deadline, &mut self.handlers, &mut self.main);
-        let waiting = self.machine.watched(deadline, |machine| {
+        let end = self.machine.watched(deadline, |machine| {
             run_until_waiting(machine, handlers, main, deadline, output)
         });
         // The watchdog looks now and then; a main() that ended between two looks may be late all the same.
         let late = Instant::now() >= deadline;
-        match waiting {
+        match end {
             Ok(_) if late => Err(Cause::Timeout),
-            waiting => waiting,
+            end => end,
         }
     }
 
@@ -300,7 +310,7 @@ fn run_until_waiting(
     main: &mut Option<Patch>,
     deadline: Instant,
     output: &mut dyn Host,
-) -> Result<Waiting, Cause> {
+) -> Result<End, Cause> {
     loop {
         let number = match machine.run(deadline, output) {
             Event::Hypercall(number) => number,
@@ -319,9 +329,9 @@ fn run_until_waiting(
         };
         let regs = machine.vcpu().regs();
         let result = match number {
-            WAIT_FOR_REQUESTS => return Ok(Waiting::Handlers),
-            WAIT_FOR_REQUESTS_PAUSED => return Ok(Waiting::Paused(regs.rdi)),
-            MAIN_RETURNED if regs.rdi as i32 == 0 => return Ok(Waiting::Handlers),
+            WAIT_FOR_REQUESTS => return Ok(End::Waits(Waiting::Handlers)),
+            WAIT_FOR_REQUESTS_PAUSED => return Ok(End::Waits(Waiting::Paused(regs.rdi))),
+            MAIN_RETURNED if regs.rdi as i32 == 0 => return Ok(End::Returned),
             MAIN_RETURNED => return Err(Cause::MainReturned(regs.rdi as i32)),
             REGISTER_FUNC => handlers.register(regs.rdi, regs.rsi),
             _ => hypercall::common(number, machine, output)?,

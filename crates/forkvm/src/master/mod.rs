@@ -3,6 +3,7 @@
 
 mod boot;
 pub mod handover;
+pub mod numbers;
 
 use std::fs::File;
 use std::sync::Arc;
@@ -21,8 +22,9 @@ use crate::image::symbols::Symbols;
 use crate::image::{loader, start};
 use crate::linux::{HeapLayout, Linux, Setup};
 use crate::machine::probe::{self, KvmHost};
-use crate::master::boot::{Booting, Patch};
+use crate::master::boot::{Booting, End, Patch};
 use crate::master::handover::Predecessor;
+use crate::master::numbers::Numbers;
 use crate::memory::mapping::Mapping;
 use crate::request::Host;
 
@@ -40,6 +42,8 @@ pub struct Master {
     pub restored: Option<u64>,
     /// The auxiliary vector as a debugger wants it.
     pub auxiliary: Vec<u8>,
+    /// Which of its forks have which number.
+    pub numbers: Arc<Numbers>,
 }
 
 /// Builds the errors of one tenant's boot.
@@ -113,12 +117,12 @@ impl Master {
         }
         let mut booting = Booting::new(host, mapping, linux, (image.entry, rsp), main, deadline)
             .map_err(|error| errors.host(error))?;
-        let waiting = booting.run_main(output);
+        let end = booting.run_main(output);
         let describe = |cause: Cause| {
             let time = format!("{:?} (max_boot_time)", config.limits.max_boot_time);
             cause.describe(&image.symbols, &layout.stack_window(), &time, "max_memory")
         };
-        let waiting = waiting.map_err(|cause| errors.main(describe(cause)))?;
+        let end = end.map_err(|cause| errors.main(describe(cause)))?;
 
         let symbol = |name| {
             image
@@ -130,12 +134,16 @@ impl Master {
             .handlers
             .set_default(Handlers::GET, symbol("my_backend"));
         booting.handlers.post_symbol = symbol("my_post_backend");
-        if waiting == Waiting::Handlers && !booting.handlers.any() {
-            return Err(BootError::NoHandler {
-                tenant,
-                stripped: image.symbols.is_empty(),
-            });
-        }
+        let waiting = match end {
+            End::Waits(waiting) => waiting,
+            End::Returned if booting.handlers.any() => Waiting::Handlers,
+            End::Returned => {
+                return Err(BootError::NoHandler {
+                    tenant,
+                    stripped: image.symbols.is_empty(),
+                });
+            }
+        };
         let wait_point = booting
             .wait_point(waiting, &layout, host.report)
             .map_err(|cause| match cause {
@@ -171,6 +179,7 @@ impl Master {
             linux,
             symbols: image.symbols,
             restored,
+            numbers: Arc::default(),
         })
     }
 }
@@ -234,6 +243,7 @@ fn put_stack(
         "KVM_STATE=".into(),
         format!("KVM_DEBUG={}", u8::from(config.debugging.only)),
         "LC_ALL=C".into(),
+        "LC_TYPE=C".into(),
         "USER=root".into(),
     ];
     environment.extend(config.environment.iter().cloned());

@@ -54,6 +54,7 @@ fn handle(state: &mut State, request: &Request) -> Response {
             Ok(()) => Response::text("no panic\n").status(500),
             Err(_) => Response::text("caught\n"),
         },
+        "/fork" => Response::text(format!("{}\n", forkvm_guest::fork_number())),
         "/panic" => panic!("a panic on purpose"),
         "/index" => Response::text(format!("{}\n", [1, 2, 3][url.len()])),
         "/overflow" => Response::text(format!("{}\n", deep(url.len() as u64))),
