@@ -12,6 +12,7 @@ macro_rules! err {
 }
 
 mod doctor;
+mod exec;
 mod manual;
 mod nodes;
 mod run;
@@ -35,6 +36,8 @@ struct CommandLine {
 enum Command {
     /// Send requests to a program and print its answers.
     Run(Box<run::Run>),
+    /// Run an unmodified program in a machine of its own, to its exit.
+    Exec(Box<exec::Exec>),
     /// Give a tenant a new program, on one running Varnish or on many.
     Upload(upload::Upload),
     /// Give a tenant the program before its present one, on one running Varnish or on many.
@@ -56,6 +59,7 @@ fn print(mut to: impl Write, line: Arguments<'_>) {
 fn main() -> ExitCode {
     match CommandLine::parse().command {
         Command::Run(run) => run.execute(),
+        Command::Exec(exec) => exec.execute(),
         Command::Upload(upload) => upload.execute(),
         Command::Rollback(rollback) => rollback.execute(),
         Command::Doctor(doctor) => doctor.execute(),

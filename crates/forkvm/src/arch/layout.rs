@@ -29,7 +29,9 @@ pub const IDT: u64 = 0x3000;
 pub const KERNEL_STUBS: u64 = 0x4000;
 /// Guest-physical address of the one page of ring-0 stack. Below it lies an unmapped page.
 pub const KERNEL_STACK: u64 = 0x6000;
-/// End of memslot 1 (not dirty-logged), start of memslot 0.
+/// Guest-physical address of the page that tells the ring-0 stub which table entries to rewrite.
+pub const REMOVALS: u64 = 0x7000;
+/// End of memslot 1 (not dirty-logged), start of memslot 0. With an address space, the page tables are in memslot 1 too.
 pub const UNLOGGED_END: u64 = 0x8000;
 
 /// Guest-physical address of the stubs that run in ring 3.
@@ -60,6 +62,12 @@ pub const PROGRAM_END: u64 = 0x7d00_0000_0000;
 pub const MMAP_WINDOW: u64 = 0x7f00_0000_0000;
 /// First address after the stack.
 pub const STACK_TOP: u64 = 0x7ffd_0000_0000;
+
+/// First address after the mappings of a program with an address space: the dynamic linker comes first, below it what
+/// mmap(2) gives.
+pub const SERVER_MMAP_TOP: u64 = 0x7ff0_0000_0000;
+/// First address after its stack.
+pub const SERVER_STACK_TOP: u64 = 0x7fff_ff00_0000;
 
 /// Virtual address of a monitor page given its guest-physical address.
 pub const fn monitor(gpa: u64) -> u64 {
@@ -106,5 +114,36 @@ impl Layout {
     /// Length of guest-physical memory.
     pub fn memory_len(&self) -> u64 {
         self.heap.end
+    }
+}
+
+/// Where the parts of a machine with an address space lie. All are whole pages.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SpaceLayout {
+    /// Guest-physical range of the page tables.
+    pub tables: Range<u64>,
+    /// Guest-physical range of the frames that programs get.
+    pub frames: Range<u64>,
+}
+
+impl SpaceLayout {
+    /// A machine of so many bytes in all; `None` if it is too small for any program.
+    pub fn plan(memory: u64) -> Option<Self> {
+        /// One byte of tables for so many of memory: one entry takes 8 for 4096, and programs touch few pages of
+        /// each table. What is not used costs nothing.
+        const TABLES_SHARE: u64 = 64;
+        const TABLES: Range<u64> = 4 << 20..64 << 20;
+        let memory = page_down(memory);
+        let tables = page_down(memory / TABLES_SHARE).clamp(TABLES.start, TABLES.end);
+        let end = PAGE_TABLES + tables;
+        (memory > end + TABLES.start).then_some(Self {
+            tables: PAGE_TABLES..end,
+            frames: end..memory,
+        })
+    }
+
+    /// The virtual addresses of the monitor's pages, which no program may map.
+    pub fn monitor(&self) -> Range<u64> {
+        MONITOR_BASE..monitor(self.tables.end)
     }
 }

@@ -1,14 +1,16 @@
 //! The monitor: our own pages in every guest, below the program's memory.
 
+use std::ops::Range;
+
 use super::layout::{
-    FROZEN_BASES, GDT, IDT, KERNEL_STACK, KERNEL_STUBS, PAGE, REQUEST_AREA, REQUEST_AREA_LEN, TSS,
-    USER_STUBS, XSAVE_IMAGE, monitor,
+    FROZEN_BASES, GDT, IDT, KERNEL_STACK, KERNEL_STUBS, PAGE, REMOVALS, REQUEST_AREA,
+    REQUEST_AREA_LEN, TSS, USER_STUBS, XSAVE_IMAGE, monitor,
 };
 use super::paging::{MapRange, Owner};
 use super::stubs::{self, SyscallEntry};
 use super::tables;
+use crate::memory::access::Protection;
 use crate::memory::mapping::{Mapping, OutOfRange};
-use crate::memory::user::Protection;
 
 const READ: Protection = Protection {
     read: true,
@@ -50,6 +52,26 @@ pub fn ranges() -> Vec<MapRange> {
         ),
         range(REQUEST_AREA, REQUEST_AREA_LEN, Owner::User, WRITE),
     ]
+}
+
+/// The same for a machine with an address space: ring 0 rewrites table entries there, and requests do not come by the
+/// request area.
+pub fn ranges_with_tables(tables: &Range<u64>) -> Vec<MapRange> {
+    let mut ranges = ranges();
+    ranges.retain(|range| range.physical != REQUEST_AREA);
+    for (physical, len, protection) in [
+        (REMOVALS, PAGE, READ),
+        (tables.start, tables.end - tables.start, WRITE),
+    ] {
+        ranges.push(MapRange {
+            address: monitor(physical),
+            physical,
+            len,
+            owner: Owner::Kernel,
+            protection,
+        });
+    }
+    ranges
 }
 
 /// Writes descriptor tables and stubs into a machine's memory.

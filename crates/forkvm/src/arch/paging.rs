@@ -8,8 +8,8 @@ use std::collections::BTreeSet;
 use std::ops::Range;
 
 use super::layout::{PAGE, PAGE_TABLES};
+use crate::memory::access::Protection;
 use crate::memory::mapping::{Mapping, OutOfRange};
-use crate::memory::user::Protection;
 
 const PRESENT: u64 = 1 << 0;
 const WRITABLE: u64 = 1 << 1;
@@ -75,7 +75,8 @@ pub fn tables_len(ranges: impl Iterator<Item = Range<u64>>) -> u64 {
     (1 + tables.len() as u64) * PAGE
 }
 
-fn leaf_bits(owner: Owner, protection: Protection) -> u64 {
+/// The flags of an entry for a page with this permission.
+pub fn leaf_bits(owner: Owner, protection: Protection) -> u64 {
     // A page nobody may use stays not present; write and execute without read do not exist here.
     if !(protection.read || protection.write || protection.execute) {
         return 0;
@@ -94,40 +95,39 @@ fn leaf_bits(owner: Owner, protection: Protection) -> u64 {
 }
 
 /// Builds page tables in guest memory, taking table pages from a given range.
-pub struct Builder<'a> {
-    memory: &'a Mapping,
+#[derive(Debug, Clone)]
+pub struct TablePages {
     next: u64,
     end: u64,
 }
 
-impl<'a> Builder<'a> {
+impl TablePages {
     /// Starts with an empty PML4 in the first page of `tables` (zeroed memory).
-    pub fn new(memory: &'a Mapping, tables: Range<u64>) -> Self {
+    pub fn new(tables: Range<u64>) -> Self {
         Self {
-            memory,
             next: tables.start + PAGE,
             end: tables.end,
         }
     }
 
     /// Maps a range. A page mapped twice gets the later mapping.
-    pub fn map(&mut self, range: &MapRange) -> Result<(), OutOfRange> {
+    pub fn map(&mut self, memory: &Mapping, range: &MapRange) -> Result<(), OutOfRange> {
         let bits = leaf_bits(range.owner, range.protection);
         for offset in (0..range.len).step_by(PAGE as usize) {
-            let entry = self.leaf_entry(range.address + offset)?;
+            let entry = self.leaf_entry(memory, range.address + offset)?;
             let value = (range.physical + offset) | bits;
             // The physical address stays in the entry of an inaccessible page, so that `protect` can bring it back.
-            self.memory.write_u64(entry, value)?;
+            memory.write_u64(entry, value)?;
         }
         Ok(())
     }
 
     /// Guest-physical address of the last-level entry for `address`, making tables on the way.
-    fn leaf_entry(&mut self, address: u64) -> Result<u64, OutOfRange> {
+    pub fn leaf_entry(&mut self, memory: &Mapping, address: u64) -> Result<u64, OutOfRange> {
         let mut table = PAGE_TABLES;
         for level in (2..=4).rev() {
             let at = table + index(address, level) * 8;
-            let entry = self.memory.read_u64(at)?;
+            let entry = memory.read_u64(at)?;
             table = if entry & PRESENT != 0 {
                 entry & ADDRESS
             } else {
@@ -139,13 +139,83 @@ impl<'a> Builder<'a> {
                     });
                 }
                 self.next += PAGE;
-                self.memory
-                    .write_u64(at, fresh | PRESENT | WRITABLE | USER | ACCESSED)?;
+                memory.write_u64(at, fresh | PRESENT | WRITABLE | USER | ACCESSED)?;
                 fresh
             };
         }
         Ok(table + index(address, 1) * 8)
     }
+
+    #[allow(
+        dead_code,
+        reason = "for forks of machines with an address space, which come next"
+    )]
+    /// True while at least half of the pages that `of` had left are left.
+    pub fn has_room(&self, of: &Self) -> bool {
+        (self.end - self.next) * 2 >= of.end - of.next
+    }
+}
+
+/// A page that has a last-level entry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Page {
+    /// Its virtual address.
+    pub address: u64,
+    /// Guest-physical address of the entry.
+    pub entry: u64,
+    /// What is in it.
+    pub value: u64,
+}
+
+/// The first page in a range whose entry is not 0. Costs no time for what no table was ever made for.
+pub fn next_entry(memory: &Mapping, range: Range<u64>) -> Option<Page> {
+    let mut at = range.start;
+    'pages: while at < range.end {
+        let mut table = PAGE_TABLES;
+        for level in (2..=4).rev() {
+            let entry = memory.read_u64(table + index(at, level) * 8).ok()?;
+            if entry & PRESENT == 0 {
+                let covered = PAGE << (9 * (level - 1));
+                at = (at & !(covered - 1)).checked_add(covered)?;
+                continue 'pages;
+            }
+            table = entry & ADDRESS;
+        }
+        // The rest of this table.
+        while at < range.end {
+            let entry = table + index(at, 1) * 8;
+            let value = memory.read_u64(entry).ok()?;
+            if value != 0 {
+                return Some(Page {
+                    address: at,
+                    entry,
+                    value,
+                });
+            }
+            at += PAGE;
+            if index(at, 1) == 0 {
+                break;
+            }
+        }
+    }
+    None
+}
+
+/// The frame that an entry names.
+pub fn frame_of(entry: u64) -> u64 {
+    entry & ADDRESS
+}
+
+/// True if the processor uses the entry.
+pub fn is_present(entry: u64) -> bool {
+    entry & PRESENT != 0
+}
+
+/// True if the processor may go on using the old entry unless it is told that there is a new one: everything but a page
+/// that was not there, or was read-only and has the same frame.
+pub fn needs_invalidation(old: u64, new: u64) -> bool {
+    let lost = old & !new & (PRESENT | WRITABLE | USER) != 0;
+    old & PRESENT != 0 && (lost || (old ^ new) & (ADDRESS | NO_EXECUTE) != 0)
 }
 
 /// Finds the last-level entry of a virtual address: where it lies and its value.

@@ -57,6 +57,14 @@ pub struct Choice {
     pub tss_type: u8,
 }
 
+/// The same registers for ring 0, to enter a stub there.
+pub fn kernel_sregs(user: &kvm_sregs) -> kvm_sregs {
+    let mut sregs = *user;
+    (sregs.cs.selector, sregs.cs.dpl) = (tables::KERNEL_CODE, 0);
+    (sregs.ss.selector, sregs.ss.dpl) = (tables::KERNEL_DATA, 0);
+    sregs
+}
+
 /// The registers of ring-3 64-bit code with these FS and GS bases.
 pub fn user_sregs(template: &kvm_sregs, choice: Choice, fs_base: u64, gs_base: u64) -> kvm_sregs {
     let (gdt, tss, idt) = tables::bases();

@@ -25,6 +25,8 @@ pub const PORT_SYSCALL: u16 = 4;
 pub const PORT_SYSCALL_32: u16 = 0x70;
 /// Exceptions exit by this port plus their vector (ring 0 only).
 pub const PORT_EXCEPTION: u16 = 0x80;
+/// A page fault's port.
+pub const PORT_PAGE_FAULT: u16 = PORT_EXCEPTION + 14;
 
 /// Hypercall number of the stub a returning handler lands in. Outside the numbers of the guest interface.
 pub const HANDLER_RETURNED: u32 = 0x7f00_0001;
@@ -56,6 +58,23 @@ global_asm!(
     "forkvm_syscall_32:",
     "  out {syscall32}, eax",
     "  hlt",
+    // Table entries that lost something: rewrites each with what it is, which shadow page tables notice, and has the
+    // processor forget the page. RSI: pairs of the entry's and the page's address; ECX: how many. On the stack lie the
+    // program's RSI, RDI, RCX and RAX and the frame for `iretq`.
+    "forkvm_remove:",
+    "  mov rdi, [rsi]",
+    "  mov rax, [rdi]",
+    "  mov [rdi], rax",
+    "  mov rdi, [rsi + 8]",
+    "  invlpg [rdi]",
+    "  add rsi, 16",
+    "  dec ecx",
+    "  jnz forkvm_remove",
+    "  pop rsi",
+    "  pop rdi",
+    "  pop rcx",
+    "  pop rax",
+    "  iretq",
     "forkvm_kernel_stubs_end:",
     "",
     ".balign 16",
@@ -147,7 +166,7 @@ global_asm!(
     "  ud2",
     "forkvm_user_stubs_end:",
     // Seen by all of this crate's object files, and by nobody else.
-    ".irp label, kernel_stubs, kernel_stubs_end, syscall_ring0, syscall_32, user_stubs, user_stubs_end, syscall_ring3, handler_returned, main_returned, save_state, enter_pku, enter_fsgsbase, enter_plain, round_trip, probe_syscall, probe_xsave, probe_fsgsbase, probe_pku",
+    ".irp label, kernel_stubs, kernel_stubs_end, syscall_ring0, syscall_32, remove, user_stubs, user_stubs_end, syscall_ring3, handler_returned, main_returned, save_state, enter_pku, enter_fsgsbase, enter_plain, round_trip, probe_syscall, probe_xsave, probe_fsgsbase, probe_pku",
     "  .globl forkvm_\\label",
     "  .hidden forkvm_\\label",
     ".endr",
@@ -174,6 +193,7 @@ labels!(
     forkvm_kernel_stubs_end,
     forkvm_syscall_ring0,
     forkvm_syscall_32,
+    forkvm_remove,
     forkvm_user_stubs,
     forkvm_user_stubs_end,
     forkvm_syscall_ring3,
@@ -232,6 +252,8 @@ pub struct Addresses {
     pub syscall_ring0: u64,
     /// CSTAR: `syscall` from 32-bit code (AMD).
     pub syscall_32: u64,
+    /// Makes the processor notice table entries that lost something (ring 0).
+    pub remove: u64,
     /// Return address of a request's handler.
     pub handler_returned: u64,
     /// Return address of `main()`.
@@ -262,6 +284,7 @@ pub fn addresses() -> Addresses {
         syscall_ring3: user_address(&forkvm_syscall_ring3),
         syscall_ring0: kernel_address(&forkvm_syscall_ring0),
         syscall_32: kernel_address(&forkvm_syscall_32),
+        remove: kernel_address(&forkvm_remove),
         handler_returned: user_address(&forkvm_handler_returned),
         main_returned: user_address(&forkvm_main_returned),
         save_state: user_address(&forkvm_save_state),

@@ -12,6 +12,7 @@ use goblin::elf::program_header::{
 };
 
 use crate::arch::layout::{LOWEST_SEGMENT, PAGE, PIE_BASE, PROGRAM_END, page_down, page_up};
+use crate::image::stack::Placed;
 use crate::image::symbols::{self, CONTEXT, Symbols};
 use crate::memory::user::Protection;
 
@@ -148,6 +149,16 @@ impl Image {
             Ok(image)
         } else {
             Err(ElfError::BadEntry(entry))
+        }
+    }
+
+    /// Where it lies, for the auxiliary vector.
+    pub fn placed(&self) -> Placed {
+        Placed {
+            entry: self.entry,
+            base: 0,
+            program_headers: self.program_headers,
+            program_header_count: self.program_header_count,
         }
     }
 

@@ -4,7 +4,7 @@ use crate::arch::layout::{
     Layout, MMAP_WINDOW, PAGE, PAGE_TABLES, PROGRAM_END, STACK_TOP, page_down,
 };
 use crate::arch::monitor;
-use crate::arch::paging::{Builder, MapRange, Owner, tables_len};
+use crate::arch::paging::{MapRange, Owner, TablePages, tables_len};
 use crate::image::elf::Image;
 use crate::memory::mapping::{Mapping, OutOfRange};
 use crate::memory::user::Protection;
@@ -71,9 +71,9 @@ pub fn load(
     image: &Image,
     file: &[u8],
 ) -> Result<(), OutOfRange> {
-    let mut tables = Builder::new(memory, layout.tables.clone());
+    let mut tables = TablePages::new(layout.tables.clone());
     for range in monitor::ranges() {
-        tables.map(&range)?;
+        tables.map(memory, &range)?;
     }
     let heap = layout.heap.end - layout.heap.start;
     let user = |address, physical: &std::ops::Range<u64>| MapRange {
@@ -83,22 +83,28 @@ pub fn load(
         owner: Owner::User,
         protection: READ_WRITE,
     };
-    tables.map(&user(layout.stack_window().start, &layout.stack))?;
-    tables.map(&user(
-        layout.brk_window,
-        &(layout.heap.start..layout.heap.start + heap),
-    ))?;
-    tables.map(&user(MMAP_WINDOW, &layout.heap))?;
+    tables.map(memory, &user(layout.stack_window().start, &layout.stack))?;
+    tables.map(
+        memory,
+        &user(
+            layout.brk_window,
+            &(layout.heap.start..layout.heap.start + heap),
+        ),
+    )?;
+    tables.map(memory, &user(MMAP_WINDOW, &layout.heap))?;
     for (physical, (&address, &protection)) in
         (layout.image..).step_by(PAGE as usize).zip(&image.pages)
     {
-        tables.map(&MapRange {
-            address,
-            physical,
-            len: PAGE,
-            owner: Owner::User,
-            protection,
-        })?;
+        tables.map(
+            memory,
+            &MapRange {
+                address,
+                physical,
+                len: PAGE,
+                owner: Owner::User,
+                protection,
+            },
+        )?;
     }
     for segment in &image.segments {
         copy_segment(

@@ -2,6 +2,7 @@
 //! stack that Linux would give it.
 
 pub mod elf;
+pub mod exec;
 pub mod loader;
 pub mod stack;
 pub mod start;

@@ -2,7 +2,6 @@
 //! (System V ABI, AMD64 supplement, 3.4.1; Linux: getauxval(3)).
 
 use crate::arch::layout::PAGE;
-use crate::image::elf::Image;
 
 // getauxval(3); values in Linux: include/uapi/linux/auxvec.h.
 const AT_NULL: u64 = 0;
@@ -31,16 +30,29 @@ const PROGRAM_HEADER_LEN: u64 = 56;
 /// HWCAP2 bit 1: `rdfsbase` and its like work (Linux: arch/x86/include/uapi/asm/hwcap2.h).
 const HWCAP2_FSGSBASE: u64 = 1 << 1;
 
+/// Where a program lies, for the auxiliary vector.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Placed {
+    /// AT_ENTRY: its own entry point.
+    pub entry: u64,
+    /// AT_BASE: the bias of its dynamic linker, 0 without one.
+    pub base: u64,
+    /// AT_PHDR: the address of its program headers, 0 if they are not in memory.
+    pub program_headers: u64,
+    /// AT_PHNUM: how many there are.
+    pub program_header_count: u16,
+}
+
 /// What the stack is made of.
-pub struct InitialStack<'a> {
+pub struct InitialStack<'a, T> {
     /// argv, the name first.
-    pub arguments: &'a [String],
+    pub arguments: &'a [T],
     /// envp.
-    pub environment: &'a [String],
+    pub environment: &'a [T],
     /// AT_EXECFN.
-    pub executable: &'a str,
-    /// The program, for AT_PHDR and AT_ENTRY.
-    pub image: &'a Image,
+    pub executable: &'a [u8],
+    /// Where the program lies.
+    pub placed: Placed,
     /// AT_RANDOM.
     pub random: [u8; 16],
     /// `rdfsbase` works.
@@ -49,7 +61,7 @@ pub struct InitialStack<'a> {
     pub xsave_len: u64,
 }
 
-impl InitialStack<'_> {
+impl<T: AsRef<[u8]>> InitialStack<'_, T> {
     /// The stack's bytes, to be put so that they end at `top` (page-aligned); the first byte is the initial RSP.
     pub fn build(&self, top: u64) -> Vec<u8> {
         let mut strings = Vec::new();
@@ -58,10 +70,10 @@ impl InitialStack<'_> {
             .arguments
             .iter()
             .chain(self.environment)
-            .map(String::as_str);
-        for text in texts.chain([self.executable, "x86_64"]) {
+            .map(AsRef::as_ref);
+        for text in texts.chain([self.executable, b"x86_64"]) {
             offsets.push(strings.len() as u64);
-            strings.extend_from_slice(text.as_bytes());
+            strings.extend_from_slice(text);
             strings.push(0);
         }
         let random_offset = strings.len() as u64;
@@ -90,13 +102,13 @@ impl InitialStack<'_> {
     }
 
     fn auxiliary(&self, executable: u64, platform: u64, random: u64) -> Vec<(u64, u64)> {
-        let image = self.image;
+        let placed = self.placed;
         // CPUID.1:EDX, what Linux gives as AT_HWCAP; the guest has the host's processor.
         let hwcap = u64::from(std::arch::x86_64::__cpuid(1).edx);
         let mut vector = vec![
             (AT_PAGESZ, PAGE),
-            (AT_ENTRY, image.entry),
-            (AT_BASE, 0),
+            (AT_ENTRY, placed.entry),
+            (AT_BASE, placed.base),
             (AT_FLAGS, 0),
             (AT_UID, 0),
             (AT_EUID, 0),
@@ -111,10 +123,10 @@ impl InitialStack<'_> {
             (AT_EXECFN, executable),
             (AT_PLATFORM, platform),
         ];
-        if image.program_headers != 0 {
-            vector.push((AT_PHDR, image.program_headers));
+        if placed.program_headers != 0 {
+            vector.push((AT_PHDR, placed.program_headers));
             vector.push((AT_PHENT, PROGRAM_HEADER_LEN));
-            vector.push((AT_PHNUM, u64::from(image.program_header_count)));
+            vector.push((AT_PHNUM, u64::from(placed.program_header_count)));
         }
         vector.push((AT_NULL, 0));
         vector
@@ -122,14 +134,14 @@ impl InitialStack<'_> {
 }
 
 /// The auxiliary vector as a debugger wants it: where the program lies.
-pub fn debugger_auxiliary(image: &Image) -> Vec<u8> {
+pub fn debugger_auxiliary(placed: Placed) -> Vec<u8> {
     let vector = [
-        (AT_PHDR, image.program_headers),
+        (AT_PHDR, placed.program_headers),
         (AT_PHENT, PROGRAM_HEADER_LEN),
-        (AT_PHNUM, image.program_header_count.into()),
+        (AT_PHNUM, placed.program_header_count.into()),
         (AT_PAGESZ, PAGE),
-        (AT_BASE, 0),
-        (AT_ENTRY, image.entry),
+        (AT_BASE, placed.base),
+        (AT_ENTRY, placed.entry),
         (AT_NULL, 0),
     ];
     let words = vector.iter().flat_map(|&(key, value)| [key, value]);
@@ -142,21 +154,13 @@ mod tests {
 
     #[test]
     fn the_stack_is_laid_out_as_the_abi_says() {
-        let image = Image {
-            entry: 0x401000,
-            program_headers: 0x400040,
-            program_header_count: 3,
-            segments: Vec::new(),
-            pages: Default::default(),
-            symbols: Default::default(),
-        };
         let top = 0x7000_0000;
         for arguments in [vec!["a".to_string()], vec!["a".into(), "bc".into()]] {
             let stack = InitialStack {
                 arguments: &arguments,
                 environment: &["K=v".into()],
-                executable: "/a",
-                image: &image,
+                executable: b"/a",
+                placed: Placed::default(),
                 random: [7; 16],
                 fsgsbase: true,
                 xsave_len: 2700,

@@ -175,6 +175,17 @@ impl Vcpu {
         self.set_regs(regs);
     }
 
+    /// Has every exit leave the segment and control registers in the run page too.
+    pub fn sync_sregs(&mut self) {
+        self.fd.get_kvm_run().kvm_valid_regs |= u64::from(KVM_SYNC_X86_SREGS);
+    }
+
+    /// Segment and control registers as of the last exit, once [`Vcpu::sync_sregs`] was called.
+    pub fn synced_sregs(&mut self) -> kvm_sregs {
+        // SAFETY: the union holds plain numbers only; any bytes are a valid kvm_sregs.
+        unsafe { self.fd.get_kvm_run().s.regs.sregs }
+    }
+
     /// Sets segment and control registers for the next run.
     pub fn set_sregs_at_next_run(&mut self, sregs: kvm_sregs) {
         let run = self.fd.get_kvm_run();

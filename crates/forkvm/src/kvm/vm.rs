@@ -9,7 +9,6 @@ use kvm_bindings::{
 use kvm_ioctls::{Kvm, VmFd};
 
 use super::vcpu::Vcpu;
-use crate::arch::layout::UNLOGGED_END;
 use crate::memory::mapping::Mapping;
 
 /// Memslot of everything the program can write, dirty-logged in forks.
@@ -29,25 +28,29 @@ pub fn open() -> Result<Kvm, kvm_ioctls::Error> {
 #[derive(Debug)]
 pub struct Vm {
     fd: VmFd,
+    /// Guest-physical address at which the logged slot begins.
+    logged_from: u64,
     ring_entries: Option<u32>,
 }
 
 impl Vm {
-    /// A machine over `memory`. With `ring_entries` (a power of two) its writes to the logged slot are recorded in a
+    /// A machine over `memory`, of which what lies from `logged_from` on is the logged slot. With `ring_entries` (a power of two) its writes to the logged slot are recorded in a
     /// dirty ring of that many entries.
     pub fn new(
         kvm: &Kvm,
         memory: &Mapping,
+        logged_from: u64,
         ring_entries: Option<u32>,
     ) -> Result<Self, kvm_ioctls::Error> {
         let vm = Self {
             fd: kvm.create_vm()?,
+            logged_from,
             ring_entries,
         };
         if let Some(entries) = ring_entries {
             vm.enable_ring(entries)?;
         }
-        vm.set_slot(UNLOGGED_SLOT, 0, 0, UNLOGGED_END, memory)?;
+        vm.set_slot(UNLOGGED_SLOT, 0, 0, logged_from, memory)?;
         vm.map_logged(memory)?;
         Ok(vm)
     }
@@ -74,8 +77,8 @@ impl Vm {
         self.set_slot(
             LOGGED_SLOT,
             flags,
-            UNLOGGED_END,
-            memory.len() - UNLOGGED_END,
+            self.logged_from,
+            memory.len() - self.logged_from,
             memory,
         )
     }
@@ -104,7 +107,7 @@ impl Vm {
     /// Needed after the host took a permission away in them: KVM's shadow page tables (and a real TLB) only pick
     /// up permissions that are added.
     pub fn forget_translations(&self, memory: &Mapping) -> Result<(), kvm_ioctls::Error> {
-        self.set_slot(LOGGED_SLOT, 0, UNLOGGED_END, 0, memory)?;
+        self.set_slot(LOGGED_SLOT, 0, self.logged_from, 0, memory)?;
         self.map_logged(memory)
     }
 

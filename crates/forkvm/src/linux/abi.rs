@@ -17,6 +17,9 @@ pub const USER_END: u64 = 0x7fff_ffff_f000;
 /// Longest path including its NUL (`PATH_MAX`, linux/limits.h).
 pub const PATH_MAX: usize = 4096;
 
+/// `AT_FDCWD` as an argument register, for calls without a descriptor to start from.
+pub const HERE: u64 = libc::AT_FDCWD as u64;
+
 /// Most bytes that one call moves, all its buffers together, so that it is over soon after the request's deadline: a
 /// vector may name the same buffer a thousand times. The program is told how much it was and calls again.
 pub const MOST_BYTES: u64 = 16 << 20;

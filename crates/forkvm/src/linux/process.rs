@@ -1,6 +1,7 @@
 //! The process as it sees itself: ids, limits, names, CPUs, random bytes, its end.
 
 use std::ops::Range;
+use std::sync::Arc;
 
 use rustix::io::Errno;
 
@@ -25,18 +26,27 @@ const LINUX_CAPABILITY_VERSION_3: u32 = 0x2008_0522;
 pub struct Process {
     name: [u8; 16],
     umask: u32,
+    /// The path of its executable.
+    pub executable: Arc<[u8]>,
+    /// The stack's addresses.
+    pub stack: Range<u64>,
 }
 
 impl Process {
-    /// A process that runs this executable.
-    pub fn new(executable: &str) -> Self {
-        let file_name = executable.rsplit('/').next().unwrap_or_default();
+    /// A process that runs this executable and has its stack there.
+    pub fn new(executable: &[u8], stack: Range<u64>) -> Self {
+        let file_name = executable.rsplit(|&byte| byte == b'/').next();
         let mut name = [0; 16];
         // The last byte stays NUL (TASK_COMM_LEN).
-        for (place, byte) in name.iter_mut().take(15).zip(file_name.bytes()) {
-            *place = byte;
+        for (place, byte) in name.iter_mut().take(15).zip(file_name.unwrap_or_default()) {
+            *place = *byte;
         }
-        Self { name, umask: 0o022 }
+        Self {
+            name,
+            umask: 0o022,
+            executable: executable.into(),
+            stack,
+        }
     }
 }
 

@@ -2,17 +2,20 @@
 
 use std::sync::Arc;
 
+use crate::image::exec::{self, Command, ExecError, Loaded, Placement};
 use crate::linux::files::fds::Files;
 use crate::linux::files::host_files::HostFiles;
-use crate::linux::files::open::Shared;
+use crate::linux::files::open::{Executables, Shared};
 use crate::linux::files::paths::{Absolute, Roots};
 use crate::linux::kept::Kept;
 use crate::linux::memory::heap::Heap;
+use crate::linux::memory::space::Break;
 use crate::linux::process::Process;
 use crate::linux::setup::Setup;
 use crate::linux::tasks::signals::Signals;
 use crate::linux::time::Clocks;
 use crate::linux::told::Told;
+use crate::memory::guest::GuestMemory;
 use crate::memory::user::{BadAddress, UserMemory};
 
 /// The state the personality keeps for one machine.
@@ -25,6 +28,8 @@ pub struct Linux {
     pub(super) process: Kept<Process>,
     pub(super) told: Kept<Told>,
     pub(super) clocks: Kept<Clocks>,
+    /// Of a program with an address space.
+    pub(super) program_break: Kept<Break>,
 }
 
 impl Linux {
@@ -35,15 +40,39 @@ impl Linux {
             heap: Kept::new(Heap::new(setup.heap)),
             files: Kept::new(Files::new(&directory)),
             signals: Kept::new(Signals::new()),
-            process: Kept::new(Process::new(&setup.executable)),
+            process: Kept::new(Process::new(
+                setup.executable.as_bytes(),
+                setup.stack.clone(),
+            )),
             told: Kept::new(Told::new()),
             clocks: Kept::new(Clocks::new()),
+            program_break: Kept::new(Break::default()),
             shared: Arc::new(Shared {
                 roots: Roots::open(&setup.allowed_paths),
                 host_files: HostFiles::default(),
-                setup,
             }),
         }
+    }
+
+    /// Loads a program as execve(2) does, into a machine whose address space is empty. What the process keeps, such as its
+    /// open files, stays.
+    pub fn exec(
+        &mut self,
+        memory: &mut GuestMemory,
+        command: Command,
+        placement: &Placement,
+    ) -> Result<Loaded, ExecError> {
+        let mut files = Executables {
+            shared: &self.shared,
+            files: &self.files,
+        };
+        let loaded = exec::load(memory, &mut files, command, placement)?;
+        *self.program_break = Break {
+            start: loaded.brk,
+            now: loaded.brk,
+        };
+        *self.process = Process::new(&loaded.executable, loaded.stack.clone());
+        Ok(loaded)
     }
 
     /// Allowed paths that could not be opened, and why: they do not exist for the program.
@@ -78,6 +107,7 @@ impl Linux {
             process,
             told,
             clocks,
+            program_break,
         } = self;
         if !Arc::ptr_eq(shared, &master.shared) {
             *shared = Arc::clone(&master.shared);
@@ -88,5 +118,6 @@ impl Linux {
         process.restore_from(&master.process);
         told.restore_from(&master.told);
         clocks.restore_from(&master.clocks);
+        program_break.restore_from(&master.program_break);
     }
 }

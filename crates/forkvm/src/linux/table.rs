@@ -3,11 +3,11 @@
 use rustix::io::Errno;
 use syscalls::Sysno;
 
-use crate::linux::abi::{Guest, Reply, Value, flags, int};
+use crate::linux::abi::{Guest, HERE, Reply, Value, flags, int};
 use crate::linux::call::{Call, Outcome};
 use crate::linux::files::stat::Change;
 use crate::linux::files::{control, fds, folders, io, open, poll, stat};
-use crate::linux::memory::heap::Heap;
+use crate::linux::memory::{MapRequest, space};
 use crate::linux::net::sockets;
 use crate::linux::state::Linux;
 use crate::linux::tasks::{signals, threads};
@@ -15,9 +15,6 @@ use crate::linux::{memory, process, time};
 use crate::memory::user::UserMemory;
 use crate::random::Random;
 use crate::request::Host;
-
-/// `AT_FDCWD` as an argument register, for calls without a descriptor to start from.
-const HERE: u64 = libc::AT_FDCWD as u64;
 
 /// The name of a call, for messages.
 pub fn name(number: u64) -> Option<&'static str> {
@@ -60,24 +57,26 @@ fn dispatch(linux: &mut Linux, guest: &mut Guest<'_>, call: Call) -> Outcome {
         process,
         told,
         clocks,
+        program_break: _,
     } = linux;
-    let stack = &shared.setup.stack;
+    let stack = process.stack.clone();
+    let stack = &stack;
 
     match number {
         // Memory.
-        Sysno::brk => memory::brk(heap, guest, a).into(),
-        Sysno::mmap => mmap(heap, files, guest, args).into(),
-        Sysno::munmap => memory::munmap(heap, guest, a, b).into(),
-        Sysno::mremap => memory::mremap(heap, guest, args).into(),
-        Sysno::mprotect => memory::mprotect(heap, guest, a, b, c).into(),
-        Sysno::madvise => memory::madvise(heap, stack, guest, a, b, c).into(),
-        // Memory is never swapped out nor shared with a file.
-        Sysno::msync
+        Sysno::brk
+        | Sysno::mmap
+        | Sysno::munmap
+        | Sysno::mremap
+        | Sysno::mprotect
+        | Sysno::madvise
+        | Sysno::mincore
+        | Sysno::msync
         | Sysno::mlock
         | Sysno::mlock2
         | Sysno::munlock
         | Sysno::mlockall
-        | Sysno::munlockall => ok(0),
+        | Sysno::munlockall => memory_call(linux, guest, number, args).into(),
 
         // Reading and writing.
         Sysno::read => io::read(files, guest, a, &io::Pieces::one(b, c), None).into(),
@@ -117,11 +116,41 @@ fn dispatch(linux: &mut Linux, guest: &mut Guest<'_>, call: Call) -> Outcome {
         Sysno::ioctl => control::ioctl(files, guest, a, b, c).into(),
 
         // Files and folders.
-        Sysno::open => open::openat(shared, files, heap, guest, [HERE, a, b, c]).into(),
-        Sysno::openat => open::openat(shared, files, heap, guest, [a, b, c, d]).into(),
+        Sysno::open => open::openat(
+            &open::Seen {
+                shared,
+                process,
+                heap,
+            },
+            files,
+            guest,
+            [HERE, a, b, c],
+        )
+        .into(),
+        Sysno::openat => open::openat(
+            &open::Seen {
+                shared,
+                process,
+                heap,
+            },
+            files,
+            guest,
+            [a, b, c, d],
+        )
+        .into(),
         Sysno::creat => {
             let how = u64::from(fds::O_CREAT | fds::O_TRUNC | 1);
-            open::openat(shared, files, heap, guest, [HERE, a, how, b]).into()
+            open::openat(
+                &open::Seen {
+                    shared,
+                    process,
+                    heap,
+                },
+                files,
+                guest,
+                [HERE, a, how, b],
+            )
+            .into()
         }
         Sysno::fstat => stat::fstat(files, guest, a, b).into(),
         Sysno::stat => stat::fstatat(shared, files, guest, [HERE, a, b, 0, 0, 0]).into(),
@@ -133,8 +162,10 @@ fn dispatch(linux: &mut Linux, guest: &mut Guest<'_>, call: Call) -> Outcome {
         Sysno::access => stat::access(shared, files, guest, [HERE, a, b, 0, 0, 0]).into(),
         Sysno::faccessat => stat::access(shared, files, guest, [a, b, c, 0, 0, 0]).into(),
         Sysno::faccessat2 => stat::access(shared, files, guest, args).into(),
-        Sysno::readlink => stat::readlink(shared, files, guest, [HERE, a, b, c, 0, 0]).into(),
-        Sysno::readlinkat => stat::readlink(shared, files, guest, args).into(),
+        Sysno::readlink => {
+            stat::readlink(shared, process, files, guest, [HERE, a, b, c, 0, 0]).into()
+        }
+        Sysno::readlinkat => stat::readlink(shared, process, files, guest, args).into(),
         Sysno::getdents64 => folders::getdents64(files, guest, a, b, c).into(),
         Sysno::getcwd => folders::getcwd(files, guest, a, b).into(),
         Sysno::chdir => folders::chdir(shared, files, guest, a).into(),
@@ -308,24 +339,57 @@ fn refuse(errno: Errno) -> Outcome {
     crate::linux::abi::failed(errno)
 }
 
-fn mmap(heap: &mut Heap, files: &fds::Files, guest: &mut Guest<'_>, args: [u64; 6]) -> Value {
-    let [address, len, prot, how, fd, offset] = args;
-    let source = if flags(how) & memory::MAP_ANONYMOUS != 0 {
-        None
-    } else {
-        open::map_source(files, fd, offset)?
+/// The calls about memory: of a program with an address space, or with a heap.
+fn memory_call(linux: &mut Linux, guest: &mut Guest<'_>, number: Sysno, args: [u64; 6]) -> Value {
+    let [a, b, c, d, e, f] = args;
+    // Memory is never swapped out.
+    if matches!(
+        number,
+        Sysno::mlock | Sysno::mlock2 | Sysno::munlock | Sysno::mlockall | Sysno::munlockall
+    ) {
+        return Ok(0);
+    }
+    let request = MapRequest {
+        address: a,
+        len: b,
+        prot: c,
+        flags: d,
     };
-    memory::mmap(
-        heap,
-        guest,
-        memory::MapRequest {
-            address,
-            len,
-            prot,
-            flags: how,
-        },
-        open::as_source(&source),
-    )
+    let source = if number == Sysno::mmap && flags(d) & memory::MAP_ANONYMOUS == 0 {
+        open::map_source(&linux.files, e, f)?
+    } else {
+        None
+    };
+    let heap = &mut linux.heap;
+    let Some(mut space) = guest.memory.space() else {
+        return match number {
+            Sysno::brk => memory::brk(heap, guest, a),
+            Sysno::mmap => memory::mmap(heap, guest, request, open::as_source(&source)),
+            Sysno::munmap => memory::munmap(heap, guest, a, b),
+            Sysno::mremap => memory::mremap(heap, guest, args),
+            Sysno::mprotect => memory::mprotect(heap, guest, a, b, c),
+            Sysno::madvise => memory::madvise(heap, &linux.process.stack, guest, a, b, c),
+            Sysno::msync => Ok(0),
+            _ => Err(Errno::NOSYS),
+        };
+    };
+    match number {
+        Sysno::brk => space::brk(&mut space, &mut linux.program_break, a),
+        Sysno::mmap => {
+            let file = source.map(|(source, offset)| space::File { source, offset });
+            space::mmap(&mut space, request, file)
+        }
+        Sysno::munmap => space::munmap(&mut space, a, b),
+        Sysno::mremap => space::mremap(&mut space, args),
+        Sysno::mprotect => space::mprotect(&mut space, a, b, c),
+        Sysno::madvise => space::madvise(&mut space, a, b, c),
+        Sysno::msync => space::msync(&space, a, b, c),
+        _ => {
+            let present = space::mincore(&space, a, b)?;
+            guest.write(c, &present)?;
+            Ok(0)
+        }
+    }
 }
 
 /// readv(2), writev(2), and their forms with an offset.

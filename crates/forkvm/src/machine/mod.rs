@@ -2,24 +2,27 @@
 //! everything else to its caller.
 
 pub mod probe;
+mod space;
 #[allow(unsafe_code)]
 pub mod watchdog;
 
 use std::time::{Duration, Instant};
 
-use kvm_bindings::kvm_sregs;
+use kvm_bindings::{kvm_regs, kvm_sregs};
 
-use crate::arch::layout::{KERNEL_STACK_TOP, PAGE, UNLOGGED_END};
+use crate::arch::layout::{KERNEL_STACK_TOP, PAGE};
 use crate::arch::regs::{RFLAGS, RFLAGS_USER, user_sregs};
 use crate::arch::stubs::{
-    PORT_EXCEPTION, PORT_HYPERCALL, PORT_SYSCALL, PORT_SYSCALL_32, SyscallEntry,
+    PORT_EXCEPTION, PORT_HYPERCALL, PORT_PAGE_FAULT, PORT_SYSCALL, PORT_SYSCALL_32, SyscallEntry,
 };
-use crate::failure::{Cause, Exception};
+use crate::failure::{Cause, Exception, PAGE_FAULT};
 use crate::kvm::{Death, Exit, Vcpu, Vm};
 use crate::linux::{Call, Linux, Outcome};
 use crate::machine::probe::KvmHost;
 use crate::machine::watchdog::{Watch, WatchdogError};
+use crate::memory::faults::FaultError;
 use crate::memory::guest::GuestMemory;
+use crate::memory::space::Space;
 use crate::memory::user::UserMemory;
 use crate::random::Random;
 use crate::request::Host;
@@ -107,9 +110,17 @@ impl Machine {
         linux: Linux,
         ring_entries: Option<u32>,
     ) -> Result<Self, MachineError> {
-        let vm = Vm::new(&host.kvm, memory.mapping(), ring_entries)?;
+        let vm = Vm::new(
+            &host.kvm,
+            memory.mapping(),
+            memory.logged_from(),
+            ring_entries,
+        )?;
         let mut vcpu = vm.vcpu(&host.cpuid)?;
         host.prepare(&vcpu)?;
+        if memory.space().is_some() {
+            vcpu.sync_sregs();
+        }
         let watch = Watch::new(vcpu.run_page())?;
         Ok(Self {
             watch,
@@ -176,6 +187,9 @@ impl Machine {
             if self.over_memory_limit() {
                 return Event::Ended(Cause::MemoryLimit);
             }
+            if let Err(cause) = self.apply_removals() {
+                return Event::Ended(cause);
+            }
             let exit = self.vcpu.run();
             self.residue = match exit {
                 Exit::Out(_) | Exit::Interrupted | Exit::RingFull => Residue::Clean,
@@ -190,6 +204,13 @@ impl Machine {
                         return Event::SystemCall;
                     }
                     ended
+                }
+                Exit::Out(PORT_PAGE_FAULT) if self.memory.space().is_some() => {
+                    match self.page_fault() {
+                        Ok(()) => None,
+                        Err(FaultError::NoMemory) => Some(Cause::MemoryLimit),
+                        Err(_) => return self.exception(PAGE_FAULT),
+                    }
                 }
                 Exit::Out(port @ PORT_EXCEPTION..=0x9f) => {
                     return self.exception((port - PORT_EXCEPTION) as u8);
@@ -248,6 +269,15 @@ impl Machine {
 
     /// Resumes the program after a system call with this in RAX.
     fn return_from_call(&mut self, result: i64) -> Option<Cause> {
+        if self.memory.space().is_some_and(Space::has_removals) {
+            // A stub runs first, which returns to ring 3 itself.
+            let regs = kvm_regs {
+                rax: result as u64,
+                ..self.after_call()
+            };
+            self.resume_user(regs);
+            return None;
+        }
         let mut regs = self.vcpu.regs();
         regs.rax = result as u64;
         if self.host.entry == SyscallEntry::Ring0 {
@@ -260,6 +290,13 @@ impl Machine {
     }
 
     fn set_bases(&mut self, fs: Option<u64>, gs: Option<u64>) -> Option<Cause> {
+        if self.memory.space().is_some() {
+            let mut sregs = self.vcpu.synced_sregs();
+            sregs.fs.base = fs.unwrap_or(sregs.fs.base);
+            sregs.gs.base = gs.unwrap_or(sregs.gs.base);
+            self.vcpu.set_sregs_at_next_run(sregs);
+            return self.return_from_call(0);
+        }
         let set = || {
             let mut sregs = self.vcpu.sregs()?;
             sregs.fs.base = fs.unwrap_or(sregs.fs.base);
@@ -338,11 +375,12 @@ impl Machine {
     /// too late: `kvm_pvm` does when it has to emulate the program, as after a load of a non-canonical RSP. So a full
     /// ring means that entries may be lost, and the machine is not to be used again.
     fn harvest(&mut self) {
+        let first = self.memory.logged_from() / PAGE;
         let (Some(ring), Some(dirty)) = (self.vcpu.ring(), self.memory.dirty()) else {
             return;
         };
-        // Only the logged slot is recorded; its first page is at UNLOGGED_END.
-        ring.harvest(|_slot, offset| dirty.add((offset + UNLOGGED_END / PAGE) as u32));
+        // Only the logged slot is recorded.
+        ring.harvest(|_slot, offset| dirty.add((offset + first) as u32));
         if ring.used() == ring.len() {
             self.residue = Residue::Unknown;
         }

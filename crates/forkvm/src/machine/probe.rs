@@ -9,9 +9,9 @@ use kvm_bindings::{CpuId, KVM_MAX_CPUID_ENTRIES, kvm_regs, kvm_sregs};
 use kvm_ioctls::{Cap, Kvm};
 use once_cell::sync::OnceCell;
 
-use crate::arch::layout::PAGE_TABLES;
+use crate::arch::layout::{PAGE_TABLES, UNLOGGED_END};
 use crate::arch::monitor;
-use crate::arch::paging::{Builder, MapRange, tables_len};
+use crate::arch::paging::{MapRange, TablePages, tables_len};
 use crate::arch::regs::{
     CR4_BASE, CR4_FSGSBASE, CR4_OSXSAVE, CR4_PKE, CR4_SMEP, CR4_UMIP, Choice, MSR_CSTAR, MSR_LSTAR,
     MSR_SFMASK, MSR_STAR, RFLAGS, SFMASK_RING0, STAR, TSS_AVAILABLE, TSS_BUSY, user_sregs,
@@ -315,9 +315,12 @@ impl ProbeGuest {
             .map_err(|error| KvmUnavailable::Memory(error.to_string()))?;
         // Ring 3 may use the system-call port in this guest, wherever `syscall` turns out to arrive.
         monitor::install(&mapping, SyscallEntry::Ring3)?;
-        let mut builder = Builder::new(&mapping, tables);
-        ranges.iter().try_for_each(|range| builder.map(range))?;
-        let vm = Vm::new(&host.kvm, &mapping, None).map_err(failed("KVM_CREATE_VM"))?;
+        let mut tables = TablePages::new(tables);
+        ranges
+            .iter()
+            .try_for_each(|range| tables.map(&mapping, range))?;
+        let vm =
+            Vm::new(&host.kvm, &mapping, UNLOGGED_END, None).map_err(failed("KVM_CREATE_VM"))?;
         let vcpu = vm.vcpu(&host.cpuid).map_err(failed("KVM_CREATE_VCPU"))?;
         let addresses = stubs::addresses();
         prepare(

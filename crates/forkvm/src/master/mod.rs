@@ -170,7 +170,7 @@ impl Master {
         let memory = seal(&memfd, layout.memory_len(), deadline)
             .map_err(|error| errors.host(format!("sealing its memory: {error}")))?;
         Ok(Self {
-            auxiliary: crate::image::stack::debugger_auxiliary(&image),
+            auxiliary: crate::image::stack::debugger_auxiliary(image.placed()),
             config,
             host,
             file: memfd,
@@ -249,11 +249,12 @@ fn put_stack(
     environment.extend(config.environment.iter().cloned());
     let mut random = [0u8; 16];
     rustix::rand::getrandom(&mut random[..], rustix::rand::GetRandomFlags::empty())?;
+    let executable = executable(config);
     let stack = crate::image::stack::InitialStack {
         arguments: &arguments,
         environment: &environment,
-        executable: &executable(config),
-        image,
+        executable: executable.as_bytes(),
+        placed: image.placed(),
         random,
         fsgsbase: host.report.fsgsbase,
         xsave_len: XSAVE_LEN,

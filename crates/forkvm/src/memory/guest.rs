@@ -3,10 +3,12 @@
 
 use std::ops::Range;
 
-use crate::arch::layout::{KERNEL_STACK, MONITOR, PAGE, page_down};
+use crate::arch::layout::{KERNEL_STACK, MONITOR, PAGE, UNLOGGED_END, page_down};
 use crate::arch::paging::{self, Access};
 use crate::memory::dirty::DirtyPages;
+use crate::memory::faults::Touch;
 use crate::memory::mapping::{Mapping, OutOfRange};
+use crate::memory::space::{AddressSpace, Space};
 use crate::memory::user::{BadAddress, Protection, UserMemory};
 
 /// Why the host can't write to a machine.
@@ -23,9 +25,11 @@ pub enum WriteError {
 /// A machine's memory, with every write of the host recorded where a reset will need it.
 #[derive(Debug)]
 pub struct GuestMemory {
-    mapping: Mapping,
+    pub(super) mapping: Mapping,
     /// `None` in the machine that becomes the master.
-    dirty: Option<DirtyPages>,
+    pub(super) dirty: Option<DirtyPages>,
+    /// The address space of an unmodified program. Other programs have a heap whose tables never change.
+    pub(super) space: Option<Box<Space>>,
     /// Set when a page lost a permission, until the caller made the processor forget it.
     lost_permission: bool,
 }
@@ -36,7 +40,16 @@ impl GuestMemory {
         Self {
             mapping,
             dirty: None,
+            space: None,
             lost_permission: false,
+        }
+    }
+
+    /// The same with an address space.
+    pub fn with_space(self, space: Space) -> Self {
+        Self {
+            space: Some(Box::new(space)),
+            ..self
         }
     }
 
@@ -47,8 +60,16 @@ impl GuestMemory {
         Self {
             mapping,
             dirty: Some(DirtyPages::new(pages, tables, page_limit)),
+            space: None,
             lost_permission: false,
         }
+    }
+
+    /// Guest-physical address from which on the guest's writes are logged in a fork.
+    pub fn logged_from(&self) -> u64 {
+        self.space
+            .as_deref()
+            .map_or(UNLOGGED_END, |space| space.layout().tables.end)
     }
 
     /// The raw mapping.
@@ -138,11 +159,25 @@ impl GuestMemory {
         let mut at = address;
         while at < end {
             let n = page_end(at).min(end) - at;
-            let physical = paging::translate(&self.mapping, at, access).ok_or(BadAddress(at))?;
+            let physical = self.bring_in_for(at, access).ok_or(BadAddress(at))?;
             piece(self, physical, at - address, n).map_err(|_| BadAddress(at))?;
             at += n;
         }
         Ok(())
+    }
+
+    /// The guest-physical address behind a user address, with the page brought in if it can be.
+    fn bring_in_for(&mut self, address: u64, access: Access) -> Option<u64> {
+        let there = paging::translate(&self.mapping, address, access);
+        if there.is_some() || self.space.is_none() {
+            return there;
+        }
+        let touch = match access {
+            Access::Write => Touch::Write,
+            Access::Read | Access::Any => Touch::Read,
+        };
+        self.fault(address, touch).ok()?;
+        paging::translate(&self.mapping, address, access)
     }
 
     /// Checks that the program can read a whole range.
@@ -150,7 +185,9 @@ impl GuestMemory {
         let end = address.checked_add(len).ok_or(BadAddress(address))?;
         let mut at = address;
         while at < end {
-            paging::translate(&self.mapping, at, Access::Read).ok_or(BadAddress(at))?;
+            if paging::translate(&self.mapping, at, Access::Read).is_none() {
+                self.read_untouched(at, &mut [])?;
+            }
             at = page_end(at);
         }
         Ok(())
@@ -197,12 +234,15 @@ impl UserMemory for GuestMemory {
         let mut at = address;
         while at < end {
             let n = page_end(at).min(end) - at;
-            let physical =
-                paging::translate(&self.mapping, at, Access::Read).ok_or(BadAddress(at))?;
             let offset = (at - address) as usize;
-            self.mapping
-                .read(physical, &mut buf[offset..offset + n as usize])
-                .map_err(|_| BadAddress(at))?;
+            let piece = &mut buf[offset..offset + n as usize];
+            match paging::translate(&self.mapping, at, Access::Read) {
+                Some(physical) => self
+                    .mapping
+                    .read(physical, piece)
+                    .map_err(|_| BadAddress(at))?,
+                None => self.read_untouched(at, piece)?,
+            }
             at += n;
         }
         Ok(())
@@ -234,11 +274,21 @@ impl UserMemory for GuestMemory {
     }
 
     fn can_write(&self, address: u64) -> bool {
-        paging::translate(&self.mapping, address, Access::Write).is_some()
+        match &self.space {
+            Some(space) => space
+                .vmas()
+                .find(address)
+                .is_some_and(|vma| vma.protection.write),
+            None => paging::translate(&self.mapping, address, Access::Write).is_some(),
+        }
     }
 
     fn can_protect(&self) -> bool {
         self.dirty.is_none()
+    }
+
+    fn space(&mut self) -> Option<AddressSpace<'_>> {
+        self.address_space()
     }
 
     fn protect(

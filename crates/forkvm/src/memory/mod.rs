@@ -1,8 +1,12 @@
 //! Guest memory: [`mapping`] is what the host has mapped, [`dirty`] what a fork wrote, [`guest`] both together with the
-//! program's page tables, [`user`] what the program itself may reach.
+//! program's page tables, [`space`] the address space of unmodified programs, [`user`] what the program itself may reach.
 
+pub mod access;
 pub mod dirty;
+pub mod faults;
+
 pub mod guest;
 #[allow(unsafe_code)]
 pub mod mapping;
+pub mod space;
 pub mod user;

@@ -1,20 +1,7 @@
 //! The program's memory as its own instructions see it. The Linux personality stands on this alone.
 
-/// A pointer from the program that is not (wholly) mapped with the needed permission: EFAULT.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("bad guest address {0:#x}")]
-pub struct BadAddress(pub u64);
-
-/// What a page of the program may be used for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Protection {
-    /// The page may be read.
-    pub read: bool,
-    /// The page may be written.
-    pub write: bool,
-    /// The page may be executed.
-    pub execute: bool,
-}
+pub use crate::memory::access::{BadAddress, Protection};
+use crate::memory::space::AddressSpace;
 
 /// The program's memory as its own instructions see it: user pages only, with their permissions.
 /// Every access is a checked copy.
@@ -29,6 +16,10 @@ pub trait UserMemory {
     fn clear(&mut self, address: u64, len: u64) -> Result<(), BadAddress>;
     /// True if the program can write this byte.
     fn can_write(&self, address: u64) -> bool;
+    /// The address space, of a program that has one. Others have a heap.
+    fn space(&mut self) -> Option<AddressSpace<'_>> {
+        None
+    }
     /// True while the page tables may still be edited: before the freeze.
     fn can_protect(&self) -> bool;
     /// Changes the permissions of whole pages (multiples of the page size). Only before the freeze; after it,

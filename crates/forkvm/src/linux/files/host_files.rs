@@ -6,6 +6,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use rustix::io::Errno;
 
+use crate::memory::space::vmas::PageSource;
+
 /// Most descriptors of the host that the open files of a program and all its forks may hold. A file that `main()` left
 /// open counts once.
 pub const MAX_HOST_FILES: usize = 64;
@@ -39,14 +41,31 @@ impl Drop for Right {
 #[derive(Debug)]
 pub struct HostFile {
     file: OwnedFd,
+    /// Where the program found it.
+    path: Arc<[u8]>,
     _right: Right,
+}
+
+impl PageSource for HostFile {
+    fn read_at(&self, offset: u64, buf: &mut [u8]) -> std::io::Result<usize> {
+        Ok(rustix::io::pread(&self.file, buf, offset)?)
+    }
+
+    fn path(&self) -> &[u8] {
+        &self.path
+    }
+
+    fn identity(&self) -> (u64, u64) {
+        rustix::fs::fstat(&self.file).map_or((0, 0), |found| (found.st_dev, found.st_ino))
+    }
 }
 
 impl HostFile {
     /// Keeps a file open by this right.
-    pub fn new(file: OwnedFd, right: Right) -> Self {
+    pub fn new(file: OwnedFd, path: &[u8], right: Right) -> Self {
         Self {
             file,
+            path: path.into(),
             _right: right,
         }
     }

@@ -1,10 +1,12 @@
 //! openat(2), and where calls with path names begin.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use rustix::fs::FileType;
 use rustix::io::Errno;
 
+use crate::image::exec;
 use crate::linux::abi::{Guest, PAGE, Value, flags, int};
 use crate::linux::files::fds::{
     Device, Files, Kind, O_ACCMODE, O_CLOEXEC, O_CREAT, O_DIRECTORY, O_EXCL, O_NOFOLLOW, O_PATH,
@@ -14,17 +16,16 @@ use crate::linux::files::host_files::{HostFile, HostFiles};
 use crate::linux::files::paths::{Absolute, Report, Roots, Target};
 use crate::linux::memory::MapSource;
 use crate::linux::memory::heap::{Heap, Window};
-use crate::linux::setup::Setup;
+use crate::linux::process::Process;
+use crate::memory::space::vmas::{Backing, PageSource, Vmas};
 use crate::memory::user::Protection;
 
 /// Most mappings in `/proc/self/maps`: every open one holds its text in the host.
-const MAX_MAPS: usize = 256;
+const MAX_MAPS: usize = 4096;
 
 /// What never changes while a program and its forks live.
 #[derive(Debug)]
 pub struct Shared {
-    /// What the engine said at the start.
-    pub setup: Setup,
     /// What may be read.
     pub roots: Roots,
     /// Descriptors of the host that are held for open files.
@@ -74,14 +75,48 @@ pub fn explain(errno: Errno, files: &mut Files, guest: &mut Guest<'_>) -> Errno 
     Errno::ACCESS
 }
 
+/// What a file's name and contents may depend on.
+pub struct Seen<'a> {
+    /// What never changes.
+    pub shared: &'a Shared,
+    /// The process.
+    pub process: &'a Process,
+    /// The heap.
+    pub heap: &'a Heap,
+}
+
+/// Opens programs and their dynamic linkers, by the rules that hold for all files.
+pub struct Executables<'a> {
+    /// What may be read.
+    pub shared: &'a Shared,
+    /// The working directory.
+    pub files: &'a Files,
+}
+
+impl exec::Files for Executables<'_> {
+    fn open_executable(&mut self, path: &[u8]) -> Result<Arc<dyn PageSource>, Errno> {
+        let lookup = Lookup {
+            dirfd: crate::linux::abi::HERE,
+            path: path.to_vec(),
+            empty_is_here: false,
+        };
+        let (absolute, target) = self.shared.find(self.files, &lookup)?;
+        let Target::Host(place) = target else {
+            return Err(Errno::ACCESS);
+        };
+        let right = self.shared.host_files.take()?;
+        match place.open(true)? {
+            (file, FileType::RegularFile) => {
+                Ok(Arc::new(HostFile::new(file, &absolute.text(), right)))
+            }
+            _ => Err(Errno::ACCESS),
+        }
+    }
+}
+
 /// open(2), openat(2), creat(2): read-only, from what is allowed, and a few devices and reports.
-pub fn openat(
-    shared: &Shared,
-    files: &mut Files,
-    heap: &Heap,
-    guest: &mut Guest<'_>,
-    args: [u64; 4],
-) -> Value {
+pub fn openat(seen: &Seen<'_>, files: &mut Files, guest: &mut Guest<'_>, args: [u64; 4]) -> Value {
+    let shared = seen.shared;
     let [dirfd, path, how, _mode] = args;
     let how = flags(how);
     let path = guest.read_path(path)?;
@@ -108,7 +143,7 @@ pub fn openat(
         }
         Target::Device(device) => Kind::Device(device),
         Target::Report(_) if writes => return Err(Errno::ACCESS),
-        Target::Report(report) => Kind::Text(text_of(report, shared, heap)),
+        Target::Report(report) => Kind::Text(text_of(report, seen, guest)),
         // The program's own file is not its to read, and need not be where its name says.
         Target::Executable => {
             return Err(if how & O_NOFOLLOW != 0 {
@@ -146,7 +181,7 @@ pub fn openat(
                     });
                 }
             }
-            let file = Arc::new(HostFile::new(file, right));
+            let file = Arc::new(HostFile::new(file, &absolute.text(), right));
             match found {
                 FileType::Directory => Kind::Folder(Some(file), absolute.text().into()),
                 FileType::RegularFile => Kind::File(file),
@@ -187,7 +222,13 @@ pub fn as_source(found: &Option<(Arc<HostFile>, u64)>) -> Option<MapSource<'_>> 
     })
 }
 
-fn text_of(report: Report, shared: &Shared, heap: &Heap) -> Arc<[u8]> {
+fn text_of(report: Report, seen: &Seen<'_>, guest: &mut Guest<'_>) -> Arc<[u8]> {
+    let heap = seen.heap;
+    let memory = guest
+        .memory
+        .space()
+        .map(|space| space.memory())
+        .map(|(used, all)| (all / 1024, (all - used) / 1024));
     let kib = |pages: u64| pages.saturating_mul(PAGE) / 1024;
     let text = match report {
         Report::Cpus => "0\n".to_owned(),
@@ -196,37 +237,76 @@ fn text_of(report: Report, shared: &Shared, heap: &Heap) -> Arc<[u8]> {
                 .to_owned()
         }
         Report::MemInfo => {
-            let (total, free) = (kib(heap.pages()), kib(heap.free_pages()));
+            let (total, free) =
+                memory.unwrap_or_else(|| (kib(heap.pages()), kib(heap.free_pages())));
             format!(
                 "MemTotal: {total:>15} kB\nMemFree: {free:>16} kB\nMemAvailable: {free:>11} kB\n"
             )
         }
-        Report::Maps => maps(shared, heap),
+        Report::Maps => match guest.memory.space() {
+            Some(space) => space_maps(space.vmas()),
+            None => maps(seen),
+        },
     };
     text.into_bytes().into()
 }
 
+/// A line of `/proc/self/maps` (proc_pid_maps(5)).
+fn map_line(
+    addresses: Range<u64>,
+    protection: Protection,
+    shared: bool,
+    offset: u64,
+    (device, inode): (u64, u64),
+    name: &[u8],
+) -> String {
+    let letter = |on: bool, letter: char| if on { letter } else { '-' };
+    let (r, w, x) = (
+        letter(protection.read, 'r'),
+        letter(protection.write, 'w'),
+        letter(protection.execute, 'x'),
+    );
+    let s = if shared { 's' } else { 'p' };
+    let (major, minor) = (rustix::fs::major(device), rustix::fs::minor(device));
+    let text = format!(
+        "{:08x}-{:08x} {r}{w}{x}{s} {offset:08x} {major:02x}:{minor:02x} {inode}",
+        addresses.start, addresses.end
+    );
+    // The kernel aligns names at column 73.
+    if name.is_empty() {
+        format!("{text} \n")
+    } else {
+        format!("{text:<73}{}\n", String::from_utf8_lossy(name))
+    }
+}
+
+/// `/proc/self/maps` of a program with an address space.
+fn space_maps(vmas: &Vmas) -> String {
+    vmas.iter()
+        .take(MAX_MAPS)
+        .map(|vma| {
+            let (offset, identity, name): (_, _, &[u8]) = match &vma.backing {
+                Backing::Anonymous(name) => (0, (0, 0), name.unwrap_or_default().as_bytes()),
+                Backing::File(file, offset) => (*offset, file.identity(), file.path()),
+            };
+            map_line(
+                vma.range(),
+                vma.protection,
+                vma.shared,
+                offset,
+                identity,
+                name,
+            )
+        })
+        .collect()
+}
+
 /// `/proc/self/maps` (proc_pid_maps(5)) as far as it is known here: the heap, the mappings and the stack, which
 /// glibc's pthread_getattr_np(3) looks for. The program's own segments are missing.
-fn maps(shared: &Shared, heap: &Heap) -> String {
-    let line = |addresses: std::ops::Range<u64>, protection: Protection, name: &str| {
-        let letter = |on: bool, letter: char| if on { letter } else { '-' };
-        let Protection {
-            read,
-            write,
-            execute,
-        } = protection;
-        let (r, w, x) = (letter(read, 'r'), letter(write, 'w'), letter(execute, 'x'));
-        let text = format!(
-            "{:08x}-{:08x} {r}{w}{x}p 00000000 00:00 0",
-            addresses.start, addresses.end
-        );
-        // The kernel aligns names at column 73.
-        if name.is_empty() {
-            format!("{text} \n")
-        } else {
-            format!("{text:<73}{name}\n")
-        }
+fn maps(seen: &Seen<'_>) -> String {
+    let heap = seen.heap;
+    let line = |addresses: Range<u64>, protection: Protection, name: &str| {
+        map_line(addresses, protection, false, 0, (0, 0), name.as_bytes())
     };
     let read_write = Protection {
         read: true,
@@ -243,7 +323,7 @@ fn maps(shared: &Shared, heap: &Heap) -> String {
             heap.address(Window::Mmap, pages.start)..heap.address(Window::Mmap, pages.end);
         lines.push((addresses.start, line(addresses, mapping.protection, "")));
     }
-    let stack = shared.setup.stack.clone();
+    let stack = seen.process.stack.clone();
     lines.push((stack.start, line(stack, read_write, "[stack]")));
     lines.sort();
     lines.into_iter().map(|(_, line)| line).collect()

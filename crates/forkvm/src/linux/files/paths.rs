@@ -2,7 +2,8 @@
 //!
 //! A path is made absolute and normalised, then matched name by name with the allowed roots. The rest of it is
 //! resolved by the kernel beneath the root's own descriptor (openat2(2) with `RESOLVE_BENEATH`), so that no
-//! symbolic link and no race leads out of it. Everything else does not exist.
+//! symbolic link and no race leads out of it; a link from one root to another is followed by hand. Everything else does
+//! not exist.
 
 use std::ffi::OsStr;
 use std::os::fd::OwnedFd;
@@ -16,6 +17,8 @@ use crate::linux::files::fds::Device;
 
 /// How often a resolution is tried again that raced with a change of the folder, which openat2(2) reports as EAGAIN.
 const ATTEMPTS: usize = 8;
+/// Most symbolic links in a path (path_resolution(7)).
+const MOST_LINKS: usize = 40;
 
 /// A path of the program: absolute, without `.`, `..` or empty names.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -102,6 +105,9 @@ pub enum Target<'a> {
 pub struct Place<'a> {
     folder: &'a OwnedFd,
     path: Vec<u8>,
+    /// For links that lead elsewhere: what else is allowed, and the place's own path as the program sees it.
+    roots: &'a Roots,
+    absolute: Absolute,
 }
 
 #[derive(Debug)]
@@ -187,12 +193,11 @@ impl Roots {
                     } else {
                         rest.join(&b'/')
                     };
-                    Some(Target::Host(Place { folder, path: rest }))
+                    Some(Target::Host(self.place(folder, rest, path)))
                 }
-                Root::File(folder, name) if rest.is_empty() => Some(Target::Host(Place {
-                    folder,
-                    path: name.clone(),
-                })),
+                Root::File(folder, name) if rest.is_empty() => {
+                    Some(Target::Host(self.place(folder, name.clone(), path)))
+                }
                 Root::File(..) => None,
             };
         }
@@ -207,6 +212,57 @@ impl Roots {
             return Some(Target::Passage);
         }
         None
+    }
+
+    fn place<'a>(&'a self, folder: &'a OwnedFd, path: Vec<u8>, absolute: &Absolute) -> Place<'a> {
+        Place {
+            folder,
+            path,
+            roots: self,
+            absolute: absolute.clone(),
+        }
+    }
+
+    /// Opens what a path names in whose way there are links from one allowed root to another: they are followed here,
+    /// name by name, and what they name has to be allowed as well. `flags` are openat2(2)'s.
+    fn open_through_links(&self, mut path: Absolute, flags: OFlags) -> Result<OwnedFd, Errno> {
+        let (mut links, mut checked) = (0, 0);
+        while checked < path.names.len() {
+            let end = checked + 1;
+            if end == path.names.len() && flags.contains(OFlags::NOFOLLOW) {
+                break;
+            }
+            checked = end;
+            let prefix = Absolute {
+                names: path.names.get(..end).unwrap_or_default().to_vec(),
+                folder: false,
+            };
+            let place = match self.find(&prefix) {
+                Some(Target::Host(place)) => place,
+                Some(Target::Passage) => continue,
+                _ => return Err(Errno::ACCESS),
+            };
+            let found =
+                place.try_open(OFlags::PATH | OFlags::NOFOLLOW, ResolveFlags::NO_SYMLINKS)?;
+            if FileType::from_raw_mode(rustix::fs::fstat(&found)?.st_mode) != FileType::Symlink {
+                continue;
+            }
+            links += 1;
+            if links > MOST_LINKS {
+                return Err(Errno::LOOP);
+            }
+            let text = rustix::fs::readlinkat(&found, c"", Vec::new())?;
+            let mut to = prefix;
+            to.names.pop();
+            let mut to = Absolute::new(&to.text(), text.to_bytes());
+            to.names.extend(path.names.drain(end..));
+            path.names = to.names;
+            checked = 0;
+        }
+        match self.find(&path) {
+            Some(Target::Host(place)) => place.try_open(flags, ResolveFlags::NO_SYMLINKS),
+            _ => Err(Errno::ACCESS),
+        }
     }
 }
 
@@ -263,8 +319,8 @@ impl Place<'_> {
         }
     }
 
-    fn resolve(&self, flags: OFlags) -> Result<OwnedFd, Errno> {
-        let how = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
+    fn try_open(&self, flags: OFlags, how: ResolveFlags) -> Result<OwnedFd, Errno> {
+        let how = how | ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
         let path = OsStr::from_bytes(&self.path);
         let mut result = Err(Errno::AGAIN);
         for _ in 0..ATTEMPTS {
@@ -279,8 +335,16 @@ impl Place<'_> {
                 break;
             }
         }
+        result
+    }
+
+    fn resolve(&self, flags: OFlags) -> Result<OwnedFd, Errno> {
+        let result = match self.try_open(flags, ResolveFlags::empty()) {
+            // A link that leads out of this root.
+            Err(Errno::XDEV) => self.roots.open_through_links(self.absolute.clone(), flags),
+            result => result,
+        };
         let file = result.map_err(|errno| match errno {
-            // A link that leads out of what is allowed.
             Errno::XDEV => Errno::ACCESS,
             // The host's own limit is not the program's doing.
             Errno::MFILE => Errno::NFILE,

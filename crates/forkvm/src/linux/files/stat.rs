@@ -9,6 +9,7 @@ use crate::linux::abi::{Guest, Layout, Value, count, flags, int};
 use crate::linux::files::fds::{Device, Files, Kind};
 use crate::linux::files::open::{Lookup, Shared};
 use crate::linux::files::paths::{Place, Target};
+use crate::linux::process::Process;
 
 const AT_EMPTY_PATH: u32 = 0x1000;
 const AT_SYMLINK_NOFOLLOW: u32 = 0x100;
@@ -269,6 +270,7 @@ pub fn access(shared: &Shared, files: &mut Files, guest: &mut Guest<'_>, args: [
 /// readlink(2), readlinkat(2)
 pub fn readlink(
     shared: &Shared,
+    process: &Process,
     files: &mut Files,
     guest: &mut Guest<'_>,
     args: [u64; 6],
@@ -287,7 +289,7 @@ pub fn readlink(
         },
     )?;
     let text = match target {
-        Target::Executable => shared.setup.executable.as_bytes().to_vec(),
+        Target::Executable => process.executable.to_vec(),
         Target::Host(place) if !absolute.folder => {
             let link = handle(&place, false, files, guest)?;
             if FileType::from_raw_mode(rustix::fs::fstat(&link)?.st_mode) != FileType::Symlink {

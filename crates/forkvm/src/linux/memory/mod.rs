@@ -2,6 +2,7 @@
 
 pub mod heap;
 pub mod ranges;
+pub mod space;
 
 use rustix::io::Errno;
 

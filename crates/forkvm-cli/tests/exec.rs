@@ -1,0 +1,154 @@
+//! `forkvm exec`: programs do in the machine what they do without it.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+#[path = "../../forkvm/tests/common/mod.rs"]
+mod common;
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+
+use common::{guest_path, kvm_or_skip};
+
+/// A folder that is gone after the test.
+struct Folder(PathBuf);
+
+impl Folder {
+    fn new(test: &str) -> Self {
+        let path = std::env::temp_dir().join(format!("forkvm-exec-{}-{test}", std::process::id()));
+        std::fs::create_dir(&path).unwrap();
+        Self(path)
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+/// A program of tests/guests/linux.
+fn program(name: &str) -> PathBuf {
+    guest_path(&format!("linux/{name}"))
+}
+
+/// `forkvm exec` with these flags, which may read the folder of the programs.
+fn exec(flags: &[&str], program: &Path, arguments: &[&str]) -> Output {
+    let folder = guest_path("linux/start");
+    Command::new(env!("CARGO_BIN_EXE_forkvm"))
+        .arg("exec")
+        .arg(format!(
+            "--allow-read={}",
+            folder.parent().unwrap().display()
+        ))
+        .args(flags)
+        .arg("--")
+        .arg(program)
+        .args(arguments)
+        .stdin(Stdio::null())
+        .output()
+        .unwrap()
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+/// Runs a program natively and in the machine: output and exit status have to be the same.
+fn same(name: &str) {
+    kvm_or_skip!();
+    let program = program(name);
+    let arguments = ["one", "", "two words"];
+    let native = Command::new(&program)
+        .args(arguments)
+        .env_clear()
+        .env("LINUX_TEST", "x=y")
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
+    let machine = exec(&["--env", "LINUX_TEST=x=y"], &program, &arguments);
+    assert_eq!(
+        (
+            text(&machine.stdout),
+            text(&machine.stderr),
+            machine.status.code()
+        ),
+        (
+            text(&native.stdout),
+            text(&native.stderr),
+            native.status.code()
+        ),
+        "{name}: in the machine and natively"
+    );
+}
+
+#[test]
+fn programs_start_alike_however_they_are_linked() {
+    for name in [
+        "start",
+        "start-no-pie",
+        "start-static",
+        "start-static-pie",
+        "start-musl",
+    ] {
+        same(name);
+    }
+}
+
+#[test]
+fn memory_calls() {
+    same("memory");
+}
+
+#[test]
+fn scripts_name_their_interpreter() {
+    kvm_or_skip!();
+    let folder = Folder::new("script");
+    let script = folder.0.join("script");
+    let start = program("start");
+    std::fs::write(&script, format!("#!{}  an argument \n", start.display())).unwrap();
+    let output = exec(
+        &[&format!("--allow-read={}", folder.0.display())],
+        &script,
+        &["last"],
+    );
+    let lines = text(&output.stdout);
+    let expected = [
+        format!("argv[0] {}", start.display()),
+        "argv[1] an argument".into(),
+        format!("argv[2] {}", script.display()),
+        "argv[3] last".into(),
+    ];
+    assert!(lines.starts_with(&expected.join("\n")), "{lines}");
+    assert_eq!(output.status.code(), Some(42));
+}
+
+#[test]
+fn what_cannot_be_run_says_why() {
+    kvm_or_skip!();
+    let stderr = |output: Output| {
+        assert_eq!(output.status.code(), Some(126));
+        text(&output.stderr)
+    };
+    let said = stderr(exec(&[], Path::new("no-such-program-anywhere"), &[]));
+    assert_eq!(said, "forkvm: no-such-program-anywhere: no such program\n");
+    let said = stderr(exec(&[], Path::new("/etc/hosts"), &[]));
+    assert!(said.contains("not an ELF program"), "{said}");
+    let said = stderr(exec(&["--max-memory", "2"], &program("start"), &[]));
+    assert!(said.contains("max_memory"), "{said}");
+}
+
+#[test]
+fn nothing_is_read_that_is_not_allowed() {
+    kvm_or_skip!();
+    let output = exec(&[], Path::new("/bin/cat"), &["/etc/passwd"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert_eq!(text(&output.stdout), "");
+    assert!(text(&output.stderr).contains("No such file or directory"));
+    let output = exec(
+        &["--allow-read=/etc/passwd"],
+        Path::new("/bin/cat"),
+        &["/etc/passwd"],
+    );
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    assert_eq!(output.stdout, std::fs::read("/etc/passwd").unwrap());
+}

@@ -1,0 +1,183 @@
+//! Runs an unmodified program in a machine of its own, from its start to its exit.
+
+use std::fs::File;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use kvm_bindings::kvm_regs;
+use rustix::fs::MemfdFlags;
+
+use crate::arch::layout::{SpaceLayout, XSAVE_LEN};
+use crate::arch::monitor;
+use crate::arch::paging::TablePages;
+use crate::arch::regs::{RFLAGS, user_sregs};
+use crate::failure::Cause;
+use crate::image::exec::{Command, ExecError, Loaded, Placement};
+use crate::image::symbols::Symbols;
+use crate::linux::{HeapLayout, Linux, Setup};
+use crate::machine::probe::{self, KvmHost, KvmUnavailable};
+use crate::machine::{Event, Machine};
+use crate::memory::guest::GuestMemory;
+use crate::memory::mapping::Mapping;
+use crate::memory::space::Space;
+use crate::request::Host;
+
+/// What a program run by [`exec`] may have.
+#[derive(Debug, Clone)]
+pub struct Sandbox {
+    /// Files and folders it may read, those of its libraries among them.
+    pub allowed_paths: Vec<PathBuf>,
+    /// Its working directory.
+    pub current_working_directory: String,
+    /// Guest memory in bytes. What is only reserved costs nothing.
+    pub max_memory: u64,
+    /// How long it may run.
+    pub max_time: Duration,
+    /// Addresses are chosen at random, as Linux does.
+    pub random_addresses: bool,
+}
+
+impl Default for Sandbox {
+    fn default() -> Self {
+        Self {
+            allowed_paths: Vec::new(),
+            current_working_directory: "/".into(),
+            max_memory: 1 << 30,
+            max_time: Duration::from_secs(3600),
+            random_addresses: true,
+        }
+    }
+}
+
+/// How a program ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ended {
+    /// It called exit(2) with this status.
+    Exited(i32),
+    /// A signal ended it, as `abort` or a fault do.
+    Signalled(i32),
+}
+
+/// Why a program could not be run to its end.
+#[derive(Debug, thiserror::Error)]
+pub enum NotRun {
+    /// There is no KVM for us.
+    #[error(transparent)]
+    Kvm(#[from] KvmUnavailable),
+    /// A setting makes no sense.
+    #[error("{0}")]
+    Setting(String),
+    /// The program can't be loaded.
+    #[error("{0}")]
+    Exec(#[from] ExecError),
+    /// The host has no memory, descriptors or such for it.
+    #[error("the host can't set up the machine: {0}")]
+    Host(String),
+    /// It was stopped: a limit, or a defect of the machine.
+    #[error("the program was stopped: {0}")]
+    Stopped(String),
+}
+
+impl NotRun {
+    fn host(error: impl std::fmt::Display) -> Self {
+        Self::Host(error.to_string())
+    }
+}
+
+/// Runs a program until it ends. `host` gets what it prints.
+///
+/// # Errors
+/// See [`NotRun`].
+pub fn exec(command: Command, sandbox: &Sandbox, host: &mut dyn Host) -> Result<Ended, NotRun> {
+    let deadline = Instant::now() + sandbox.max_time;
+    let kvm = probe::host()?;
+    let (mut machine, loaded) = load(kvm, command, sandbox)?;
+    let template = machine.vcpu().sregs().map_err(NotRun::host)?;
+    let sregs = user_sregs(&template, kvm.choice, 0, 0);
+    machine.vcpu().set_sregs(&sregs).map_err(NotRun::host)?;
+    machine.vcpu().set_regs(kvm_regs {
+        rip: loaded.entry,
+        rsp: loaded.rsp,
+        rflags: RFLAGS,
+        ..Default::default()
+    });
+    let event = machine.watched(deadline, |machine| machine.run(deadline, host));
+    let cause = match event {
+        Event::Ended(Cause::Exit(status)) => return Ok(Ended::Exited(status)),
+        Event::Ended(Cause::Killed(signal)) => return Ok(Ended::Signalled(signal)),
+        // As for any access to a port, which no program may have.
+        Event::Hypercall(_) | Event::Ended(Cause::BadPort(_)) => {
+            return Ok(Ended::Signalled(libc::SIGSEGV));
+        }
+        Event::Exception(exception) => Cause::Exception(exception),
+        Event::Ended(cause) => cause,
+        Event::SystemCall => Cause::Machine("it stopped after a system call".into()),
+    };
+    Err(NotRun::Stopped(cause.describe(
+        &Symbols::default(),
+        &loaded.stack,
+        &format!("{:?} (max_time)", sandbox.max_time),
+        &format!("{} bytes (max_memory)", sandbox.max_memory),
+    )))
+}
+
+/// Makes a machine with the program in it.
+fn load(
+    kvm: &'static KvmHost,
+    command: Command,
+    sandbox: &Sandbox,
+) -> Result<(Machine, Loaded), NotRun> {
+    let layout = SpaceLayout::plan(sandbox.max_memory).ok_or_else(|| {
+        NotRun::Setting(format!(
+            "max_memory: {} bytes are too few for any program",
+            sandbox.max_memory
+        ))
+    })?;
+    let len = layout.frames.end;
+    let memfd =
+        rustix::fs::memfd_create("forkvm-exec", MemfdFlags::CLOEXEC).map_err(NotRun::host)?;
+    let memfd = Arc::new(File::from(memfd));
+    memfd.set_len(len).map_err(NotRun::host)?;
+    let mapping = Mapping::shared(&memfd, len).map_err(NotRun::host)?;
+    monitor::install(&mapping, kvm.entry).map_err(NotRun::host)?;
+    let mut tables = TablePages::new(layout.tables.clone());
+    for range in monitor::ranges_with_tables(&layout.tables) {
+        tables.map(&mapping, &range).map_err(NotRun::host)?;
+    }
+    let mut memory = GuestMemory::booting(mapping).with_space(Space::new(layout, tables));
+    let mut linux = Linux::new(Setup {
+        heap: HeapLayout {
+            brk_window: 0,
+            mmap_window: 0,
+            len: 0,
+        },
+        stack: 0..0,
+        executable: String::new(),
+        allowed_paths: sandbox.allowed_paths.clone(),
+        current_working_directory: sandbox.current_working_directory.clone(),
+    });
+    if let Some((path, error)) = linux.unusable_paths().next() {
+        return Err(NotRun::Setting(format!("{}: {error}", path.display())));
+    }
+    let loaded = linux.exec(&mut memory, command, &placement(kvm, sandbox)?)?;
+    let machine = Machine::new(kvm, memory, linux, None).map_err(NotRun::host)?;
+    Ok((machine, loaded))
+}
+
+fn placement(kvm: &KvmHost, sandbox: &Sandbox) -> Result<Placement, NotRun> {
+    let mut bytes = [0u8; 48];
+    rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty())
+        .map_err(NotRun::host)?;
+    let (numbers, at_random) = bytes.split_at(32);
+    let mut random = [0; 4];
+    for (number, bytes) in random.iter_mut().zip(numbers.as_chunks().0) {
+        *number = u64::from_le_bytes(*bytes);
+    }
+    Ok(Placement {
+        random: sandbox.random_addresses.then_some(random),
+        at_random: at_random.try_into().unwrap_or_default(),
+        fsgsbase: kvm.report.fsgsbase,
+        xsave_len: XSAVE_LEN,
+    })
+}

@@ -1,0 +1,459 @@
+//! Loads an unmodified program into an address space as execve(2) does: `#!` scripts, the program's segments, its
+//! dynamic linker, the stack. Libraries are the dynamic linker's own business.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use goblin::elf::header::{EM_X86_64, ET_DYN, ET_EXEC, Header};
+use goblin::elf::program_header::{PF_R, PF_W, PF_X, PT_INTERP, PT_LOAD, ProgramHeader};
+use rustix::io::Errno;
+
+use crate::arch::layout::{
+    LOWEST_SEGMENT, PAGE, PIE_BASE, SERVER_MMAP_TOP, SERVER_STACK_TOP, page_down, page_up,
+};
+use crate::image::stack::{InitialStack, Placed};
+use crate::image::symbols::CONTEXT;
+use crate::memory::access::Protection;
+use crate::memory::guest::GuestMemory;
+use crate::memory::space::vmas::{Backing, PageSource, Vma};
+
+/// Bytes of a file's start in which its headers have to be.
+const HEADERS_LEN: usize = 64 << 10;
+/// Longest first line of a script, `#!` included (Linux: BINPRM_BUF_SIZE).
+const SCRIPT_LINE_LEN: usize = 256;
+/// How often an interpreter may be a script itself (execve(2): "Interpreter scripts").
+const MOST_INTERPRETERS: usize = 4;
+/// Longest argv and envp together (execve(2): a quarter of the stack limit).
+const MOST_ARGUMENT_BYTES: usize = 2 << 20;
+/// Length of the stack in bytes (`RLIMIT_STACK`'s usual value).
+const STACK_LEN: u64 = 8 << 20;
+/// Bits of randomness that Linux gives on x86-64: mmap_rnd_bits pages for programs and mappings; 22 bits of 16 bytes for
+/// the stack; 13 bits of pages for brk.
+const MMAP_RANDOM_PAGES: u64 = 1 << 28;
+const BRK_RANDOM_PAGES: u64 = 1 << 13;
+const STACK_RANDOM_PAGES: u64 = 1 << 14;
+
+/// Finds the files of a program by their path.
+pub trait Files {
+    /// Opens a file to run or map.
+    fn open_executable(&mut self, path: &[u8]) -> Result<Arc<dyn PageSource>, Errno>;
+}
+
+/// What is to be run.
+#[derive(Debug, Clone)]
+pub struct Command {
+    /// The program's path.
+    pub path: Vec<u8>,
+    /// argv.
+    pub arguments: Vec<Vec<u8>>,
+    /// envp.
+    pub environment: Vec<Vec<u8>>,
+}
+
+/// What the processor and the personality have to know of a program just loaded.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Loaded {
+    /// First instruction: the dynamic linker's, or the program's own.
+    pub entry: u64,
+    /// Stack pointer.
+    pub rsp: u64,
+    /// Where brk(2) starts.
+    pub brk: u64,
+    /// The stack's addresses.
+    pub stack: Range<u64>,
+    /// The file that runs, after scripts have been resolved, as the program sees it.
+    pub executable: Vec<u8>,
+}
+
+/// How addresses are chosen.
+#[derive(Debug, Clone, Copy)]
+pub struct Placement {
+    /// Random numbers for ASLR; `None` without it.
+    pub random: Option<[u64; 4]>,
+    /// The bytes of AT_RANDOM.
+    pub at_random: [u8; 16],
+    /// `rdfsbase` works.
+    pub fsgsbase: bool,
+    /// Bytes of an XSAVE image.
+    pub xsave_len: u64,
+}
+
+/// Why a program can't be run: an errno for execve(2), and words for whoever started the machine.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{path}: {what}")]
+pub struct ExecError {
+    /// What execve(2) gives.
+    pub errno: Errno,
+    path: String,
+    what: String,
+}
+
+impl ExecError {
+    fn new(path: &[u8], errno: Errno, what: impl std::fmt::Display) -> Self {
+        Self {
+            errno,
+            path: String::from_utf8_lossy(path).into_owned(),
+            what: what.to_string(),
+        }
+    }
+}
+
+/// A file's ELF headers, checked.
+struct Elf {
+    file: Arc<dyn PageSource>,
+    header: Header,
+    loads: Vec<ProgramHeader>,
+    interpreter: Option<Vec<u8>>,
+}
+
+impl Elf {
+    fn read(path: &[u8], file: Arc<dyn PageSource>, head: &[u8]) -> Result<Self, ExecError> {
+        let bad = |what: &str| ExecError::new(path, Errno::NOEXEC, what);
+        if head.get(..4) != Some(goblin::elf::header::ELFMAG.as_slice()) {
+            return Err(bad(
+                "not an ELF program, nor a script that names its interpreter by `#!`",
+            ));
+        }
+        let header =
+            goblin::elf::Elf::parse_header(head).map_err(|_| bad("its header is damaged"))?;
+        if header.e_machine != EM_X86_64 || !matches!(header.e_type, ET_EXEC | ET_DYN) {
+            return Err(bad("not an executable for x86-64"));
+        }
+        // Elf64_Phdr is 56 bytes.
+        if header.e_phentsize != 56 {
+            return Err(bad("its program headers are damaged"));
+        }
+        let headers = usize::try_from(header.e_phoff)
+            .ok()
+            .and_then(|at| ProgramHeader::parse(head, at, header.e_phnum.into(), CONTEXT).ok())
+            .ok_or_else(|| bad("its program headers are damaged"))?;
+        let loads: Vec<_> = headers
+            .iter()
+            .filter(|ph| ph.p_type == PT_LOAD && ph.p_memsz > 0)
+            .cloned()
+            .collect();
+        for load in &loads {
+            let fits = load.p_filesz <= load.p_memsz
+                && (load.p_filesz == 0 || load.p_offset % PAGE == load.p_vaddr % PAGE)
+                && load.p_offset.checked_add(load.p_filesz).is_some()
+                && load
+                    .p_vaddr
+                    .checked_add(load.p_memsz)
+                    .is_some_and(|end| end <= SERVER_MMAP_TOP);
+            if !fits {
+                return Err(bad("a segment is damaged"));
+            }
+        }
+        if loads.is_empty()
+            || loads
+                .windows(2)
+                .any(|pair| pair[0].p_vaddr > pair[1].p_vaddr)
+        {
+            return Err(bad("it has no loadable segments in order"));
+        }
+        let interpreter = headers
+            .iter()
+            .find(|ph| ph.p_type == PT_INTERP)
+            .map(|ph| {
+                let start = usize::try_from(ph.p_offset).ok()?;
+                let len = usize::try_from(ph.p_filesz).ok()?;
+                let text = head.get(start..start.checked_add(len)?)?;
+                Some(text.split(|&byte| byte == 0).next()?.to_vec())
+            })
+            .map(|text| text.ok_or_else(|| bad("the name of its dynamic linker is damaged")))
+            .transpose()?;
+        Ok(Self {
+            file,
+            header,
+            loads,
+            interpreter,
+        })
+    }
+
+    /// The addresses its segments take before a bias is added, in whole pages.
+    fn span(&self) -> Range<u64> {
+        let start = self.loads.first().map_or(0, |load| page_down(load.p_vaddr));
+        let end = self
+            .loads
+            .iter()
+            .map(|load| load.p_vaddr + load.p_memsz)
+            .max();
+        start..page_up(end.unwrap_or(0)).unwrap_or(u64::MAX)
+    }
+
+    fn is_relocatable(&self) -> bool {
+        self.header.e_type == ET_DYN
+    }
+
+    /// The address of its program headers in memory, 0 if no segment has them.
+    fn program_headers(&self, bias: u64) -> u64 {
+        let at = self.header.e_phoff;
+        self.loads
+            .iter()
+            .find(|load| (load.p_offset..load.p_offset + load.p_filesz).contains(&at))
+            .map_or(0, |load| load.p_vaddr + bias + (at - load.p_offset))
+    }
+
+    /// Maps its segments.
+    fn map(&self, path: &[u8], memory: &mut GuestMemory, bias: u64) -> Result<(), ExecError> {
+        let no_memory = |error: &dyn std::fmt::Display| ExecError::new(path, Errno::NOMEM, error);
+        for load in &self.loads {
+            let protection = Protection {
+                read: load.p_flags & (PF_R | PF_W | PF_X) != 0,
+                write: load.p_flags & PF_W != 0,
+                execute: load.p_flags & PF_X != 0,
+            };
+            let start = load.p_vaddr + bias;
+            let (file_end, end) = (start + load.p_filesz, start + load.p_memsz);
+            let first = page_down(start);
+            let file_pages = if load.p_filesz > 0 {
+                page_up(file_end).unwrap_or(file_end)
+            } else {
+                first
+            };
+            let last = page_up(end).unwrap_or(end);
+            if file_pages > first {
+                let offset = page_down(load.p_offset);
+                map(
+                    memory,
+                    path,
+                    Vma {
+                        start: first,
+                        end: file_pages,
+                        protection,
+                        shared: false,
+                        backing: Backing::File(self.file.clone(), offset),
+                    },
+                )?;
+            }
+            if last > file_pages {
+                map(
+                    memory,
+                    path,
+                    Vma {
+                        start: file_pages,
+                        end: last,
+                        protection,
+                        shared: false,
+                        backing: Backing::Anonymous(None),
+                    },
+                )?;
+            }
+            // The rest of the last page of the file is memory, not file.
+            if end > file_end && file_pages > file_end && protection.write {
+                let rest = vec![0; (file_pages - file_end) as usize];
+                memory
+                    .load(file_end, &rest)
+                    .map_err(|error| no_memory(&error))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn map(memory: &mut GuestMemory, path: &[u8], vma: Vma) -> Result<(), ExecError> {
+    let Some(mut space) = memory.address_space() else {
+        return Err(ExecError::new(
+            path,
+            Errno::NOMEM,
+            "the machine has no address space",
+        ));
+    };
+    space
+        .map(vma)
+        .map_err(|error| ExecError::new(path, Errno::NOMEM, error))
+}
+
+/// Loads a program into an empty address space.
+pub fn load(
+    memory: &mut GuestMemory,
+    files: &mut dyn Files,
+    mut command: Command,
+    placement: &Placement,
+) -> Result<Loaded, ExecError> {
+    let elf = resolve(files, &mut command)?;
+    let path = elf.file.path().to_vec();
+    let random =
+        |nth: usize, pages: u64| placement.random.map_or(0, |random| random[nth] % pages) * PAGE;
+    let no_memory = |error: &dyn std::fmt::Display| ExecError::new(&path, Errno::NOMEM, error);
+    let bias = if elf.is_relocatable() {
+        PIE_BASE + random(0, MMAP_RANDOM_PAGES) - elf.span().start
+    } else {
+        0
+    };
+    let span = elf.span();
+    if span.start + bias < LOWEST_SEGMENT || span.end + bias > SERVER_MMAP_TOP {
+        return Err(ExecError::new(
+            &path,
+            Errno::NOEXEC,
+            "its segments lie where no program may have any",
+        ));
+    }
+    elf.map(&path, memory, bias)?;
+    let entry = elf.header.e_entry.wrapping_add(bias);
+
+    let (start, base) = match &elf.interpreter {
+        None => (entry, 0),
+        Some(name) => load_interpreter(memory, files, name, random(1, MMAP_RANDOM_PAGES))?,
+    };
+
+    let top = SERVER_STACK_TOP - random(2, STACK_RANDOM_PAGES);
+    let stack = top - STACK_LEN..top;
+    map(
+        memory,
+        &path,
+        Vma {
+            start: stack.start,
+            end: stack.end,
+            protection: Protection {
+                read: true,
+                write: true,
+                execute: false,
+            },
+            shared: false,
+            backing: Backing::Anonymous(Some("[stack]")),
+        },
+    )?;
+    let bytes = InitialStack {
+        arguments: &command.arguments,
+        environment: &command.environment,
+        executable: &command.path,
+        placed: Placed {
+            entry,
+            base,
+            program_headers: elf.program_headers(bias),
+            program_header_count: elf.header.e_phnum,
+        },
+        random: placement.at_random,
+        fsgsbase: placement.fsgsbase,
+        xsave_len: placement.xsave_len,
+    }
+    .build(top);
+    let rsp = top - bytes.len() as u64;
+    memory
+        .load(rsp, &bytes)
+        .map_err(|error| no_memory(&error))?;
+    Ok(Loaded {
+        entry: start,
+        rsp,
+        brk: span.end + bias + PAGE + random(3, BRK_RANDOM_PAGES),
+        stack,
+        executable: path,
+    })
+}
+
+/// Opens the program, going through the interpreters of scripts.
+fn resolve(files: &mut dyn Files, command: &mut Command) -> Result<Elf, ExecError> {
+    let total: usize = command
+        .arguments
+        .iter()
+        .chain(&command.environment)
+        .map(|text| text.len() + 1 + size_of::<u64>())
+        .sum();
+    if total > MOST_ARGUMENT_BYTES {
+        return Err(ExecError::new(
+            &command.path,
+            Errno::TOOBIG,
+            "its arguments and environment are too long",
+        ));
+    }
+    for _ in 0..=MOST_INTERPRETERS {
+        let path = &command.path;
+        let file = files
+            .open_executable(path)
+            .map_err(|errno| ExecError::new(path, errno, errno))?;
+        let mut head = vec![0; HEADERS_LEN];
+        let len =
+            read_head(&*file, &mut head).map_err(|error| ExecError::new(path, Errno::IO, error))?;
+        head.truncate(len);
+        let Some(script) = head.strip_prefix(b"#!") else {
+            return Elf::read(path, file, &head);
+        };
+        let line = &script[..script.len().min(SCRIPT_LINE_LEN - 2)];
+        let (interpreter, argument) = script_line(line).ok_or_else(|| {
+            ExecError::new(path, Errno::NOEXEC, "its first line names no interpreter")
+        })?;
+        let mut arguments = vec![interpreter.clone()];
+        arguments.extend(argument);
+        arguments.push(command.path.clone());
+        arguments.extend(command.arguments.drain(..).skip(1));
+        command.arguments = arguments;
+        command.path = interpreter;
+    }
+    Err(ExecError::new(
+        &command.path,
+        Errno::LOOP,
+        "too many interpreters of interpreters",
+    ))
+}
+
+/// The interpreter and its one argument in what follows `#!`.
+fn script_line(line: &[u8]) -> Option<(Vec<u8>, Option<Vec<u8>>)> {
+    let line = line.split(|&byte| byte == b'\n').next()?.trim_ascii();
+    let end = line
+        .iter()
+        .position(|byte| byte.is_ascii_whitespace())
+        .unwrap_or(line.len());
+    let (interpreter, rest) = line.split_at(end);
+    let argument = rest.trim_ascii();
+    (!interpreter.is_empty()).then(|| {
+        (
+            interpreter.to_vec(),
+            (!argument.is_empty()).then(|| argument.to_vec()),
+        )
+    })
+}
+
+/// Loads the dynamic linker at the top of the mappings. Gives its entry point and its bias (`AT_BASE`).
+fn load_interpreter(
+    memory: &mut GuestMemory,
+    files: &mut dyn Files,
+    path: &[u8],
+    random: u64,
+) -> Result<(u64, u64), ExecError> {
+    let file = files
+        .open_executable(path)
+        .map_err(|errno| ExecError::new(path, errno, format!("the dynamic linker: {errno}")))?;
+    let mut head = vec![0; HEADERS_LEN];
+    let len =
+        read_head(&*file, &mut head).map_err(|error| ExecError::new(path, Errno::IO, error))?;
+    head.truncate(len);
+    let elf = Elf::read(path, file, &head)?;
+    let span = elf.span();
+    let bias = if elf.is_relocatable() {
+        let top = SERVER_MMAP_TOP - random % (1 << 36);
+        page_down(top - (span.end - span.start)) - span.start
+    } else {
+        0
+    };
+    elf.map(path, memory, bias)?;
+    Ok((elf.header.e_entry.wrapping_add(bias), bias))
+}
+
+fn read_head(file: &dyn PageSource, head: &mut [u8]) -> std::io::Result<usize> {
+    let mut done = 0;
+    while done < head.len() {
+        match file.read_at(done as u64, &mut head[done..])? {
+            0 => break,
+            n => done += n,
+        }
+    }
+    Ok(done)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn first_lines_of_scripts() {
+        let line = |text: &str| script_line(text.as_bytes());
+        let path = |text: &str| text.as_bytes().to_vec();
+        assert_eq!(line("/bin/sh\nrest"), Some((path("/bin/sh"), None)));
+        assert_eq!(
+            line(" /usr/bin/env  python3 -u \n"),
+            Some((path("/usr/bin/env"), Some(path("python3 -u"))))
+        );
+        assert_eq!(line("  \n/bin/sh"), None);
+    }
+}

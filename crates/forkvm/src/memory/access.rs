@@ -1,0 +1,17 @@
+//! What may be done with a page, and the error when it may not.
+
+/// A pointer from the program that is not (wholly) mapped with the needed permission: EFAULT.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("bad guest address {0:#x}")]
+pub struct BadAddress(pub u64);
+
+/// What a page of the program may be used for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Protection {
+    /// The page may be read.
+    pub read: bool,
+    /// The page may be written.
+    pub write: bool,
+    /// The page may be executed.
+    pub execute: bool,
+}

@@ -1,0 +1,388 @@
+//! The address space of an unmodified program: VMAs, and the page tables that follow them page by page as the program
+//! touches its memory.
+//!
+//! The host is the only author of the tables (rules in docs/architecture.md, "Page tables of servers"). An entry that
+//! is added, or given more permission for the same frame, needs nothing more: the processor looks again at its fault.
+//! One that loses something is written here and queued; the machine has its ring-0 stub rewrite and `invlpg` it before
+//! the program runs again. In a fork every change is in a journal, which is the truth for the reset: table pages are
+//! never copied.
+
+pub mod frames;
+pub mod vmas;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
+
+use crate::arch::layout::{PAGE, SERVER_MMAP_TOP, SpaceLayout};
+use crate::arch::paging::{self, Owner, TablePages};
+use crate::memory::access::Protection;
+use crate::memory::dirty::DirtyPages;
+use crate::memory::mapping::{Mapping, OutOfRange};
+use crate::memory::space::frames::Frames;
+use crate::memory::space::vmas::{Backing, TooManyVmas, Vma, Vmas};
+
+#[allow(
+    dead_code,
+    reason = "for forks of machines with an address space, which come next"
+)]
+/// Most table entries a fork keeps beyond the master's. With more it is thrown away.
+const MOST_KEPT: usize = 64 << 10;
+
+/// A mapping can't be made or changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum SpaceError {
+    /// Too many VMAs.
+    #[error(transparent)]
+    TooMany(#[from] TooManyVmas),
+    /// The tables are full, or broken by a bug of the engine.
+    #[error(transparent)]
+    OutOfRange(#[from] OutOfRange),
+}
+
+/// A table entry that lost something, to be rewritten by the ring-0 stub.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Removal {
+    /// The page's virtual address.
+    pub address: u64,
+    /// Guest-physical address of the entry.
+    pub entry: u64,
+}
+
+#[allow(
+    dead_code,
+    reason = "for forks of machines with an address space, which come next"
+)]
+/// A table entry before it was changed.
+#[derive(Debug, Clone, Copy)]
+struct Change {
+    address: u64,
+    entry: u64,
+    old: u64,
+}
+
+#[allow(
+    dead_code,
+    reason = "for forks of machines with an address space, which come next"
+)]
+/// What a fork changed in its tables.
+#[derive(Debug, Default)]
+struct Journal {
+    changes: Vec<Change>,
+    /// Frames of entries that earlier requests added and that stay.
+    kept: BTreeSet<u64>,
+}
+
+/// An address space.
+#[derive(Debug)]
+pub struct Space {
+    pub(in crate::memory) vmas: Vmas,
+    pub(in crate::memory) frames: Frames,
+    layout: SpaceLayout,
+    /// Where mmap(2) looks downwards from.
+    mmap_top: u64,
+    pub(in crate::memory) tables: TablePages,
+    /// In a fork only.
+    journal: Option<Journal>,
+    removals: Vec<Removal>,
+    /// VMAs or frames are not the master's.
+    pub(in crate::memory) changed: bool,
+}
+
+impl Space {
+    /// An empty address space. `tables` hands out its table pages.
+    pub fn new(layout: SpaceLayout, tables: TablePages) -> Self {
+        Self {
+            vmas: Vmas::default(),
+            frames: Frames::new(layout.frames.clone()),
+            mmap_top: SERVER_MMAP_TOP,
+            layout,
+            tables,
+            journal: None,
+            removals: Vec::new(),
+            changed: false,
+        }
+    }
+
+    #[allow(
+        dead_code,
+        reason = "for forks of machines with an address space, which come next"
+    )]
+    /// A fork's, of a master's.
+    pub fn fork(&self) -> Self {
+        Self {
+            vmas: self.vmas.clone(),
+            frames: self.frames.clone(),
+            layout: self.layout.clone(),
+            mmap_top: self.mmap_top,
+            tables: self.tables.clone(),
+            journal: Some(Journal::default()),
+            removals: Vec::new(),
+            changed: false,
+        }
+    }
+
+    /// The VMAs.
+    pub fn vmas(&self) -> &Vmas {
+        &self.vmas
+    }
+
+    /// Bytes of frames in use, and of all.
+    pub fn memory(&self) -> (u64, u64) {
+        let (used, all) = self.frames.count(self.layout.frames.start);
+        (used * PAGE, all * PAGE)
+    }
+
+    /// Where its parts lie.
+    pub fn layout(&self) -> &SpaceLayout {
+        &self.layout
+    }
+
+    #[allow(
+        dead_code,
+        reason = "for forks of machines with an address space, which come next"
+    )]
+    /// Has mmap(2) choose addresses below this one.
+    pub fn set_mmap_top(&mut self, top: u64) {
+        self.mmap_top = top;
+    }
+
+    /// Entries to be rewritten before the program runs again. The caller does so.
+    pub fn take_removals(&mut self) -> Vec<Removal> {
+        std::mem::take(&mut self.removals)
+    }
+
+    /// True if there are some.
+    pub fn has_removals(&self) -> bool {
+        !self.removals.is_empty()
+    }
+
+    pub(in crate::memory) fn set_entry(
+        &mut self,
+        mapping: &Mapping,
+        address: u64,
+        entry: u64,
+        new: u64,
+    ) -> Result<(), OutOfRange> {
+        let old = mapping.read_u64(entry)?;
+        if old == new {
+            return Ok(());
+        }
+        if let Some(journal) = &mut self.journal {
+            journal.changes.push(Change {
+                address,
+                entry,
+                old,
+            });
+        }
+        mapping.write_u64(entry, new)?;
+        if paging::needs_invalidation(old, new) {
+            self.removals.push(Removal { address, entry });
+        }
+        Ok(())
+    }
+
+    /// Takes the pages of a range out of the tables and their frames back.
+    fn drop_pages(&mut self, mapping: &Mapping, range: Range<u64>) -> Result<(), OutOfRange> {
+        let mut at = range.start;
+        while let Some(page) = paging::next_entry(mapping, at..range.end) {
+            self.set_entry(mapping, page.address, page.entry, 0)?;
+            self.frames.give_back(paging::frame_of(page.value));
+            at = page.address + PAGE;
+        }
+        self.changed = true;
+        Ok(())
+    }
+
+    fn protect_pages(
+        &mut self,
+        mapping: &Mapping,
+        range: Range<u64>,
+        protection: Protection,
+    ) -> Result<(), OutOfRange> {
+        self.changed = true;
+        let mut at = range.start;
+        while let Some(page) = paging::next_entry(mapping, at..range.end) {
+            // A page that nobody may use keeps its frame in an entry that is not present.
+            let new = paging::frame_of(page.value) | paging::leaf_bits(Owner::User, protection);
+            self.set_entry(mapping, page.address, page.entry, new)?;
+            at = page.address + PAGE;
+        }
+        Ok(())
+    }
+
+    /// Moves the pages of a range to another place, which is empty.
+    fn move_pages(
+        &mut self,
+        mapping: &Mapping,
+        from: Range<u64>,
+        to: u64,
+    ) -> Result<(), OutOfRange> {
+        let mut at = from.start;
+        while let Some(page) = paging::next_entry(mapping, at..from.end) {
+            let target = to + (page.address - from.start);
+            let entry = self.tables.leaf_entry(mapping, target)?;
+            self.set_entry(mapping, target, entry, page.value)?;
+            self.set_entry(mapping, page.address, page.entry, 0)?;
+            at = page.address + PAGE;
+        }
+        self.changed = true;
+        Ok(())
+    }
+
+    #[allow(
+        dead_code,
+        reason = "for forks of machines with an address space, which come next"
+    )]
+    /// Goes back to the master's tables, VMAs and frames. Memory has been put back already. False if the fork has grown
+    /// so far that it is better thrown away.
+    pub(in crate::memory) fn restore_from(
+        &mut self,
+        mapping: &Mapping,
+        master: &Self,
+    ) -> Result<bool, OutOfRange> {
+        let Some(journal) = &mut self.journal else {
+            return Ok(true);
+        };
+        if !self.changed && journal.changes.is_empty() {
+            return Ok(true);
+        }
+        // The oldest value of an entry is what it had when the request began.
+        let mut before = BTreeMap::new();
+        for change in journal.changes.drain(..) {
+            before
+                .entry(change.entry)
+                .or_insert((change.address, change.old));
+        }
+        for (entry, (address, old)) in before {
+            let now = mapping.read_u64(entry)?;
+            if now == old {
+                continue;
+            }
+            if old == 0 && master.would_map(address, now) {
+                journal.kept.insert(paging::frame_of(now));
+                continue;
+            }
+            mapping.write_u64(entry, old)?;
+            if paging::needs_invalidation(now, old) {
+                self.removals.push(Removal { address, entry });
+            }
+        }
+        self.frames.restore_from(&master.frames, &journal.kept);
+        self.vmas.clone_from(&master.vmas);
+        self.changed = false;
+        Ok(journal.kept.len() <= MOST_KEPT && self.tables.has_room(&master.tables))
+    }
+
+    #[allow(
+        dead_code,
+        reason = "for forks of machines with an address space, which come next"
+    )]
+    /// True if this entry is what a fault of the master's own program would make of a page it has not touched yet: zero,
+    /// with the permissions of its VMA. It may then stay, for the page reads as the master's.
+    fn would_map(&self, address: u64, entry: u64) -> bool {
+        let frame = paging::frame_of(entry);
+        paging::is_present(entry)
+            && self.frames.is_free(frame)
+            && self.vmas.find(address).is_some_and(|vma| {
+                matches!(vma.backing, Backing::Anonymous(_))
+                    && entry == frame | paging::leaf_bits(Owner::User, vma.protection)
+            })
+    }
+}
+
+/// An address space as calls use it. All ranges are whole pages of the lower half, outside [`AddressSpace::monitor`].
+pub struct AddressSpace<'a> {
+    pub(in crate::memory) mapping: &'a Mapping,
+    pub(in crate::memory) dirty: Option<&'a mut DirtyPages>,
+    pub(in crate::memory) space: &'a mut Space,
+}
+
+impl AddressSpace<'_> {
+    /// The VMAs.
+    pub fn vmas(&self) -> &Vmas {
+        &self.space.vmas
+    }
+
+    /// Addresses that are the engine's.
+    pub fn monitor(&self) -> Range<u64> {
+        self.space.layout.monitor()
+    }
+
+    /// First address after those that mmap(2) chooses from.
+    pub fn mmap_top(&self) -> u64 {
+        self.space.mmap_top
+    }
+
+    /// True if a page has been touched.
+    pub fn is_present(&self, page: u64) -> bool {
+        paging::next_entry(self.mapping, page..page + PAGE).is_some()
+    }
+
+    /// Bytes of frames in use, and of all.
+    pub fn memory(&self) -> (u64, u64) {
+        self.space.memory()
+    }
+
+    /// Maps a VMA in place of whatever was there.
+    pub fn map(&mut self, vma: Vma) -> Result<(), SpaceError> {
+        let range = vma.range();
+        self.space.vmas.insert(vma)?;
+        Ok(self.space.drop_pages(self.mapping, range)?)
+    }
+
+    /// Unmaps a range.
+    pub fn unmap(&mut self, range: Range<u64>) -> Result<(), SpaceError> {
+        self.space.vmas.remove(range.clone())?;
+        Ok(self.space.drop_pages(self.mapping, range)?)
+    }
+
+    /// Changes permissions; addresses without a VMA are passed over.
+    pub fn protect_range(
+        &mut self,
+        range: Range<u64>,
+        protection: Protection,
+    ) -> Result<(), SpaceError> {
+        self.space.vmas.protect(range.clone(), protection)?;
+        Ok(self.space.protect_pages(self.mapping, range, protection)?)
+    }
+
+    /// Moves the VMAs and pages of a range to another place, where whatever was there goes.
+    pub fn move_range(&mut self, from: Range<u64>, to: u64) -> Result<(), SpaceError> {
+        let moved = self.space.vmas.cut_out(from.clone());
+        self.unmap(to..to + (from.end - from.start))?;
+        for vma in moved {
+            let start = to + (vma.start - from.start);
+            self.space.vmas.insert(Vma {
+                start,
+                end: start + (vma.end - vma.start),
+                ..vma
+            })?;
+        }
+        self.space.move_pages(self.mapping, from.clone(), to)?;
+        self.unmap(from)
+    }
+
+    /// Makes a range read as if it had never been touched (`MADV_DONTNEED`).
+    pub fn discard(&mut self, range: Range<u64>) -> Result<(), SpaceError> {
+        for vma in self.space.vmas.cut_out(range) {
+            if let Backing::File(..) = vma.backing {
+                self.space.drop_pages(self.mapping, vma.range())?;
+                continue;
+            }
+            // Zeroes in place: to take the page away would cost an entry's removal, and a fault later.
+            let mut at = vma.start;
+            while let Some(page) = paging::next_entry(self.mapping, at..vma.end) {
+                let frame = paging::frame_of(page.value);
+                if let Some(dirty) = &mut self.dirty {
+                    dirty.add((frame / PAGE) as u32);
+                }
+                self.mapping.write(frame, &ZEROES)?;
+                at = page.address + PAGE;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A page of zeroes.
+pub(in crate::memory) const ZEROES: [u8; PAGE as usize] = [0; PAGE as usize];
