@@ -28,7 +28,7 @@ fn prefix(file: &str, version: &str) -> Folder {
 fn build_script(prefix: &Folder) -> String {
     let name = prefix.path().file_name().unwrap().to_string_lossy();
     let out = Folder::new(&format!("out.{name}"));
-    let output = Command::new(env!("BUILD_SCRIPT"))
+    let output = Command::new(varnish_version::BUILD_SCRIPT)
         .current_dir(env!("CARGO_MANIFEST_DIR"))
         .env("OUT_DIR", out.path())
         .env("TARGET", "x86_64-unknown-linux-gnu")
