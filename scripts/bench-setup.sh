@@ -1,24 +1,22 @@
 #!/bin/bash
-# Sets up what "make bench" needs beside scripts/setup.sh, on Debian 12: a compiler
-# for WebAssembly, strace, and in a folder of their own nginx, fcgiwrap and oha.
-# Run it as often as you like; when everything is there it does nothing.
+# Sets up what "make bench" needs beside scripts/setup.sh, on Debian 12, and of
+# that only the parts that are named; what is there is not done again:
 #
-#   BENCH_PREFIX=DIR   where to (default: "bench" beside VINYL_PREFIX)
+#   programs   clang, which the benchmark's programs are compiled by
+#   wasm       a compiler for WebAssembly
+#   compute    headers of the compute row's programs
+#   syscalls   strace
+#   load       oha, in a folder of its own
+#   nginx      nginx and fcgiwrap, in that folder too, and FastCGI's library
+#
+#   BENCH_PREFIX=DIR   the folder (default: "bench" beside VINYL_PREFIX)
 set -euo pipefail
 here=$(dirname "$(readlink -f "$0")")
 # shellcheck source=scripts/env.sh
 . "$here/env.sh"
 
 prefix=${BENCH_PREFIX:-$(dirname "$VINYL_PREFIX")/bench}
-packages="clang lld wasi-libc libclang-rt-14-dev-wasm32 libfcgi-dev libstb-dev strace
-    libcrypt1 libpcre2-8-0 libssl3 zlib1g"
 oha=1.16.0
-# Raise the number when the way things are installed changes.
-want="$packages oha $oha recipe 1"
-stamp=$prefix/.stamp
-if [ -r "$stamp" ] && [ "$(<"$stamp")" = "$want" ]; then
-    exit 0
-fi
 
 work=$(mktemp -d "${TMPDIR:-/var/tmp}/vmod-kvm-bench-setup.XXXXXX")
 name=bench-setup
@@ -34,8 +32,6 @@ if ! { mkdir -p "$prefix/bin" && [ -w "$prefix/bin" ]; }; then
 fi
 exec 9>"$prefix.lock"
 flock 9 # a second set-up at the same time waits here
-# shellcheck disable=SC2086 # a list of words
-need_packages $packages
 
 # Taken out of their packages: installed, these would start servers on this machine.
 unpack_servers() {
@@ -47,16 +43,38 @@ unpack_servers() {
     for f in nginx fcgiwrap; do
         dpkg-deb -x "$work/$f"_*.deb "$work/$f" && install "$work/$f/usr/sbin/$f" "$prefix/bin/$f" || return
     done
-    "$prefix/bin/nginx" -V -e stderr && "$prefix/bin/fcgiwrap" -h
+    servers_run
 }
 
+servers_run() { "$prefix/bin/nginx" -V -e stderr && "$prefix/bin/fcgiwrap" -h; }
+
+# Cargo shows its own progress. Plain HTTP is all we ask for: without TLS, and with the machine's SQLite, there is
+# half as much to compile.
 install_oha() {
-    cargo install oha --version "$oha" --locked --root "$prefix" --target-dir "$work/oha"
+    echo "$name: oha $oha, from crates.io (some minutes)"
+    LIBSQLITE3_SYS_USE_PKG_CONFIG=1 cargo install oha --version "$oha" --locked --no-default-features \
+        --root "$prefix" --target-dir "$work/oha"
 }
 
-step "nginx and fcgiwrap into $prefix" unpack_servers || die "nginx and fcgiwrap could not be had"
-if [ "$("$prefix/bin/oha" --version 2>/dev/null)" != "oha $oha" ]; then
-    step "oha $oha, from crates.io (some minutes)" install_oha || die "oha could not be built"
-fi
-printf '%s' "$want" >"$stamp"
+for part in "$@"; do
+    case $part in
+    programs) need_packages clang ;;
+    wasm) need_packages lld wasi-libc libclang-rt-14-dev-wasm32 ;;
+    compute) need_packages libstb-dev ;;
+    syscalls) need_packages strace ;;
+    load)
+        if [ "$("$prefix/bin/oha" --version 2>/dev/null)" != "oha $oha" ]; then
+            need_packages pkg-config libsqlite3-dev
+            install_oha || die "oha could not be built"
+        fi
+        ;;
+    nginx)
+        need_packages libfcgi-dev libcrypt1 libpcre2-8-0 libssl3 zlib1g
+        if ! servers_run >/dev/null 2>&1; then
+            step "nginx and fcgiwrap into $prefix" unpack_servers || die "nginx and fcgiwrap could not be had"
+        fi
+        ;;
+    *) die "there is no part $part" ;;
+    esac
+done
 done_clean=1

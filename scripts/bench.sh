@@ -1,7 +1,8 @@
 #!/bin/bash
-# The benchmark (docs/performance.md). "make bench" builds the rest and calls it.
+# The benchmark (docs/performance.md). "make bench" builds the VMOD and calls it.
 # Environment: LIB, the folder of the build; GUESTS_DIR, the folder of the example programs; OUT, where the report
-# goes; QUICK=1, a short run; ROWS=call,reset,syscalls,memory,compute,throughput,tail,update, only some of it.
+# goes; QUICK=1, a short run; ROWS=call,reset,syscalls,memory,compute,throughput,tail,update, only some of it: then
+# only what these rows need is set up and built.
 set -euo pipefail
 here=$(dirname "$(readlink -f "$0")")
 root=$(dirname "$here")
@@ -13,16 +14,52 @@ out=${OUT:-$root/target/bench}
 tools=${BENCH_PREFIX:-$(dirname "$VINYL_PREFIX")/bench}/bin
 cd "$root"
 
-"$here/bench-setup.sh"
-# The source of SQLite is that of the crate which carries it.
-sqlite=$(cargo metadata --format-version 1 --locked | python3 -c '
+say() { echo "bench: $*" >&2; }
+wants() { [[ -z ${ROWS:-} || ,$ROWS, == *,$1,* ]]; }
+
+# What each row needs: parts of bench-setup.sh, programs, packages of ours and their features.
+parts=(programs) programs=(hello) packages=(-p forkvm-bench) features=() sqlite=
+if wants reset; then programs+=(dirty); fi
+if wants syscalls; then parts+=(syscalls); fi
+if wants compute; then
+    parts+=(wasm compute)
+    for program in mandelbrot sha256 query; do programs+=("$program"{,.native,.wasm}); done
+    features+=(forkvm-bench/wasm)
+    # The source of SQLite is that of the crate which carries it.
+    sqlite=$(cargo metadata --format-version 1 --locked | python3 -c '
 import json, os, sys
 for p in json.load(sys.stdin)["packages"]:
     if p["name"] == "libsqlite3-sys":
         print(os.path.join(os.path.dirname(p["manifest_path"]), "sqlite3"))')
-make -s -C benches/guests OUT="$guests" SQLITE="$sqlite"
-cargo build --release --locked -p forkvm-bench -p forkvm-bench-backends \
-    --features forkvm-bench/wasm,forkvm-bench-backends/wasm
+fi
+if wants throughput || wants tail || wants update; then
+    parts+=(load)
+    packages+=(-p forkvm-bench-backends)
+fi
+if wants throughput || wants tail; then
+    parts+=(nginx)
+    programs+=(hello.fcgi)
+fi
+if wants throughput; then
+    parts+=(wasm)
+    programs+=(hello.cgi hello.wasm)
+    features+=(forkvm-bench/wasm forkvm-bench-backends/wasm)
+fi
+
+"$here/bench-setup.sh" "${parts[@]}"
+say "the benchmark's programs: ${programs[*]}"
+make -s -C benches/guests OUT="$guests" SQLITE="$sqlite" "${programs[@]/#/$guests/}"
+thin=()
+if [ ${#features[@]} -gt 0 ]; then
+    say "wasmtime is compiled, which takes some minutes the first time"
+    # What only compiles WebAssembly need not be fast itself, and nobody debugs it.
+    for package in cranelift-codegen cranelift-frontend regalloc2 wasmtime-internal-cranelift; do
+        thin+=(--config "profile.release.package.$package.opt-level=1")
+        thin+=(--config "profile.release.package.$package.debug=false")
+    done
+fi
+cargo build --release --locked "${packages[@]}" ${features[@]+--features "$(IFS=,; echo "${features[*]}")"} \
+    ${thin[@]+"${thin[@]}"}
 
 arguments=(--guests "$guests" --lib "$lib" --tools "$tools" --out "$out")
 [ -z "${QUICK:-}" ] || arguments+=(--quick)

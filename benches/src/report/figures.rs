@@ -67,8 +67,7 @@ pub fn of(report: &Report) -> BTreeMap<String, f64> {
         figures.put(&name("p99_us"), row.p99_us);
         figures.put(&name("p999_us"), row.p999_us);
     }
-    let roundtrip = report.call.as_ref().map(|call| call.roundtrip_us);
-    through_varnish(&mut figures, &report.throughput, roundtrip);
+    through_varnish(&mut figures, &report.throughput, report.round_trip_us());
     if let Some(tail) = &report.tail {
         figures.put("tail_rate", tail.rate);
         figures.put("tail_p999_over_native", tail.p999_over_native);
@@ -86,19 +85,17 @@ pub fn of(report: &Report) -> BTreeMap<String, f64> {
 }
 
 /// What follows from the rows through Varnish.
-fn through_varnish(figures: &mut Figures, rows: &[Throughput], roundtrip_us: Option<f64>) {
+fn through_varnish(figures: &mut Figures, rows: &[Throughput], roundtrip_us: f64) {
     let rps = |way, connections| find(rows, way, connections).map(|row| row.requests_per_second);
     // With more connections than cores, round trips run on both cores at once.
     for (name, connections, at_once) in [
         ("vmod_over_predicted", 1, 1.0),
         ("vmod_over_predicted_8", 8, 2.0),
     ] {
-        if let (Some(kvm), Some(native), Some(roundtrip)) = (
-            rps(Way::Kvm, connections),
-            rps(Way::Native, connections),
-            roundtrip_us,
-        ) {
-            let predicted = 1.0 / (1.0 / native + roundtrip * 1e-6 / at_once);
+        if let (Some(kvm), Some(native)) =
+            (rps(Way::Kvm, connections), rps(Way::Native, connections))
+        {
+            let predicted = 1.0 / (1.0 / native + roundtrip_us * 1e-6 / at_once);
             figures.put(name, kvm / predicted);
         }
     }

@@ -9,9 +9,11 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use anyhow::{Context as _, Result};
+use clap::ValueEnum as _;
 use serde::{Deserialize, Serialize};
 
 use crate::machine::Machine;
+use crate::rows::RoundTrip;
 use crate::rows::call::Call;
 use crate::rows::compute::Compute;
 use crate::rows::memory::Memory;
@@ -20,14 +22,22 @@ use crate::rows::syscalls::Syscalls;
 use crate::rows::tail::Tail;
 use crate::rows::throughput::Throughput;
 use crate::rows::update::Update;
+use crate::settings::{Options, Row};
 use goals::Goal;
+pub use page::number;
 
 /// report.json
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Default, Serialize, Deserialize)]
 pub struct Report {
     pub machine: Machine,
     /// A short run, whose figures say less.
     pub quick: bool,
+    /// Some of the rows only.
+    #[serde(default)]
+    pub partial: bool,
+    /// Measured before all rows.
+    #[serde(default)]
+    pub round_trip: RoundTrip,
     pub seconds: u64,
     /// All figures by name.
     pub figures: BTreeMap<String, f64>,
@@ -44,33 +54,56 @@ pub struct Report {
 
 impl Report {
     /// Nothing measured yet.
-    pub fn new(machine: Machine, quick: bool) -> Self {
+    pub fn new(machine: Machine, round_trip: RoundTrip, options: &Options) -> Self {
         Self {
             machine,
-            quick,
-            seconds: 0,
-            figures: BTreeMap::new(),
-            goals: Vec::new(),
-            call: None,
-            reset: None,
-            syscalls: None,
-            memory: None,
-            compute: Vec::new(),
-            throughput: Vec::new(),
-            tail: None,
-            update: None,
+            quick: options.quick,
+            partial: Row::value_variants().iter().any(|&row| !options.wants(row)),
+            round_trip,
+            ..Self::default()
         }
     }
 
-    /// Works out figures and goals from the rows.
+    /// A bare `KVM_RUN`: as it was in turns with requests, or else at the start.
+    pub fn round_trip_us(&self) -> f64 {
+        let in_turns = self.call.as_ref().map(|call| call.roundtrip_us);
+        in_turns.unwrap_or(self.round_trip.median_us)
+    }
+
+    /// Whether the goals are judged: a short run's figures say too little, and a single row's machine was another.
+    pub fn is_full(&self) -> bool {
+        !self.quick && !self.partial
+    }
+
+    /// Works out figures, and in a full run goals, from the rows.
     pub fn finish(&mut self) {
         self.figures = figures::of(self);
-        self.goals = goals::of(&self.figures);
+        self.goals = if self.is_full() {
+            goals::of(&self.figures)
+        } else {
+            Vec::new()
+        };
+    }
+
+    /// A time in round trips, empty for other figures.
+    fn in_round_trips(&self, name: &str, value: f64) -> String {
+        let round_trip = self.round_trip_us();
+        if name.contains("_us") && value >= 0.0 && round_trip > 0.0 {
+            number(value / round_trip)
+        } else {
+            String::new()
+        }
     }
 
     /// The table for the terminal.
     pub fn print(&self) {
-        println!("{:<34} {:>12}   goal", "figure", "");
+        println!(
+            "{:<34} {:>15} {:>12}   {}",
+            "figure",
+            "",
+            "round trips",
+            if self.is_full() { "goal" } else { "" }
+        );
         let goals: BTreeMap<&str, &Goal> = self
             .goals
             .iter()
@@ -80,8 +113,24 @@ impl Report {
             let goal = goals
                 .get(name.as_str())
                 .map_or_else(String::new, |goal| goal.short());
-            println!("{name:<34} {:>12}   {goal}", page::number(*value));
+            println!(
+                "{name:<34} {:>15} {:>12}   {goal}",
+                shown(*value),
+                self.in_round_trips(name, *value)
+            );
         }
+        if !self.is_full() {
+            println!("goals are judged in a full run only");
+        }
+    }
+}
+
+/// A figure for readers. None can be negative but by the noise in what it is the difference of.
+fn shown(value: f64) -> String {
+    if value < 0.0 {
+        "below the noise".to_owned()
+    } else {
+        number(value)
     }
 }
 
@@ -104,4 +153,33 @@ pub fn pages(out: &Path) -> Result<()> {
         serde_json::from_str(&text).with_context(|| json.display().to_string())?;
     report.finish();
     write(&report, out)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn goals_are_judged_in_a_full_run_only() {
+        for (quick, partial) in [(false, false), (true, false), (false, true)] {
+            let mut report = Report {
+                quick,
+                partial,
+                call: Some(Call {
+                    roundtrip_us: 20.0,
+                    roundtrip_p99_us: 30.0,
+                    call_us: 22.0,
+                    call_p99_us: 33.0,
+                    reset_us: 0.1,
+                    call_over_roundtrip: 1.1,
+                }),
+                ..Report::default()
+            };
+            report.finish();
+            assert_eq!(report.figures["call_over_roundtrip"], 1.1);
+            assert_eq!(report.goals.len(), usize::from(!quick && !partial));
+            assert_eq!(report.in_round_trips("call_us", 22.0), "1.10");
+            assert_eq!(report.in_round_trips("call_over_roundtrip", 1.1), "");
+        }
+    }
 }

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use anyhow::Result;
 
-use super::{Report, plots};
+use super::{Report, plots, shown};
 
 const STYLE: &str = "
 :root{color-scheme:light}
@@ -45,6 +45,13 @@ pub fn of(report: &Report) -> Result<String> {
         escape(&machine.varnish),
         report.seconds,
     );
+    writeln!(
+        html,
+        "<p class=\"about\">A bare <code>KVM_RUN</code> and back took {} µs on this machine at the start (p99 {}): the figures \
+         are to be read in it.</p>",
+        number(report.round_trip.median_us),
+        number(report.round_trip.p99_us)
+    )?;
     if report.quick {
         html += "<p class=\"quick\">A quick run: few and short rounds. These figures show that the benchmark works, not \
                  what a request costs.</p>\n";
@@ -150,6 +157,7 @@ fn section(html: &mut String, title: &str, about: &str, content: &str) -> Result
 
 fn goals(html: &mut String, report: &Report) -> Result<()> {
     if report.goals.is_empty() {
+        html.push_str("<p class=\"about\">Goals are judged in a full run only.</p>\n");
         return Ok(());
     }
     html.push_str("<h2>Goals</h2>\n<table><tr><th>goal</th><th class=\"n\">bound</th><th class=\"n\">reached</th><th></th></tr>\n");
@@ -164,7 +172,7 @@ fn goals(html: &mut String, report: &Report) -> Result<()> {
             "<tr><td>{}</td><td class=\"n\">{}</td><td class=\"n\">{}</td><td class=\"{class}\">{word}</td></tr>",
             escape(&goal.what),
             goal.bound,
-            number(goal.reached)
+            shown(goal.reached)
         )?;
     }
     html.push_str("</table>\n");
@@ -201,12 +209,13 @@ fn tail(html: &mut String, report: &Report) -> Result<()> {
 }
 
 fn figures(html: &mut String, report: &Report) -> Result<()> {
-    html.push_str("<h2>All figures</h2>\n<table>\n");
+    html.push_str("<h2>All figures</h2>\n<table><tr><th></th><th></th><th class=\"n\">round trips</th></tr>\n");
     for (name, value) in &report.figures {
         writeln!(
             html,
-            "<tr><td><code>{name}</code></td><td class=\"n\">{}</td></tr>",
-            number(*value)
+            "<tr><td><code>{name}</code></td><td class=\"n\">{}</td><td class=\"n\">{}</td></tr>",
+            shown(*value),
+            report.in_round_trips(name, *value)
         )?;
     }
     html.push_str("</table>\n");
@@ -246,6 +255,13 @@ fn escape(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::number;
+    use crate::report::shown;
+
+    #[test]
+    fn a_negative_figure_is_noise() {
+        assert_eq!(shown(-0.02), "below the noise");
+        assert_eq!([0.0, 0.02].map(shown), ["0", "0.020"]);
+    }
 
     #[test]
     fn numbers_are_readable() {

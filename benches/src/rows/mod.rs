@@ -14,17 +14,24 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use forkvm::{Answer, Config, Program, Quiet, Request};
+use serde::{Deserialize, Serialize};
 
 use crate::machine::Machine;
-use crate::report::{self, Report};
+use crate::measure::{median, quantile, us};
+use crate::report::{self, Report, number};
 use crate::settings::{Options, Row, read};
-use crate::stand::Stand;
+use crate::stand::{Stand, Way};
 
 /// Runs the wanted rows and writes the report.
 pub fn all(options: &Options) -> Result<()> {
     let start = Instant::now();
     std::fs::create_dir_all(&options.out).with_context(|| options.out.display().to_string())?;
-    let mut report = Report::new(Machine::describe()?, options.quick);
+    let mut report = Report::new(Machine::describe()?, round_trip(options)?, options);
+    say(&format!(
+        "KVM_RUN and back takes {} µs here (p99 {}): read the figures in it",
+        number(report.round_trip.median_us),
+        number(report.round_trip.p99_us)
+    ));
     if options.wants(Row::Call) {
         say("a bare round trip, and a request through the engine");
         report.call = Some(call::run(options)?);
@@ -49,8 +56,7 @@ pub fn all(options: &Options) -> Result<()> {
         .iter()
         .any(|&row| options.wants(row))
     {
-        let roundtrip_us = report.call.as_ref().map(|call| call.roundtrip_us);
-        let stand = Stand::start(options, roundtrip_us)?;
+        let stand = Stand::start(options, report.round_trip_us(), ways(options))?;
         if options.wants(Row::Throughput) {
             say("requests through Varnish");
             report.throughput = throughput::run(options, &stand)?;
@@ -69,6 +75,38 @@ pub fn all(options: &Options) -> Result<()> {
     report::write(&report, &options.out)?;
     report.print();
     Ok(())
+}
+
+/// The ways that the wanted rows go.
+fn ways(options: &Options) -> Vec<Way> {
+    let mut ways = vec![];
+    if options.wants(Row::Throughput) {
+        ways.extend(throughput::ways());
+    }
+    if options.wants(Row::Tail) {
+        ways.extend(tail::WAYS);
+    }
+    ways.sort_unstable();
+    ways.dedup();
+    ways
+}
+
+/// What this machine takes for a bare `KVM_RUN`, guest in ring 3: the least a request can cost.
+#[derive(Debug, Clone, Copy, Default, Serialize, Deserialize)]
+pub struct RoundTrip {
+    pub median_us: f64,
+    pub p99_us: f64,
+}
+
+fn round_trip(options: &Options) -> Result<RoundTrip> {
+    let program = boot(options, "hello", |_| {})?;
+    // The first ones make pages.
+    program.round_trips(100)?;
+    let times: Vec<f64> = program.round_trips(2000)?.into_iter().map(us).collect();
+    Ok(RoundTrip {
+        median_us: median(&times),
+        p99_us: quantile(&times, 0.99),
+    })
 }
 
 /// One line of progress.

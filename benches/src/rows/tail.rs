@@ -15,6 +15,8 @@ use crate::stand::{Load, Measured, Stand, Way};
 const SATURATING: usize = 8;
 /// Connections that carry the rate: more than are needed, so that none is waited for.
 const CONNECTIONS: usize = 64;
+/// The ways that are compared.
+pub const WAYS: [Way; 3] = [Way::Native, Way::Kvm, Way::Fastcgi];
 
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Tail {
@@ -48,7 +50,6 @@ pub fn run(options: &Options, stand: &Stand, known: &[Throughput]) -> Result<Tai
     };
     let rate = most / 2.0;
     let time = options.time(Duration::from_secs(6), Duration::from_secs(2));
-    let ways = [Way::Native, Way::Kvm, Way::Fastcgi];
     let mut rounds: Vec<[Measured; 3]> = Vec::new();
     for _ in 0..options.amount(5, 2) {
         let load = Load {
@@ -57,9 +58,9 @@ pub fn run(options: &Options, stand: &Stand, known: &[Throughput]) -> Result<Tai
             rate: Some(rate),
         };
         rounds.push([
-            stand.load(ways[0], load)?,
-            stand.load(ways[1], load)?,
-            stand.load(ways[2], load)?,
+            stand.load(WAYS[0], load)?,
+            stand.load(WAYS[1], load)?,
+            stand.load(WAYS[2], load)?,
         ]);
     }
     let of = |way: usize, get: fn(&Measured) -> f64| {
@@ -84,7 +85,7 @@ pub fn run(options: &Options, stand: &Stand, known: &[Throughput]) -> Result<Tai
     Ok(Tail {
         rate,
         connections: CONNECTIONS,
-        ways: ways.iter().enumerate().map(latency).collect(),
+        ways: WAYS.iter().enumerate().map(latency).collect(),
         p999_over_native: median(&ratios),
     })
 }

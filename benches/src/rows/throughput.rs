@@ -13,6 +13,13 @@ use crate::stand::{Load, Measured, Stand, Way};
 
 pub const CONNECTIONS: [usize; 3] = [1, 8, 64];
 
+/// The ways that are compared: all, of those that were built.
+pub fn ways() -> impl Iterator<Item = Way> {
+    Way::ALL
+        .into_iter()
+        .filter(|&way| way != Way::Wasm || cfg!(feature = "wasm"))
+}
+
 /// One way at one number of connections: medians of the rounds.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Throughput {
@@ -29,7 +36,7 @@ pub fn run(options: &Options, stand: &Stand) -> Result<Vec<Throughput>> {
     let time = options.time(Duration::from_millis(2500), Duration::from_millis(700));
     let mut measured: BTreeMap<(usize, Way), Vec<Measured>> = BTreeMap::new();
     // Without a measurement first: caches, connections, forks.
-    for way in stand.ways() {
+    for &way in stand.ways() {
         stand.load(
             way,
             Load {
@@ -43,7 +50,7 @@ pub fn run(options: &Options, stand: &Stand) -> Result<Vec<Throughput>> {
     for round in 1..=rounds {
         say(&format!("  round {round} of {rounds}"));
         for connections in CONNECTIONS {
-            for way in stand.ways() {
+            for &way in stand.ways() {
                 let result = stand.load(
                     way,
                     Load {

@@ -75,25 +75,27 @@ impl Way {
 pub struct Stand {
     // In the order they end in.
     varnish: Varnish,
-    _nginx: Nginx,
-    _fastcgi: FastCgi,
-    _cgi: Cgi,
+    _nginx: Option<Nginx>,
+    _fastcgi: Option<FastCgi>,
+    _cgi: Option<Cgi>,
     _folder: Folder,
     oha: PathBuf,
-    with_wasm: bool,
-    with_spin: bool,
+    ways: Vec<Way>,
 }
 
 impl Stand {
-    /// Starts everything and asks each way once. With a bare round trip's time there is [`Way::Spin`].
-    pub fn start(options: &Options, roundtrip_us: Option<f64>) -> Result<Self> {
+    /// Starts what the ways need and asks each once. [`Way::Spin`] computes for the time of a bare round trip.
+    pub fn start(options: &Options, roundtrip_us: f64, ways: Vec<Way>) -> Result<Self> {
         let folder = Folder::new()?;
         let path = folder.0.as_path();
-        let fastcgi = FastCgi::start(&options.guest("hello.fcgi"), path)?;
-        let cgi = Cgi::start(&options.tool("fcgiwrap"), path)?;
-        let nginx = Nginx::start(&options.tool("nginx"), path, &options.guest("hello.cgi"))?;
-        let with_wasm = cfg!(feature = "wasm");
-        let varnish = Varnish::start(options, path, with_wasm, roundtrip_us)?;
+        let has = |way| ways.contains(&way);
+        let fastcgi = has(Way::Fastcgi).then(|| FastCgi::start(&options.guest("hello.fcgi"), path));
+        let cgi = has(Way::Cgi).then(|| Cgi::start(&options.tool("fcgiwrap"), path));
+        let (fastcgi, cgi) = (fastcgi.transpose()?, cgi.transpose()?);
+        let nginx = (fastcgi.is_some() || cgi.is_some())
+            .then(|| Nginx::start(&options.tool("nginx"), path, &options.guest("hello.cgi")))
+            .transpose()?;
+        let varnish = Varnish::start(options, path, &ways, roundtrip_us)?;
         let oha = options.tool("oha");
         let stand = Self {
             varnish,
@@ -102,10 +104,9 @@ impl Stand {
             _cgi: cgi,
             _folder: folder,
             oha,
-            with_wasm,
-            with_spin: roundtrip_us.is_some(),
+            ways,
         };
-        for way in stand.ways() {
+        for &way in stand.ways() {
             stand
                 .varnish
                 .expect_hello(way.name())
@@ -116,12 +117,8 @@ impl Stand {
     }
 
     /// The ways there are.
-    pub fn ways(&self) -> impl Iterator<Item = Way> + '_ {
-        Way::ALL.into_iter().filter(|&way| match way {
-            Way::Wasm => self.with_wasm,
-            Way::Spin => self.with_spin,
-            _ => true,
-        })
+    pub fn ways(&self) -> &[Way] {
+        &self.ways
     }
 
     /// Loads one way and measures.

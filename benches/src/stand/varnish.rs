@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 
+use super::Way;
 use super::connection::Connection;
 use super::present;
 use super::process::Server;
@@ -26,14 +27,9 @@ pub struct Varnish {
 
 impl Varnish {
     /// Starts it on a free port of 127.0.0.1.
-    pub fn start(
-        options: &Options,
-        folder: &Path,
-        with_wasm: bool,
-        spin_us: Option<f64>,
-    ) -> Result<Self> {
+    pub fn start(options: &Options, folder: &Path, ways: &[Way], spin_us: f64) -> Result<Self> {
         let vcl = folder.join("bench.vcl");
-        std::fs::write(&vcl, source(options, folder, with_wasm, spin_us)?)
+        std::fs::write(&vcl, source(options, folder, ways, spin_us)?)
             .with_context(|| vcl.display().to_string())?;
         let state = folder.join("varnish");
         let varnishd = std::env::var_os("VARNISHD").unwrap_or_else(|| "varnishd".into());
@@ -95,19 +91,14 @@ fn listening(state: &Path) -> Option<SocketAddr> {
     format!("{}:{}", words.next()?, words.next()?).parse().ok()
 }
 
-fn source(
-    options: &Options,
-    folder: &Path,
-    with_wasm: bool,
-    spin_us: Option<f64>,
-) -> Result<String> {
+fn source(options: &Options, folder: &Path, ways: &[Way], spin_us: f64) -> Result<String> {
     let vmod = |name: &str| -> Result<String> {
         let path = options.lib.join(format!("libvmod_{name}.so"));
         Ok(present(&path)?.display().to_string())
     };
     let hello = options.guest("hello").display().to_string();
     let module = options.guest("hello.wasm").display().to_string();
-    let (new_wasm, use_wasm) = if with_wasm {
+    let (new_wasm, use_wasm) = if ways.contains(&Way::Wasm) {
         (
             format!("new wasm = bench.wasm(\"{module}\");"),
             "else if (bereq.url == \"/wasm\") { set bereq.backend = wasm.backend(); }",
@@ -115,12 +106,27 @@ fn source(
     } else {
         (String::new(), "")
     };
+    // Varnish looks for the socket when it compiles.
+    let (nginx, use_nginx) = if ways
+        .iter()
+        .any(|way| matches!(way, Way::Fastcgi | Way::Cgi))
+    {
+        (
+            format!(
+                "backend nginx {{ .path = \"{}/nginx.socket\"; }}",
+                folder.display()
+            ),
+            "else { set bereq.backend = nginx; }",
+        )
+    } else {
+        ("backend default none;".to_owned(), "")
+    };
     Ok(format!(
         r#"vcl 4.1;
 import kvm from "{kvm}";
 import bench from "{bench}";
 
-backend nginx {{ .path = "{folder}/nginx.socket"; }}
+{nginx}
 
 sub vcl_init {{
     kvm.tenant("bench", "{hello}", max_memory=32MB, concurrency={CONCURRENCY});
@@ -145,7 +151,7 @@ sub vcl_backend_fetch {{
     else if (bereq.url == "/spin") {{ set bereq.backend = spin.backend(); }}
     else if (bereq.url == "/native" || bereq.url == "/cached") {{ set bereq.backend = native.backend(); }}
     {use_wasm}
-    else {{ set bereq.backend = nginx; }}
+    {use_nginx}
 }}
 
 sub vcl_backend_response {{
@@ -155,6 +161,5 @@ sub vcl_backend_response {{
         kvm = vmod("kvm")?,
         bench = vmod("bench")?,
         folder = folder.display(),
-        spin_us = spin_us.unwrap_or_default(),
     ))
 }
