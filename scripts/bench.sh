@@ -17,8 +17,8 @@ cd "$root"
 say() { echo "bench: $*" >&2; }
 wants() { [[ -z ${ROWS:-} || ,$ROWS, == *,$1,* ]]; }
 
-# What each row needs: parts of bench-setup.sh, programs, packages of ours and their features.
-parts=(programs) programs=(hello) packages=(-p forkvm-bench) features=() sqlite=
+# What each row needs: parts of bench-setup.sh, programs, and features beyond what "make build" has built.
+parts=(programs) programs=(hello) features=() sqlite=
 if wants reset; then programs+=(dirty); fi
 if wants syscalls; then parts+=(syscalls); fi
 if wants compute; then
@@ -34,7 +34,6 @@ for p in json.load(sys.stdin)["packages"]:
 fi
 if wants throughput || wants tail || wants update; then
     parts+=(load)
-    packages+=(-p forkvm-bench-backends)
 fi
 if wants throughput || wants tail; then
     parts+=(nginx)
@@ -48,18 +47,18 @@ fi
 
 "$here/bench-setup.sh" "${parts[@]}"
 say "the benchmark's programs: ${programs[*]}"
-make -s -C benches/guests OUT="$guests" SQLITE="$sqlite" "${programs[@]/#/$guests/}"
-thin=()
+make -s -C benches/guests OUT="$guests" ${sqlite:+"SQLITE=$sqlite"} "${programs[@]/#/$guests/}"
 if [ ${#features[@]} -gt 0 ]; then
     say "wasmtime is compiled, which takes some minutes the first time"
+    thin=()
     # What only compiles WebAssembly need not be fast itself, and nobody debugs it.
     for package in cranelift-codegen cranelift-frontend regalloc2 wasmtime-internal-cranelift; do
         thin+=(--config "profile.release.package.$package.opt-level=1")
         thin+=(--config "profile.release.package.$package.debug=false")
     done
+    cargo build --release --locked -p forkvm-bench -p forkvm-bench-backends \
+        --features "$(IFS=,; echo "${features[*]}")" "${thin[@]}"
 fi
-cargo build --release --locked "${packages[@]}" ${features[@]+--features "$(IFS=,; echo "${features[*]}")"} \
-    ${thin[@]+"${thin[@]}"}
 
 arguments=(--guests "$guests" --lib "$lib" --tools "$tools" --out "$out")
 [ -z "${QUICK:-}" ] || arguments+=(--quick)
