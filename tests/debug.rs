@@ -11,7 +11,7 @@ use common::batch_gdb::{assert_in_order, have_gdb};
 use common::client::{Body, Client};
 use common::gdb::{address, gdb};
 use common::varnishd::Varnishd;
-use common::{Folder, guests, within};
+use common::{Folder, eventually, guests};
 
 const KEY: &str = "a key";
 
@@ -81,7 +81,7 @@ fn a_live_program_is_debugged_while_it_answers_others() {
             ];
             gdb(&guest("debuggee"), &address, &commands)
         });
-        within(30, "gdb is at its breakpoint", || {
+        eventually("gdb is at its breakpoint", || {
             varnish.dir().join("stopped").exists()
         });
         for _ in 0..50 {
@@ -120,7 +120,7 @@ fn a_live_program_is_debugged_while_it_answers_others() {
     let expected = before.text().replace("debug 0", "debug 1");
     assert_eq!(answer.text(), expected);
     drop((client, others));
-    within(30, "the VCL is gone", || {
+    eventually("the VCL is gone", || {
         !varnish.admin(&["vcl.list"]).contains("boot")
     });
     assert_eq!(varnish.client().get("t", "/number/7").body, before.body);
@@ -177,7 +177,7 @@ fn a_program_that_is_sent_is_debugged_beside_the_live_one() {
     let answer = client.response("POST").unwrap();
     assert_in_order(answer.text(), &["triple 15 requests 1 debug 1 "]);
     assert!(is_live(&mut others));
-    within(30, "the program's machines are freed", || {
+    eventually("the program's machines are freed", || {
         varnish.child().kvm_descriptors() == machines
     });
     assert_eq!(fs::read_dir(folder).unwrap().count(), 0, "a socket is left");

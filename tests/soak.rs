@@ -24,19 +24,19 @@ const CLIENTS: usize = 12;
 /// Tenants with the program that hides and looks. `short` has a short time limit, for those that loop.
 const HIDING: [&str; 3] = ["one", "two", "short"];
 const TENANTS: &str = r#"
-    kvm.tenant("one", "GUESTS/test/leak", concurrency = 4, max_wait = 30s, max_request_time = 30s,
+    kvm.tenant("one", "GUESTS/test/leak", concurrency = 4, max_wait = ENOUGH, max_request_time = ENOUGH,
         max_memory = 32MB, req_mem_limit_after_reset = 2MB);
-    kvm.tenant("two", "GUESTS/test/leak", concurrency = 3, max_wait = 30s, max_request_time = 30s,
+    kvm.tenant("two", "GUESTS/test/leak", concurrency = 3, max_wait = ENOUGH, max_request_time = ENOUGH,
         max_memory = 32MB, req_mem_limit_after_reset = 2MB);
-    kvm.tenant("short", "GUESTS/test/leak", concurrency = 3, max_wait = 30s, max_request_time = 1s,
+    kvm.tenant("short", "GUESTS/test/leak", concurrency = 3, max_wait = ENOUGH, max_request_time = 10s,
         max_memory = 32MB, req_mem_limit_after_reset = 2MB);
-    kvm.tenant("ops", "GUESTS/test/ops", concurrency = 3, max_wait = 30s, max_request_time = 30s,
+    kvm.tenant("ops", "GUESTS/test/ops", concurrency = 3, max_wait = ENOUGH, max_request_time = ENOUGH,
         max_memory = 32MB, max_request_memory = 5MB, req_mem_limit_after_reset = 2MB);
-    kvm.tenant("counter", "GUESTS/counter", concurrency = 2, max_wait = 30s, max_request_time = 30s,
+    kvm.tenant("counter", "GUESTS/counter", concurrency = 2, max_wait = ENOUGH, max_request_time = ENOUGH,
         max_memory = 32MB);
-    kvm.tenant("dirty", "GUESTS/test/dirty", concurrency = 2, max_wait = 30s, max_request_time = 30s,
+    kvm.tenant("dirty", "GUESTS/test/dirty", concurrency = 2, max_wait = ENOUGH, max_request_time = ENOUGH,
         max_memory = 128MB, req_mem_limit_after_reset = 2MB);
-    kvm.tenant("crash", "GUESTS/crash", concurrency = 2, max_wait = 30s, max_request_time = 30s,
+    kvm.tenant("crash", "GUESTS/crash", concurrency = 2, max_wait = ENOUGH, max_request_time = ENOUGH,
         max_memory = 32MB, req_mem_limit_after_reset = 2MB);
 "#;
 const NOTHING_FOUND: &str = "registers no vectors no mxcsr 1f80 control 37f direction no stack no below no heap no \
@@ -361,7 +361,7 @@ fn no_secret_is_found() {
             .collect();
         let mut told = start;
         while !clients.iter().all(thread::ScopedJoinHandle::is_finished) {
-            thread::sleep(Duration::from_millis(250));
+            thread::sleep(Duration::from_millis(50));
             samples.push(Holdings::of(&varnish));
             if told.elapsed() > Duration::from_secs(60) {
                 told = Instant::now();

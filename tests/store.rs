@@ -8,7 +8,7 @@ use std::path::PathBuf;
 
 use common::client::{Body, Response};
 use common::varnishd::Varnishd;
-use common::{guests, within};
+use common::{eventually, guests};
 
 /// Warm-up requests that test/version-a and -b spend so long with, and that the others answer at once.
 fn slow(ms: u32, max_boot_time: &str) -> String {
@@ -145,9 +145,7 @@ fn what_a_watched_file_held_at_first_comes_back_by_a_rollback() {
     stand.load("watch = true");
     assert_eq!(stand.answers("t"), 'A');
     stand.put("test/version-b", "program");
-    within(30, "the changed file is taken up", || {
-        stand.answers("t") == 'B'
-    });
+    eventually("the changed file is taken up", || stand.answers("t") == 'B');
     done(stand.roll_back("t"));
     assert_eq!(stand.answers("t"), 'A');
 }
@@ -161,23 +159,21 @@ fn a_watched_file_waits_for_no_other_and_is_tried_again() {
     assert_eq!((stand.answers("t"), stand.answers("other")), ('A', 'H'));
     // Its main() takes the hour.
     stand.put("test/bad-main-sleeps", "other");
-    within(30, "the sleeper boots", || {
+    eventually("the sleeper boots", || {
         stand.upload("other", "hello").status == 409
     });
     stand.put("test/version-b", "program");
-    within(30, "the changed file is taken up", || {
-        stand.answers("t") == 'B'
-    });
+    eventually("the changed file is taken up", || stand.answers("t") == 'B');
 
     // What fails for a lack of something is not the program's fault.
     let failures = stand.varnish.counter("update_failures");
     let limit = stand.varnish.child().leave_descriptors(4);
     stand.put("test/version-a", "program");
-    within(30, "there are no descriptors", || {
+    eventually("there are no descriptors", || {
         stand.varnish.counter("update_failures") > failures
     });
     stand.varnish.child().limit_descriptors(limit);
-    within(30, "it is tried again", || stand.answers("t") == 'A');
+    eventually("it is tried again", || stand.answers("t") == 'A');
 }
 
 #[test]
@@ -205,7 +201,7 @@ fn no_update_is_replaced_by_an_older_one_that_boots_slowly() {
     let quick = stand.load("");
     assert_eq!(stand.answers("t"), 'A');
     // While it boots, another program is stored, which it boots next.
-    let slow = stand.load(&slow(3_000, "20s"));
+    let slow = stand.load(&slow(3_000, "ENOUGH"));
     stand.varnish.admin(&["vcl.use", &quick]);
     done(stand.upload("t", "test/version-b"));
     stand.varnish.admin(&["vcl.use", &slow]);
@@ -213,7 +209,7 @@ fn no_update_is_replaced_by_an_older_one_that_boots_slowly() {
     // Meanwhile comes one that boots at once.
     done(stand.upload("t", "hello"));
     assert_eq!(stand.answers("t"), 'H');
-    within(30, "everything has booted", || {
+    eventually("everything has booted", || {
         !stand.varnish.child().has_thread("kvm-boot")
             && !stand.varnish.child().has_thread("kvm-update")
     });
@@ -231,11 +227,11 @@ fn a_tenant_that_follows_again_is_shared_again() {
     assert_eq!(stand.answers("t"), 'H');
     stand.load("");
     done(stand.upload("t", "test/version-a"));
-    within(30, "the other VCL's does not boot it", || {
+    eventually("the other VCL's does not boot it", || {
         !stand.varnish.log("not updated for another VCL").is_empty()
     });
     done(stand.upload("t", "counter"));
-    within(30, "but the next one", || {
+    eventually("but the next one", || {
         !stand
             .varnish
             .log("for another VCL")
@@ -261,7 +257,7 @@ fn a_failed_tenant_follows_the_update_that_mends_it() {
     stand.load("idle_time = 51s");
     done(stand.upload("t", "hello"));
     stand.varnish.admin(&["vcl.use", &follower]);
-    within(30, "the other VCL's boots it too", || {
+    eventually("the other VCL's boots it too", || {
         stand.varnish.client().get("t", "/").status == 200
     });
 }
@@ -296,7 +292,7 @@ fn a_watched_file_that_holds_what_it_held_leaves_the_update() {
     // When the other file's second change is taken up, this one has been looked at as often.
     for (program, answer) in [("test/version-a", 'A'), ("test/version-b", 'B')] {
         stand.put(program, "other");
-        within(30, "the other file is taken up", || {
+        eventually("the other file is taken up", || {
             stand.answers("other") == answer
         });
     }
@@ -304,7 +300,5 @@ fn a_watched_file_that_holds_what_it_held_leaves_the_update() {
     assert_eq!(stand.varnish.counter("updates"), 3);
     // Other content is a change.
     stand.put("hello", "program");
-    within(30, "the changed file is taken up", || {
-        stand.answers("t") == 'H'
-    });
+    eventually("the changed file is taken up", || stand.answers("t") == 'H');
 }

@@ -106,7 +106,7 @@ fn a_damaged_program_is_refused_or_runs_and_harms_nobody() {
     let state = Folder::new("damaged");
     let varnish = start(
         state.path(),
-        "max_boot_time = 500ms, max_request_time = 500ms, max_memory = 16MB",
+        "max_boot_time = 2s, max_request_time = 2s, max_memory = 16MB",
     );
     let good = guest("version-a");
     for (name, cases) in [("version-b", 150), ("hello-static-pie", 100)] {

@@ -1,6 +1,7 @@
 //! Runs every tests/*.vtc with the real varnishtest, one test each.
 //!
-//! In them `${vmod}` is the VMOD, `${guests}` the folder of the guest programs, and `${root}` that of this package.
+//! In them `${vmod}` is the VMOD, `${guests}` the folder of the guest programs, and `${root}` that of this package,
+//! `${enough}` a time limit that nothing reaches.
 #![allow(clippy::unwrap_used)]
 
 mod common;
@@ -17,7 +18,8 @@ fn run(name: &str) {
     let _slot = common::Slot::take();
     let output = Command::new(common::program("varnishtest", "VARNISHTEST"))
         .arg("-v")
-        .args(["-t", "120"])
+        .args(["-t", &common::ENOUGH.as_secs().to_string()])
+        .arg(format!("-Denough={}", common::ENOUGH_VCL))
         .arg(format!("-Dvmod={}", common::vmod().display()))
         .arg(format!("-Dguests={}", common::guests().display()))
         .arg(format!("-Droot={}", env!("CARGO_MANIFEST_DIR")))

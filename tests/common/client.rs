@@ -2,7 +2,8 @@
 
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
-use std::time::Duration;
+
+use super::ENOUGH;
 
 /// A request body.
 pub enum Body<'a> {
@@ -43,9 +44,7 @@ impl Client {
     pub fn connect(port: u16) -> Self {
         let stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
         stream.set_nodelay(true).unwrap();
-        stream
-            .set_read_timeout(Some(Duration::from_secs(60)))
-            .unwrap();
+        stream.set_read_timeout(Some(ENOUGH)).unwrap();
         Self {
             stream: BufReader::with_capacity(64 << 10, stream),
         }

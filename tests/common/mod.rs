@@ -7,6 +7,8 @@ pub mod batch_gdb;
 pub mod client;
 pub mod gdb;
 pub mod holdings;
+#[path = "../../crates/forkvm/tests/common/pace.rs"]
+pub mod pace;
 pub mod updates;
 pub mod varnishd;
 
@@ -17,6 +19,8 @@ use std::process;
 use std::sync::{Condvar, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
+
+pub use pace::{ENOUGH, ENOUGH_VCL};
 
 /// A file of the profile that is tested. `cargo test` does not build it, `cargo build --workspace` does.
 pub fn built(name: &str) -> PathBuf {
@@ -88,21 +92,12 @@ impl Numbers {
     }
 }
 
-/// Waits for something that takes a moment.
+/// Waits for something that happens in its own time.
 #[track_caller]
-pub fn eventually(what: &str, holds: impl FnMut() -> bool) {
-    within(20, what, holds);
-}
-
-/// Waits for something that takes so many seconds at most.
-#[track_caller]
-pub fn within(seconds: u64, what: &str, mut holds: impl FnMut() -> bool) {
-    let start = Instant::now();
+pub fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
+    let end = Instant::now() + ENOUGH;
     while !holds() {
-        assert!(
-            start.elapsed() < Duration::from_secs(seconds),
-            "{what}: not after {seconds} s"
-        );
+        assert!(Instant::now() < end, "{what}: not after {ENOUGH:?}");
         thread::sleep(Duration::from_millis(20));
     }
 }

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::{Slot, client::Client, guests, holdings::kib, program, vmod};
+use super::{ENOUGH, ENOUGH_VCL, Slot, client::Client, guests, holdings::kib, program, vmod};
 
 /// A running varnishd; dropping it ends it.
 pub struct Varnishd {
@@ -21,7 +21,8 @@ pub struct Varnishd {
 }
 
 impl Varnishd {
-    /// Starts it with these lines in vcl_init. Every request is passed to kvm.backend(), or with a header X-LiveUpdate to
+    /// Starts it with these lines in vcl_init, in which GUESTS is the guest programs' folder and ENOUGH a time limit that
+    /// nothing reaches. Every request is passed to kvm.backend(), or with a header X-LiveUpdate to
     /// kvm.live_update(), with X-LiveRollback to kvm.live_rollback(), with X-LiveDebug to kvm.live_debug(), with X-DebugKey to
     /// kvm.vm_debug_backend().
     pub fn start(vcl_init: &str) -> Self {
@@ -98,7 +99,9 @@ impl Varnishd {
                 }}
             }}",
             vmod = vmod().display(),
-            vcl_init = vcl_init.replace("GUESTS", &guests().display().to_string()),
+            vcl_init = vcl_init
+                .replace("GUESTS", &guests().display().to_string())
+                .replace("ENOUGH", ENOUGH_VCL),
         )
     }
 
@@ -118,7 +121,7 @@ impl Varnishd {
                 return port;
             }
             assert!(
-                start.elapsed() < Duration::from_secs(30),
+                start.elapsed() < ENOUGH,
                 "varnishd does not start: {}",
                 self.output()
             );
@@ -219,11 +222,7 @@ impl Varnishd {
             .try_admin(&["status"])
             .is_ok_and(|status| status.contains("stopped"))
         {
-            assert!(
-                start.elapsed() < Duration::from_secs(30),
-                "{}",
-                self.output()
-            );
+            assert!(start.elapsed() < ENOUGH, "{}", self.output());
             thread::sleep(Duration::from_millis(20));
         }
         self.admin(&["start"]);

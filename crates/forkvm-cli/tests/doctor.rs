@@ -29,6 +29,7 @@ fn doctor_says_what_kvm_offers() {
         "syscall arrives in",
         "ring ",
         "dirty ring",
+        "KVM_RUN round trip",
         "vector state",
         "Guests can run here.",
     ] {

@@ -9,6 +9,10 @@
 
 #![deny(unsafe_code)]
 
+// What unit tests and those in tests/ share names the engine as its users do.
+#[cfg(test)]
+extern crate self as forkvm;
+
 mod arch;
 mod call;
 mod config;

@@ -5,7 +5,7 @@ mod common;
 
 use std::time::Duration;
 
-use common::{Recorder, Tenant, config, guest, kvm_or_skip, slow_time};
+use common::{Recorder, Tenant, config, guest, kvm_or_skip, scaled};
 use forkvm::{BootError, Config, Program, Quiet, Stream};
 
 /// Boots a guest that has to be refused.
@@ -23,7 +23,6 @@ fn refused(name: &str, change: impl FnOnce(&mut Config)) -> BootError {
 /// Its main() fails, with this in the reason.
 fn main_fails(name: &str, reason: &str) {
     let error = refused(name, |config| {
-        config.limits.max_boot_time = slow_time(Duration::from_secs(5));
         config.limits.max_memory = 32 << 20;
     });
     assert!(
@@ -251,7 +250,7 @@ fn boot_time_is_limited() {
     kvm_or_skip!();
     for name in ["bad-main-never-ends", "bad-main-sleeps"] {
         let error = refused(name, |config| {
-            config.limits.max_boot_time = slow_time(Duration::from_millis(200))
+            config.limits.max_boot_time = scaled(Duration::from_millis(200))
         });
         assert!(
             matches!(&error, BootError::Main { what, .. } if what.contains("max_boot_time")),

@@ -6,7 +6,7 @@ mod common;
 use std::time::{Duration, Instant};
 
 use common::sums::{pattern, sum_line};
-use common::{Recorder, Tenant, emulated, few, headers, kvm_or_skip, slow_time};
+use common::{ENOUGH, Recorder, Tenant, emulated, few, headers, kvm_or_skip};
 use forkvm::{Quiet, Request, Stream};
 
 /// Bodies of these lengths end at, before or behind a page's or the request area's end.
@@ -226,11 +226,7 @@ fn texts_that_are_too_long() {
             ..Default::default()
         },
     ] {
-        let failure = tenant.try_send(
-            &request,
-            Instant::now() + slow_time(std::time::Duration::from_secs(8)),
-            &mut Quiet,
-        );
+        let failure = tenant.try_send(&request, Instant::now() + ENOUGH, &mut Quiet);
         assert!(failure.is_err());
         assert_eq!(tenant.get("/counter").text(), "1\n");
     }
@@ -492,7 +488,7 @@ fn the_body_can_be_read_in_any_pieces() {
             body: &body,
             ..Default::default()
         };
-        let deadline = Instant::now() + slow_time(std::time::Duration::from_secs(8));
+        let deadline = Instant::now() + ENOUGH;
         let mut answer = tenant.answer(&request, deadline, &mut Quiet).unwrap();
         let mut read = Vec::new();
         let mut buffer = vec![0; piece];
@@ -510,7 +506,7 @@ fn the_body_can_be_read_in_any_pieces() {
 fn answers_keep_their_fork() {
     kvm_or_skip!();
     let tenant = Tenant::boot_with("echo", |config| config.concurrency = 2);
-    let deadline = || Instant::now() + slow_time(std::time::Duration::from_secs(8));
+    let deadline = || Instant::now() + ENOUGH;
     let request = Request {
         method: "GET",
         url: b"/size/100000",
@@ -541,11 +537,7 @@ fn output_of_a_request_is_handed_on() {
             ..Default::default()
         };
         tenant
-            .try_send(
-                &request,
-                Instant::now() + slow_time(std::time::Duration::from_secs(8)),
-                &mut host,
-            )
+            .try_send(&request, Instant::now() + ENOUGH, &mut host)
             .unwrap()
     };
     assert_eq!(send("/stdout").text(), "printed\n");

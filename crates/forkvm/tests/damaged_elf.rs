@@ -7,7 +7,7 @@ mod damage;
 
 use std::time::{Duration, Instant};
 
-use common::{config, emulated, few, guest, kvm_or_skip, slow_time, slowness};
+use common::{config, emulated, few, guest, kvm_or_skip, scaled};
 use damage::{change, changed, trouble};
 use forkvm::{Program, Quiet, Request};
 use proptest::prelude::*;
@@ -16,10 +16,9 @@ use proptest::test_runner::{Config as RunnerConfig, TestRunner};
 /// Boots what may be anything, and asks it once if it boots.
 fn try_it(elf: &[u8]) {
     let mut config = config("damaged");
-    config.limits.max_boot_time = Duration::from_millis(100) * slowness().min(20);
+    config.limits.max_boot_time = scaled(Duration::from_millis(100));
     config.limits.max_request_time = config.limits.max_boot_time;
     config.limits.max_memory = 16 << 20;
-    let start = Instant::now();
     match Program::boot(elf, config, &mut Quiet) {
         Ok(program) => {
             let request = Request {
@@ -36,11 +35,6 @@ fn try_it(elf: &[u8]) {
         }
         Err(error) => assert!(error.to_string().starts_with("tenant damaged: "), "{error}"),
     }
-    let taken = start.elapsed();
-    assert!(
-        taken < slow_time(Duration::from_secs(20)),
-        "it took {taken:?}"
-    );
 }
 
 fn run(name: &str, cases: u32) {

@@ -7,7 +7,7 @@ use std::sync::OnceLock;
 use std::time::Duration;
 
 use common::gdb::{Client, assert_in_order, boot, debugged};
-use common::{Tenant, few, slow_time};
+use common::{Tenant, few, scaled};
 use proptest::prelude::*;
 
 /// Packets as a debugger sends them, more or less.
@@ -70,7 +70,7 @@ proptest! {
         static TENANT: OnceLock<Tenant> = OnceLock::new();
         if common::have_kvm() {
             let tenant = TENANT.get_or_init(|| boot("debuggee", |config| {
-                config.debugging.timeout = slow_time(Duration::from_millis(500));
+                config.debugging.timeout = scaled(Duration::from_millis(500));
             }));
             // The request may be answered or fail, as the debugger had it.
             let _ = debugged(tenant, "/number/7", true, |addresses| {

@@ -5,7 +5,7 @@ mod common;
 
 use std::time::{Duration, Instant};
 
-use common::{NOT_EMULATED, Reply, Tenant, emulated, kvm_or_skip, slowness};
+use common::{NOT_EMULATED, Reply, Tenant, emulated, kvm_or_skip, scaled};
 use forkvm::{Failure, Quiet, Request};
 
 fn crash(name: &str) -> Tenant {
@@ -18,7 +18,7 @@ fn crash(name: &str) -> Tenant {
 /// Requests one way to die. Those that only a limit ends get little time.
 fn die(tenant: &Tenant, name: &str, outcome: &str) -> Result<Reply, Failure> {
     let time = match outcome {
-        "limits" => Duration::from_millis(200) * slowness().min(25),
+        "limits" => scaled(Duration::from_millis(200)),
         _ => tenant.config().limits.max_request_time,
     };
     let url = format!("/{name}");
@@ -168,7 +168,7 @@ fn the_log_says_what_and_where() {
             "/{name}: {failure}"
         );
     }
-    let failure = tenant.timeout("/loop", Duration::from_millis(50));
+    let failure = tenant.timeout("/loop", scaled(Duration::from_millis(50)));
     assert!(
         failure.to_string().contains("max_request_time"),
         "{failure}"
@@ -181,7 +181,7 @@ fn counters_count() {
     let tenant = crash("crash");
     tenant.get("/ok");
     tenant.failure("/ud2");
-    tenant.timeout("/loop", Duration::from_millis(50));
+    tenant.timeout("/loop", scaled(Duration::from_millis(50)));
     let stats = tenant.stats();
     assert_eq!(
         (stats.requests, stats.failures, stats.timeouts, stats.busy),

@@ -7,13 +7,13 @@ mod common;
 use std::sync::Arc;
 use std::time::Duration;
 
-use common::{Recorder, Tenant, config, guest, kvm_or_skip, slowness};
+use common::{Recorder, Tenant, config, guest, kvm_or_skip, scaled};
 use forkvm::{BootError, Config, Host, Program, Quiet, Stream};
 
 /// The settings of both programs. A handler that hangs has the rest of max_boot_time.
 fn settings(name: &str) -> Config {
     let mut config = config(name);
-    config.limits.max_boot_time = Duration::from_secs(1) * slowness().min(10);
+    config.limits.max_boot_time = scaled(Duration::from_secs(1));
     config.limits.max_memory = 32 << 20;
     config.limits.max_request_memory = 4 << 20;
     config

@@ -5,7 +5,7 @@ mod common;
 
 use std::time::Duration;
 
-use common::{Tenant, emulated, few, headers, kvm_or_skip, slowness};
+use common::{Tenant, emulated, few, headers, kvm_or_skip, scaled};
 use forkvm::Request;
 
 fn small(name: &str) -> Tenant {
@@ -73,7 +73,7 @@ fn a_secret_is_not_found_by_the_next_request() {
                 assert_eq!(tenant.send(&request).text(), "planted\n");
             }
             "plant-crash" => drop(tenant.failure(&url)),
-            _ => drop(tenant.timeout(&url, Duration::from_millis(20) * slowness().min(20))),
+            _ => drop(tenant.timeout(&url, scaled(Duration::from_millis(20)))),
         }
         if turn % 3 == 1 {
             tenant.get("/regs");
@@ -106,7 +106,7 @@ fn registers_are_the_same_in_every_request() {
             match ending {
                 "plant" => assert_eq!(tenant.get(&url).text(), "planted\n"),
                 "plant-crash" => drop(tenant.failure(&url)),
-                _ => drop(tenant.timeout(&url, Duration::from_millis(20) * slowness().min(20))),
+                _ => drop(tenant.timeout(&url, scaled(Duration::from_millis(20)))),
             }
             assert_eq!(tenant.get("/regs").text(), first, "after {url}");
         }

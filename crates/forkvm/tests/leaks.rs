@@ -6,7 +6,7 @@ mod common;
 use std::fs;
 use std::time::Duration;
 
-use common::{Tenant, eventually, few, kvm_or_skip, slowness};
+use common::{Tenant, eventually, few, kvm_or_skip, scaled};
 
 /// What this process holds.
 #[derive(Debug, Clone, Copy)]
@@ -46,9 +46,7 @@ fn requests(tenant: &Tenant, crash: &Tenant, n: usize) {
             2 => drop(crash.failure("/null-write")),
             3 => drop(crash.failure("/in-hypercall-port")),
             4 => assert_eq!(crash.get("/unknown-syscall").text(), "-38\n"),
-            5 if turn % 500 == 5 => {
-                drop(crash.timeout("/loop", Duration::from_millis(5) * slowness().min(10)))
-            }
+            5 if turn % 500 == 5 => drop(crash.timeout("/loop", scaled(Duration::from_millis(5)))),
             _ => assert_eq!(tenant.get("/counter").text(), "1\n"),
         }
     }
@@ -106,7 +104,9 @@ fn nothing_leaks() {
     };
     (0..3).for_each(|_| cycle());
     // Forks are freed on a thread of their own.
-    std::thread::sleep(Duration::from_millis(100) * slowness().min(20));
+    eventually("their forks are gone", || {
+        held().mappings <= first.mappings + 20
+    });
     let before = held();
     (0..few(30).max(4)).for_each(|_| cycle());
     eventually("descriptors, mappings and threads are given back", || {

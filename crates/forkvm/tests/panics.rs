@@ -5,9 +5,9 @@
 mod common;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use common::{Tenant, config, guest, kvm_or_skip, slow_time};
+use common::{ENOUGH, Tenant, config, guest, kvm_or_skip};
 use forkvm::{Config, Host, Quiet, Request, Stream};
 
 /// Panics at the first word of this kind.
@@ -34,7 +34,7 @@ fn panic_at(tenant: &Tenant, url: &str, stream: Stream) {
         ..Default::default()
     };
     for _ in 0..3 {
-        let deadline = Instant::now() + slow_time(Duration::from_secs(20));
+        let deadline = Instant::now() + ENOUGH;
         let outcome = catch_unwind(AssertUnwindSafe(|| {
             let answer = tenant.answer(&request, deadline, &mut Panicking(stream));
             answer.map(|answer| answer.status())

@@ -12,7 +12,7 @@ use std::cell::Cell;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use common::{kvm_or_skip, slowness};
+use common::{emulated, kvm_or_skip};
 use ops::{ENDINGS, Ending, Finale, Op};
 use performer::{ADDRESSES, Performer};
 use proptest::prelude::*;
@@ -129,7 +129,7 @@ fn nothing_of_a_random_program_is_left() {
     let performer = Performer::boot("random", 1);
     let [answered, failed, timed_out] = [const { Cell::new(0u32) }; 3];
     let count = |cell: &Cell<u32>| cell.set(cell.get() + 1);
-    let time = Duration::from_secs(10) * slowness().min(6);
+    let time = Duration::from_secs(if emulated() { 60 } else { 10 });
     for_a_while(time, 24, |finale, ops| {
         match performer.perform(&finale, &ops) {
             Ok(_) => count(&answered),
@@ -163,7 +163,7 @@ fn nothing_is_left_by_any_ending() {
     for ending in ENDINGS {
         // Where the machine is emulated, one of them.
         let sets = [0, 2, 4, 1].into_iter().enumerate();
-        for (_, set) in sets.filter(|(i, _)| slowness() == 1 || *i == ending as usize % 4) {
+        for (_, set) in sets.filter(|(i, _)| !emulated() || *i == ending as usize % 4) {
             let finale = Finale {
                 general: [SECRET; 16],
                 flags: 0x20_4cd7,
@@ -192,7 +192,7 @@ fn many_forks_are_reset_at_once() {
     const FORKS: usize = 6;
     const THREADS: usize = 9;
     let performer = Performer::boot("many", FORKS);
-    let time = Duration::from_secs(3) * slowness().min(5);
+    let time = Duration::from_secs(if emulated() { 15 } else { 3 });
     thread::scope(|scope| {
         for _ in 0..THREADS {
             scope.spawn(|| {

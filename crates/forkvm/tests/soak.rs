@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use common::sums::pattern;
-use common::{NOT_EMULATED, Tenant, emulated, few, kvm_or_skip, slow_time, slowness};
+use common::{NOT_EMULATED, Tenant, emulated, few, kvm_or_skip, scaled};
 use forkvm::{Quiet, Request};
 
 /// A small generator of numbers (xorshift), so that a failure can be had again.
@@ -68,7 +68,7 @@ fn turn(tenants: &Tenants, ways: &[String], numbers: &mut Numbers) {
             );
         }
         13 => {
-            let time = Duration::from_micros(numbers.next(3000) as u64) * slowness().min(10);
+            let time = scaled(Duration::from_micros(numbers.next(3000) as u64));
             let url = ["/loop", "/loop-syscalls", "/lret32-loop"][numbers.next(3)];
             let request = Request {
                 url: url.as_bytes(),
@@ -111,8 +111,6 @@ fn everything_at_once() {
             config.concurrency = concurrency;
             // dirty alone has 80 MB.
             config.limits.max_memory = if name == "dirty" { 128 << 20 } else { 32 << 20 };
-            config.limits.max_wait = slow_time(Duration::from_secs(60));
-            config.limits.max_request_time = slow_time(Duration::from_secs(60));
         })
     };
     let tenants = Tenants {

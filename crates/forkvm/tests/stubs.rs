@@ -8,14 +8,9 @@ mod ops;
 #[path = "common/performer.rs"]
 mod performer;
 
-use std::time::Duration;
-
-use common::{kvm_or_skip, slow_time, slowness};
+use common::{ENOUGH, emulated, kvm_or_skip};
 use ops::{Ending, Finale, Op};
 use performer::{ADDRESSES, Performer};
-
-/// More than any of these takes, on a busy machine too.
-const TIME: Duration = Duration::from_secs(2);
 
 /// Stack pointers: with one that is not canonical, `kvm_pvm` emulates the program, its accesses and ports too.
 const STACKS: [u64; 2] = [0, 1 << 63];
@@ -29,9 +24,9 @@ fn addresses() -> impl Iterator<Item = u64> {
         .step_by(one_in(7))
 }
 
-/// How many of the cases a slow machine takes.
+/// How many of the cases an emulated machine takes.
 fn one_in(n: usize) -> usize {
-    if slowness() > 1 { n } else { 1 }
+    if emulated() { n } else { 1 }
 }
 
 /// What runs in ring 0 on behalf of ring 3 (exceptions, on hardware `syscall`) with the stack pointer anywhere: it
@@ -52,7 +47,7 @@ fn stubs_never_write_through_the_stack_pointer() {
                 address,
                 ..Finale::default()
             };
-            let outcome = performer.perform_within(slow_time(TIME), &finale, &[]);
+            let outcome = performer.perform_within(ENOUGH, &finale, &[]);
             performer
                 .leftovers()
                 .unwrap_or_else(|left| panic!("{ending:?} with RSP {address:#x}: {left}"));
@@ -89,9 +84,7 @@ fn the_monitors_pages_are_not_writable() {
                 ..Finale::default()
             };
             finale.general[7] = STACKS[i % 2];
-            let written = performer
-                .perform_within(slow_time(TIME), &finale, &[])
-                .is_ok();
+            let written = performer.perform_within(ENOUGH, &finale, &[]).is_ok();
             performer
                 .leftovers()
                 .unwrap_or_else(|left| panic!("{ending:?} at {address:#x}: {left}"));
@@ -117,7 +110,7 @@ fn no_other_port_answers() {
     let ports = (0..300).chain((300..=u16::MAX).step_by(step));
     for port in ports {
         for ending in [Ending::Out, Ending::OutByte, Ending::In] {
-            if slowness() > 1 && port > 8 && port % 16 != ending as u16 % 16 {
+            if emulated() && port > 8 && port % 16 != ending as u16 % 16 {
                 continue;
             }
             let mut finale = Finale {
@@ -128,9 +121,7 @@ fn no_other_port_answers() {
                 ..Finale::default()
             };
             finale.general[7] = STACKS[usize::from(port) % 3 % 2];
-            let answered = performer
-                .perform_within(slow_time(TIME), &finale, &[])
-                .is_ok();
+            let answered = performer.perform_within(ENOUGH, &finale, &[]).is_ok();
             let ours = ending == Ending::Out && (port == 0 || port == 4);
             assert!(!answered || ours, "{ending:?} on port {port:#x}");
         }
@@ -151,12 +142,7 @@ fn the_red_zone_survives_calls() {
         ending: Ending::RedZone,
         ..Finale::default()
     };
-    assert_eq!(
-        performer
-            .perform_within(slow_time(TIME), &finale, &[])
-            .unwrap(),
-        200
-    );
+    assert_eq!(performer.perform_within(ENOUGH, &finale, &[]).unwrap(), 200);
 }
 
 /// KVM completes an `ins` when the machine is entered again, which is after the request: what it writes then is put
@@ -173,9 +159,7 @@ fn a_port_read_that_ends_late_leaves_nothing() {
                 address: 0x7f00_0000_0000 + page * 0x1000,
                 ..Finale::default()
             };
-            performer
-                .perform_within(slow_time(TIME), &finale, &[])
-                .unwrap_err();
+            performer.perform_within(ENOUGH, &finale, &[]).unwrap_err();
             performer
                 .leftovers()
                 .unwrap_or_else(|left| panic!("port {port}, page {page}: {left}"));
@@ -205,12 +189,10 @@ fn a_ring_that_overflows_leaves_nothing() {
                 flags,
                 ..Finale::default()
             };
-            performer
-                .perform_within(slow_time(TIME), &finale, &maps)
-                .unwrap();
+            performer.perform_within(ENOUGH, &finale, &maps).unwrap();
             finale.ending = Ending::Pages;
             finale.general[7] = rsp;
-            let outcome = performer.perform_within(slow_time(TIME), &finale, &[]);
+            let outcome = performer.perform_within(ENOUGH, &finale, &[]);
             assert!(
                 !outcome.as_ref().is_err_and(forkvm::Failure::is_timeout),
                 "RSP {rsp:#x}: {outcome:?}"

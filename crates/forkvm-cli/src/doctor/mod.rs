@@ -70,6 +70,7 @@ struct Kvm {
     api_version: i32,
     syscall_enters_ring: u8,
     dirty_ring_entries: u32,
+    round_trip_us: f64,
     fsgsbase: bool,
     protection_keys: bool,
     vector_state: Vec<&'static str>,
@@ -85,6 +86,7 @@ impl Kvm {
             api_version: report.api_version,
             syscall_enters_ring: if report.syscall_enters_ring0 { 0 } else { 3 },
             dirty_ring_entries: report.dirty_ring_bytes / 16,
+            round_trip_us: (report.round_trip.as_secs_f64() * 1e7).round() / 10.0,
             fsgsbase: report.fsgsbase,
             protection_keys: report.protection_keys,
             vector_state: std::iter::once("x87")
@@ -238,6 +240,10 @@ impl Kvm {
         line(
             "dirty ring",
             format!("up to {} entries", self.dirty_ring_entries),
+        );
+        line(
+            "KVM_RUN round trip",
+            format!("{:.1} µs", self.round_trip_us),
         );
         line("FSGSBASE in guests", yes_no(self.fsgsbase).into());
         line("protection keys", yes_no(self.protection_keys).into());

@@ -137,10 +137,9 @@ fn serve(mut stream: TcpStream, does: &Does, noted: &Mutex<Vec<Received>>) -> st
                 thread::sleep(*time);
             }
         }
-        Does::IgnoresIt => {
-            thread::sleep(Duration::from_secs(60));
-            Ok(())
-        }
+        Does::IgnoresIt => loop {
+            thread::park();
+        },
         Does::Leaves(after) => stream.read_exact(&mut vec![0; *after]),
     }
 }

@@ -4,6 +4,7 @@
 use std::fs::File;
 use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use kvm_bindings::{CpuId, KVM_MAX_CPUID_ENTRIES, kvm_regs, kvm_sregs};
 use kvm_ioctls::{Cap, Kvm};
@@ -98,6 +99,9 @@ pub struct KvmReport {
     pub cr4: u64,
     /// Largest dirty ring in bytes.
     pub dirty_ring_bytes: u32,
+    /// What a bare `KVM_RUN` took, from the host into the guest and back: the median of some. Between hosts of one kind of
+    /// processor it differs several times over, and what a request costs differs with it.
+    pub round_trip: Duration,
 }
 
 /// The opened device and what every machine needs of the probe.
@@ -172,6 +176,7 @@ impl KvmHost {
             xcr0: 0,
             cr4: CR4_BASE,
             dirty_ring_bytes: ring,
+            round_trip: Duration::ZERO,
         };
         let mut host = Self {
             kvm,
@@ -196,6 +201,7 @@ impl KvmHost {
         if !guest.ring3_out(addresses.round_trip)? {
             return Err(KvmUnavailable::NoInstruction("`out` in ring 3"));
         }
+        self.report.round_trip = guest.round_trip(addresses.round_trip)?;
         if !guest.try_with(CR4_OSXSAVE, addresses.probe_xsave)? {
             return Err(KvmUnavailable::NoInstruction("XSAVE"));
         }
@@ -388,6 +394,22 @@ impl ProbeGuest {
             }
         }
         Ok(false)
+    }
+
+    /// Times ring-3 code that does nothing but `out`.
+    fn round_trip(&mut self, address: u64) -> Result<Duration, KvmUnavailable> {
+        /// An odd number, for a median; few, since the first program waits for it.
+        const TRIPS: usize = 31;
+        self.run(address)?;
+        let mut times = [Duration::ZERO; TRIPS];
+        for time in &mut times {
+            let start = Instant::now();
+            self.vcpu.run();
+            *time = start.elapsed();
+        }
+        self.vcpu.drain();
+        times.sort_unstable();
+        Ok(times[TRIPS / 2])
     }
 
     /// Sets a CR4 bit if KVM takes it.

@@ -6,13 +6,13 @@ use std::path::Path;
 use std::process::Command;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use forkvm::{Answer, Config, Failure, Host, Request, Stream};
 
 use super::batch_gdb::{self, what_it_says};
 pub use super::batch_gdb::{assert_in_order, have_gdb};
-use super::{Tenant, slow_time};
+use super::{ENOUGH, Tenant};
 
 /// Ends the test at once where there is no gdb: a skip, but a failure in CI.
 macro_rules! gdb_or_skip {
@@ -27,8 +27,7 @@ pub(crate) use gdb_or_skip;
 
 /// gdb with these commands, once it is connected.
 pub fn gdb_command(program: &Path, address: &str, commands: &[&str]) -> Command {
-    let timeout = slow_time(Duration::from_secs(20));
-    batch_gdb::gdb_command(program, address, timeout, commands)
+    batch_gdb::gdb_command(program, address, ENOUGH, commands)
 }
 
 /// What gdb says.
@@ -60,7 +59,7 @@ pub struct Addresses(Receiver<String>);
 impl Addresses {
     /// Waits for the next stop.
     pub fn next(&self) -> String {
-        let note = self.0.recv_timeout(slow_time(Duration::from_secs(20)));
+        let note = self.0.recv_timeout(ENOUGH);
         address_in(&note.expect("no note of a stop"))
     }
 
@@ -82,8 +81,7 @@ pub struct Client(pub TcpStream);
 impl Client {
     pub fn connect(address: &str) -> Self {
         let stream = TcpStream::connect(address).unwrap();
-        let time = slow_time(Duration::from_secs(20));
-        stream.set_read_timeout(Some(time)).unwrap();
+        stream.set_read_timeout(Some(ENOUGH)).unwrap();
         Self(stream)
     }
 
@@ -128,7 +126,7 @@ impl Client {
 pub fn boot(guest: &str, change: impl FnOnce(&mut Config)) -> Tenant {
     Tenant::boot_with(guest, |config| {
         config.debugging.allowed = true;
-        config.debugging.timeout = slow_time(Duration::from_secs(60));
+        config.debugging.timeout = ENOUGH;
         change(config);
     })
 }

@@ -10,6 +10,7 @@
 
 pub mod batch_gdb;
 pub mod gdb;
+pub mod pace;
 pub mod sums;
 
 use std::fs::OpenOptions;
@@ -32,6 +33,8 @@ macro_rules! kvm_or_skip {
 }
 pub(crate) use kvm_or_skip;
 
+pub use pace::{ENOUGH, emulated, few, scaled};
+
 /// Whether a test that needs KVM can run.
 pub fn have_kvm() -> bool {
     let Err(error) = OpenOptions::new().read(true).write(true).open("/dev/kvm") else {
@@ -42,33 +45,9 @@ pub fn have_kvm() -> bool {
     false
 }
 
-/// By how much this machine is slower than one with KVM of its own: FORKVM_SLOW, 1 unless set.
-pub fn slowness() -> u32 {
-    std::env::var("FORKVM_SLOW")
-        .ok()
-        .and_then(|value| value.parse().ok())
-        .unwrap_or(1)
-        .max(1)
-}
-
-/// True in software emulation, where some things are missing and everything takes long.
-pub fn emulated() -> bool {
-    slowness() > 1
-}
-
 /// Ways to die that QEMU's software emulation does not have: alignment checks, SIMD exceptions, and the check that
 /// `wbinvd` runs in ring 0.
 pub const NOT_EMULATED: [&str; 3] = ["alignment-check", "sse-fpe", "wbinvd"];
-
-/// A time that must be enough, stretched for a slow machine.
-pub fn slow_time(time: Duration) -> Duration {
-    time * slowness()
-}
-
-/// A number of repetitions, fewer on a slow machine.
-pub fn few(n: usize) -> usize {
-    (n / slowness() as usize).max(1)
-}
 
 /// The folder of the guest programs: the examples, and those of the tests in test/.
 pub fn guests_dir() -> PathBuf {
@@ -101,9 +80,9 @@ pub fn guest(name: &str) -> Vec<u8> {
 pub fn config(name: &str) -> Config {
     let mut config = Config::new(name);
     config.concurrency = 1;
-    config.limits.max_boot_time = slow_time(config.limits.max_boot_time);
-    config.limits.max_request_time = slow_time(config.limits.max_request_time);
-    config.limits.max_wait = slow_time(Duration::from_secs(5));
+    config.limits.max_boot_time = ENOUGH;
+    config.limits.max_request_time = ENOUGH;
+    config.limits.max_wait = ENOUGH;
     config
 }
 
@@ -305,7 +284,7 @@ impl Host for Recorder {
 
 /// Waits, within bounds, for something that another thread does.
 pub fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
-    let end = Instant::now() + slow_time(Duration::from_secs(10));
+    let end = Instant::now() + ENOUGH;
     while !condition() {
         assert!(Instant::now() < end, "{what}: not so after a long wait");
         std::thread::sleep(Duration::from_millis(10));

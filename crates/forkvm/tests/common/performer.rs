@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use forkvm::{Failure, Quiet, Request};
 
-use crate::common::{Tenant, slowness};
+use crate::common::{Tenant, scaled};
 use crate::ops::{self, Finale, Op};
 
 /// Addresses that matter: nothing, code, data, the monitor's pages, windows and their ends, the kernel's half.
@@ -80,7 +80,7 @@ impl Performer {
 
     /// Performs a list. The time is long enough for what does not loop.
     pub fn perform(&self, finale: &Finale, ops: &[Op]) -> Result<u16, Failure> {
-        self.perform_within(Duration::from_millis(40) * slowness().min(25), finale, ops)
+        self.perform_within(scaled(Duration::from_millis(40)), finale, ops)
     }
 
     /// Performs a list.

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use self::ops::{ENDINGS, Ending, Finale, Op};
 use crate::arch::layout::{KERNEL_STACK, USER_STUBS};
-use crate::fork::tests::testing::{deadline, get, slowness};
+use crate::fork::tests::testing::{deadline, emulated, get};
 use crate::fork::*;
 use crate::request::Quiet;
 
@@ -152,7 +152,7 @@ fn any_page_left_out_is_found() {
     let mut fork = Fork::new(master.clone()).unwrap();
     let mut found = 0;
     let finale = Finale::default();
-    for nth in (0..).step_by(if slowness() > 1 { 7 } else { 1 }) {
+    for nth in (0..).step_by(if emulated() { 7 } else { 1 }) {
         let _ = fork.perform(&finale, &writes());
         let differing = fork.differing_pages();
         let listed = fork.machine.memory.dirty_len();

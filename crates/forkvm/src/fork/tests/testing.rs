@@ -2,7 +2,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use crate::call::hypercall::Response;
 use crate::config::Config;
@@ -10,6 +10,10 @@ use crate::failure::Cause;
 use crate::fork::Fork;
 use crate::master::Master;
 use crate::request::{Quiet, Request};
+
+#[path = "../../../tests/common/pace.rs"]
+mod pace;
+pub use pace::{ENOUGH, emulated};
 
 /// A frozen guest of the tests. `None`, which is a skip, where there is no KVM; in CI that is a failure.
 pub fn frozen(guest: &str, change: impl FnOnce(&mut Config)) -> Option<Arc<Master>> {
@@ -24,21 +28,16 @@ pub fn frozen(guest: &str, change: impl FnOnce(&mut Config)) -> Option<Arc<Maste
     );
     let elf = std::fs::read(guests.join("test").join(guest)).expect("`make test-guests` first");
     let mut config = Config::new(guest);
-    config.limits.max_boot_time = Duration::from_secs(600);
+    config.limits.max_boot_time = ENOUGH;
     change(&mut config);
     Some(Arc::new(
         Master::boot(&elf, config, None, &mut Quiet).unwrap(),
     ))
 }
 
-/// FORKVM_SLOW: by how much this machine is slower than one with KVM of its own.
-pub fn slowness() -> u32 {
-    std::env::var("FORKVM_SLOW").map_or(1, |text| text.parse().unwrap())
-}
-
 /// Time enough for any request.
 pub fn deadline() -> Instant {
-    Instant::now() + Duration::from_secs(2) * slowness().min(5)
+    Instant::now() + ENOUGH
 }
 
 /// A GET of this URL, not reset afterwards.
