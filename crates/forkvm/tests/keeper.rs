@@ -6,7 +6,7 @@ mod common;
 
 use std::time::{Duration, Instant};
 
-use common::{Tenant, few, kvm_or_skip, slow_time};
+use common::{ENOUGH, Tenant, few, kvm_or_skip, scaled};
 use forkvm::{Config, Quiet, Request};
 
 /// The most forks that a program may have, all idle, are freed when an update has replaced it. B has one fork and gets as
@@ -21,13 +21,13 @@ fn no_request_waits_for_another_programs_forks_to_be_freed() {
         small(config);
         config.concurrency = forks;
     });
-    let deadline = || Instant::now() + slow_time(Duration::from_secs(120));
+    let deadline = || Instant::now() + ENOUGH;
     a.fill(forks, deadline());
     assert_eq!(a.stats().idle, forks as u64);
     let b = Tenant::boot_with("echo", |config| {
         small(config);
         config.concurrency = REQUESTS;
-        config.limits.max_wait = slow_time(Duration::from_secs(1));
+        config.limits.max_wait = scaled(Duration::from_secs(1));
     });
     assert_eq!(b.stats().forks, 1);
 
