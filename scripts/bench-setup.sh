@@ -48,12 +48,10 @@ unpack_servers() {
 
 servers_run() { "$prefix/bin/nginx" -V -e stderr && "$prefix/bin/fcgiwrap" -h; }
 
-# Cargo shows its own progress. Plain HTTP is all we ask for: without TLS, and with the machine's SQLite, there is
-# half as much to compile.
+# Cargo shows its own progress. (Without its TLS oha does not compile.)
 install_oha() {
     echo "$name: oha $oha, from crates.io (some minutes)"
-    LIBSQLITE3_SYS_USE_PKG_CONFIG=1 cargo install oha --version "$oha" --locked --no-default-features \
-        --root "$prefix" --target-dir "$work/oha"
+    cargo install oha --version "$oha" --locked --root "$prefix" --target-dir "$work/oha"
 }
 
 for part in "$@"; do
@@ -64,7 +62,6 @@ for part in "$@"; do
     syscalls) need_packages strace ;;
     load)
         if [ "$("$prefix/bin/oha" --version 2>/dev/null)" != "oha $oha" ]; then
-            need_packages pkg-config libsqlite3-dev
             install_oha || die "oha could not be built"
         fi
         ;;
