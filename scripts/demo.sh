@@ -1,5 +1,5 @@
 #!/bin/bash
-# The demo: Varnish on 127.0.0.1:${PORT:-8080} with five tenants (vcl/demo.vcl),
+# The demo: Varnish on 127.0.0.1:${PORT:-8080} with seven tenants (vcl/demo.vcl),
 # until Ctrl-C. "make demo" builds what it needs and calls it.
 #   --check   on a free port; checks every answer, then ends with a status
 # Environment: LIB, the folder of libvmod_kvm.so; GUESTS_DIR, that of the example programs.
@@ -36,7 +36,7 @@ if ! (: <>/dev/kvm) 2>/dev/null; then
     sudo usermod -aG $group $(id -un)"
 fi
 [ -e "$lib/libvmod_kvm.so" ] || die "no $lib/libvmod_kvm.so; run: make build"
-for g in page hello mandelbrot counter sqlite; do
+for g in page hello mandelbrot counter sqlite crash live live-2; do
     [ -x "$guests/$g" ] || die "no $guests/$g; run: make guests"
 done
 if [ "$port" != 0 ]; then
@@ -89,7 +89,8 @@ else
     echo "demo: Varnish runs as $(id -un), who may use /dev/kvm. Nothing in the demo needs root."
 fi
 
-sed "s#@GUESTS@#$guests#" "$root/vcl/demo.vcl" >"$work/demo.vcl"
+mkdir -m 700 "$work/state"
+sed "s#@GUESTS@#$guests#; s#@STATE@#$work/state#" "$root/vcl/demo.vcl" >"$work/demo.vcl"
 # The demo's VMOD by its folder, Varnish's own by theirs. setpriv: should this
 # script be killed the hard way, Varnish ends too.
 setpriv --pdeathsig TERM "$VARNISHD" -F ${jail[@]+"${jail[@]}"} -n "$work/varnish" -a "127.0.0.1:$port" \
@@ -115,15 +116,17 @@ for _ in {1..600}; do
 done
 [ -n "$listen" ] || { cat "$work/varnishd.log" >&2; die "Varnish did not start within a minute"; }
 
-# get HOST PATH: a request; the status in $status, files head and body.
+# get HOST PATH [CURL'S ARGUMENTS]: a request; the status in $status, files head and body.
 get() {
-    status=$(curl -sS -m 20 -D "$work/head" -o "$work/body" -w '%{http_code}' -H "Host: $1" "http://$listen$2") || status=000
+    status=$(curl -sS -m 20 "${@:3}" -D "$work/head" -o "$work/body" -w '%{http_code}' -H "Host: $1" "http://$listen$2") || status=000
 }
 
-tenants=(vpizza.com wpizza.com xpizza.com ypizza.com zpizza.com)
+tenants=(tpizza.com upizza.com vpizza.com wpizza.com xpizza.com ypizza.com zpizza.com)
 deadline=$((SECONDS + 60))
 for t in "${tenants[@]}"; do
-    until get "$t" / && [ "$status" = 200 ]; do
+    url=/
+    [ "$t" != tpizza.com ] || url=/ok
+    until get "$t" $url && [ "$status" = 200 ]; do
         alive
         if [ $SECONDS -ge $deadline ]; then
             cat "$work/varnishd.log" >&2
@@ -148,7 +151,7 @@ show() {
     fi
 }
 
-for t in "${tenants[@]}"; do show "$t"; done
+for t in "${tenants[@]:2}"; do show "$t"; done
 
 if [ -z "$check" ]; then
     cat <<END
@@ -157,6 +160,7 @@ Ready. In a browser:
   http://$listen/      vpizza.com, a page that links to the others
   http://$listen/w/    wpizza.com, hello           http://$listen/x/    xpizza.com, a picture for each URL
   http://$listen/y/    ypizza.com, a counter       http://$listen/z/    zpizza.com, a database in memory
+  http://$listen/u/    upizza.com, crash a program, and update one while it serves
 The log: varnishlog -n $work/varnish    (with: . scripts/env.sh)
 Ctrl-C ends it.
 END
@@ -200,6 +204,22 @@ get zpizza.com /count && expect "zpizza.com: rows in the database" has applicati
 get "$listen" "/z/?q=ham" && expect "/z/?q=ham: a search" has application/json ham
 get zpizza.com "/order?id=7&name=Ann" && cp "$work/body" "$work/first"
 get zpizza.com "/order?id=7&name=Bob" && expect "zpizza.com: a second order finds no first" cmp "$work/first" "$work/body"
+get "$listen" /u/ && expect "/u/: a page by version 1" has text/html 'Version 1</b>'
+get "$listen" /u/rollback -X POST && expect "/u/rollback: nothing to go back to" [ "$status" = 409 ]
+get "$listen" /u/update -X POST && cp "$work/head" "$work/updated" && expect "/u/update: see the page" [ "$status" = 303 ]
+location=$(sed -n 's/\r$//; s/^location: *//Ip' "$work/updated")
+get "$listen" "$location" && expect "$location: a page by version 2" has text/html 'Version 2</b>'
+old=${location#*before=}
+expect "$location: what ran before" has text/html "took the place of <code>${old:0:12}</code>"
+get upizza.com /rollback -X POST && expect "upizza.com/rollback: see the page" [ "$status" = 303 ]
+get upizza.com / && expect "upizza.com: version 1 again" has text/html 'Version 1</b>'
+for u in null-write stack-overflow loop; do
+    get "$listen" /t/$u && expect "/t/$u: a plain 500" [ "$status" = 500 ]
+done
+get "$listen" /t/ok && expect "/t/ok: an answer after them" [ "$status" = 200 ]
+for u in /nowhere /w/nowhere /x/1 /y/x /z/nowhere /u/x /t/nowhere /favicon.ico; do
+    get "$listen" $u && expect "$u: 404" [ "$status" = 404 ]
+done
 get nobody.example / && expect "an unknown tenant: 503" [ "$status" = 503 ]
 echo "demo-check: $passed passed, $failed failed"
 [ $failed = 0 ]

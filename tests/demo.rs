@@ -28,7 +28,7 @@ fn demo(arguments: &[&str], port: Option<u16>) -> Output {
 }
 
 #[test]
-fn the_five_tenants_answer() {
+fn the_tenants_answer() {
     if !common::have_kvm() {
         return;
     }

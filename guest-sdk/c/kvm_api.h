@@ -33,6 +33,9 @@
  * copied before the call returns. Functions that return a `long` give a negative errno (-ENOSYS is -38) when
  * the host does not know the call or refuses it.
  *
+ * With -DKVM_API_MOCK the program is an ordinary executable that takes a request from its arguments and prints the
+ * response, for tests (kvm_api_mock.h).
+ *
  * The header is self-contained: C99 or later, C++11 or later, gcc or clang, x86-64, any optimisation level,
  * fixed-address and PIE. Nothing has to be linked with it.
  */
@@ -119,6 +122,17 @@ enum kvm_hypercall_number {
 	KVM_HC_BREAKPOINT = 0x7F7F7
 };
 
+#ifdef KVM_API_MOCK
+/* Outside of a virtual machine: see kvm_api_mock.h, which plays the host. */
+long kvm_mock_call(unsigned number, uintptr_t a0, uintptr_t a1, uintptr_t a2, uintptr_t a3, uintptr_t a4,
+		   uintptr_t a5);
+
+static inline long kvm_hypercall(unsigned number, uintptr_t a0, uintptr_t a1, uintptr_t a2, uintptr_t a3,
+				 uintptr_t a4, uintptr_t a5)
+{
+	return kvm_mock_call(number, a0, a1, a2, a3, a4, a5);
+}
+#else
 /* One call to the host: number in eax, arguments in rdi, rsi, rdx, rcx, r8, r9, result in rax, and `out` to
  * port 0 is the door. The host preserves every other register and the flags; no stack is used. */
 static inline __attribute__((always_inline)) long
@@ -135,6 +149,7 @@ kvm_hypercall(unsigned number, uintptr_t a0, uintptr_t a1, uintptr_t a2, uintptr
 			 : "memory");
 	return result;
 }
+#endif
 
 /* ------------------------------------------------------------------ requests */
 
@@ -281,6 +296,9 @@ static inline __attribute__((noreturn)) void wait_for_requests(void)
  * Since a response does not return, the loop never takes its second turn; it is there for readers. */
 static inline long wait_for_requests_paused(struct kvm_request *request)
 {
+#ifdef KVM_API_MOCK
+	return kvm_hypercall(KVM_HC_WAIT_FOR_REQUESTS_PAUSED, (uintptr_t)request, 0, 0, 0, 0, 0);
+#else
 	long result = KVM_HC_WAIT_FOR_REQUESTS_PAUSED;
 
 	/* Vector registers are scratch here, as over any function call: the host may resume with clean ones. */
@@ -301,6 +319,7 @@ static inline long wait_for_requests_paused(struct kvm_request *request)
 #endif
 	);
 	return result;
+#endif
 }
 
 /* ------------------------------------------------------------------ responses */
@@ -501,7 +520,11 @@ static inline struct kvm_shared_memory shared_memory_area(void)
 	struct kvm_shared_memory area;
 	unsigned long begin = KVM_HC_SHARED_MEMORY_AREA, end = 0;
 
+#ifdef KVM_API_MOCK
+	begin = 0;
+#else
 	__asm__ volatile("outl %%eax, $0" : "+a"(begin), "+d"(end) : : "memory");
+#endif
 	if ((long)begin <= 0 || end < begin)
 		begin = end = 0;
 	area.ptr = (char *)begin;
@@ -596,18 +619,22 @@ static inline long storage_task_stop(long task)
  * that run at the same time have the same number, and it is no greater than there have been machines at a time. */
 static inline uint32_t vcpuid(void)
 {
-	uint32_t number;
+	uint32_t number = 0;
 
+#ifndef KVM_API_MOCK
 	__asm__ volatile("movl %%gs:0, %0" : "=r"(number));
+#endif
 	return number;
 }
 
 /* The same number: a machine has one processor. */
 static inline uint32_t vcpureqid(void)
 {
-	uint32_t number;
+	uint32_t number = 0;
 
+#ifndef KVM_API_MOCK
 	__asm__ volatile("movl %%gs:4, %0" : "=r"(number));
+#endif
 	return number;
 }
 
@@ -650,6 +677,10 @@ static inline void breakpoint(void)
 
 #ifdef __cplusplus
 }
+#endif
+
+#ifdef KVM_API_MOCK
+#include "kvm_api_mock.h"
 #endif
 
 #endif /* KVM_API_H */

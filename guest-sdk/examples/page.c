@@ -98,6 +98,8 @@ static const char HEAD[] =
 	"<div class=\"card\"><b><a href=\"/z/\">zpizza.com</a></b><p>A pizza menu in SQLite, filled before the first request.</p>"
 	"<a href=\"/z/?q=ham\">with ham</a> &middot; <a href=\"/z/count\">count</a> &middot; "
 	"<a href=\"/z/order?id=7&amp;name=Ann\">order</a></div>\n"
+	"<div class=\"card\"><b><a href=\"/u/\">upizza.com</a></b><p>Crashes of tpizza.com, and an update while it serves.</p>"
+	"<a href=\"/u/\">crash it, update it</a></div>\n"
 	"</div>\n"
 	"<h2>From xpizza.com, just now</h2>\n<div class=\"views\">\n"
 	"<a href=\"/x/?size=800\"><img alt=\"The whole Mandelbrot set\" src=\"/x/?size=384\"></a>\n"

@@ -9,7 +9,7 @@ use std::time::Duration;
 use clap::Args;
 use forkvm::{Command, Ended, Host, Sandbox, Stream};
 
-use crate::run::parse_seconds;
+use crate::settings::parse_seconds;
 
 /// Where a dynamic linker and libraries are, and what every C library looks at: readable unless told otherwise.
 const SYSTEM: [&str; 15] = [

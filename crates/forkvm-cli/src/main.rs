@@ -11,11 +11,14 @@ macro_rules! err {
     ($($arg:tt)*) => { $crate::print(std::io::stderr().lock(), format_args!($($arg)*)) };
 }
 
+mod dev;
 mod doctor;
 mod exec;
 mod manual;
+mod new;
 mod nodes;
 mod run;
+mod settings;
 mod upload;
 
 use std::fmt::Arguments;
@@ -34,10 +37,14 @@ struct CommandLine {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Make a new project: a small program, its tests, and a Makefile that builds, tests, serves and uploads it.
+    New(new::New),
     /// Send requests to a program and print its answers.
     Run(Box<run::Run>),
     /// Run an unmodified program in a machine of its own, to its exit.
     Exec(Box<exec::Exec>),
+    /// Serve a program on loopback without Varnish, and load it anew when its file changes.
+    Dev(Box<dev::Dev>),
     /// Give a tenant a new program, on one running Varnish or on many.
     Upload(upload::Upload),
     /// Give a tenant the program before its present one, on one running Varnish or on many.
@@ -58,8 +65,10 @@ fn print(mut to: impl Write, line: Arguments<'_>) {
 
 fn main() -> ExitCode {
     match CommandLine::parse().command {
+        Command::New(new) => new.execute(),
         Command::Run(run) => run.execute(),
         Command::Exec(exec) => exec.execute(),
+        Command::Dev(dev) => dev.execute(),
         Command::Upload(upload) => upload.execute(),
         Command::Rollback(rollback) => rollback.execute(),
         Command::Doctor(doctor) => doctor.execute(),

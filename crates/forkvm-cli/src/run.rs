@@ -1,13 +1,15 @@
 //! `forkvm run`: requests to a program, with curl's habits.
 
 use std::io::{self, Read, Write};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use clap::Args;
-use forkvm::{Answer, Config, DebugAddress, Debugging, Header, Host, Program, Request, Stream};
+use forkvm::{Answer, DebugAddress, Debugging, Header, Program, Request};
+
+use crate::settings::{Settings, Terminal, file_name, parse_seconds};
 
 /// Exit status with `-f` for a response of 400 and up, as curl's.
 const HTTP_ERROR: u8 = 22;
@@ -30,36 +32,11 @@ pub struct Run {
     /// The request body; @FILE reads it from a file, @- from standard input, byte for byte.
     #[arg(short, long, value_name = "DATA|@FILE")]
     data: Option<String>,
-    /// The tenant's name: argv[0] of the program [default: the file's name].
-    #[arg(long)]
-    name: Option<String>,
     /// The free argument that VCL's kvm.backend() can give.
     #[arg(long, default_value = "")]
     arg: String,
-    /// An argument of main(); may be given several times.
-    #[arg(long = "main-argument", value_name = "ARG", allow_hyphen_values = true)]
-    main_arguments: Vec<String>,
-    /// An entry of the program's environment; may be given several times.
-    #[arg(long, value_name = "KEY=VALUE")]
-    env: Vec<String>,
-    /// A file or folder that the program may read; may be given several times.
-    #[arg(long = "allow", value_name = "PATH")]
-    allowed_paths: Vec<PathBuf>,
-    /// The working directory the program sees.
-    #[arg(long, value_name = "PATH", default_value = "/")]
-    cwd: String,
-    /// Longest time main() may take, in seconds.
-    #[arg(long, value_name = "SECONDS", default_value = "16", value_parser = parse_seconds)]
-    max_boot_time: Duration,
-    /// Longest time a request may take, in seconds.
-    #[arg(long, value_name = "SECONDS", default_value = "8", value_parser = parse_seconds)]
-    max_request_time: Duration,
-    /// Guest memory, in MiB.
-    #[arg(long, value_name = "MIB", default_value_t = 256)]
-    max_memory: u64,
-    /// Memory a request may newly dirty, in MiB.
-    #[arg(long, value_name = "MIB", default_value_t = 64)]
-    max_request_memory: u64,
+    #[command(flatten)]
+    settings: Settings,
     /// Stop each request at its handler's entry and wait for gdb: on 127.0.0.1, any free port, or on the PORT or the
     /// Unix socket given. Where to connect is printed.
     #[arg(
@@ -83,37 +60,6 @@ pub struct Run {
 fn parse_header(text: &str) -> Result<Header, String> {
     forkvm::parse_header(text.as_bytes())
         .map_err(|bad| format!("{bad} (it has the form 'Name: value')"))
-}
-
-/// A time on the command line.
-pub fn parse_seconds(text: &str) -> Result<Duration, String> {
-    let seconds: f64 = text.parse().map_err(|_| "not a number of seconds")?;
-    match Duration::try_from_secs_f64(seconds) {
-        Ok(time) if !time.is_zero() => Ok(time),
-        _ => Err("a time has to be more than 0 seconds".into()),
-    }
-}
-
-/// A guest's output goes to our standard error.
-struct Terminal<'a> {
-    program: &'a Path,
-}
-
-impl Host for Terminal<'_> {
-    fn note(&mut self, line: &str) {
-        // A command to be copied names the file.
-        let program = self.program.display().to_string();
-        err!("forkvm: {}", line.replace("PROGRAM", &program));
-    }
-
-    fn output(&mut self, stream: Stream, bytes: &[u8]) {
-        let mut stderr = io::stderr().lock();
-        // Nobody is left to tell if standard error is gone.
-        let _ = stderr.write_all(bytes);
-        if stream == Stream::Log && !bytes.ends_with(b"\n") {
-            let _ = stderr.write_all(b"\n");
-        }
-    }
 }
 
 /// What went wrong, for the terminal.
@@ -161,7 +107,7 @@ impl Run {
                 headers: &headers,
                 body: &body,
             };
-            let deadline = Instant::now() + self.max_request_time;
+            let deadline = Instant::now() + self.settings.max_request_time;
             let mut terminal = Terminal {
                 program: &self.program,
             };
@@ -222,26 +168,12 @@ impl Run {
 
     fn boot(&self) -> Result<Arc<Program>, Problem> {
         let elf = self.elf()?;
-        let file_name = || {
-            if self.is_from_stdin() {
-                return "stdin".to_owned();
-            }
-            self.program
-                .file_name()
-                .unwrap_or_default()
-                .to_string_lossy()
-                .into_owned()
+        let name = match self.is_from_stdin() {
+            true => "stdin".into(),
+            false => file_name(&self.program),
         };
-        let mut config = Config::new(self.name.clone().unwrap_or_else(file_name));
-        config.main_arguments.clone_from(&self.main_arguments);
-        config.environment.clone_from(&self.env);
-        config.allowed_paths.clone_from(&self.allowed_paths);
-        config.current_working_directory.clone_from(&self.cwd);
+        let mut config = self.settings.config(name);
         config.concurrency = 1;
-        config.limits.max_boot_time = self.max_boot_time;
-        config.limits.max_request_time = self.max_request_time;
-        config.limits.max_memory = self.max_memory.saturating_mul(1 << 20);
-        config.limits.max_request_memory = self.max_request_memory.saturating_mul(1 << 20);
         if let Some(address) = &self.gdb {
             config.debugging = Debugging {
                 allowed: true,

@@ -19,10 +19,19 @@
 //! ```
 //!
 //! The program may be stripped.
+//!
+//! Handlers are functions from a [`Request`] to a [`Response`], and run natively under `cargo test`: a test makes the
+//! request ([`Request::builder`]) and looks at the response. Outside of a virtual machine [`log`] goes to standard error,
+//! and [`serve`] takes the request from the program's arguments and prints the response:
+//!
+//! ```text
+//! cargo run -- -i /any/url
+//! ```
 
 #[cfg(not(all(target_arch = "x86_64", target_pointer_width = "64")))]
 compile_error!("programs for the virtual machine are 64-bit x86");
 
+mod native;
 mod raw;
 mod request;
 mod response;
@@ -32,7 +41,7 @@ use std::panic::{catch_unwind, AssertUnwindSafe};
 use std::sync::Mutex;
 
 pub use raw::hypercall;
-pub use request::{Header, Request};
+pub use request::{Header, Request, RequestBuilder};
 pub use response::Response;
 
 type OnRequest = Box<dyn FnMut(&Request) -> Response + Send>;
@@ -94,6 +103,9 @@ fn answer(handler: impl FnOnce() -> Option<Response>) -> ! {
 
 /// Panics after the freeze, where the host refuses it.
 fn register(slot: usize, entry: usize) {
+    if native::is_native() {
+        return;
+    }
     // SAFETY: the entry points have the signatures of their slots.
     let result = unsafe { hypercall(raw::REGISTER_FUNC, [slot, entry, 0, 0, 0, 0]) };
     assert!(
@@ -118,8 +130,12 @@ pub fn on_error(handler: impl FnMut(&Failure) -> Response + Send + 'static) {
     }
 }
 
-/// The end of the set-up: freezes the machine here. Requests go to the handlers.
+/// The end of the set-up: freezes the machine here. Requests go to the handlers. Outside of a virtual machine there is
+/// one request, that of the program's arguments.
 pub fn wait_for_requests() -> ! {
+    if native::is_native() {
+        native::serve();
+    }
     // SAFETY: no memory is touched, and the call does not come back.
     unsafe { hypercall(raw::WAIT_FOR_REQUESTS, [0; 6]) };
     std::process::abort()
@@ -131,8 +147,11 @@ pub fn serve(handler: impl FnMut(&Request) -> Response + Send + 'static) -> ! {
     wait_for_requests()
 }
 
-/// Writes a line to the Varnish log.
+/// Writes a line to the Varnish log, outside of a virtual machine to standard error.
 pub fn log(text: &str) {
+    if native::is_native() {
+        return eprintln!("{text}");
+    }
     // SAFETY: the host reads the text.
     unsafe { hypercall(raw::LOG, [text.as_ptr() as usize, text.len(), 0, 0, 0, 0]) };
 }
@@ -152,6 +171,9 @@ pub fn is_debug() -> bool {
 /// Which of the program's virtual machines this is: 0 in `main()` and in warm-up requests, from 1 on in a request. No two
 /// that run at the same time have the same number, and it is no greater than there have been machines at a time.
 pub fn fork_number() -> u32 {
+    if native::is_native() {
+        return 0;
+    }
     let number: u32;
     // SAFETY: the host has GS base point at the number, and this program does not change GS base.
     unsafe {

@@ -2,6 +2,8 @@
 
 use core::ffi::c_void;
 
+use crate::native;
+
 pub(crate) const REGISTER_FUNC: u32 = 0x10000;
 pub(crate) const WAIT_FOR_REQUESTS: u32 = 0x10001;
 pub(crate) const BACKEND_RESPONSE: u32 = 0x10010;
@@ -13,13 +15,18 @@ pub(crate) const IS_DEBUG: u32 = 0x7FDEB;
 pub(crate) const SLOT_REQUEST: usize = 3;
 pub(crate) const SLOT_ON_ERROR: usize = 5;
 
-/// A call to the host, with the numbers and arguments of `kvm_api.h`.
+/// Linux's number for a call that is not there.
+const ENOSYS: isize = 38;
+
+/// A call to the host, with the numbers and arguments of `kvm_api.h`. -ENOSYS outside of a virtual machine.
 ///
 /// # Safety
 ///
 /// The host reads and writes the memory that pointers among the arguments name, as each call defines.
-#[inline]
 pub unsafe fn hypercall(number: u32, args: [usize; 6]) -> isize {
+    if native::is_native() {
+        return -ENOSYS;
+    }
     let result: isize;
     // SAFETY: `out` to port 0 is the call; the host preserves all registers but rax, and uses no stack. What
     // it does to memory is the caller's responsibility, and asm! is taken to read and write memory.
@@ -40,6 +47,7 @@ pub unsafe fn hypercall(number: u32, args: [usize; 6]) -> isize {
 }
 
 #[repr(C)]
+#[derive(Debug)]
 pub(crate) struct Header {
     pub field: *const u8,
     pub colon: u32,

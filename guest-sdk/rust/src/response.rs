@@ -1,8 +1,9 @@
 //! The response.
 
+use std::borrow::Cow;
 use std::time::Duration;
 
-use crate::raw;
+use crate::{native, raw};
 
 /// An answer, made by one of the constructors and changed step by step.
 ///
@@ -70,8 +71,50 @@ impl Response {
         self
     }
 
+    /// The status.
+    pub fn status_code(&self) -> u16 {
+        self.status
+    }
+
+    /// The body's type, or "".
+    pub fn content_type(&self) -> &str {
+        &self.content_type
+    }
+
+    /// The body.
+    pub fn body(&self) -> &[u8] {
+        &self.body
+    }
+
+    /// The body as text, with what is not UTF-8 replaced.
+    pub fn body_text(&self) -> Cow<'_, str> {
+        String::from_utf8_lossy(&self.body)
+    }
+
+    /// The header fields that were added, name and value, in their order.
+    pub fn headers(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.headers
+            .iter()
+            .map(|line| line.split_once(": ").unwrap_or((line, "")))
+    }
+
+    /// The value of the first header field of this name, in whatever spelling.
+    pub fn header_value(&self, name: &str) -> Option<&str> {
+        self.headers()
+            .find(|(found, _)| found.eq_ignore_ascii_case(name))
+            .map(|(_, value)| value)
+    }
+
+    /// Time to live, grace and keep, if the response may be cached.
+    pub fn caching(&self) -> Option<[Duration; 3]> {
+        self.cache
+    }
+
     /// Answers the request. Handlers return the response instead; this is for code deep below one.
     pub fn send(self) -> ! {
+        if native::is_native() {
+            native::answer(&self);
+        }
         let headers: Vec<_> = self
             .headers
             .iter()
@@ -122,5 +165,31 @@ fn address(bytes: &[u8]) -> usize {
         &NOTHING as *const u8 as usize
     } else {
         bytes.as_ptr() as usize
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_test_looks_at_it() {
+        let seconds = Duration::from_secs;
+        let response = Response::json("{}")
+            .status(201)
+            .header("X-A", "b: c")
+            .header("x-a", "d")
+            .cache(seconds(1), seconds(2), seconds(3));
+        assert_eq!(response.status_code(), 201);
+        assert_eq!(response.content_type(), "application/json");
+        assert_eq!(
+            (response.body(), &*response.body_text()),
+            (&b"{}"[..], "{}")
+        );
+        assert_eq!(response.header_value("X-a"), Some("b: c"));
+        assert_eq!(response.header_value("X-B"), None);
+        assert_eq!(response.headers().count(), 2);
+        assert_eq!(response.caching(), Some([1, 2, 3].map(seconds)));
+        assert_eq!(Response::empty(204).caching(), None);
     }
 }

@@ -13,7 +13,7 @@ use std::time::Duration;
 use clap::Args;
 use ureq::http::Uri;
 
-use crate::run::parse_seconds;
+use crate::settings::parse_seconds;
 use client::Post;
 use key::Key;
 use outcome::{Outcome, Question};

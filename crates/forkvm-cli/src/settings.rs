@@ -1,0 +1,94 @@
+//! A program's surroundings and limits on the command line, and where its output goes.
+
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use clap::Args;
+use forkvm::{Config, Host, Stream};
+
+/// The settings of a program, as kvm.tenant() has them.
+#[derive(Debug, Args)]
+pub struct Settings {
+    /// The tenant's name: argv[0] of the program [default: the file's name].
+    #[arg(long)]
+    pub name: Option<String>,
+    /// An argument of main(); may be given several times.
+    #[arg(long = "main-argument", value_name = "ARG", allow_hyphen_values = true)]
+    pub main_arguments: Vec<String>,
+    /// An entry of the program's environment; may be given several times.
+    #[arg(long, value_name = "KEY=VALUE")]
+    pub env: Vec<String>,
+    /// A file or folder that the program may read; may be given several times.
+    #[arg(long = "allow", value_name = "PATH")]
+    pub allowed_paths: Vec<PathBuf>,
+    /// The working directory the program sees.
+    #[arg(long, value_name = "PATH", default_value = "/")]
+    pub cwd: String,
+    /// Longest time main() may take, in seconds.
+    #[arg(long, value_name = "SECONDS", default_value = "16", value_parser = parse_seconds)]
+    pub max_boot_time: Duration,
+    /// Longest time a request may take, in seconds.
+    #[arg(long, value_name = "SECONDS", default_value = "8", value_parser = parse_seconds)]
+    pub max_request_time: Duration,
+    /// Guest memory, in MiB.
+    #[arg(long, value_name = "MIB", default_value_t = 256)]
+    pub max_memory: u64,
+    /// Memory a request may newly dirty, in MiB.
+    #[arg(long, value_name = "MIB", default_value_t = 64)]
+    pub max_request_memory: u64,
+}
+
+impl Settings {
+    /// As the engine takes them, for a program that is called so unless `--name` says otherwise.
+    pub fn config(&self, name: String) -> Config {
+        let mut config = Config::new(self.name.clone().unwrap_or(name));
+        config.main_arguments.clone_from(&self.main_arguments);
+        config.environment.clone_from(&self.env);
+        config.allowed_paths.clone_from(&self.allowed_paths);
+        config.current_working_directory.clone_from(&self.cwd);
+        config.limits.max_boot_time = self.max_boot_time;
+        config.limits.max_request_time = self.max_request_time;
+        config.limits.max_memory = self.max_memory.saturating_mul(1 << 20);
+        config.limits.max_request_memory = self.max_request_memory.saturating_mul(1 << 20);
+        config
+    }
+}
+
+/// What a program is called after.
+pub fn file_name(program: &Path) -> String {
+    let name = program.file_name().unwrap_or_default();
+    name.to_string_lossy().into_owned()
+}
+
+/// A time on the command line.
+pub fn parse_seconds(text: &str) -> Result<Duration, String> {
+    let seconds: f64 = text.parse().map_err(|_| "not a number of seconds")?;
+    match Duration::try_from_secs_f64(seconds) {
+        Ok(time) if !time.is_zero() => Ok(time),
+        _ => Err("a time has to be more than 0 seconds".into()),
+    }
+}
+
+/// A guest's output goes to our standard error.
+pub struct Terminal<'a> {
+    /// The program's file.
+    pub program: &'a Path,
+}
+
+impl Host for Terminal<'_> {
+    fn note(&mut self, line: &str) {
+        // A command to be copied names the file.
+        let program = self.program.display().to_string();
+        err!("forkvm: {}", line.replace("PROGRAM", &program));
+    }
+
+    fn output(&mut self, stream: Stream, bytes: &[u8]) {
+        let mut stderr = io::stderr().lock();
+        // Nobody is left to tell if standard error is gone.
+        let _ = stderr.write_all(bytes);
+        if stream == Stream::Log && !bytes.ends_with(b"\n") {
+            let _ = stderr.write_all(b"\n");
+        }
+    }
+}

@@ -1,0 +1,265 @@
+//! `forkvm dev`: a program on loopback, loaded anew when its file changes.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+#[path = "../../forkvm/tests/common/mod.rs"]
+mod common;
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use common::{guest_path, kvm_or_skip};
+
+/// A running `forkvm dev`, with a program file of its own.
+struct Dev {
+    child: Child,
+    address: String,
+    folder: PathBuf,
+    errors: Arc<Mutex<String>>,
+}
+
+impl Dev {
+    fn start(test: &str, guest: &Path, arguments: &[&str]) -> Self {
+        let folder = std::env::temp_dir().join(format!("forkvm-dev-{}-{test}", std::process::id()));
+        std::fs::create_dir(&folder).unwrap();
+        let program = folder.join("program");
+        std::fs::copy(guest, &program).unwrap();
+        let mut child = Command::new(env!("CARGO_BIN_EXE_forkvm"))
+            .args(["dev", "--port", "0", "--max-boot-time", "600"])
+            .args(arguments)
+            .arg(&program)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let errors = Arc::new(Mutex::new(String::new()));
+        let (mut stderr, collected) = (child.stderr.take().unwrap(), errors.clone());
+        thread::spawn(move || {
+            let mut piece = [0; 4096];
+            while let Ok(n @ 1..) = stderr.read(&mut piece) {
+                let text = String::from_utf8_lossy(&piece[..n]);
+                collected.lock().unwrap().push_str(&text);
+            }
+        });
+        let mut line = String::new();
+        let stdout = child.stdout.as_mut().unwrap();
+        BufReader::new(stdout).read_line(&mut line).unwrap();
+        let address = line.trim().trim_end_matches('/').rsplit('/').next();
+        Self {
+            address: address.unwrap().to_owned(),
+            child,
+            folder,
+            errors,
+        }
+    }
+
+    /// Another file in the place of the program's, as a build leaves it.
+    fn replace(&self, with: &[u8]) {
+        let new = self.folder.join("new");
+        std::fs::write(&new, with).unwrap();
+        std::fs::rename(&new, self.folder.join("program")).unwrap();
+    }
+
+    /// A whole response to a request that is sent as it is.
+    fn send(&self, request: &[u8]) -> String {
+        String::from_utf8_lossy(&self.send_for_bytes(request)).into_owned()
+    }
+
+    fn send_for_bytes(&self, request: &[u8]) -> Vec<u8> {
+        let mut stream = TcpStream::connect(&self.address).unwrap();
+        // Who refuses a body may close before it has it all.
+        let _ = stream.write_all(request);
+        let mut response = Vec::new();
+        let _ = stream.read_to_end(&mut response);
+        response
+    }
+
+    fn request(&self, method: &str, url: &str, headers: &str, body: &[u8]) -> String {
+        let head = format!(
+            "{method} {url} HTTP/1.1\r\nHost: dev.example\r\nConnection: close\r\n{headers}\
+             Content-Length: {}\r\n\r\n",
+            body.len()
+        );
+        self.send(&[head.as_bytes(), body].concat())
+    }
+
+    fn get(&self, url: &str) -> String {
+        self.request("GET", url, "", b"")
+    }
+
+    /// Waits until this is said on the terminal.
+    fn await_error(&self, text: &str) {
+        self.wait(text, || self.errors.lock().unwrap().contains(text));
+    }
+
+    fn wait(&self, what: &str, done: impl Fn() -> bool) {
+        let end = Instant::now() + Duration::from_secs(120);
+        while !done() {
+            let errors = self.errors.lock().unwrap();
+            assert!(Instant::now() < end, "{what}: {errors}");
+            drop(errors);
+            thread::sleep(Duration::from_millis(20));
+        }
+    }
+}
+
+impl Drop for Dev {
+    fn drop(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+        std::fs::remove_dir_all(&self.folder).unwrap();
+    }
+}
+
+fn status(response: &str) -> &str {
+    response.split(' ').nth(1).unwrap_or_default()
+}
+
+fn body(response: &str) -> &str {
+    response.split_once("\r\n\r\n").map_or("", |(_, body)| body)
+}
+
+#[test]
+fn requests_are_the_programs() {
+    kvm_or_skip!();
+    let dev = Dev::start("echo", &guest_path("echo"), &["--arg", "A"]);
+    let text = dev.request(
+        "PUT",
+        "/some/url?a=b",
+        "Content-Type: a/b\r\nX-Own: c\r\n",
+        b"data",
+    );
+    assert_eq!(status(&text), "200", "{text}");
+    for line in [
+        "method: PUT",
+        "url: /some/url?a=b",
+        "arg: A",
+        "content-type: a/b",
+        "content-length: 4",
+        "Host: dev.example",
+        "X-Own: c",
+    ] {
+        assert!(
+            body(&text).lines().any(|found| found == line),
+            "{line}: {text}"
+        );
+    }
+    let text = dev.request("POST", "/echo", "", b"a body");
+    assert!(body(&text) == "a body", "{text}");
+    let text = dev.get("/header?name=X-A&value=b");
+    assert!(text.contains("X-A: b\r\n"), "{text}");
+    assert_eq!(status(&dev.get("/status/404")), "404");
+    let bytes =
+        dev.send_for_bytes(b"GET /size/300001 HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+    assert!(bytes.ends_with(&[b"\r\n\r\n", &common::sums::pattern(300_001)[..]].concat()));
+    // Each request is the first.
+    assert_eq!(body(&dev.get("/counter")), "1\n");
+    assert_eq!(body(&dev.get("/counter")), "1\n");
+    let head = dev.request("HEAD", "/size/1000", "", b"");
+    assert!(
+        head.contains("Content-Length: 1000\r\n") && body(&head).is_empty(),
+        "{head}"
+    );
+    dev.await_error("GET /status/404 404");
+}
+
+#[test]
+fn failures_are_told_here_and_not_to_the_client() {
+    kvm_or_skip!();
+    let arguments = ["--max-request-time", "2", "--max-request-memory", "4"];
+    let dev = Dev::start("crash", &guest_path("crash"), &arguments);
+    let text = dev.get("/null-write");
+    assert_eq!(
+        (status(&text), body(&text)),
+        ("500", "The service failed.\n")
+    );
+    dev.await_error("GET /null-write 500: ");
+    dev.await_error("page fault writing 0x0");
+    assert_eq!(status(&dev.get("/ok")), "200");
+    let text = dev.request("POST", "/ok", "", &vec![0; 5 << 20]);
+    assert_eq!(
+        (status(&text), body(&text)),
+        ("413", "The request body is too large.\n")
+    );
+    assert_eq!(status(&dev.get("/loop")), "500");
+    dev.await_error("max_request_time");
+    // What is no HTTP ends its connection and nothing else.
+    let _ = dev.send(b"no HTTP at all\r\n\r\n");
+    assert_eq!(status(&dev.get("/ok")), "200");
+}
+
+#[test]
+fn a_busy_program_is_503() {
+    kvm_or_skip!();
+    let arguments = ["--concurrency", "1", "--max-request-time", "60"];
+    let dev = Dev::start("busy", &guest_path("crash"), &arguments);
+    let mut looping = TcpStream::connect(&dev.address).unwrap();
+    looping
+        .write_all(b"GET /loop HTTP/1.1\r\nHost: x\r\n\r\n")
+        .unwrap();
+    // It is some time until the fork is taken.
+    dev.wait("busy", || {
+        let text = dev.get("/ok");
+        status(&text) == "503" && text.contains("Retry-After: 1\r\n")
+    });
+    dev.await_error("GET /ok 503: ");
+}
+
+#[test]
+fn a_changed_file_is_loaded_and_a_bad_one_is_not() {
+    kvm_or_skip!();
+    let dev = Dev::start("reload", &guest_path("hello"), &[]);
+    assert_eq!(body(&dev.get("/")), "Hello, World!\n");
+    dev.replace(&common::guest("counter"));
+    dev.wait("the counter", || body(&dev.get("/")) == "1\n");
+
+    dev.replace(b"no program");
+    dev.await_error("not an ELF program");
+    dev.await_error("the one before goes on");
+    assert_eq!(body(&dev.get("/")), "1\n");
+    // In the middle of a build there is no file.
+    std::fs::remove_file(dev.folder.join("program")).unwrap();
+    assert_eq!(body(&dev.get("/")), "1\n");
+    dev.replace(&common::guest("hello"));
+    dev.wait("hello", || body(&dev.get("/")) == "Hello, World!\n");
+}
+
+#[test]
+fn a_program_that_does_not_start_is_waited_for() {
+    kvm_or_skip!();
+    let dev = Dev::start("bad", &guest_path("bad-main-returns-3"), &[]);
+    dev.await_error("returned 3");
+    assert_eq!(status(&dev.get("/")), "503");
+    dev.replace(&common::guest("hello"));
+    dev.wait("hello", || body(&dev.get("/")) == "Hello, World!\n");
+}
+
+#[test]
+fn what_it_can_not_begin_with() {
+    kvm_or_skip!();
+    let failed = |arguments: &[&str], why: &str| {
+        let output = Command::new(env!("CARGO_BIN_EXE_forkvm"))
+            .arg("dev")
+            .args(arguments)
+            .output()
+            .unwrap();
+        let errors = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{errors}");
+        assert!(
+            errors.contains(why) && errors.lines().count() == 1,
+            "{errors}"
+        );
+    };
+    failed(&["--port", "0", "/no/such/program"], "/no/such/program");
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = taken.local_addr().unwrap().port().to_string();
+    failed(
+        &["--port", &port, guest_path("hello").to_str().unwrap()],
+        "Take another port",
+    );
+}

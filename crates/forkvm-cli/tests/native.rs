@@ -1,0 +1,229 @@
+//! Programs built to run without a virtual machine (-DKVM_API_MOCK): the same answers as in one.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+#[path = "../../forkvm/tests/common/mod.rs"]
+mod common;
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use common::{guest_path, kvm_or_skip};
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
+}
+
+/// A folder with programs built natively.
+struct Folder(PathBuf);
+
+impl Folder {
+    fn new(test: &str) -> Self {
+        let path =
+            std::env::temp_dir().join(format!("forkvm-native-{}-{test}", std::process::id()));
+        std::fs::create_dir(&path).unwrap();
+        Self(path)
+    }
+
+    /// Compiles sources, whose paths are relative to the project's folder.
+    fn build(&self, compiler: &[&str], sources: &[&str]) -> PathBuf {
+        let program = self.0.join("program");
+        let output = Command::new(compiler[0])
+            .args(&compiler[1..])
+            .args(["-O1", "-g", "-Wall", "-Wextra", "-Werror", "-DKVM_API_MOCK"])
+            .args(["-I", "guest-sdk/c", "-I", "tests/guests", "-o"])
+            .arg(&program)
+            .args(sources)
+            .current_dir(root())
+            .output()
+            .unwrap();
+        let errors = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{errors}");
+        program
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        std::fs::remove_dir_all(&self.0).unwrap();
+    }
+}
+
+fn native(program: &Path, arguments: &[&str]) -> Output {
+    Command::new(program).args(arguments).output().unwrap()
+}
+
+/// The answers of `forkvm run` to the same arguments.
+fn in_a_machine(guest: &str, arguments: &[&str]) -> Vec<u8> {
+    let (options, urls) = arguments.split_at(arguments.len() - 1);
+    let output = Command::new(env!("CARGO_BIN_EXE_forkvm"))
+        .args(["run", "--max-boot-time", "600"])
+        .args(options)
+        .arg(guest_path(guest))
+        .args(urls)
+        .output()
+        .unwrap();
+    output.stdout
+}
+
+const C: &[&str] = &["cc", "-std=gnu99"];
+const CXX: &[&str] = &["c++", "-std=c++17"];
+
+#[test]
+fn the_same_answers_as_in_a_virtual_machine() {
+    kvm_or_skip!();
+    for (guest, source, requests) in [
+        (
+            "hello",
+            "guest-sdk/examples/hello.c",
+            &[&["-i", "/"][..]][..],
+        ),
+        (
+            "counter",
+            "guest-sdk/examples/counter.c",
+            &[&["-i", "/"], &["/x"]],
+        ),
+        (
+            "echo",
+            "tests/guests/echo.c",
+            &[
+                &["-i", "-d", "a=b", "/echo"],
+                &["-i", "-X", "DELETE", "/method"],
+                &["-i", "/status/404"],
+                &["-i", "/header?name=X-A&value=b"],
+                &["/size/300001"],
+                &["-d", "x", "/sum"],
+            ],
+        ),
+        (
+            "get_post",
+            "tests/guests/get_post.c",
+            &[
+                &["-i", "--arg", "A", "/get"],
+                &["-d", "data", "-H", "Content-Type: a/b", "/post"],
+                &["-i", "--arg", "A", "/die"],
+            ],
+        ),
+        ("page", "guest-sdk/examples/page.c", &[&["-X", "GET", "/"]]),
+    ] {
+        let folder = Folder::new(guest);
+        let program = folder.build(C, &[source]);
+        for &arguments in requests {
+            let output = native(&program, arguments);
+            let expected = in_a_machine(guest, arguments);
+            let (got, expected) = (lines(&output.stdout), lines(&expected));
+            assert_eq!(got, expected, "{guest} {arguments:?}");
+        }
+    }
+}
+
+/// Without what the two can't have in common: headers that `forkvm run` sends of its own accord.
+fn lines(bytes: &[u8]) -> Vec<String> {
+    String::from_utf8_lossy(bytes)
+        .split('\n')
+        .filter(|line| {
+            !["Host", "User-Agent", "Accept"]
+                .iter()
+                .any(|name| line.contains(&format!("<th>{name}<")))
+        })
+        .map(str::to_owned)
+        .collect()
+}
+
+#[test]
+fn requests_do_not_see_each_other() {
+    let folder = Folder::new("forks");
+    let program = folder.build(C, &["guest-sdk/examples/counter.c"]);
+    let output = native(&program, &["/", "/", "/"]);
+    assert_eq!(output.stdout, b"1\n1\n1\n");
+    assert_eq!(output.status.code(), Some(0));
+}
+
+#[test]
+fn statics_are_not_destroyed() {
+    let folder = Folder::new("cxx");
+    let program = folder.build(CXX, &["tests/guests/cxx.cc"]);
+    let output = native(&program, &["/"]);
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(
+        text.starts_with("entries 1000 destroyed 0 atexit 0\n")
+            && text.contains("thread_local set"),
+        "{text}"
+    );
+}
+
+#[test]
+fn failures_are_told() {
+    let folder = Folder::new("crash");
+    let program = folder.build(C, &["guest-sdk/examples/crash.c"]);
+    let output = native(&program, &["/null-write", "/ok"]);
+    assert_eq!(output.status.code(), Some(1));
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(
+        errors.contains("/null-write: request failed: Segmentation fault"),
+        "{errors}"
+    );
+    // The next request is not affected.
+    let ok = native(&program, &["/ok"]);
+    assert_eq!(output.stdout, ok.stdout);
+    assert!(ok.status.success() && !ok.stdout.is_empty());
+    for wrong in [&["-X"][..], &["--what", "/"], &["-H", "no colon"]] {
+        assert_eq!(native(&program, wrong).status.code(), Some(2), "{wrong:?}");
+    }
+}
+
+#[test]
+fn main_that_fails_and_handlers_that_do_not_answer() {
+    let folder = Folder::new("bad");
+    for (text, why) in [
+        (
+            "int main(void) { return 3; }",
+            "main() failed: it returned 3",
+        ),
+        ("int main(void) { return 0; }", "no handler"),
+        (
+            "KVM_EXPORT void my_backend(const char *url) { (void)url; } int main(void) { return 0; }",
+            "returned without a response",
+        ),
+        (
+            "#include <stdlib.h>\nKVM_EXPORT void my_backend(const char *url) { (void)url; exit(0); }\n\
+             int main(void) { return 0; }",
+            "ended without a response (exit status 0)",
+        ),
+        (
+            "int main(void) { backend_response_str(200, \"\", \"\"); }",
+            "without a request",
+        ),
+    ] {
+        let source = folder.0.join("main.c");
+        std::fs::write(&source, format!("#include <kvm_api.h>\n{text}\n")).unwrap();
+        let program = folder.build(C, &[source.to_str().unwrap()]);
+        let output = native(&program, &["/"]);
+        let errors = String::from_utf8_lossy(&output.stderr);
+        assert_eq!((output.status.code(), &*output.stdout), (Some(1), &b""[..]));
+        assert!(errors.contains(why), "{why}: {errors}");
+    }
+}
+
+/// Several sources of one program, and the response without a paused loop's end.
+#[test]
+fn a_program_of_two_sources_in_a_paused_loop() {
+    let folder = Folder::new("two");
+    let main = folder.0.join("main.c");
+    let other = folder.0.join("other.c");
+    std::fs::write(
+        &main,
+        "#include <kvm_api.h>\nvoid answer(const char *);\nint main(void) {\n\
+         struct kvm_request r; int turns = 0;\n\
+         for (;;) { wait_for_requests_paused(&r); turns++; answer(turns == 1 ? r.url : \"again\"); } }\n",
+    )
+    .unwrap();
+    std::fs::write(
+        &other,
+        "#include <kvm_api.h>\nvoid answer(const char *text);\n\
+         void answer(const char *text) { backend_response_str(200, \"text/plain\", text); }\n",
+    )
+    .unwrap();
+    let sources = [main.to_str().unwrap(), other.to_str().unwrap()];
+    let program = folder.build(C, &sources);
+    assert_eq!(native(&program, &["/a", "/b"]).stdout, b"/a/b");
+}
