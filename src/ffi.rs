@@ -10,11 +10,11 @@ use std::ptr;
 
 use varnish::ffi::{VCL_BACKEND, VCL_BOOL, VCL_BYTES, VCL_DURATION, VCL_INT, VCL_STRING, VclEvent};
 use varnish::ffi::{VMOD_PRIV_METHODS_MAGIC, vmod_data, vmod_priv, vmod_priv_methods, vrt_ctx};
-use varnish::vcl::{Ctx, LogTag, VclError};
+use varnish::vcl::{Buffer, Ctx, LogTag, VclError};
 
 use crate::director::Director;
 use crate::order::{Debug, Order, Sent, Target, Upload};
-use crate::tenants::document::{self, BadDocument, Document};
+use crate::tenants::document::{self, BadDocument, Described};
 use crate::tenants::kinds::List;
 use crate::tenants::settings::{Given, Settings};
 use crate::tenants::table::settings;
@@ -206,8 +206,11 @@ unsafe extern "C" fn load_tenants(
         // SAFETY: as in tenant().
         unsafe {
             let file = Path::new(OsStr::from_bytes(bytes(file).unwrap_or_default()));
-            let added = add_tenants(registered(vcl)?.director(), document::load(file));
-            Ok(said(ctx, &format!("load_tenants({file:?})"), added))
+            let call = format!("load_tenants({file:?})");
+            let added = add_tenants(registered(vcl)?.director(), &call, |warnings| {
+                document::load(file, warnings)
+            });
+            Ok(said(ctx, &call, added))
         }
     })
 }
@@ -218,18 +221,41 @@ unsafe extern "C" fn embed_tenants(ctx: *const vrt_ctx, vcl: *mut vmod_priv, jso
         // SAFETY: as in tenant().
         let (director, json) =
             unsafe { (registered(vcl)?.director(), bytes(json).unwrap_or_default()) };
-        let added = add_tenants(director, document::parse(json));
-        Ok(added.map_err(|bad| format!("kvm.embed_tenants(): {bad}"))?)
+        let call = "embed_tenants()";
+        let added = add_tenants(director, call, |warnings| document::parse(json, warnings));
+        Ok(added.map_err(|bad| format!("kvm.{call}: {bad}"))?)
     });
 }
 
-/// Adds all of a document's tenants, or none.
-fn add_tenants(director: &Director, document: Result<Document, BadDocument>) -> Result<(), String> {
-    let Document { tenants, warnings } = document.map_err(|bad| bad.to_string())?;
-    director.add_all(tenants).map_err(|bad| bad.to_string())?;
+/// Adds all of a document's tenants, or none. Warnings are logged; if there is an error, they are in it, a line each,
+/// since what was misspelt may be what is missing.
+fn add_tenants(
+    director: &Director,
+    call: &str,
+    read: impl FnOnce(&mut Vec<String>) -> Result<Vec<Described>, BadDocument>,
+) -> Result<(), String> {
+    let mut warnings = Vec::new();
+    let added = read(&mut warnings).and_then(|described| {
+        let lines: Vec<_> = described
+            .iter()
+            .map(|tenant| (tenant.settings.config.name.clone(), tenant.line))
+            .collect();
+        let settings = described.into_iter().map(|tenant| tenant.settings);
+        director.add_all(settings.collect()).map_err(|bad| {
+            let line = lines.iter().rfind(|(name, _)| *name == bad.tenant);
+            BadDocument::Setting {
+                line: line.map_or(0, |(_, line)| *line),
+                bad,
+            }
+        })
+    });
+    if let Err(bad) = added {
+        warnings.insert(0, bad.to_string());
+        return Err(warnings.join("\n"));
+    }
     for warning in warnings {
-        for record in logging::records(warning.as_bytes()) {
-            logging::write(LogTag::Notice, &format!("kvm: tenants: {record}"));
+        for record in logging::records(format!("kvm.{call}: {warning}").as_bytes()) {
+            logging::write(LogTag::Notice, &record);
         }
     }
     Ok(())
@@ -427,15 +453,23 @@ fn call(function: &str, tenant: &[u8]) -> String {
     format!("{function}(\"{}\")", tenant.escape_ascii())
 }
 
-/// Logs why a call gives false.
+/// Says why a call gives false: in the log, and at VCL load in what the load prints, should the VCL fail for it.
 ///
 /// SAFETY: varnishd called us with `ctx`.
 unsafe fn said(ctx: *const vrt_ctx, call: &str, done: Result<(), String>) -> bool {
     let Err(reason) = done else { return true };
     // SAFETY: as the caller promises.
     let mut ctx = unsafe { Ctx::from_ptr(ctx) };
-    for record in logging::records(format!("kvm.{call}: {reason}").as_bytes()) {
-        ctx.log(LogTag::VclError, &record);
+    for line in reason.lines() {
+        let text = format!("kvm.{call}: {line}");
+        for record in logging::records(text.as_bytes()) {
+            ctx.log(LogTag::VclError, &record);
+        }
+        if !ctx.raw.msg.is_null() {
+            // A failed write shows as an incomplete message.
+            let line = logging::escape(text.as_bytes()) + "\n";
+            let _ = Buffer::from_ptr(ctx.raw.msg).write(&line);
+        }
     }
     false
 }

@@ -4,13 +4,13 @@
 
 use std::collections::HashSet;
 use std::fmt;
-use std::marker::PhantomData;
 use std::path::Path;
 
 use forkvm::WarmUp;
 use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 use serde_json::Value;
 use serde_json::error::Category;
+use serde_json::value::RawValue;
 
 use crate::file;
 use crate::tenants::kinds::{self, Flag, Kind, Time};
@@ -23,13 +23,13 @@ const DEFAULT_GROUP: &str = "test";
 /// An entry with one of these is a tenant, any other a group.
 const TENANT_KEYS: [&str; 3] = ["group", "filename", "uri"];
 
-/// What a document describes.
+/// A tenant that a document describes.
 #[derive(Debug)]
-pub struct Document {
-    /// The tenants' settings, in the document's order.
-    pub tenants: Vec<Settings>,
-    /// What is there in vain.
-    pub warnings: Vec<String>,
+pub struct Described {
+    /// Its settings.
+    pub settings: Settings,
+    /// The line that it begins on.
+    pub line: usize,
 }
 
 /// Why a document is of no use.
@@ -42,22 +42,40 @@ pub enum BadDocument {
     #[error("{0}")]
     Json(serde_json::Error),
     /// It is not an object of objects. The value that is not one is not told, since it may be a key.
-    #[error("an object of objects must be there, line {line} column {column}")]
+    #[error("line {line}: an object of objects must be there")]
     Shape {
         /// Where.
         line: usize,
-        /// Where in it.
-        column: usize,
     },
     /// Two entries, or two settings of one, have the same name.
-    #[error("{0:?} is there twice")]
-    Twice(String),
+    #[error("line {line}: {name:?} is there twice")]
+    Twice {
+        /// Where the second one is.
+        line: usize,
+        /// The name.
+        name: String,
+    },
     /// Neither JSON nor a comment.
     #[error("a / that begins no comment")]
     Slash,
+    /// A value that JSON allows and we don't: a number that is too large, say.
+    #[error("line {line}: {key} has a value that can't be read: {problem}")]
+    Value {
+        /// Where.
+        line: usize,
+        /// The setting's name.
+        key: String,
+        /// What is wrong with it.
+        problem: String,
+    },
     /// A setting makes no sense.
-    #[error(transparent)]
-    Setting(#[from] BadSetting),
+    #[error("line {line}: {bad}")]
+    Setting {
+        /// Where it is, or the tenant that lacks it.
+        line: usize,
+        /// Which one.
+        bad: BadSetting,
+    },
 }
 
 /// Whether a key means something.
@@ -68,155 +86,289 @@ enum Meaning {
     Unknown,
 }
 
-/// An object's entries in their order.
-struct Entries<T>(Vec<(String, T)>);
+/// A tenant or a group.
+struct Entry {
+    name: String,
+    line: usize,
+    /// In their order.
+    settings: Vec<Setting>,
+}
 
-impl<T> Entries<T> {
-    fn get(&self, key: &str) -> Option<&T> {
-        let entry = self.0.iter().find(|(name, _)| name == key);
-        entry.map(|(_, value)| value)
-    }
+struct Setting {
+    key: String,
+    line: usize,
+    value: Value,
+}
 
-    fn check_names(&self) -> Result<(), BadDocument> {
-        let mut names = HashSet::new();
-        match self.0.iter().find(|(name, _)| !names.insert(name)) {
-            Some((name, _)) => Err(BadDocument::Twice(name.clone())),
-            None => Ok(()),
-        }
+impl Entry {
+    fn setting(&self, key: &str) -> Option<&Setting> {
+        self.settings.iter().find(|setting| setting.key == key)
     }
 }
 
-impl<'de, T: Deserialize<'de>> Deserialize<'de> for Entries<T> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Object<T>(PhantomData<T>);
+/// An object's members in their order, each with its value's text.
+struct Members<'j>(Vec<(String, &'j RawValue)>);
 
-        impl<'de, T: Deserialize<'de>> Visitor<'de> for Object<T> {
-            type Value = Entries<T>;
+impl<'de> Deserialize<'de> for Members<'de> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Object;
+
+        impl<'de> Visitor<'de> for Object {
+            type Value = Members<'de>;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.write_str("an object")
             }
 
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-                let mut entries = Vec::new();
-                while let Some(entry) = map.next_entry()? {
-                    entries.push(entry);
+                let mut members = Vec::new();
+                while let Some(member) = map.next_entry()? {
+                    members.push(member);
                 }
-                Ok(Entries(entries))
+                Ok(Members(members))
             }
         }
 
-        deserializer.deserialize_map(Object(PhantomData))
+        deserializer.deserialize_map(Object)
     }
 }
 
-/// Reads a file with a document.
-pub fn load(path: &Path) -> Result<Document, BadDocument> {
+/// A document's text, and where its lines end.
+struct Text<'j> {
+    json: &'j [u8],
+    ends: Vec<usize>,
+}
+
+impl<'j> Text<'j> {
+    fn new(json: &'j [u8]) -> Self {
+        let ends = json.iter().enumerate().filter(|(_, c)| **c == b'\n');
+        Self {
+            json,
+            ends: ends.map(|(at, _)| at).collect(),
+        }
+    }
+
+    /// The line of a value, which is a part of the text.
+    fn line(&self, value: &RawValue) -> usize {
+        let at = value.get().as_ptr().addr() - self.json.as_ptr().addr();
+        1 + self.ends.partition_point(|&end| end < at)
+    }
+
+    /// The objects in the document's object.
+    fn entries(&self) -> Result<Vec<Entry>, BadDocument> {
+        let Members(members) =
+            serde_json::from_slice(self.json).map_err(|error| match error.classify() {
+                Category::Data => BadDocument::Shape { line: error.line() },
+                _ => BadDocument::Json(error),
+            })?;
+        self.check_names(&members)?;
+        members
+            .into_iter()
+            .map(|(name, value)| self.entry(name, value))
+            .collect()
+    }
+
+    fn entry(&self, name: String, value: &'j RawValue) -> Result<Entry, BadDocument> {
+        let line = self.line(value);
+        let Members(members) =
+            serde_json::from_str(value.get()).map_err(|_| BadDocument::Shape { line })?;
+        self.check_names(&members)?;
+        let settings = members.into_iter().map(|(key, value)| {
+            let line = self.line(value);
+            match serde_json::from_str(value.get()) {
+                Ok(value) => Ok(Setting { key, line, value }),
+                Err(error) => Err(BadDocument::Value {
+                    line,
+                    key,
+                    problem: without_place(&error),
+                }),
+            }
+        });
+        Ok(Entry {
+            name,
+            line,
+            settings: settings.collect::<Result<_, _>>()?,
+        })
+    }
+
+    fn check_names(&self, members: &[(String, &RawValue)]) -> Result<(), BadDocument> {
+        let mut names = HashSet::new();
+        match members.iter().find(|(name, _)| !names.insert(name)) {
+            Some((name, value)) => Err(BadDocument::Twice {
+                line: self.line(value),
+                name: name.clone(),
+            }),
+            None => Ok(()),
+        }
+    }
+}
+
+/// What is wrong, without the place, which is one in the value alone.
+fn without_place(error: &serde_json::Error) -> String {
+    let text = error.to_string();
+    match text.rsplit_once(" at line ") {
+        Some((what, _)) => what.into(),
+        None => text,
+    }
+}
+
+/// Reads a file with a document. As [`parse`].
+pub fn load(path: &Path, warnings: &mut Vec<String>) -> Result<Vec<Described>, BadDocument> {
     if !path.is_absolute() {
         return Err(BadDocument::File("is not absolute".into()));
     }
-    parse(&file::read(path, FILE_LIMIT).map_err(BadDocument::File)?)
+    parse(
+        &file::read(path, FILE_LIMIT).map_err(BadDocument::File)?,
+        warnings,
+    )
 }
 
-/// Reads a document. Comments are allowed.
-pub fn parse(json: &[u8]) -> Result<Document, BadDocument> {
-    let Entries(entries) = entries(json)?;
-    let (tenants, groups): (Vec<_>, Vec<_>) = entries
+/// Reads a document, and has its tenants in their order. Comments are allowed. What means nothing is a warning.
+pub fn parse(json: &[u8], warnings: &mut Vec<String>) -> Result<Vec<Described>, BadDocument> {
+    let json = without_comments(json)?;
+    let (tenants, groups): (Vec<_>, Vec<_>) = Text::new(&json)
+        .entries()?
         .into_iter()
-        .partition(|(_, entry)| TENANT_KEYS.iter().any(|key| entry.get(key).is_some()));
-    let groups = Entries(groups);
+        .partition(|entry| TENANT_KEYS.iter().any(|key| entry.setting(key).is_some()));
 
-    let mut warnings = Vec::new();
-    for (name, entry) in groups.0.iter().chain(&tenants) {
-        let warn = |(key, what)| format!("{name:?}: {key} {what}");
-        warnings.extend(entry.0.iter().flat_map(vain).map(warn));
+    for entry in groups.iter().chain(&tenants) {
+        for setting in &entry.settings {
+            let warn =
+                |(key, what)| format!("line {}: {:?}: {key} {what}", setting.line, entry.name);
+            warnings.extend(meaningless(setting).into_iter().map(warn));
+        }
     }
-    let tenants = tenants
+    tenants
         .iter()
-        .map(|(name, entry)| settings(name, entry, &groups))
-        .collect::<Result<_, _>>()?;
-    Ok(Document { tenants, warnings })
+        .map(|tenant| {
+            Ok(Described {
+                settings: settings(tenant, &groups)?,
+                line: tenant.line,
+            })
+        })
+        .collect()
 }
 
-/// The objects in the document's object.
-fn entries(json: &[u8]) -> Result<Entries<Entries<Value>>, BadDocument> {
+/// The text, as long as it was and with all its line ends, so that the place of an error is right.
+fn without_comments(json: &[u8]) -> Result<Vec<u8>, BadDocument> {
     let mut stripped = json.to_vec();
     json_strip_comments::strip_slice(&mut stripped).map_err(|_| BadDocument::Slash)?;
-    // A comment's line ends count in the place of an error.
     for (stripped, original) in stripped.iter_mut().zip(json) {
         if *original == b'\n' {
             *stripped = b'\n';
         }
     }
-    let entries: Entries<Entries<Value>> =
-        serde_json::from_slice(&stripped).map_err(|error| match error.classify() {
-            Category::Data => BadDocument::Shape {
-                line: error.line(),
-                column: error.column(),
-            },
-            _ => BadDocument::Json(error),
-        })?;
-    entries.check_names()?;
-    for (_, entry) in &entries.0 {
-        entry.check_names()?;
-    }
-    Ok(entries)
+    Ok(stripped)
 }
 
-/// What of a setting is there in vain: its name, and why.
-fn vain((key, value): &(String, Value)) -> Vec<(String, String)> {
+/// What of a setting means nothing: its name, and why.
+fn meaningless(Setting { key, value, .. }: &Setting) -> Vec<(String, String)> {
     match (set(&mut Given::new(b""), key, value), value) {
         (Ok(Meaning::Setting), Value::Object(parts)) => parts
             .keys()
-            .filter(|part| {
-                !settings::NAMES
-                    .iter()
-                    .any(|(_, name)| *name == format!("{key}.{part}"))
+            .map(|part| format!("{key}.{part}"))
+            .filter(|part| !settings::NAMES.iter().any(|(_, name)| name == part))
+            .map(|part| {
+                let what = unknown(&part);
+                (part, what)
             })
-            .map(|part| (format!("{key}.{part}"), "is unknown".into()))
             .collect(),
         (Ok(Meaning::Setting), _) => Vec::new(),
         (Ok(Meaning::NoneHere), _) => vec![(key.clone(), "has no effect".into())],
-        (Ok(Meaning::Unknown), _) => vec![(key.clone(), "is unknown".into())],
+        (Ok(Meaning::Unknown), _) => vec![(key.clone(), unknown(key))],
         // In a group that no tenant is in, this is all that is wrong with it.
         (Err(problem), _) => vec![(key.clone(), problem)],
     }
 }
 
-/// A tenant's settings: its own, and of its group those it has not.
-fn settings(
-    name: &str,
-    entry: &Entries<Value>,
-    groups: &Entries<Entries<Value>>,
-) -> Result<Settings, BadSetting> {
-    let bad = |key: &str, problem| BadSetting::new(name.as_bytes(), key, problem);
-    let group = match entry.get("group") {
-        Some(value) => kinds::string(value).map_err(|problem| bad("group", problem))?,
-        None => DEFAULT_GROUP,
-    };
-    let shared = groups.get(group);
-    if shared.is_none() && group != DEFAULT_GROUP {
-        return Err(bad("group", format!("is {group:?}, which is not there")));
+/// What is said of a key that is none, with the one that may be meant.
+fn unknown(key: &str) -> String {
+    match nearest(key) {
+        Some(name) => format!("is unknown, did you mean {name}?"),
+        None => "is unknown".into(),
     }
-    let mut given = Given::new(name.as_bytes());
-    for (key, value) in shared.iter().flat_map(|shared| &shared.0) {
-        set(&mut given, key, value)
-            .map_err(|problem| bad(key, format!("{problem}, in group {group:?}")))?;
+}
+
+/// The key that is most like one that is none: what has that name in VCL, or one that was misspelt.
+fn nearest(key: &str) -> Option<&'static str> {
+    /// Keys that differ in more letters than one in so many have nothing to do with each other.
+    const ONE_IN: usize = 3;
+    /// No key is that long.
+    const LONG: usize = 64;
+
+    if let Some((_, name)) = settings::NAMES.iter().find(|(in_vcl, _)| *in_vcl == key) {
+        return Some(name);
+    }
+    if key.len() > LONG {
+        return None;
+    }
+    let names = settings::NAMES
+        .iter()
+        .map(|(_, name)| match name.split_once('.') {
+            // A key of an object is meant by such a one only.
+            Some((object, _)) if !key.contains('.') => object,
+            _ => name,
+        });
+    names
+        .map(|name| (strsim::damerau_levenshtein(key, name), name))
+        .min()
+        .filter(|(distance, _)| distance * ONE_IN <= key.len())
+        .map(|(_, name)| name)
+}
+
+/// A tenant's settings: its own, and of its group those it has not.
+fn settings(tenant: &Entry, groups: &[Entry]) -> Result<Settings, BadDocument> {
+    let bad = |line, key: &str, problem| BadDocument::Setting {
+        line,
+        bad: BadSetting::new(tenant.name.as_bytes(), key, problem),
+    };
+    let group = group_of(tenant, groups)?;
+    let mut given = Given::new(tenant.name.as_bytes());
+    for Setting { key, line, value } in group.iter().flat_map(|group| &group.settings) {
+        set(&mut given, key, value).map_err(|problem| bad(*line, key, problem))?;
     }
     if ["key", "update_key_file"]
         .iter()
-        .any(|key| entry.get(key).is_some())
+        .any(|key| tenant.setting(key).is_some())
     {
         // Whichever of the two the group has.
         (given.update_key, given.update_key_file) = (b"", b"");
     }
-    for (key, value) in &entry.0 {
-        set(&mut given, key, value).map_err(|problem| bad(key, problem))?;
+    for Setting { key, line, value } in &tenant.settings {
+        set(&mut given, key, value).map_err(|problem| bad(*line, key, problem))?;
     }
     if given.path.is_empty() {
-        return Err(bad("filename", "is missing".into()));
+        return Err(bad(tenant.line, "filename", "is missing".into()));
     }
-    Settings::check(&given).map_err(BadSetting::in_json)
+    Settings::check(&given).map_err(|bad| {
+        let bad = bad.in_json();
+        let key = bad.setting.split('.').next().unwrap_or_default();
+        let setting = tenant
+            .setting(key)
+            .or_else(|| group.and_then(|group| group.setting(key)));
+        BadDocument::Setting {
+            line: setting.map_or(tenant.line, |setting| setting.line),
+            bad,
+        }
+    })
+}
+
+/// The group that a tenant is in, if the document has it.
+fn group_of<'g>(tenant: &Entry, groups: &'g [Entry]) -> Result<Option<&'g Entry>, BadDocument> {
+    let bad = |setting: &Setting, problem| BadDocument::Setting {
+        line: setting.line,
+        bad: BadSetting::new(tenant.name.as_bytes(), "group", problem),
+    };
+    let named = |name: &str| groups.iter().find(|group| group.name == name);
+    let Some(setting) = tenant.setting("group") else {
+        return Ok(named(DEFAULT_GROUP));
+    };
+    let name = kinds::string(&setting.value).map_err(|problem| bad(setting, problem))?;
+    let group = named(name);
+    if group.is_none() && name != DEFAULT_GROUP {
+        return Err(bad(setting, format!("is {name:?}, which is not there")));
+    }
+    Ok(group)
 }
 
 /// Takes one setting over. The error says what is wrong with its value.

@@ -6,7 +6,12 @@ use super::*;
 use crate::tenants::keys::Key;
 
 fn tenants(text: &str) -> Vec<Settings> {
-    parse(text.as_bytes()).unwrap().tenants
+    let tenants = parse(text.as_bytes(), &mut Vec::new()).unwrap();
+    tenants.into_iter().map(|tenant| tenant.settings).collect()
+}
+
+fn error(text: &str) -> BadDocument {
+    parse(text.as_bytes(), &mut Vec::new()).unwrap_err()
 }
 
 #[test]
@@ -147,7 +152,7 @@ fn no_message_has_a_key() {
         r#"{ "a": { "filename": "/p", "warmup": { "headers": "s3cret" } } }"#,
         r#"{ "a": { "filename": "/p", "key": "s3cret" "#,
     ] {
-        let error = parse(text.as_bytes()).unwrap_err();
+        let error = error(text);
         assert!(
             !format!("{error} {error:?}").contains("s3cret"),
             "{error:?}"
@@ -157,26 +162,83 @@ fn no_message_has_a_key() {
 
 #[test]
 fn what_means_nothing_is_a_warning() {
+    let mut warnings = Vec::new();
     let document = parse(
         br#"{
             "g": { "hugepages": true, "typo": 1, "max_wait": "1s" },
-            "a": { "filename": "/p", "start": false, "comment": [], "warmup": { "comment": 1 } }
+            "a": {
+                "filename": "/p", "start": false,
+                /* Not a
+                 * setting. */ "comment": [], "max_bot_time": 1,
+                "warmup": { "comment": 1, "metod": "POST" }, "wamrup": {}, "update_key": "s3cret"
+            }
         }"#,
-    )
-    .unwrap();
-    assert_eq!(document.tenants.len(), 1);
+        &mut warnings,
+    );
+    assert_eq!(document.unwrap().len(), 1);
     assert_eq!(
-        document.warnings,
+        warnings,
         [
-            "\"g\": hugepages has no effect",
-            "\"g\": typo is unknown",
-            "\"g\": max_wait must be a number",
-            "\"a\": start has no effect",
-            "\"a\": comment is unknown",
-            "\"a\": warmup.comment is unknown",
+            "line 2: \"g\": hugepages has no effect",
+            "line 2: \"g\": typo is unknown",
+            "line 2: \"g\": max_wait must be a number",
+            "line 4: \"a\": start has no effect",
+            "line 6: \"a\": comment is unknown",
+            "line 6: \"a\": max_bot_time is unknown, did you mean max_boot_time?",
+            "line 7: \"a\": warmup.comment is unknown",
+            "line 7: \"a\": warmup.metod is unknown, did you mean warmup.method?",
+            "line 7: \"a\": wamrup is unknown, did you mean warmup?",
+            "line 7: \"a\": update_key is unknown, did you mean key?",
         ]
     );
-    assert!(parse(b"{}").unwrap().tenants.is_empty());
+    assert!(parse(b"{}", &mut warnings).unwrap().is_empty());
+}
+
+#[test]
+fn an_error_says_on_which_line() {
+    let of_a = |entry: &str| {
+        format!(
+            "{{\n\"g\": {{\n\"idle_time\": -1 }},\n\"a\": {{\n \"filename\": \"/p\",\n{entry} }} }}"
+        )
+    };
+    for (text, reason) in [
+        (
+            &*of_a("\"concurrency\": 0"),
+            "line 6: tenant(\"a\"): concurrency is 0",
+        ),
+        (
+            &of_a("\"max_wait\":\n1e999"),
+            "line 7: max_wait has a value that can't be read: number out of range",
+        ),
+        (
+            &of_a("\"warmup\": {\n\n \"num_requests\": -1 }"),
+            "line 6: tenant(\"a\"): warmup.num_requests is -1",
+        ),
+        (
+            &of_a("\"stdout\": true,\n\"stdout\": true"),
+            "line 7: \"stdout\" is there twice",
+        ),
+        (
+            &of_a("\n\"group\": \"h\""),
+            "line 7: tenant(\"a\"): group is \"h\"",
+        ),
+        (
+            &of_a("\"group\": \"g\""),
+            "line 3: tenant(\"a\"): idle_time is -1 s",
+        ),
+        ("{ \"b\": 1,\n \"b\": 2 }", "line 2: \"b\" is there twice"),
+        (
+            "{\n\n\"a\": { \"group\": \"test\" } }",
+            "line 3: tenant(\"a\"): filename is missing",
+        ),
+        (
+            "{\n\"a\": 1 }",
+            "line 2: an object of objects must be there",
+        ),
+    ] {
+        let error = error(text).to_string();
+        assert!(error.starts_with(reason), "{text}: {error}");
+    }
 }
 
 #[test]
@@ -184,10 +246,10 @@ fn what_is_wrong_is_said() {
     let of_a = |entry: &str| format!("{{ \"a\": {{ \"filename\": \"/p\", {entry} }} }}");
     for (text, reason) in [
         ("", "EOF while parsing a value at line 1"),
-        ("[]", "an object of objects must be there, line 1 column 0"),
+        ("[]", "line 1: an object of objects must be there"),
         (
             "{\n\"a\": 1 }",
-            "an object of objects must be there, line 2",
+            "line 2: an object of objects must be there",
         ),
         ("{\n\n\"a\" {} }", "expected `:` at line 3"),
         ("{ /* \"a\": {} }", "EOF while parsing an object at line 1"),
@@ -224,7 +286,7 @@ fn what_is_wrong_is_said() {
         ),
         (
             r#"{ "g": {"max_wait": "1s"}, "a": {"group": "g", "filename": "/p"} }"#,
-            r#"tenant("a"): max_wait must be a number, in group "g""#,
+            r#"tenant("a"): max_wait must be a number"#,
         ),
         (&of_a(r#""group": 1"#), "group must be a string"),
         (&of_a(r#""key": null"#), "key must be a string"),
@@ -266,19 +328,20 @@ fn what_is_wrong_is_said() {
         (&of_a(r#""shared_memory": 1"#), "shared_memory is not 0"),
         (&of_a(r#""ephemeral": false"#), "ephemeral is false"),
     ] {
-        let error = parse(text.as_bytes()).unwrap_err().to_string();
+        let error = error(text).to_string();
         assert!(error.contains(reason), "{text}: {error}");
     }
 }
 
 #[test]
 fn text_that_is_not_utf_8_is_refused() {
-    let error = parse(b"{ \"a\": { \"filename\": \"/p\xe9\" } }").unwrap_err();
+    let text = b"{ \"a\": { \"filename\": \"/p\xe9\" } }";
+    let error = parse(text, &mut Vec::new()).unwrap_err();
     assert!(matches!(error, BadDocument::Json(_)), "{error}");
 }
 
 #[test]
 fn a_file_is_named_by_an_absolute_path() {
-    let error = load(Path::new("tenants.json")).unwrap_err();
+    let error = load(Path::new("tenants.json"), &mut Vec::new()).unwrap_err();
     assert_eq!(error.to_string(), "is not absolute");
 }

@@ -94,8 +94,10 @@ pub struct Settings {
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error("tenant(\"{tenant}\"): {setting} {problem}")]
 pub struct BadSetting {
-    tenant: String,
-    setting: String,
+    /// The tenant's name.
+    pub tenant: String,
+    /// The setting's name.
+    pub setting: String,
     problem: String,
 }
 
