@@ -4,6 +4,7 @@
 mod common;
 
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::time::Duration;
 
 use common::{Tenant, eventually, few, kvm_or_skip, scaled};
@@ -15,6 +16,26 @@ struct Held {
     mappings: usize,
     threads: usize,
     anonymous_kib: u64,
+    /// Memory of the masters' memfds, mapped or not.
+    memfd_kib: u64,
+}
+
+impl Held {
+    fn memory_kib(&self) -> u64 {
+        self.anonymous_kib + self.memfd_kib
+    }
+}
+
+/// All memory of memfds that this process has open.
+fn memfd_kib() -> u64 {
+    let entries = fs::read_dir("/proc/self/fd").unwrap();
+    let blocks = entries.filter_map(|entry| {
+        let path = entry.ok()?.path();
+        let name = fs::read_link(&path).ok()?;
+        name.to_str()?.starts_with("/memfd:").then_some(())?;
+        Some(fs::metadata(&path).ok()?.blocks())
+    });
+    blocks.sum::<u64>() / 2
 }
 
 fn held() -> Held {
@@ -35,6 +56,7 @@ fn held() -> Held {
             .count(),
         threads: field("Threads:") as usize,
         anonymous_kib: field("RssAnon:"),
+        memfd_kib: memfd_kib(),
     }
 }
 
@@ -52,9 +74,48 @@ fn requests(tenant: &Tenant, crash: &Tenant, n: usize) {
     }
 }
 
+/// One request that reads or writes all its heap leaves the host's memory where it was, but for what a fork may keep.
+fn whole_heaps_are_given_back() {
+    let tenant = Tenant::boot_with("dirty", |config| {
+        config.limits.max_memory = 256 << 20;
+        config.limits.max_request_memory = 256 << 20;
+        config.limits.max_request_time = scaled(Duration::from_secs(60));
+    });
+    assert_eq!(tenant.get("/10").text(), "wrote 10 found 0\n");
+    let before = held();
+    let kept = tenant.config().limits.req_mem_limit_after_reset >> 10;
+    for (url, answer) in [
+        ("/40000/peek", "read 40000 found 0\n"),
+        ("/40000/heap", "wrote 40000 found 0\n"),
+        ("/20000", "wrote 20000 found 0\n"),
+        ("/2000/heap", "wrote 2000 found 0\n"),
+        ("/40000/heap", "wrote 40000 found 0\n"),
+    ] {
+        assert_eq!(tenant.get(url).text(), answer);
+        let after = held();
+        // A little for the allocator, the list of pages, and short holes of the file.
+        assert!(
+            after.memory_kib() <= before.memory_kib() + kept + 1024,
+            "{url}: {before:?} {after:?}"
+        );
+        assert!(
+            after.memfd_kib <= before.memfd_kib + 1024,
+            "{url}: {before:?} {after:?}"
+        );
+        // To compare all memory is no reason to fill it, either.
+        tenant.assert_pristine();
+        assert!(
+            held().memfd_kib <= before.memfd_kib + 1024,
+            "{url}: {before:?} {:?}",
+            held()
+        );
+    }
+}
+
 #[test]
 fn nothing_leaks() {
     kvm_or_skip!();
+    whole_heaps_are_given_back();
     let boot = |name: &str| Tenant::boot_with(name, |config| config.limits.max_memory = 32 << 20);
     let first = held();
     {
@@ -73,7 +134,7 @@ fn nothing_leaks() {
             "{before:?} {after:?}"
         );
         assert!(
-            after.anonymous_kib <= before.anonymous_kib + 2048,
+            after.memory_kib() <= before.memory_kib() + 2048,
             "{before:?} {after:?}"
         );
         assert_eq!((echo.stats().created, crash.stats().created), (1, 1));
@@ -117,7 +178,7 @@ fn nothing_leaks() {
     });
     let after = held();
     assert!(
-        after.anonymous_kib <= before.anonymous_kib + 4096,
+        after.memory_kib() <= before.memory_kib() + 4096,
         "{before:?} {after:?}"
     );
 }

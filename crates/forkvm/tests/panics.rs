@@ -60,7 +60,8 @@ fn a_panic_in_a_request_costs_its_fork() {
 #[test]
 fn a_panic_in_on_error_costs_its_fork() {
     kvm_or_skip!();
-    panic_at(&boot(|_| {}), "/30/crash", Stream::Stderr);
+    let tenant = boot(|config| config.main_arguments = vec!["on_error".into()]);
+    panic_at(&tenant, "/30/crash", Stream::Stderr);
 }
 
 /// Where gdb can connect is told to the host in the middle of the request.

@@ -65,7 +65,7 @@ pub struct Fork {
 impl Fork {
     /// Forks a master.
     pub fn new(master: Arc<Master>) -> Result<Self, ForkError> {
-        let mapping = Mapping::fork(&master.file, master.memory.len())?;
+        let mapping = Mapping::fork(&master.file, master.memory.len(), &master.unused)?;
         let limits = &master.config.limits;
         let pages = |bytes: u64| usize::try_from(bytes / PAGE).unwrap_or(usize::MAX);
         let page_limit = pages(limits.max_request_memory);

@@ -6,6 +6,7 @@ pub mod handover;
 pub mod numbers;
 
 use std::fs::File;
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -26,6 +27,7 @@ use crate::master::boot::{Booting, End, Patch};
 use crate::master::handover::Predecessor;
 use crate::master::numbers::Numbers;
 use crate::memory::mapping::Mapping;
+use crate::memory::unused;
 use crate::request::Host;
 
 /// A frozen program.
@@ -35,6 +37,8 @@ pub struct Master {
     pub host: &'static KvmHost,
     pub file: Arc<File>,
     pub memory: Mapping,
+    /// What there is no memory for in the file.
+    pub unused: Vec<Range<u64>>,
     pub wait_point: WaitPoint,
     pub linux: Linux,
     pub symbols: Symbols,
@@ -167,14 +171,15 @@ impl Master {
                 })?;
         }
         let linux = booting.finish().map_err(|error| errors.host(error))?;
-        let memory = seal(&memfd, layout.memory_len(), deadline)
-            .map_err(|error| errors.host(format!("sealing its memory: {error}")))?;
+        let (memory, unused) = freeze(&memfd, &layout, deadline)
+            .map_err(|error| errors.host(format!("freezing its memory: {error}")))?;
         Ok(Self {
             auxiliary: crate::image::stack::debugger_auxiliary(image.placed()),
             config,
             host,
             file: memfd,
             memory,
+            unused,
             wait_point,
             linux,
             symbols: image.symbols,
@@ -191,15 +196,29 @@ fn memfd(layout: &Layout) -> std::io::Result<Arc<File>> {
     Ok(Arc::new(file))
 }
 
-/// Makes the memfd unwritable for good and maps it for reading.
+/// Gives back what the program left zero, makes the rest unwritable for good, and maps it for reading.
+fn freeze(
+    memfd: &Arc<File>,
+    layout: &Layout,
+    deadline: Instant,
+) -> std::io::Result<(Mapping, Vec<Range<u64>>)> {
+    let len = layout.memory_len();
+    let map = |unused: &[_]| Mapping::frozen(memfd, len, unused).map_err(std::io::Error::other);
+    // Page tables stay, since the processor may write to them; before them is nothing that programs use.
+    let unused = unused::give_back(memfd, &map(&[])?, layout.tables.end..len)?;
+    seal(memfd, deadline)?;
+    Ok((map(&unused)?, unused))
+}
+
+/// Makes the memfd unwritable for good.
 ///
 /// The kernel refuses while somebody holds one of its pages for writing (F_ADD_SEALS in fcntl(2)), which its own reclaim
 /// and migration of pages may do for a moment: that is waited out.
-fn seal(memfd: &Arc<File>, len: u64, deadline: Instant) -> std::io::Result<Mapping> {
+fn seal(memfd: &File, deadline: Instant) -> std::io::Result<()> {
     let seals = SealFlags::WRITE | SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL;
     loop {
         match rustix::fs::fcntl_add_seals(memfd, seals) {
-            Ok(()) => return Mapping::frozen(memfd, len).map_err(std::io::Error::other),
+            Ok(()) => return Ok(()),
             Err(Errno::BUSY) if Instant::now() < deadline => {
                 std::thread::sleep(Duration::from_millis(1));
             }
@@ -289,14 +308,14 @@ mod tests {
             std::thread::sleep(Duration::from_millis(50));
             drop(mapping);
         });
-        seal(&file, 8192, Instant::now() + Duration::from_secs(60)).unwrap();
+        seal(&file, Instant::now() + Duration::from_secs(60)).unwrap();
         holder.join().unwrap();
     }
 
     #[test]
     fn who_holds_it_on_is_not() {
         let (file, _mapping) = memory();
-        let error = seal(&file, 8192, Instant::now()).unwrap_err();
+        let error = seal(&file, Instant::now()).unwrap_err();
         assert_eq!(error.kind(), std::io::ErrorKind::ResourceBusy);
     }
 }

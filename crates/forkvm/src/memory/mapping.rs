@@ -1,8 +1,11 @@
 //! A mapping of a machine's whole memory: the master's memfd, seen by the host. Copies in and out by guest-physical address.
 
 use std::fs::File;
+use std::ops::Range;
 use std::sync::Arc;
 
+use rustix::io::Errno;
+use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap_anonymous};
 use vm_memory::mmap::{MmapRegion, MmapRegionBuilder, MmapRegionError};
 use vm_memory::{FileOffset, VolatileMemory, VolatileSlice};
 
@@ -18,7 +21,7 @@ pub struct OutOfRange {
     pub len: u64,
 }
 
-/// One mapping of a machine's whole memory.
+/// One mapping of a machine's whole memory: one range of addresses, with a file behind it or, in part, none.
 #[derive(Debug)]
 pub struct Mapping {
     region: MmapRegion,
@@ -50,24 +53,55 @@ impl Mapping {
     }
 
     /// The sealed master, for reading. Private, since Linux before 6.7 refuses even a read-only shared mapping of a
-    /// file sealed against writes.
-    pub fn frozen(file: &Arc<File>, len: u64) -> Result<Self, MmapRegionError> {
-        Self::new(
-            file,
-            len,
-            libc::PROT_READ,
-            libc::MAP_PRIVATE | libc::MAP_NORESERVE,
-        )
+    /// file sealed against writes. See [`Mapping::fork`] for `unused`.
+    pub fn frozen(
+        file: &Arc<File>,
+        len: u64,
+        unused: &[Range<u64>],
+    ) -> Result<Self, MmapRegionError> {
+        let flags = libc::MAP_PRIVATE | libc::MAP_NORESERVE;
+        Self::new(file, len, libc::PROT_READ, flags)?.without(unused, ProtFlags::READ)
     }
 
-    /// A fork: copy-on-write of the sealed master.
-    pub fn fork(file: &Arc<File>, len: u64) -> Result<Self, MmapRegionError> {
-        Self::new(
-            file,
-            len,
-            libc::PROT_READ | libc::PROT_WRITE,
-            libc::MAP_PRIVATE | libc::MAP_NORESERVE,
-        )
+    /// A fork: copy-on-write of the sealed master. The parts that the master has no memory for
+    /// ([`unused`](crate::memory::unused)) are anonymous memory.
+    pub fn fork(
+        file: &Arc<File>,
+        len: u64,
+        unused: &[Range<u64>],
+    ) -> Result<Self, MmapRegionError> {
+        let protection = libc::PROT_READ | libc::PROT_WRITE;
+        let flags = libc::MAP_PRIVATE | libc::MAP_NORESERVE;
+        Self::new(file, len, protection, flags)?.without(unused, ProtFlags::READ | ProtFlags::WRITE)
+    }
+
+    /// Puts anonymous memory in the place of these parts of the file.
+    fn without(
+        self,
+        unused: &[Range<u64>],
+        protection: ProtFlags,
+    ) -> Result<Self, MmapRegionError> {
+        for range in unused {
+            let len = range.end.saturating_sub(range.start);
+            let place = self
+                .slice(range.start, len)
+                .map_err(|_| MmapRegionError::InvalidOffsetLength)?;
+            let address = place.ptr_guard_mut().as_ptr().cast();
+            let how = MapFlags::PRIVATE | MapFlags::FIXED | MapFlags::NORESERVE;
+            // SAFETY: the range lies inside of this mapping, which is not in use yet, and is unmapped with it. A huge
+            // page would be far more memory than the request's limit counts; a kernel without them (EINVAL) has none.
+            unsafe {
+                mmap_anonymous(address, place.len(), protection, how)
+                    .and_then(
+                        |_| match madvise(address, place.len(), Advice::LinuxNoHugepage) {
+                            Err(Errno::INVAL) => Ok(()),
+                            result => result,
+                        },
+                    )
+                    .map_err(|error| MmapRegionError::Mmap(error.into()))?;
+            }
+        }
+        Ok(self)
     }
 
     /// Length in bytes.
@@ -123,6 +157,13 @@ impl Mapping {
         Ok(())
     }
 
+    /// Whether a page is all zero.
+    pub fn is_zero(&self, page: u64) -> Result<bool, OutOfRange> {
+        let mut bytes = [0; PAGE as usize];
+        self.read(page, &mut bytes)?;
+        Ok(bytes == [0; PAGE as usize])
+    }
+
     /// How many pages differ from another mapping's.
     pub fn differing_pages(&self, other: &Mapping) -> usize {
         let (mut mine, mut theirs) = ([0; PAGE as usize], [0; PAGE as usize]);
@@ -137,7 +178,7 @@ impl Mapping {
             .count()
     }
 
-    /// Gives all private pages back to the host; the fork then reads the master again.
+    /// Gives all private pages back to the host; the fork then reads the master again, and zeros where it has no memory.
     pub fn drop_private_pages(&self) -> std::io::Result<()> {
         // SAFETY: the range is exactly this mapping, and private pages hold nothing but guest memory, of which no
         // Rust reference exists.

@@ -1,5 +1,6 @@
 //! Guest memory: [`mapping`] is what the host has mapped, [`dirty`] what a fork wrote, [`guest`] both together with the
-//! program's page tables, [`space`] the address space of unmodified programs, [`user`] what the program itself may reach.
+//! program's page tables, [`space`] the address space of unmodified programs, [`unused`] what a master has no memory for,
+//! [`user`] what the program itself may reach.
 
 pub mod access;
 pub mod dirty;
@@ -9,4 +10,5 @@ pub mod guest;
 #[allow(unsafe_code)]
 pub mod mapping;
 pub mod space;
+pub mod unused;
 pub mod user;
