@@ -1,3 +1,4 @@
+use forkvm::AllowedPath;
 use forkvm::Header;
 
 use super::*;
@@ -33,7 +34,7 @@ fn lists_are_split() {
     assert_eq!(config.environment, ["A=1", "B="]);
     assert_eq!(
         config.allowed_paths,
-        [Path::new("/etc/ssl"), Path::new("/usr/share/zoneinfo")]
+        ["/etc/ssl", "/usr/share/zoneinfo"].map(AllowedPath::from)
     );
     let warm_up = Settings::check(&Given {
         warmup: 1,

@@ -2,6 +2,10 @@
 // been destroyed when a request comes. /uncaught throws what nobody catches.
 
 #include <kvm_api.h>
+#ifdef MANGLED // what its author forgot
+#undef KVM_EXPORT
+#define KVM_EXPORT __attribute__((used))
+#endif
 
 #include <algorithm>
 #include <cstdlib>

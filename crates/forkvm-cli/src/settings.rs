@@ -31,11 +31,11 @@ pub struct Settings {
     /// Longest time a request may take, in seconds.
     #[arg(long, value_name = "SECONDS", default_value = "8", value_parser = parse_seconds)]
     pub max_request_time: Duration,
-    /// Guest memory, in MiB.
-    #[arg(long, value_name = "MIB", default_value_t = 256)]
+    /// Guest memory, in MiB, at most 64 GiB.
+    #[arg(long, value_name = "MIB", default_value_t = 256, value_parser = clap::value_parser!(u64).range(1..=64 << 10))]
     pub max_memory: u64,
-    /// Memory a request may newly dirty, in MiB.
-    #[arg(long, value_name = "MIB", default_value_t = 64)]
+    /// Memory a request may newly dirty, in MiB, at most 64 GiB.
+    #[arg(long, value_name = "MIB", default_value_t = 64, value_parser = clap::value_parser!(u64).range(1..=64 << 10))]
     pub max_request_memory: u64,
 }
 
@@ -45,7 +45,7 @@ impl Settings {
         let mut config = Config::new(self.name.clone().unwrap_or(name));
         config.main_arguments.clone_from(&self.main_arguments);
         config.environment.clone_from(&self.env);
-        config.allowed_paths.clone_from(&self.allowed_paths);
+        config.allowed_paths = self.allowed_paths.iter().map(Into::into).collect();
         config.current_working_directory.clone_from(&self.cwd);
         config.limits.max_boot_time = self.max_boot_time;
         config.limits.max_request_time = self.max_request_time;

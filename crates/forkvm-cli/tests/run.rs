@@ -152,6 +152,17 @@ fn a_guest_that_fails() {
 }
 
 #[test]
+fn memory_that_no_machine_has_is_refused_by_its_option() {
+    for option in ["--max-memory", "--max-request-memory"] {
+        for size in ["0", "65537", "18446744073709551615"] {
+            let output = run("hello", &[option, size, "PROG", "/"]);
+            assert_eq!(output.status.code(), Some(2));
+            assert!(stderr(&output).contains(option), "{}", stderr(&output));
+        }
+    }
+}
+
+#[test]
 fn an_error_handlers_answer_is_an_answer() {
     kvm_or_skip!();
     let output = run("get_post", &["-i", "--arg", "A", "PROG", "/die"]);

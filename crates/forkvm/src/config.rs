@@ -1,9 +1,9 @@
 //! What a tenant may set: the program's surroundings and its limits.
 
-use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::debug::Debugging;
+use crate::linux::AllowedPath;
 use crate::request::{Header, Request};
 
 /// Limits of one program. Times are wall-clock time, sizes are bytes.
@@ -85,7 +85,7 @@ pub struct Config {
     /// Additional `KEY=value` entries of the environment. Setting `environment`.
     pub environment: Vec<String>,
     /// Files and folders the program may read; everything else does not exist for it. Setting `allowed_paths`.
-    pub allowed_paths: Vec<PathBuf>,
+    pub allowed_paths: Vec<AllowedPath>,
     /// The working directory the program sees. Setting `current_working_directory`.
     pub current_working_directory: String,
     /// Most forks of this program at once. Setting `concurrency`.

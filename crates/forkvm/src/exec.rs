@@ -154,7 +154,7 @@ fn load(
         },
         stack: 0..0,
         executable: String::new(),
-        allowed_paths: sandbox.allowed_paths.clone(),
+        allowed_paths: sandbox.allowed_paths.iter().map(Into::into).collect(),
         current_working_directory: sandbox.current_working_directory.clone(),
     });
     if let Some((path, error)) = linux.unusable_paths().next() {

@@ -279,13 +279,15 @@ pub enum BootError {
     /// `main()` is done but nothing can be called.
     #[error(
         "tenant {tenant}: nothing to call: the program registered no handler and has no symbol my_backend{}",
-        if *.stripped { " (it is stripped; link without -s, or register a handler)" } else { "" }
+        advice_for_symbols(*.stripped, .mangled.as_deref())
     )]
     NoHandler {
         /// The tenant.
         tenant: String,
         /// It has no symbol table.
         stripped: bool,
+        /// A my_backend with a name that only its own language knows.
+        mangled: Option<String>,
     },
     /// The state of the program before could not be handed over.
     #[error("tenant {tenant}: the state could not be carried over: {what}")]
@@ -303,4 +305,15 @@ pub enum BootError {
         /// What failed.
         what: String,
     },
+}
+
+/// What to do about a program whose function isn't found.
+fn advice_for_symbols(stripped: bool, mangled: Option<&str>) -> String {
+    match mangled {
+        Some(name) => format!(
+            " (it has {name}: put KVM_EXPORT or extern \"C\" in front of it, in Rust #[unsafe(no_mangle)] extern \"C\")"
+        ),
+        None if stripped => " (it is stripped; link without -s, or register a handler)".into(),
+        None => String::new(),
+    }
 }

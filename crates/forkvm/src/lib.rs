@@ -39,6 +39,7 @@ pub use exec::{Ended, NotRun, Sandbox, exec};
 pub use failure::{BootError, Exception, Failure};
 pub use image::elf::{ElfError, check as check_elf};
 pub use image::exec::{Command, ExecError};
+pub use linux::AllowedPath;
 pub use machine::probe::{KvmReport, KvmUnavailable, probe};
 pub use program::{Answer, Program, Stats};
 pub use request::{CachePolicy, Header, Host, Quiet, Request, Stream};

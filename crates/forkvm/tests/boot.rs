@@ -233,7 +233,11 @@ fn a_failing_main_is_refused_with_the_reason() {
     main_fails("bad-main-crashes", "page fault writing 0x0");
     main_fails("bad-main-overflows", "stack overflow");
     main_fails("bad-main-aborts", "SIGABRT");
-    main_fails("bad-main-exits-0", "exit(0)");
+    main_fails(
+        "bad-main-exits-0",
+        "exit(0); the end of main() must be a call of wait_for_requests()",
+    );
+    main_fails("bad-go", "needs threads");
     main_fails("bad-main-exits-1", "exit(1)");
     main_fails("bad-main-takes-memory", "SIGABRT");
 }
@@ -276,6 +280,14 @@ fn nothing_to_call() {
     }
 }
 
+#[test]
+fn a_function_with_a_mangled_name_is_no_symbol() {
+    kvm_or_skip!();
+    let error = refused("bad-mangled", |_| {}).to_string();
+    assert!(error.contains("_Z10my_backendPKc"), "{error}");
+    assert!(error.contains("KVM_EXPORT"), "{error}");
+}
+
 /// It says that it is ready; that there is nothing to call is each request's failure.
 #[test]
 fn waiting_without_a_handler_is_ready() {
@@ -294,7 +306,14 @@ fn bad_files_are_refused() {
     let mut seen = 0;
     for entry in std::fs::read_dir(common::guests_dir().join("test")).unwrap() {
         let name = entry.unwrap().file_name().into_string().unwrap();
-        let elsewhere = ["bad-main-", "bad-no-handler", "bad-stripped", "bad-symbol-"];
+        let elsewhere = [
+            "bad-main-",
+            "bad-no-handler",
+            "bad-mangled",
+            "bad-go",
+            "bad-stripped",
+            "bad-symbol-",
+        ];
         if !name.starts_with("bad-")
             || name.ends_with(".tmp")
             || elsewhere.iter().any(|other| name.starts_with(other))
@@ -347,8 +366,10 @@ fn a_dynamic_program_is_told_to_link_statically() {
     kvm_or_skip!();
     for name in ["bad-dynamic", "bad-dynamic-pie"] {
         let error = refused(name, |_| {});
-        assert!(error.to_string().contains("static"), "{error}");
+        assert!(error.to_string().contains("-static"), "{error}");
     }
+    let error = refused("bad-dynamic-rust", |_| {});
+    assert!(error.to_string().contains("+crt-static"), "{error}");
 }
 
 #[test]

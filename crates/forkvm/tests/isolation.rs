@@ -233,7 +233,7 @@ fn what_the_host_keeps_for_a_request_ends_with_it() {
     std::fs::write(&file, "the text of a file").unwrap();
     let tenant = Tenant::boot_with("linuxy", |config| {
         config.limits.max_memory = 64 << 20;
-        config.allowed_paths = vec![dir.clone()];
+        config.allowed_paths = vec![dir.clone().into()];
         config.main_arguments = vec![file.to_str().unwrap().into()];
     });
     let state = format!("/state?path={}", dir.display());

@@ -14,6 +14,7 @@ use goblin::elf::program_header::{
 use crate::arch::layout::{LOWEST_SEGMENT, PAGE, PIE_BASE, PROGRAM_END, page_down, page_up};
 use crate::image::stack::Placed;
 use crate::image::symbols::{self, CONTEXT, Symbols};
+use crate::image::toolchain;
 use crate::memory::user::Protection;
 
 /// Most program headers a file may have.
@@ -40,6 +41,11 @@ pub enum ElfError {
     /// Needs a dynamic linker.
     #[error("dynamically linked; link it with `-static` (or `-static-pie`)")]
     Dynamic,
+    /// The same, of Rust.
+    #[error(
+        "dynamically linked; build it with RUSTFLAGS=\"-C target-feature=+crt-static\" and --target x86_64-unknown-linux-gnu"
+    )]
+    DynamicRust,
     /// The file ends before what its headers name.
     #[error("truncated or damaged: {0}")]
     Truncated(&'static str),
@@ -231,7 +237,11 @@ fn program_headers(file: &[u8], header: &Header) -> Result<Vec<ProgramHeader>, E
     let headers =
         ProgramHeader::parse(file, offset, header.e_phnum.into(), CONTEXT).map_err(|_| ERROR)?;
     if headers.iter().any(|ph| ph.p_type == PT_INTERP) || needs_libraries(file, &headers) {
-        return Err(ElfError::Dynamic);
+        return Err(if toolchain::is_rust(file) {
+            ElfError::DynamicRust
+        } else {
+            ElfError::Dynamic
+        });
     }
     Ok(headers)
 }

@@ -7,3 +7,4 @@ pub mod loader;
 pub mod stack;
 pub mod start;
 pub mod symbols;
+pub mod toolchain;

@@ -45,6 +45,22 @@ impl Symbols {
             .map(|symbol| symbol.address)
     }
 
+    /// The name of a function that is called so in C++ or Rust source, and in the file by its type or place too: `_Z` is how
+    /// C++'s names (Itanium C++ ABI, 5.1) and Rust's older ones begin, `_R` Rust's.
+    pub fn find_mangled(&self, name: &str) -> Option<String> {
+        let part = format!("{}{name}", name.len());
+        self.by_address
+            .iter()
+            .filter_map(|symbol| name_at(&self.names, symbol.name))
+            .filter(|mangled| mangled.starts_with(b"_Z") || mangled.starts_with(b"_R"))
+            .find(|mangled| {
+                mangled
+                    .windows(part.len())
+                    .any(|window| window == part.as_bytes())
+            })
+            .map(|mangled| mangled.escape_ascii().to_string())
+    }
+
     /// True if the program has been stripped of its symbols.
     pub fn is_empty(&self) -> bool {
         self.by_address.is_empty()
@@ -163,6 +179,21 @@ mod tests {
         assert_eq!(symbols.find("my_back"), None);
         assert_eq!(symbols.find(""), None);
         assert_eq!(symbols.describe(0x3004), "0x3004 (my_backend+0x4)");
+    }
+
+    #[test]
+    fn mangled_names_are_found() {
+        let find = |names: &[u8]| {
+            with_symbols(names, [1, 1, 1], names.len() as u64).find_mangled("my_backend")
+        };
+        assert_eq!(
+            find(b"\0_Z10my_backendPKc\0").as_deref(),
+            Some("_Z10my_backendPKc")
+        );
+        assert!(find(b"\0_ZN4site10my_backend17h0123456789abcdefE\0").is_some());
+        assert!(find(b"\0_RNvCs1234_4site10my_backend\0").is_some());
+        assert_eq!(find(b"\0my_backend\0"), None);
+        assert_eq!(find(b"\0_Z11my_backend2PKc\0"), None);
     }
 
     /// A name may be as long as the file, and a million symbols may share it.

@@ -27,5 +27,5 @@ mod told;
 pub use self::table::name;
 
 pub use self::call::{Call, Outcome};
-pub use self::setup::{HeapLayout, Setup};
+pub use self::setup::{AllowedPath, HeapLayout, Setup};
 pub use self::state::Linux;

@@ -17,6 +17,32 @@ pub struct HeapLayout {
     pub len: u64,
 }
 
+/// A file or folder of the host that a program may read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AllowedPath {
+    /// Where it is in the host. Symbolic links in this path are followed, once.
+    pub real: PathBuf,
+    /// Where the program finds it.
+    pub seen: PathBuf,
+    /// Of a folder, everything beneath it too.
+    pub beneath: bool,
+    /// The program sees a symbolic link to `real` there.
+    pub link: bool,
+}
+
+/// With everything beneath it, and at the same place for the program.
+impl<T: Into<PathBuf>> From<T> for AllowedPath {
+    fn from(path: T) -> Self {
+        let real = path.into();
+        Self {
+            seen: real.clone(),
+            real,
+            beneath: true,
+            link: false,
+        }
+    }
+}
+
 /// What the personality is told about the program at its start.
 #[derive(Debug, Clone)]
 pub struct Setup {
@@ -27,7 +53,7 @@ pub struct Setup {
     /// The name that `/proc/self/exe` and `AT_EXECFN` give.
     pub executable: String,
     /// Files and folders the program may read.
-    pub allowed_paths: Vec<PathBuf>,
+    pub allowed_paths: Vec<AllowedPath>,
     /// The working directory.
     pub current_working_directory: String,
 }

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use crate::linux::call::Wait;
-use crate::linux::{Call, HeapLayout, Linux, Outcome, Setup};
+use crate::linux::{AllowedPath, Call, HeapLayout, Linux, Outcome, Setup};
 use crate::memory::user::{BadAddress, Protection, UserMemory};
 use crate::random::Random;
 use crate::request::{Host, Stream};
@@ -201,6 +201,11 @@ impl Host for Recorder {
 
 /// A personality with the heap of this module and these allowed paths.
 pub fn linux(allowed_paths: Vec<PathBuf>) -> Linux {
+    linux_with(allowed_paths.into_iter().map(Into::into).collect())
+}
+
+/// The same with allowed paths that are more than a path.
+pub fn linux_with(allowed_paths: Vec<AllowedPath>) -> Linux {
     Linux::new(Setup {
         heap: HeapLayout {
             brk_window: BRK,

@@ -20,7 +20,7 @@ use crate::config::Config;
 use crate::failure::{BootError, Cause};
 use crate::image::elf::Image;
 use crate::image::symbols::Symbols;
-use crate::image::{loader, start};
+use crate::image::{loader, start, toolchain};
 use crate::linux::{HeapLayout, Linux, Setup};
 use crate::machine::probe::{self, KvmHost};
 use crate::master::boot::{Booting, End, Patch};
@@ -126,7 +126,10 @@ impl Master {
             let time = format!("{:?} (max_boot_time)", config.limits.max_boot_time);
             cause.describe(&image.symbols, &layout.stack_window(), &time, "max_memory")
         };
-        let end = end.map_err(|cause| errors.main(describe(cause)))?;
+        let end = end.map_err(|cause| {
+            let advice = advice(&cause, file);
+            errors.main(describe(cause) + advice)
+        })?;
 
         let symbol = |name| {
             image
@@ -145,6 +148,7 @@ impl Master {
                 return Err(BootError::NoHandler {
                     tenant,
                     stripped: image.symbols.is_empty(),
+                    mangled: image.symbols.find_mangled("my_backend"),
                 });
             }
         };
@@ -186,6 +190,20 @@ impl Master {
             restored,
             numbers: Arc::default(),
         })
+    }
+}
+
+/// What to do about a `main()` that ended so, where its language makes the cause hard to see.
+fn advice(cause: &Cause, file: &[u8]) -> &'static str {
+    if toolchain::is_go(file) {
+        return "; it is a Go program, which needs threads, and there are none yet";
+    }
+    match cause {
+        Cause::Exit(0) => {
+            "; the end of main() must be a call of wait_for_requests() where it can't be caught: Zig's start-up code, and \
+             that of Rust without its standard library, exit in the place of returning"
+        }
+        _ => "",
     }
 }
 

@@ -65,7 +65,7 @@ impl Performer {
             // 1,280 pages, which with those of earlier requests are more than the ring holds.
             config.limits.max_request_memory = 5 << 20;
             config.limits.req_mem_limit_after_reset = 4 << 20;
-            config.allowed_paths = vec![file.clone()];
+            config.allowed_paths = vec![file.clone().into()];
             config.main_arguments = vec![file.to_str().unwrap().into()];
         });
         let first = tenant.get("/probe").text().to_owned();

@@ -32,7 +32,7 @@ fn no_single_call_takes_more_than_the_request_may() {
         config.limits.max_memory = 64 << 20;
         config.limits.max_request_memory = LIMIT as u64 * PAGE;
         config.main_arguments = vec![file.0.display().to_string()];
-        config.allowed_paths = vec![file.0.clone()];
+        config.allowed_paths = vec![file.0.clone().into()];
     };
     let Some(master) = frozen("hostile", settings) else {
         return;

@@ -7,13 +7,14 @@
 
 use std::ffi::OsStr;
 use std::os::fd::OwnedFd;
-use std::os::unix::ffi::OsStrExt;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{FileType, Mode, OFlags, ResolveFlags, open, openat2, stat};
+use rustix::fs::{FileType, Mode, OFlags, ResolveFlags, openat2, stat};
 use rustix::io::Errno;
 
 use crate::linux::files::fds::Device;
+use crate::linux::setup::AllowedPath;
 
 /// How often a resolution is tried again that raced with a change of the folder, which openat2(2) reports as EAGAIN.
 const ATTEMPTS: usize = 8;
@@ -108,11 +109,25 @@ pub struct Place<'a> {
     /// For links that lead elsewhere: what else is allowed, and the place's own path as the program sees it.
     roots: &'a Roots,
     absolute: Absolute,
+    /// Where a symbolic link leads that the program sees here, though it is none in the host.
+    pub link: Option<&'a [u8]>,
+}
+
+/// An allowed path, opened.
+#[derive(Debug)]
+struct Root {
+    /// Where the program finds it.
+    seen: Absolute,
+    /// Only itself, nothing beneath it.
+    alone: bool,
+    /// Where a symbolic link there leads, if the program is to see one.
+    link: Option<Vec<u8>>,
+    opened: Opened,
 }
 
 #[derive(Debug)]
-enum Root {
-    /// Everything beneath this folder.
+enum Opened {
+    /// This folder.
     Folder(OwnedFd),
     /// The file of this name in this folder.
     File(OwnedFd, Vec<u8>),
@@ -121,33 +136,27 @@ enum Root {
 /// What a program may read, opened once.
 #[derive(Debug)]
 pub struct Roots {
-    roots: Vec<(Absolute, Root)>,
+    roots: Vec<Root>,
     unusable: Vec<(PathBuf, Errno)>,
 }
 
 impl Roots {
     /// Opens the allowed paths. The owner of the tenant chose them, so symbolic links in them are followed, once.
-    pub fn open(allowed: &[PathBuf]) -> Self {
+    pub fn open(allowed: &[AllowedPath]) -> Self {
         let mut roots = Self {
             roots: Vec::new(),
             unusable: Vec::new(),
         };
         for path in allowed {
-            let Ok(absolute) = std::path::absolute(path) else {
-                roots.unusable.push((path.clone(), Errno::INVAL));
-                continue;
-            };
-            match open_root(&absolute) {
-                Ok(root) => roots
-                    .roots
-                    .push((Absolute::new(b"/", absolute.as_os_str().as_bytes()), root)),
-                Err(errno) => roots.unusable.push((path.clone(), errno)),
+            match Root::open(path) {
+                Ok(root) => roots.roots.push(root),
+                Err(errno) => roots.unusable.push((path.real.clone(), errno)),
             }
         }
         // The longest match counts, as the most specific.
         roots
             .roots
-            .sort_by_key(|(path, _)| std::cmp::Reverse(path.names.len()));
+            .sort_by_key(|root| std::cmp::Reverse(root.seen.names.len()));
         roots
     }
 
@@ -183,30 +192,20 @@ impl Roots {
         if let Some((_, target)) = known {
             return Some(target);
         }
-        let beneath = self.roots.iter().find(|(root, _)| path.starts_with(root));
-        if let Some((root, place)) = beneath {
-            let rest = path.names.get(root.names.len()..).unwrap_or_default();
-            return match place {
-                Root::Folder(folder) => {
-                    let rest = if rest.is_empty() {
-                        b".".to_vec()
-                    } else {
-                        rest.join(&b'/')
-                    };
-                    Some(Target::Host(self.place(folder, rest, path)))
-                }
-                Root::File(folder, name) if rest.is_empty() => {
-                    Some(Target::Host(self.place(folder, name.clone(), path)))
-                }
-                Root::File(..) => None,
-            };
+        let place = self
+            .roots
+            .iter()
+            .find(|root| path.starts_with(&root.seen))
+            .and_then(|root| self.place(root, path));
+        if let Some(place) = place {
+            return Some(Target::Host(place));
         }
         let passages = ["/dev", "/proc/self", "/sys/devices/system/cpu", "/tmp"];
         let on_the_way = |passage: &str| match passage.as_bytes().strip_prefix(&text[..]) {
             Some(rest) => matches!(rest.first(), None | Some(b'/')) || text == b"/",
             None => false,
         };
-        if self.roots.iter().any(|(root, _)| root.starts_with(path))
+        if self.roots.iter().any(|root| root.seen.starts_with(path))
             || passages.into_iter().any(on_the_way)
         {
             return Some(Target::Passage);
@@ -214,13 +213,22 @@ impl Roots {
         None
     }
 
-    fn place<'a>(&'a self, folder: &'a OwnedFd, path: Vec<u8>, absolute: &Absolute) -> Place<'a> {
-        Place {
+    /// What is at a path beneath one of the roots.
+    fn place<'a>(&'a self, root: &'a Root, absolute: &Absolute) -> Option<Place<'a>> {
+        let rest = absolute.names.get(root.seen.names.len()..)?;
+        let (folder, path) = match &root.opened {
+            Opened::Folder(folder) if rest.is_empty() => (folder, b".".to_vec()),
+            Opened::Folder(folder) if !root.alone => (folder, rest.join(&b'/')),
+            Opened::File(folder, name) if rest.is_empty() => (folder, name.clone()),
+            Opened::Folder(_) | Opened::File(..) => return None,
+        };
+        Some(Place {
             folder,
             path,
+            link: root.link.as_deref().filter(|_| rest.is_empty()),
             roots: self,
             absolute: absolute.clone(),
-        }
+        })
     }
 
     /// Opens what a path names in whose way there are links from one allowed root to another: they are followed here,
@@ -266,11 +274,25 @@ impl Roots {
     }
 }
 
-fn open_root(path: &Path) -> Result<Root, Errno> {
+impl Root {
+    fn open(allowed: &AllowedPath) -> Result<Self, Errno> {
+        let absolute = |path| std::path::absolute(path).map_err(|_| Errno::INVAL);
+        let real = absolute(&allowed.real)?;
+        let seen = absolute(&allowed.seen)?;
+        Ok(Self {
+            seen: Absolute::new(b"/", seen.as_os_str().as_bytes()),
+            alone: !allowed.beneath,
+            opened: open(&real)?,
+            link: allowed.link.then(|| real.into_os_string().into_vec()),
+        })
+    }
+}
+
+fn open(path: &Path) -> Result<Opened, Errno> {
     let flags = OFlags::PATH | OFlags::CLOEXEC;
     let found = stat(path)?;
     if FileType::from_raw_mode(found.st_mode) == FileType::Directory {
-        return Ok(Root::Folder(open(
+        return Ok(Opened::Folder(rustix::fs::open(
             path,
             flags | OFlags::DIRECTORY,
             Mode::empty(),
@@ -281,12 +303,12 @@ fn open_root(path: &Path) -> Result<Root, Errno> {
     let (Some(folder), Some(name)) = (real.parent(), real.file_name()) else {
         return Err(Errno::INVAL);
     };
-    let folder = open(folder, flags | OFlags::DIRECTORY, Mode::empty())?;
-    Ok(Root::File(folder, name.as_bytes().to_vec()))
+    let folder = rustix::fs::open(folder, flags | OFlags::DIRECTORY, Mode::empty())?;
+    Ok(Opened::File(folder, name.as_bytes().to_vec()))
 }
 
 impl Place<'_> {
-    /// Opens it without touching it (`O_PATH`), or its symbolic link itself.
+    /// Opens it without touching it (`O_PATH`), or its symbolic link itself, which is that of the host.
     pub fn handle(&self, follow: bool) -> Result<OwnedFd, Errno> {
         let nofollow = if follow {
             OFlags::empty()
@@ -298,6 +320,9 @@ impl Place<'_> {
 
     /// Opens it for reading. Only regular files and folders: opening anything else may have effects or wait.
     pub fn open(&self, follow: bool) -> Result<(OwnedFd, FileType), Errno> {
+        if !follow && self.link.is_some() {
+            return Err(Errno::LOOP);
+        }
         let kind = |file: &OwnedFd| {
             Ok::<_, Errno>(FileType::from_raw_mode(rustix::fs::fstat(file)?.st_mode))
         };
@@ -393,5 +418,40 @@ mod tests {
         assert!(find("/etc/passwd").is_none());
         assert!(find("/nowhere/at/all").is_none());
         assert_eq!(roots.unusable().len(), 1);
+    }
+
+    #[test]
+    fn a_path_can_be_seen_elsewhere() {
+        let seen = |seen: &str, beneath, link| AllowedPath {
+            seen: seen.into(),
+            beneath,
+            link,
+            ..AllowedPath::from("/usr/share")
+        };
+        let roots = Roots::open(&[
+            seen("/data/all", true, false),
+            seen("/data/all/alone", false, false),
+            seen("/link", true, true),
+        ]);
+        let find = |path: &str| match roots.find(&Absolute::new(b"/", path.as_bytes())) {
+            Some(Target::Host(place)) => Some((
+                String::from_utf8(place.path).unwrap(),
+                place.link.map(<[u8]>::to_vec),
+            )),
+            Some(Target::Passage) => Some(("passage".into(), None)),
+            _ => None,
+        };
+        let found = |path: &str| Some((path.to_owned(), None));
+        assert_eq!(find("/data/all"), found("."));
+        assert_eq!(find("/data/all/a/b"), found("a/b"));
+        assert_eq!(find("/data/all/alone"), found("."));
+        assert_eq!(find("/data/all/alone/a"), None);
+        assert_eq!(
+            find("/link"),
+            Some((".".into(), Some(b"/usr/share".to_vec())))
+        );
+        assert_eq!(find("/link/a"), found("a"));
+        assert_eq!(find("/data"), found("passage"));
+        assert_eq!(find("/usr/share"), None);
     }
 }

@@ -216,7 +216,11 @@ fn attributes_at(
         Target::Host(place) => {
             // A slash at the end follows a link even where links are not followed.
             let follow = how & AT_SYMLINK_NOFOLLOW == 0 || absolute.folder;
-            Attributes::host(handle(&place, follow, files, guest)?)?
+            if place.link.is_some() && !follow {
+                Attributes::made_up(libc::S_IFLNK | 0o777)
+            } else {
+                Attributes::host(handle(&place, follow, files, guest)?)?
+            }
         }
     };
     if absolute.folder && attributes.mode & libc::S_IFMT != libc::S_IFDIR {
@@ -290,6 +294,7 @@ pub fn readlink(
     )?;
     let text = match target {
         Target::Executable => process.executable.to_vec(),
+        Target::Host(Place { link: Some(to), .. }) if !absolute.folder => to.to_vec(),
         Target::Host(place) if !absolute.folder => {
             let link = handle(&place, false, files, guest)?;
             if FileType::from_raw_mode(rustix::fs::fstat(&link)?.st_mode) != FileType::Symlink {
@@ -338,8 +343,10 @@ pub fn refuse_open(files: &Files, fd: u64) -> Errno {
 
 #[cfg(test)]
 mod tests {
+    use crate::linux::AllowedPath;
     use crate::linux::abi::{field_u32, field_u64};
-    use crate::linux::testing::{Machine, SCRATCH, TestFolder};
+    use crate::linux::files::fds::O_NOFOLLOW;
+    use crate::linux::testing::{self, Machine, SCRATCH, TestFolder};
     use std::os::unix::fs::{MetadataExt, symlink};
     use syscalls::Sysno;
 
@@ -439,6 +446,36 @@ mod tests {
         let file = machine.put_str(1, &folder.path("a"));
         assert_eq!(machine.call(Sysno::readlink, &[file, SCRATCH, 100]), -22);
         assert_eq!(machine.call(Sysno::readlink, &[exe, SCRATCH, 0]), -22);
+    }
+
+    /// One that is none in the host: the tenant's settings say that there is one.
+    #[test]
+    fn a_path_may_be_seen_as_a_link() {
+        let folder = TestFolder::new();
+        folder.file("a", b"content");
+        let mut machine = Machine::new(Vec::new());
+        machine.linux = testing::linux_with(vec![AllowedPath {
+            seen: "/data/link".into(),
+            link: true,
+            ..AllowedPath::from(folder.path("a"))
+        }]);
+        let path = machine.put_str(1, "/data/link");
+        let mode = |machine: &mut Machine, call| {
+            assert_eq!(machine.call(call, &[path, SCRATCH]), 0);
+            field_u32(&machine.get(SCRATCH, 144), 24) & 0o170000
+        };
+        assert_eq!(mode(&mut machine, Sysno::stat), 0o100000);
+        assert_eq!(mode(&mut machine, Sysno::lstat), 0o120000);
+        let to = folder.path("a");
+        let len = machine.call(Sysno::readlink, &[path, SCRATCH, 4096]);
+        assert_eq!(machine.get(SCRATCH, len as usize), to.as_bytes());
+        let no_follow = u64::from(O_NOFOLLOW);
+        assert_eq!(machine.call(Sysno::open, &[path, no_follow]), -40);
+        let fd = machine.call(Sysno::open, &[path, 0]) as u64;
+        assert_eq!(machine.call(Sysno::read, &[fd, SCRATCH, 100]), 7);
+        // The place in the host is not one of the program's.
+        let real = machine.put_str(1, &to);
+        assert_eq!(machine.call(Sysno::stat, &[real, SCRATCH]), -2);
     }
 
     #[test]
