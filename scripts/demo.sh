@@ -205,12 +205,13 @@ get "$listen" "/z/?q=ham" && expect "/z/?q=ham: a search" has application/json h
 get zpizza.com "/order?id=7&name=Ann" && cp "$work/body" "$work/first"
 get zpizza.com "/order?id=7&name=Bob" && expect "zpizza.com: a second order finds no first" cmp "$work/first" "$work/body"
 get "$listen" /u/ && expect "/u/: a page by version 1" has text/html 'Version 1</b>'
+version=$(sha256sum "$guests/live")
+expect "/u/: which program made it" has text/html "<code>${version:0:12}</code>"
 get "$listen" /u/rollback -X POST && expect "/u/rollback: nothing to go back to" [ "$status" = 409 ]
 get "$listen" /u/update -X POST && cp "$work/head" "$work/updated" && expect "/u/update: see the page" [ "$status" = 303 ]
 location=$(sed -n 's/\r$//; s/^location: *//Ip' "$work/updated")
 get "$listen" "$location" && expect "$location: a page by version 2" has text/html 'Version 2</b>'
-old=${location#*before=}
-expect "$location: what ran before" has text/html "took the place of <code>${old:0:12}</code>"
+expect "$location: what ran before" has text/html "took the place of <code>${version:0:12}</code>"
 get upizza.com /rollback -X POST && expect "upizza.com/rollback: see the page" [ "$status" = 303 ]
 get upizza.com / && expect "upizza.com: version 1 again" has text/html 'Version 1</b>'
 for u in null-write stack-overflow loop; do

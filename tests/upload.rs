@@ -66,6 +66,37 @@ fn check(output: &Output, code: i32, words: &str) {
     assert!(!stdout.contains(KEY) && !stderr.contains(KEY));
 }
 
+/// What a program is called, as coreutils see it.
+struct Version {
+    short: String,
+    bytes: u64,
+}
+
+impl Version {
+    fn of(program: &Path) -> Self {
+        let output = Command::new("sha256sum").arg(program).output().unwrap();
+        Self {
+            short: String::from_utf8_lossy(&output.stdout)[..12].to_owned(),
+            bytes: program.metadata().unwrap().len(),
+        }
+    }
+}
+
+fn versions(node: &Varnishd, key: &str) -> Output {
+    Command::new(common::built("forkvm"))
+        .args(["versions", "--tenant", "x.com", "--url", &url(node)])
+        .args(["--key-env", "TEST_KEY"])
+        .env("TEST_KEY", key)
+        .output()
+        .unwrap()
+}
+
+#[track_caller]
+fn check_all(output: &Output, lines: &str) {
+    check(output, 0, "");
+    assert_eq!(String::from_utf8_lossy(&output.stdout), lines);
+}
+
 fn answer(node: &Varnishd) -> String {
     let answer = node.client().get("x.com", "/");
     assert_eq!(answer.status, 200);
@@ -95,9 +126,10 @@ fn every_outcome() {
     let without_key = Command::new(common::built("forkvm"))
         .args(["upload", "-t", "x.com", "-u", &url(&node)])
         .arg(&counter)
+        .stdin(Stdio::null())
         .output()
         .unwrap();
-    check(&without_key, 22, ": 401 ");
+    check(&without_key, 1, "");
     // More than max_size: the connection ends before all of it is sent.
     let big = folder.path().join("big");
     let mut elf = fs::read(&counter).unwrap();
@@ -106,8 +138,22 @@ fn every_outcome() {
     check(&upload(&node, KEY, "x.com", &big), 22, ": 413 ");
     assert_eq!(answer(&node), "Hello, World!\n");
 
+    let hello = Version::of(&guests().join("hello"));
+    check(&versions(&node, "wrong"), 22, ": 403 ");
+    let only = format!("{}: {} runs, not by an update\n", url(&node), hello.short);
+    check_all(&versions(&node, KEY), &only);
     check(&upload(&node, KEY, "x.com", &counter), 0, ": 201 version ");
     assert_eq!(answer(&node), "1\n");
+    let counter_version = Version::of(&counter);
+    let both = format!(
+        "{url}: {} runs, {} bytes\n{url}: {} is kept, {} bytes\n",
+        counter_version.short,
+        counter_version.bytes,
+        hello.short,
+        hello.bytes,
+        url = url(&node)
+    );
+    check_all(&versions(&node, KEY), &both);
     check(&upload(&node, KEY, "x.com", &counter), 0, "it had already");
     let hello = upload(&node, KEY, "X.com", &guests().join("hello"));
     check(&hello, 0, " (was ");

@@ -8,6 +8,7 @@
 # The Host header tells the tenant.
 #
 #     curl -H 'X-LiveUpdate: KEY' --data-binary @program http://xpizza.com/        a new program (or: forkvm upload)
+#     curl -H 'X-LiveUpdate: KEY' http://xpizza.com/                               which programs there are
 #     curl -H 'X-LiveRollback: KEY' -X POST http://xpizza.com/                     the one before again
 #
 # and where kvm.tenant() has allow_debug = true:
@@ -28,6 +29,10 @@ sub vcl_recv {
         set req.http.X-LiveUpdate = req.http.X-PostKey;
     }
     unset req.http.X-PostKey;
+    # Which programs the tenant has.
+    if (req.method == "GET" && req.http.X-LiveUpdate) {
+        return (pass);
+    }
     if (req.method == "POST" || req.method == "PUT") {
         if (req.http.X-LiveUpdate || req.http.X-LiveRollback || req.http.X-LiveDebug) {
             return (pass);

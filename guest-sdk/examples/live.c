@@ -12,7 +12,7 @@
 #define VERSION 1
 #endif
 
-enum { SHORT = 12, SHA256 = 64 };
+enum { SHORT = 12 };
 
 static char page[16 << 10];
 static size_t page_len;
@@ -58,7 +58,7 @@ static const char STYLE[] =
 	"form{display:inline-block;margin:.8rem .6rem 0 0}\n"
 	"button{font:inherit;padding:.45rem 1rem;border-radius:8px;border:1px solid var(--line);background:var(--paper);color:var(--ink);cursor:pointer}\n"
 	"button:hover{border-color:var(--dim)}\n"
-	".cards{display:grid;grid-template-columns:repeat(auto-fit,minmax(13rem,1fr));gap:1rem}\n"
+	".cards{display:grid;grid-template-columns:repeat(auto-fit,minmax(13rem,1fr));gap:1rem;margin:.9rem 0}\n"
 	".cards p{font-size:.92rem;margin:.2rem 0 .6rem}\n"
 	"iframe{width:100%;height:3.4rem;border:1px solid var(--line);border-radius:6px;background:#fff;color-scheme:light;display:block}\n"
 	"</style></head><body><main>\n";
@@ -87,7 +87,7 @@ static void on_request(const struct kvm_request *request)
 	const struct kvm_response_header headers[] = {{csp, sizeof csp - 1}};
 	const struct kvm_response_extra extra = {.headers = headers, .num_headers = 1};
 	const char *given = strstr(request->url, "?before=");
-	char value[SHA256 + 1], now[SHORT + 1], before[SHORT + 1], text[700];
+	char value[128], now[SHORT + 1], before[SHORT + 1], text[700];
 
 	http_find_value("X-Version", value, sizeof value);
 	version_in(value, now);

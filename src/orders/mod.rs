@@ -4,4 +4,5 @@ pub mod debug;
 pub mod refusal;
 pub mod update;
 pub mod upload;
+pub mod versions;
 pub mod watch;

@@ -10,6 +10,7 @@ use crate::fetch::response::Response;
 use crate::order::Upload;
 use crate::orders::refusal::{self, Refusal};
 use crate::orders::update::{self, Done, Refused, Source, Turn};
+use crate::orders::versions;
 use crate::tenants::tenant::Tenant;
 use crate::tenants::version::Version;
 use crate::varnish::fetch::Fetch;
@@ -25,12 +26,7 @@ pub fn respond(
 ) -> Result<Response, String> {
     let name = tenant.as_ref().map_or(asked, |tenant| tenant.name());
     let response = match carry_out(fetch, tenant.as_ref(), order) {
-        Ok(done) => refusal::answer(
-            fetch,
-            if done.changed() { 201 } else { 200 },
-            name,
-            &of_done(name, &done),
-        ),
+        Ok((status, body)) => refusal::answer(fetch, status, name, &body),
         Err(refusal) => {
             // update.rs has logged what it refused.
             if !matches!(refusal, Refusal::Refused(_))
@@ -48,21 +44,23 @@ fn carry_out(
     fetch: &mut Fetch<'_, '_>,
     tenant: Option<&Arc<Tenant>>,
     order: &Upload,
-) -> Result<Done, Refusal> {
+) -> Result<(u16, Value), Refusal> {
     let tenant = tenant.ok_or(Refusal::Unknown)?;
-    match order {
-        Upload::Update { key, max_size } => {
-            tenant.settings.key.check(key.bytes())?;
-            let turn = Turn::take(tenant)?;
-            let elf = read(fetch, *max_size)?;
-            Ok(update::update(tenant, Source::Given(elf), turn)?)
-        }
-        Upload::Rollback { key } => {
-            tenant.settings.key.check(key.bytes())?;
-            let turn = Turn::take(tenant)?;
-            Ok(update::update(tenant, Source::Rollback, turn)?)
-        }
+    let (Upload::Update { key, .. } | Upload::Rollback { key }) = order;
+    tenant.settings.key.check(key.bytes())?;
+    // Whoever may update may look; and a client can ask so whether its key is right before it sends a program.
+    let looks = matches!(&*fetch.method(), "GET" | "HEAD");
+    if looks && matches!(order, Upload::Update { .. }) {
+        return Ok((200, versions::list(tenant)?));
     }
+    let turn = Turn::take(tenant)?;
+    let source = match order {
+        Upload::Update { max_size, .. } => Source::Given(read(fetch, *max_size)?),
+        Upload::Rollback { .. } => Source::Rollback,
+    };
+    let done = update::update(tenant, source, turn)?;
+    let status = if done.changed() { 201 } else { 200 };
+    Ok((status, of_done(tenant.name(), &done)))
 }
 
 /// The program in the request's body, checked against X-Sha256.

@@ -98,7 +98,7 @@ pub struct Manifest {
 
 impl Manifest {
     /// All programs, the newest first.
-    fn versions(self) -> impl Iterator<Item = Version> {
+    pub fn versions(self) -> impl Iterator<Item = Version> {
         std::iter::once(self.current).chain(self.previous)
     }
 
@@ -276,6 +276,12 @@ impl Store {
             return Ok(());
         }
         self.keep_program(before)
+    }
+
+    /// The size of a program's file in bytes, if it is here.
+    pub fn size(&self, version: Version) -> Option<u64> {
+        let file = fs::metadata(self.program(version)).ok()?;
+        Some(file.len())
     }
 
     /// Whether a program is here, and whole.

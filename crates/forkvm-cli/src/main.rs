@@ -49,6 +49,8 @@ enum Command {
     Upload(upload::Upload),
     /// Give a tenant the program before its present one, on one running Varnish or on many.
     Rollback(upload::Rollback),
+    /// List a tenant's programs: the one that runs, and those that are kept, on one running Varnish or on many.
+    Versions(upload::Versions),
     /// Say what /dev/kvm offers, whether you may use it, and what to do if not.
     Doctor(doctor::Doctor),
     /// Print what makes a shell complete this command's arguments.
@@ -71,6 +73,7 @@ fn main() -> ExitCode {
         Command::Dev(dev) => dev.execute(),
         Command::Upload(upload) => upload.execute(),
         Command::Rollback(rollback) => rollback.execute(),
+        Command::Versions(versions) => versions.execute(),
         Command::Doctor(doctor) => doctor.execute(),
         Command::Completions(completions) => completions.execute(CommandLine::command()),
         Command::Man(man) => man.execute(CommandLine::command()),

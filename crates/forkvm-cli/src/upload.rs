@@ -1,4 +1,5 @@
-//! `forkvm upload` and `forkvm rollback`: a new program for a tenant, or the one before, on one Varnish or on many.
+//! `forkvm upload`, `forkvm rollback` and `forkvm versions`: a new program for a tenant, the one before, or a list, on one
+//! Varnish or on many.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -24,6 +25,21 @@ pub struct Upload {
 pub struct Rollback {
     #[command(flatten)]
     nodes: Nodes,
+}
+
+/// Arguments of `forkvm versions`.
+#[derive(Debug, Args)]
+#[command(after_help = EXIT_STATUS)]
+pub struct Versions {
+    #[command(flatten)]
+    nodes: Nodes,
+}
+
+impl Versions {
+    /// Asks for them. The exit status is in [`EXIT_STATUS`].
+    pub fn execute(&self) -> ExitCode {
+        self.nodes.ask(&Order::Versions)
+    }
 }
 
 impl Upload {

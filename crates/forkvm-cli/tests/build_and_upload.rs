@@ -18,6 +18,9 @@ KVM_EXPORT void my_backend(const char *url)
 int main(void) { return 0; }
 "#;
 
+/// The file with a key that is in each folder.
+const KEY_FILE: &str = "key";
+
 /// A folder that the script is called in.
 struct Folder(PathBuf);
 
@@ -26,7 +29,9 @@ impl Folder {
         let path =
             std::env::temp_dir().join(format!("build-and-upload-{}-{test}", std::process::id()));
         std::fs::create_dir(&path).unwrap();
-        Self(path)
+        let folder = Self(path);
+        folder.file(KEY_FILE, "the secret\n");
+        folder
     }
 
     fn file(&self, name: &str, text: &str) {
@@ -43,7 +48,7 @@ impl Folder {
             .env("FORKVM", env!("CARGO_BIN_EXE_forkvm"))
             .env("TMPDIR", &self.0)
             .env_remove("URL")
-            .env_remove("KEY_FILE")
+            .env("KEY_FILE", KEY_FILE)
             .stdin(Stdio::null());
         command
     }
@@ -52,11 +57,12 @@ impl Folder {
         self.script(arguments).output().unwrap()
     }
 
-    /// No temporary files but these.
+    /// No temporary files but the key and these.
     fn holds(&self, names: &[&str]) {
         let mut found: Vec<_> = std::fs::read_dir(&self.0)
             .unwrap()
             .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .filter(|name| name != KEY_FILE)
             .collect();
         found.sort();
         assert_eq!(found, names);
@@ -96,12 +102,10 @@ fn an_example_with_a_library() {
 fn several_nodes_and_a_key_from_the_environment() {
     let folder = Folder::new("nodes");
     folder.file("hello.c", HELLO);
-    folder.file("key", "the secret\n");
     let (first, second) = (Peer::willing(), Peer::willing());
     let output = folder
         .script(&["x.com", "hello.c", "--", "-DTEXT=\"two words\""])
         .env("URL", format!("{} {}", first.url(), second.url()))
-        .env("KEY_FILE", "key")
         .output()
         .unwrap();
     assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
@@ -111,7 +115,7 @@ fn several_nodes_and_a_key_from_the_environment() {
         assert_eq!(sent.header("x-liveupdate"), "the secret");
         assert!(contains(&sent.body, "two words"));
     }
-    folder.holds(&["hello.c", "key"]);
+    folder.holds(&["hello.c"]);
 }
 
 #[test]

@@ -3,12 +3,15 @@
 
 #[path = "../../forkvm/tests/common/mod.rs"]
 mod common;
+#[path = "peer/dev.rs"]
+mod serving;
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use common::kvm_or_skip;
+use serving::{Dev, body, status};
 
 /// A folder for a project.
 struct Folder(PathBuf);
@@ -81,6 +84,11 @@ fn works(language: &str, source: &str) {
         ]);
         assert_eq!(String::from_utf8_lossy(&output.stdout), answer);
     }
+
+    let dev = Dev::start(&format!("new-{language}"), &program, &[]);
+    assert_eq!(body(&dev.get("/hello/Ann")), "Hello, Ann!\n");
+    assert_eq!(status(&dev.get("/nowhere")), "404");
+    drop(dev);
 
     let (done, text) = make(&project, "test");
     assert!(done, "{text}");

@@ -106,17 +106,86 @@ fn the_key_from_a_file() {
     assert!(stderr(&output).contains("warning") && stderr(&output).contains("chmod 600"));
 }
 
-/// The node shall say that it wants one.
+/// A program is long, and a key is wrong more often than it.
 #[test]
-fn no_key_is_an_empty_header() {
-    let peer = Peer::json(401, r#"{"error": "no key was sent"}"#);
-    let output = upload_with(&[&hello(), "--url", &peer.url()]);
-    check(
-        &output,
-        22,
-        &format!("{}: 401 no key was sent\n", peer.url()),
+fn a_refused_key_costs_no_upload() {
+    for (status, body, sent) in [
+        (
+            403,
+            r#"{"tenant": "x.com", "error": "the key is wrong"}"#,
+            0,
+        ),
+        (401, r#"{"tenant": "x.com", "error": "no key was sent"}"#, 0),
+        (
+            404,
+            r#"{"tenant": "x.com", "error": "there is no such tenant"}"#,
+            0,
+        ),
+        // Not an answer to that question: a program's, or an older node's.
+        (404, "Not found.", 1),
+        (
+            422,
+            r#"{"tenant": "x.com", "error": "not an ELF program"}"#,
+            1,
+        ),
+        (200, "<html>", 1),
+    ] {
+        let refusal = peer::response(status, "application/json", body);
+        let done = r#"{"version": "VERSION", "ready_ms": 34}"#;
+        let done = peer::response(201, "application/json", done);
+        let peer = Peer::with_answer(refusal, peer::Does::Answers(done));
+        let output = upload(&[peer.url()]);
+        assert_eq!(peer.received().len(), sent, "{status} {body}");
+        let asked = peer.asked();
+        assert_eq!(asked.len(), 1);
+        assert_eq!(asked[0].line, "GET / HTTP/1.1");
+        assert_eq!(asked[0].header("host"), "x.com");
+        assert_eq!(asked[0].header("x-liveupdate"), KEY);
+        let code = if sent == 0 { 22 } else { 0 };
+        assert_eq!(output.status.code(), Some(code), "{}", stderr(&output));
+        if sent == 0 {
+            let line = format!("{}: {status} ", peer.url());
+            assert!(stdout(&output).starts_with(&line), "{}", stdout(&output));
+            assert!(!stderr(&output).contains("sending"), "{}", stderr(&output));
+        }
+    }
+}
+
+#[test]
+fn versions_are_listed() {
+    let list = format!(
+        r#"{{"tenant": "x.com", "running": "{a}", "versions": [
+            {{"version": "{a}", "running": true, "bytes": 803584}},
+            {{"version": "{b}", "running": false, "bytes": null}}]}}"#,
+        a = "a".repeat(64),
+        b = "b".repeat(64)
     );
-    assert_eq!(peer.only().header("x-liveupdate"), "");
+    let answer = peer::response(200, "application/json", &list);
+    let peer = Peer::with_answer(answer, peer::Does::Leaves(0));
+    let old = Peer::with_answer(
+        peer::response(200, "text/html", "<html>"),
+        peer::Does::Leaves(0),
+    );
+    let (url, old) = (peer.url(), old.url());
+    let versions = |urls: &[&str]| {
+        Command::new(env!("CARGO_BIN_EXE_forkvm"))
+            .args(["versions", "--tenant", "x.com", "--key-env", "TEST_KEY"])
+            .args(urls)
+            .env("TEST_KEY", KEY)
+            .output()
+            .unwrap()
+    };
+    let lines = format!(
+        "{url}: aaaaaaaaaaaa runs, 803584 bytes\n{url}: bbbbbbbbbbbb is kept, not by an update\n"
+    );
+    check(&versions(&["-u", &url]), 0, &lines);
+    let output = versions(&["-u", &old]);
+    assert_eq!(output.status.code(), Some(56), "{}", stderr(&output));
+    assert!(
+        stdout(&output).contains("live updates"),
+        "{}",
+        stdout(&output)
+    );
 }
 
 /// Before anything is sent.
@@ -139,6 +208,7 @@ fn problems_here() {
         (&[&guest("bad-relocatable")], "-static"),
         (&[&guest("bad-dynamic")], "-static"),
         (&[&guest("bad-truncated-half")], "truncated"),
+        (&[&hello], "--key-file"),
         (&[&hello, "--key-file", "/no/such/key"], "/no/such/key"),
         (&[&hello, "--key-file", "/"], "directory"),
         (&[&hello, "--key-file", &empty], "the key is empty"),
@@ -167,7 +237,7 @@ fn problems_here() {
         );
         assert!(!text.contains("two") && !text.contains("kkk"), "{text}");
     }
-    assert!(peer.received().is_empty());
+    assert!(peer.received().is_empty() && peer.asked().is_empty());
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! One POST to a node, over plain HTTP: Varnish speaks nothing else.
+//! One request to a node, over plain HTTP: Varnish speaks nothing else.
 
 use std::io::{self, Read};
 use std::sync::Arc;
@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use ureq::config::{AutoHeaderValue, Config};
+use ureq::http::Response;
 use ureq::unversioned::resolver::DefaultResolver;
 use ureq::unversioned::transport::{
     Buffers, ConnectionDetails, Connector, NextTimeout, TcpConnector, Transport,
@@ -39,41 +40,52 @@ pub enum Lost {
     Broken(String),
 }
 
-/// A POST.
-pub struct Post<'a> {
-    /// To where.
+/// Whom to ask, and as whom.
+pub struct Node<'a> {
+    /// The node's address.
     pub url: &'a str,
     /// The tenant, which goes into the Host header.
     pub tenant: &'a str,
     /// What allows it.
-    pub key: Option<&'a Key>,
-    /// Longest time for all of it.
+    pub key: &'a Key,
+    /// Longest time for all of a request.
     pub timeout: Duration,
 }
 
-impl Post<'_> {
-    /// Sends it with the key in the header `order`, with more headers and a body.
-    pub fn send(
+impl Node<'_> {
+    /// Asks without a body. The header `order` has the key.
+    pub fn get(&self, order: &str) -> Result<Answer, Lost> {
+        self.exchange(|agent| {
+            let request = agent.get(self.url).header("Host", self.tenant);
+            request.header(order, self.key.header()).call()
+        })
+    }
+
+    /// Sends a body. The header `order` has the key, and there may be more headers.
+    pub fn post(
         &self,
         order: &str,
         headers: &[(&str, &str)],
         body: &mut dyn Read,
     ) -> Result<Answer, Lost> {
+        self.exchange(|agent| {
+            let mut request = agent.post(self.url).header("Host", self.tenant);
+            request = request.header(order, self.key.header());
+            for &(name, value) in headers {
+                request = request.header(name, value);
+            }
+            request.send(SendBody::from_reader(&mut &mut *body))
+        })
+    }
+
+    fn exchange(
+        &self,
+        send: impl FnOnce(&Agent) -> Result<Response<ureq::Body>, Error>,
+    ) -> Result<Answer, Lost> {
         let line = Arc::new(Line::default());
         let connector = ().chain(TcpConnector::default()).chain(Watch(line.clone()));
         let agent = Agent::with_parts(config(self.timeout), connector, DefaultResolver::default());
-        let mut request = agent.post(self.url).header("Host", self.tenant);
-        // The header says what the request is: it is there without a key too, for the node to ask for one.
-        request = match self.key {
-            Some(key) => request.header(order, key.header()),
-            None => request.header(order, ""),
-        };
-        for &(name, value) in headers {
-            request = request.header(name, value);
-        }
-        let mut response = request
-            .send(SendBody::from_reader(&mut &mut *body))
-            .map_err(|error| line.lost(error))?;
+        let mut response = send(&agent).map_err(|error| line.lost(error))?;
         let mut body = Vec::new();
         // The status says what happened; a body that ends too early explains less.
         let _ = response

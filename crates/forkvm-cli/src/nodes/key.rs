@@ -1,7 +1,7 @@
 //! The key that allows updates. It goes into one header of the request and nowhere else.
 
 use std::fs::File;
-use std::io::Read;
+use std::io::{self, IsTerminal, Read};
 use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
@@ -44,6 +44,19 @@ impl Key {
         let value = std::env::var_os(name)
             .ok_or_else(|| format!("{source}: there is no such variable in the environment"))?;
         Self::new(&value.into_vec(), &source)
+    }
+
+    /// The key that somebody types. Without a terminal there is nobody who could.
+    pub fn from_terminal(tenant: &str) -> Result<Self, String> {
+        if !io::stdin().is_terminal() {
+            return Err(format!(
+                "a key is needed: give the file with the update key of {tenant} (--key-file), or a variable of the \
+                 environment (--key-env)"
+            ));
+        }
+        let typed = rpassword::prompt_password(format!("Update key of {tenant}: "))
+            .map_err(|error| format!("the key: {error}"))?;
+        Self::new(typed.as_bytes(), "the key that was typed")
     }
 
     fn new(bytes: &[u8], source: &str) -> Result<Self, String> {

@@ -8,13 +8,13 @@ mod progress;
 use std::io;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use clap::Args;
 use ureq::http::Uri;
 
 use crate::settings::parse_seconds;
-use client::Post;
+use client::Node;
 use key::Key;
 use outcome::{Outcome, Question};
 use progress::Body;
@@ -34,6 +34,9 @@ If nodes failed in different ways, it is 22 if one refused, else that of the fir
 Varnish speaks plain HTTP, and so does this command: whoever sees the traffic sees the key. Send it over loopback,
 a private network or an SSH tunnel.";
 
+/// The header with the key: an update if there is a body with it, and else the question which programs there are.
+const LIVE_UPDATE: &str = "X-LiveUpdate";
+
 /// The nodes, and the tenant there.
 #[derive(Debug, Args)]
 pub struct Nodes {
@@ -43,7 +46,8 @@ pub struct Nodes {
     /// A node's address, such as http://127.0.0.1:8080; may be given several times.
     #[arg(short, long = "url", value_name = "URL", required = true, value_parser = parse_url)]
     urls: Vec<String>,
-    /// The file with the tenant's update key; white space around the key does not count.
+    /// The file with the tenant's update key; white space around the key does not count. Without it and without --key-env,
+    /// a terminal is asked for the key.
     #[arg(short, long, value_name = "FILE", conflicts_with = "key_env")]
     key_file: Option<PathBuf>,
     /// The environment variable with the tenant's update key.
@@ -98,6 +102,8 @@ pub enum Order<'a> {
     },
     /// To run the program before the present one.
     Rollback,
+    /// Which programs there are.
+    Versions,
 }
 
 impl Nodes {
@@ -117,11 +123,13 @@ impl Nodes {
             let outcome = if stop {
                 Outcome::NotAsked
             } else {
-                self.ask_one(url, order, key.as_ref())
+                self.ask_one(url, order, &key)
             };
             stop |= matches!(order, Order::Update { .. }) && outcome.is_the_programs_fault();
             // Who reads the results may leave; the nodes are updated all the same.
-            out!("{url}: {}", outcome.line());
+            for line in outcome.lines() {
+                out!("{url}: {line}");
+            }
             for line in outcome.explanation(&self.tenant).lines() {
                 err!("{line}");
             }
@@ -134,13 +142,13 @@ impl Nodes {
         ExitCode::from(exit_code(&outcomes))
     }
 
-    fn ask_one(&self, url: &str, order: &Order<'_>, key: Option<&Key>) -> Outcome {
+    fn ask_one(&self, url: &str, order: &Order<'_>, key: &Key) -> Outcome {
         let mut question = Question {
             version: None,
-            secret: key.map(|key| key.header().as_bytes()),
+            secret: key.header().as_bytes(),
             timeout: self.timeout,
         };
-        let post = Post {
+        let mut node = Node {
             url,
             tenant: &self.tenant,
             key,
@@ -149,33 +157,41 @@ impl Nodes {
         let answer = match *order {
             Order::Update { program, version } => {
                 question.version = Some(version);
+                // Whether the program would be taken is asked before it is sent: a key is wrong more often than a program.
+                let start = Instant::now();
+                let asked = node.get(LIVE_UPDATE);
+                if let Some(refused) = Outcome::refused_beforehand(asked, &question) {
+                    return refused;
+                }
+                node.timeout = self.timeout.saturating_sub(start.elapsed());
                 let headers = [
                     ("Content-Type", "application/octet-stream"),
                     ("Content-Length", &program.len().to_string()),
                     ("X-Sha256", version),
                 ];
-                post.send("X-LiveUpdate", &headers, &mut Body::new(url, program))
+                node.post(LIVE_UPDATE, &headers, &mut Body::new(url, program))
             }
             Order::Rollback => {
                 let headers = [("Content-Length", "0")];
-                post.send("X-LiveRollback", &headers, &mut io::empty())
+                node.post("X-LiveRollback", &headers, &mut io::empty())
             }
+            Order::Versions => return Outcome::of_versions(node.get(LIVE_UPDATE), &question),
         };
         Outcome::of(answer, &question)
     }
 
-    /// The key, if there is one, with a warning on standard error if everyone can read it.
-    fn key(&self) -> Result<Option<Key>, String> {
+    /// The key, with a warning on standard error if everyone can read it.
+    fn key(&self) -> Result<Key, String> {
         match (&self.key_file, &self.key_env) {
             (Some(path), _) => {
                 let (key, warning) = Key::from_file(path)?;
                 if let Some(warning) = warning {
                     err!("forkvm: warning: {warning}");
                 }
-                Ok(Some(key))
+                Ok(key)
             }
-            (None, Some(variable)) => Key::from_environment(variable).map(Some),
-            (None, None) => Ok(None),
+            (None, Some(variable)) => Key::from_environment(variable),
+            (None, None) => Key::from_terminal(&self.tenant),
         }
     }
 }

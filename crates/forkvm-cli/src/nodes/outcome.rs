@@ -28,7 +28,7 @@ pub struct Question<'a> {
     /// The version that has to run now, if it is known.
     pub version: Option<&'a str>,
     /// The key: a server that sends it back does not get it onto the screen.
-    pub secret: Option<&'a [u8]>,
+    pub secret: &'a [u8],
     /// How long was waited at most.
     pub timeout: Duration,
 }
@@ -36,7 +36,7 @@ pub struct Question<'a> {
 /// How it went at one node.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// It runs the program that was asked for.
+    /// It runs the program that was asked for, or has said what it runs; lines.
     Done(String),
     /// It did not take it.
     Refused {
@@ -62,9 +62,7 @@ impl Outcome {
     pub fn of(answer: Result<Answer, Lost>, question: &Question<'_>) -> Self {
         let answer = match answer {
             Ok(answer) => answer,
-            Err(Lost::Unreachable(why)) => return Self::Unreachable(why),
-            Err(Lost::TimedOut) => return Self::TimedOut(question.timeout),
-            Err(Lost::Broken(why)) => return Self::Broken(why),
+            Err(lost) => return Self::lost(lost, question),
         };
         let json = serde_json::from_slice(&answer.body).unwrap_or(Value::Null);
         let text = |name: &str| json[name].as_str().map(|text| question.printable(text));
@@ -94,6 +92,63 @@ impl Outcome {
         }
     }
 
+    fn lost(lost: Lost, question: &Question<'_>) -> Self {
+        match lost {
+            Lost::Unreachable(why) => Self::Unreachable(why),
+            Lost::TimedOut => Self::TimedOut(question.timeout),
+            Lost::Broken(why) => Self::Broken(why),
+        }
+    }
+
+    /// The outcome of an update, if the answer to the question before it says that there is no point in sending the
+    /// program. What is no answer to that question, such as an older node's, says nothing.
+    pub fn refused_beforehand(
+        answer: Result<Answer, Lost>,
+        question: &Question<'_>,
+    ) -> Option<Self> {
+        match answer {
+            Ok(answer) if matches!(answer.status, 401 | 403 | 404) => {
+                let json: Value = serde_json::from_slice(&answer.body).unwrap_or_default();
+                let is_answer = json["error"].is_string() && json["tenant"].is_string();
+                is_answer.then(|| Self::of(Ok(answer), question))
+            }
+            Ok(_) | Err(Lost::Broken(_)) => None,
+            Err(lost) => Some(Self::lost(lost, question)),
+        }
+    }
+
+    /// Reads the list of a tenant's programs.
+    pub fn of_versions(answer: Result<Answer, Lost>, question: &Question<'_>) -> Self {
+        let answer = match answer {
+            Ok(answer) if answer.status == 200 => answer,
+            other => return Self::of(other, question),
+        };
+        let json: Value = serde_json::from_slice(&answer.body).unwrap_or_default();
+        let Some(versions) = json["versions"].as_array() else {
+            return Self::Broken(not_an_update(answer.status));
+        };
+        let lines = versions.iter().map(|program| {
+            let version = question.printable(program["version"].as_str().unwrap_or("?"));
+            let mut line = short(&version);
+            line += match program["running"].as_bool() {
+                Some(true) => " runs",
+                _ => " is kept",
+            };
+            match program["bytes"].as_u64() {
+                Some(bytes) => {
+                    let _ = write!(line, ", {bytes} bytes");
+                }
+                None => line += ", not by an update",
+            }
+            line
+        });
+        let lines: Vec<_> = lines.collect();
+        Self::Done(match lines.is_empty() {
+            true => "no program runs, and none is kept".into(),
+            false => lines.join("\n"),
+        })
+    }
+
     /// True if the node runs the program now.
     pub fn is_done(&self) -> bool {
         matches!(self, Self::Done(_))
@@ -115,10 +170,10 @@ impl Outcome {
         }
     }
 
-    /// The result, in one line.
-    pub fn line(&self) -> String {
-        match self {
-            Self::Done(what) => what.clone(),
+    /// The result, in lines: one, but for a list of versions.
+    pub fn lines(&self) -> Vec<String> {
+        let line = match self {
+            Self::Done(lines) => return lines.lines().map(str::to_owned).collect(),
             Self::Refused { status, reason, .. } => {
                 format!("{status} {}", reason.lines().next().unwrap_or_default())
             }
@@ -129,7 +184,8 @@ impl Outcome {
             ),
             Self::Broken(why) => why.clone(),
             Self::NotAsked => "not tried".into(),
-        }
+        };
+        vec![line]
     }
 
     /// More about a failure, for the one who has to do something about it; lines.
@@ -163,7 +219,7 @@ impl Outcome {
 impl Question<'_> {
     /// Text from the network without the key, and without what could steer a terminal.
     fn printable(&self, text: &str) -> String {
-        let secret = String::from_utf8_lossy(self.secret.unwrap_or_default());
+        let secret = String::from_utf8_lossy(self.secret);
         let text = match &*secret {
             "" => text.to_owned(),
             secret => text.replace(secret, "[the key]"),

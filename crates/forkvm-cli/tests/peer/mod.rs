@@ -53,22 +53,37 @@ pub enum Does {
 /// The server.
 pub struct Peer {
     address: SocketAddr,
-    received: Arc<Mutex<Vec<Received>>>,
+    noted: Arc<Noted>,
+}
+
+/// What came so far.
+#[derive(Default)]
+struct Noted {
+    /// Requests with a body, or without an answer.
+    received: Mutex<Vec<Received>>,
+    /// The question that comes before an update, and is always answered.
+    asked: Mutex<Vec<Received>>,
 }
 
 impl Peer {
     pub fn start(does: Does) -> Self {
+        let list = r#"{"tenant": "x.com", "running": null, "versions": []}"#;
+        Self::with_answer(response(200, "application/json", list), does)
+    }
+
+    /// One that answers GET so.
+    pub fn with_answer(answer: Vec<u8>, does: Does) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
-        let received = Arc::new(Mutex::new(Vec::new()));
-        let noted = received.clone();
+        let noted = Arc::new(Noted::default());
+        let of_thread = noted.clone();
         thread::spawn(move || {
             for stream in listener.incoming() {
                 // The command may leave at any time; then there is nothing to do.
-                let _ = serve(stream.unwrap(), &does, &noted);
+                let _ = serve(stream.unwrap(), &answer, &does, &of_thread);
             }
         });
-        Self { address, received }
+        Self { address, noted }
     }
 
     /// One that answers with a status and a JSON body.
@@ -90,7 +105,12 @@ impl Peer {
 
     /// The requests so far.
     pub fn received(&self) -> Vec<Received> {
-        self.received.lock().unwrap().clone()
+        self.noted.received.lock().unwrap().clone()
+    }
+
+    /// The questions so far.
+    pub fn asked(&self) -> Vec<Received> {
+        self.noted.asked.lock().unwrap().clone()
     }
 
     /// The only request.
@@ -111,7 +131,14 @@ pub fn response(status: u16, content_type: &str, body: &str) -> Vec<u8> {
     .into_bytes()
 }
 
-fn serve(mut stream: TcpStream, does: &Does, noted: &Mutex<Vec<Received>>) -> std::io::Result<()> {
+fn serve(mut stream: TcpStream, answer: &[u8], does: &Does, noted: &Noted) -> std::io::Result<()> {
+    let mut first = [0];
+    if !matches!(does, Does::IgnoresIt) && stream.peek(&mut first)? == 1 && first == *b"G" {
+        let asked = receive(&stream, false)?;
+        noted.asked.lock().unwrap().push(asked);
+        return stream.write_all(answer);
+    }
+    let noted = &noted.received;
     match does {
         Does::Answers(bytes) => {
             let received = receive(&stream, true)?;
