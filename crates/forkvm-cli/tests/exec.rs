@@ -100,6 +100,11 @@ fn memory_calls() {
 }
 
 #[test]
+fn threads_and_futexes() {
+    same("threads");
+}
+
+#[test]
 fn scripts_name_their_interpreter() {
     kvm_or_skip!();
     let folder = Folder::new("script");

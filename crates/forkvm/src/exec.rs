@@ -8,12 +8,12 @@ use std::time::{Duration, Instant};
 use kvm_bindings::kvm_regs;
 use rustix::fs::MemfdFlags;
 
-use crate::arch::layout::{SpaceLayout, XSAVE_LEN};
+use crate::arch::layout::SpaceLayout;
 use crate::arch::monitor;
 use crate::arch::paging::TablePages;
 use crate::arch::regs::{RFLAGS, user_sregs};
 use crate::failure::Cause;
-use crate::image::exec::{Command, ExecError, Loaded, Placement};
+use crate::image::exec::{Command, ExecError, Loaded};
 use crate::image::symbols::Symbols;
 use crate::linux::{HeapLayout, Linux, Setup};
 use crate::machine::probe::{self, KvmHost, KvmUnavailable};
@@ -21,6 +21,7 @@ use crate::machine::{Event, Machine};
 use crate::memory::guest::GuestMemory;
 use crate::memory::mapping::Mapping;
 use crate::memory::space::Space;
+use crate::random::Random;
 use crate::request::Host;
 
 /// What a program run by [`exec`] may have.
@@ -155,29 +156,19 @@ fn load(
         stack: 0..0,
         executable: String::new(),
         allowed_paths: sandbox.allowed_paths.iter().map(Into::into).collect(),
+        random_addresses: sandbox.random_addresses,
         current_working_directory: sandbox.current_working_directory.clone(),
     });
     if let Some((path, error)) = linux.unusable_paths().next() {
         return Err(NotRun::Setting(format!("{}: {error}", path.display())));
     }
-    let loaded = linux.exec(&mut memory, command, &placement(kvm, sandbox)?)?;
+    let mut machine_random = Random::new().map_err(NotRun::host)?;
+    let loaded = linux.exec(
+        &mut memory,
+        command,
+        &mut machine_random,
+        kvm.report.fsgsbase,
+    )?;
     let machine = Machine::new(kvm, memory, linux, None).map_err(NotRun::host)?;
     Ok((machine, loaded))
-}
-
-fn placement(kvm: &KvmHost, sandbox: &Sandbox) -> Result<Placement, NotRun> {
-    let mut bytes = [0u8; 48];
-    rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty())
-        .map_err(NotRun::host)?;
-    let (numbers, at_random) = bytes.split_at(32);
-    let mut random = [0; 4];
-    for (number, bytes) in random.iter_mut().zip(numbers.as_chunks().0) {
-        *number = u64::from_le_bytes(*bytes);
-    }
-    Ok(Placement {
-        random: sandbox.random_addresses.then_some(random),
-        at_random: at_random.try_into().unwrap_or_default(),
-        fsgsbase: kvm.report.fsgsbase,
-        xsave_len: XSAVE_LEN,
-    })
 }

@@ -1,6 +1,7 @@
 //! What the x86-64 processor needs to run a program in ring 3 under our ring-0 stubs: where things lie,
 //! descriptor tables, page tables, the stubs themselves and the initial registers.
 
+pub mod context;
 pub mod layout;
 pub mod monitor;
 pub mod paging;

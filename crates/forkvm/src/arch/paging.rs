@@ -23,7 +23,7 @@ const ADDRESS: u64 = 0x000f_ffff_ffff_f000;
 /// Entries of a table.
 const ENTRIES: u64 = 512;
 /// First address after the lower canonical half.
-const LOWER_HALF_END: u64 = 1 << 47;
+pub const LOWER_HALF_END: u64 = 1 << 47;
 
 /// Who may use a page.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

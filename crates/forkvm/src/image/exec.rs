@@ -40,7 +40,7 @@ pub trait Files {
 }
 
 /// What is to be run.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Command {
     /// The program's path.
     pub path: Vec<u8>,
@@ -84,6 +84,8 @@ pub struct Placement {
 pub struct ExecError {
     /// What execve(2) gives.
     pub errno: Errno,
+    /// The program before is gone already.
+    pub too_late: bool,
     path: String,
     what: String,
 }
@@ -92,6 +94,7 @@ impl ExecError {
     fn new(path: &[u8], errno: Errno, what: impl std::fmt::Display) -> Self {
         Self {
             errno,
+            too_late: false,
             path: String::from_utf8_lossy(path).into_owned(),
             what: what.to_string(),
         }
@@ -264,14 +267,51 @@ fn map(memory: &mut GuestMemory, path: &[u8], vma: Vma) -> Result<(), ExecError>
         .map_err(|error| ExecError::new(path, Errno::NOMEM, error))
 }
 
-/// Loads a program into an empty address space.
-pub fn load(
+/// A program found and checked, with its dynamic linker.
+pub struct Program {
+    command: Command,
+    elf: Elf,
+    interpreter: Option<Elf>,
+}
+
+/// Finds a program's files. Nothing is changed yet.
+pub fn find(files: &mut dyn Files, mut command: Command) -> Result<Program, ExecError> {
+    let elf = resolve(files, &mut command)?;
+    let interpreter = match &elf.interpreter {
+        Some(path) => Some(open_interpreter(files, path)?),
+        None => None,
+    };
+    Ok(Program {
+        command,
+        elf,
+        interpreter,
+    })
+}
+
+impl Program {
+    /// Loads it into an empty address space.
+    pub fn load(
+        self,
+        memory: &mut GuestMemory,
+        placement: &Placement,
+    ) -> Result<Loaded, ExecError> {
+        load(memory, &self, placement).map_err(|error| ExecError {
+            too_late: true,
+            ..error
+        })
+    }
+}
+
+fn load(
     memory: &mut GuestMemory,
-    files: &mut dyn Files,
-    mut command: Command,
+    program: &Program,
     placement: &Placement,
 ) -> Result<Loaded, ExecError> {
-    let elf = resolve(files, &mut command)?;
+    let Program {
+        command,
+        elf,
+        interpreter,
+    } = program;
     let path = elf.file.path().to_vec();
     let random =
         |nth: usize, pages: u64| placement.random.map_or(0, |random| random[nth] % pages) * PAGE;
@@ -292,9 +332,9 @@ pub fn load(
     elf.map(&path, memory, bias)?;
     let entry = elf.header.e_entry.wrapping_add(bias);
 
-    let (start, base) = match &elf.interpreter {
+    let (start, base) = match interpreter {
         None => (entry, 0),
-        Some(name) => load_interpreter(memory, files, name, random(1, MMAP_RANDOM_PAGES))?,
+        Some(interpreter) => load_interpreter(memory, interpreter, random(1, MMAP_RANDOM_PAGES))?,
     };
 
     let top = SERVER_STACK_TOP - random(2, STACK_RANDOM_PAGES);
@@ -404,13 +444,7 @@ fn script_line(line: &[u8]) -> Option<(Vec<u8>, Option<Vec<u8>>)> {
     })
 }
 
-/// Loads the dynamic linker at the top of the mappings. Gives its entry point and its bias (`AT_BASE`).
-fn load_interpreter(
-    memory: &mut GuestMemory,
-    files: &mut dyn Files,
-    path: &[u8],
-    random: u64,
-) -> Result<(u64, u64), ExecError> {
+fn open_interpreter(files: &mut dyn Files, path: &[u8]) -> Result<Elf, ExecError> {
     let file = files
         .open_executable(path)
         .map_err(|errno| ExecError::new(path, errno, format!("the dynamic linker: {errno}")))?;
@@ -418,7 +452,15 @@ fn load_interpreter(
     let len =
         read_head(&*file, &mut head).map_err(|error| ExecError::new(path, Errno::IO, error))?;
     head.truncate(len);
-    let elf = Elf::read(path, file, &head)?;
+    Elf::read(path, file, &head)
+}
+
+/// Loads the dynamic linker at the top of the mappings. Gives its entry point and its bias (`AT_BASE`).
+fn load_interpreter(
+    memory: &mut GuestMemory,
+    elf: &Elf,
+    random: u64,
+) -> Result<(u64, u64), ExecError> {
     let span = elf.span();
     let bias = if elf.is_relocatable() {
         let top = SERVER_MMAP_TOP - random % (1 << 36);
@@ -426,7 +468,7 @@ fn load_interpreter(
     } else {
         0
     };
-    elf.map(path, memory, bias)?;
+    elf.map(elf.file.path(), memory, bias)?;
     Ok((elf.header.e_entry.wrapping_add(bias), bias))
 }
 

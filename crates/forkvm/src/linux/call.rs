@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crate::image::exec::Command;
+
 /// A system call as it arrived: number and the six argument registers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Call {
@@ -12,7 +14,7 @@ pub struct Call {
 }
 
 /// What the engine has to do after a call.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Outcome {
     /// Resume with this in RAX (an errno is negative).
     Return(i64),
@@ -26,9 +28,43 @@ pub enum Outcome {
     GetFsBase(u64),
     /// Write the GS base to this address, resume with 0 or EFAULT.
     GetGsBase(u64),
-    /// `exit` or `exit_group` with this status.
+    /// Another task may run.
+    Yield,
+    /// Make a thread, and resume with its id.
+    Clone(NewThread),
+    /// `exit` of a thread, of the program if it is the last.
+    ExitThread(i32),
+    /// Run this program instead.
+    Exec(Box<Command>),
+    /// `exit_group`, or `exit` of the only thread, with this status.
     Exit(i32),
     /// The program ended itself by this signal (`abort`, `raise`, `kill` of itself).
+    Killed(i32),
+}
+
+/// A thread to be made, as clone(2) has it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct NewThread {
+    /// Its stack pointer; without one it has its maker's.
+    pub stack: Option<u64>,
+    /// Its FS base; without one it has its maker's.
+    pub tls: Option<u64>,
+    /// Where its id goes for its maker.
+    pub parent_tid: Option<u64>,
+    /// Where its id goes for itself.
+    pub child_tid: Option<u64>,
+    /// Where a zero goes when it ends.
+    pub clear_child_tid: Option<u64>,
+}
+
+/// What became of a task that waits, or does not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Retried {
+    /// It can run.
+    Runnable,
+    /// It waits on.
+    Waits,
+    /// Its call ended the program by this signal.
     Killed(i32),
 }
 
@@ -49,7 +85,12 @@ pub enum WaitOn {
     /// Nothing but time.
     Time,
     /// A wake of the futex at this address.
-    Futex(u64),
+    Futex {
+        /// The futex.
+        address: u64,
+        /// `FUTEX_WAIT_BITSET`'s bits.
+        bits: u32,
+    },
     /// The other end of a pipe.
     Pipe,
     /// A descriptor that becomes ready.
@@ -74,7 +115,7 @@ impl WaitOn {
     pub fn why_never(self) -> &'static str {
         match self {
             Self::Time => "a sleep without an end",
-            Self::Futex(_) => "futex(2): no other thread is there to end the wait",
+            Self::Futex { .. } => "futex(2): no other thread is there to end the wait",
             Self::Pipe => "a read or write of a pipe: its other end is the program itself",
             Self::Descriptor => {
                 "poll(2) or select(2): only the program itself could make a descriptor ready"

@@ -26,6 +26,7 @@ mod told;
 #[allow(unused_imports, reason = "for the engine's traces of calls")]
 pub use self::table::name;
 
-pub use self::call::{Call, Outcome};
+pub use self::call::{Call, NewThread, Outcome, Retried};
 pub use self::setup::{AllowedPath, HeapLayout, Setup};
 pub use self::state::Linux;
+pub use self::tasks::task::FIRST_TID;

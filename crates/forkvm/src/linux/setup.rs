@@ -54,6 +54,8 @@ pub struct Setup {
     pub executable: String,
     /// Files and folders the program may read.
     pub allowed_paths: Vec<AllowedPath>,
+    /// Where programs are loaded is chosen at random, as Linux does. Only of programs with an address space.
+    pub random_addresses: bool,
     /// The working directory.
     pub current_working_directory: String,
 }

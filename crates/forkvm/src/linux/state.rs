@@ -1,8 +1,15 @@
 //! All state that the personality keeps for one machine.
 
 use std::sync::Arc;
+use std::time::Instant;
 
+use rustix::io::Errno;
+
+use crate::arch::context::Context;
+use crate::arch::layout::XSAVE_LEN;
 use crate::image::exec::{self, Command, ExecError, Loaded, Placement};
+use crate::linux::abi::Guest;
+use crate::linux::call::{NewThread, Outcome, Retried, WaitOn};
 use crate::linux::files::fds::Files;
 use crate::linux::files::host_files::HostFiles;
 use crate::linux::files::open::{Executables, Shared};
@@ -12,11 +19,15 @@ use crate::linux::memory::heap::Heap;
 use crate::linux::memory::space::Break;
 use crate::linux::process::Process;
 use crate::linux::setup::Setup;
+use crate::linux::tasks::futex;
 use crate::linux::tasks::signals::Signals;
+use crate::linux::tasks::task::{State, Task, Tasks};
 use crate::linux::time::Clocks;
 use crate::linux::told::Told;
 use crate::memory::guest::GuestMemory;
 use crate::memory::user::{BadAddress, UserMemory};
+use crate::random::Random;
+use crate::request::Host;
 
 /// The state the personality keeps for one machine.
 #[derive(Debug, Clone)]
@@ -30,6 +41,7 @@ pub struct Linux {
     pub(super) clocks: Kept<Clocks>,
     /// Of a program with an address space.
     pub(super) program_break: Kept<Break>,
+    pub(super) tasks: Kept<Tasks>,
 }
 
 impl Linux {
@@ -47,32 +59,153 @@ impl Linux {
             told: Kept::new(Told::new()),
             clocks: Kept::new(Clocks::new()),
             program_break: Kept::new(Break::default()),
+            tasks: Kept::new(Tasks::new()),
             shared: Arc::new(Shared {
                 roots: Roots::open(&setup.allowed_paths),
                 host_files: HostFiles::default(),
+                random_addresses: setup.random_addresses,
             }),
         }
     }
 
-    /// Loads a program as execve(2) does, into a machine whose address space is empty. What the process keeps, such as its
-    /// open files, stays.
+    /// Loads a program as execve(2) does, in place of the one before. What the process keeps, such as its open files, stays.
     pub fn exec(
         &mut self,
         memory: &mut GuestMemory,
         command: Command,
-        placement: &Placement,
+        random: &mut Random,
+        fsgsbase: bool,
     ) -> Result<Loaded, ExecError> {
         let mut files = Executables {
             shared: &self.shared,
             files: &self.files,
         };
-        let loaded = exec::load(memory, &mut files, command, placement)?;
+        let program = exec::find(&mut files, command)?;
+        let mut at_random = [0; 16];
+        random.fill(&mut at_random);
+        let placement = Placement {
+            random: self
+                .shared
+                .random_addresses
+                .then(|| std::array::from_fn(|_| random.number())),
+            at_random,
+            fsgsbase,
+            xsave_len: XSAVE_LEN,
+        };
+        if let Some(mut space) = memory.address_space() {
+            space.clear();
+        }
+        let loaded = program.load(memory, &placement)?;
         *self.program_break = Break {
             start: loaded.brk,
             now: loaded.brk,
         };
         *self.process = Process::new(&loaded.executable, loaded.stack.clone());
+        self.tasks.end_others();
+        self.signals.forget_handlers();
+        self.files.close_on_exec();
         Ok(loaded)
+    }
+
+    /// The tasks.
+    pub fn tasks(&self) -> &Tasks {
+        &self.tasks
+    }
+
+    /// The tasks, to change.
+    pub fn tasks_mut(&mut self) -> &mut Tasks {
+        &mut self.tasks
+    }
+
+    /// Adds a thread that the current one makes. Gives its id, or an errno (negative).
+    pub fn add_task(
+        &mut self,
+        memory: &mut dyn UserMemory,
+        context: Context,
+        thread: NewThread,
+    ) -> i64 {
+        let failed = |errno: Errno| -i64::from(errno.raw_os_error());
+        // A pointer that is no good is found out before there is a thread; only these two are written to.
+        if [thread.parent_tid, thread.child_tid]
+            .into_iter()
+            .flatten()
+            .any(|address| !memory.can_write(address))
+        {
+            return failed(Errno::FAULT);
+        }
+        let Some(task) = self.tasks.add(context) else {
+            return failed(Errno::AGAIN);
+        };
+        task.clear_child_tid = thread.clear_child_tid.unwrap_or(0);
+        let tid = task.tid;
+        for address in [thread.parent_tid, thread.child_tid].into_iter().flatten() {
+            // It was writable just now.
+            let _ = memory.write(address, &tid.to_le_bytes());
+        }
+        i64::from(tid)
+    }
+
+    /// Ends the current task; there are others.
+    pub fn end_task(
+        &mut self,
+        memory: &mut dyn UserMemory,
+        host: &mut dyn Host,
+        random: &mut Random,
+    ) {
+        let guest = &mut Guest {
+            memory,
+            host,
+            random,
+        };
+        futex::ended(&mut self.tasks, guest);
+        self.tasks.remove_current();
+    }
+
+    /// Looks whether a task can run: one that waits makes its call again, if that could help.
+    pub fn retry(
+        &mut self,
+        place: usize,
+        now: Instant,
+        memory: &mut dyn UserMemory,
+        host: &mut dyn Host,
+        random: &mut Random,
+    ) -> Retried {
+        let Some(&blocked) = self.tasks.iter().nth(place).and_then(Task::blocked) else {
+            return Retried::Runnable;
+        };
+        let over = blocked.until.is_some_and(|until| until <= now);
+        let result = match blocked.wait.on {
+            WaitOn::Futex { .. } if blocked.woken => 0,
+            WaitOn::Time | WaitOn::Signal | WaitOn::Futex { .. } if over => blocked.wait.result,
+            WaitOn::Time | WaitOn::Signal | WaitOn::Futex { .. } => return Retried::Waits,
+            WaitOn::Pipe | WaitOn::Descriptor => {
+                let current = self.tasks.current_place();
+                self.tasks.switch_to(place);
+                let outcome = self.call(blocked.call, memory, host, random);
+                self.tasks.switch_to(current);
+                match outcome {
+                    Outcome::Return(value) => value,
+                    Outcome::Killed(signal) => return Retried::Killed(signal),
+                    _ if over => blocked.wait.result,
+                    _ => return Retried::Waits,
+                }
+            }
+        };
+        if let Some(task) = self.tasks.at(place) {
+            task.state = State::Runnable;
+            task.context.regs.rax = result as u64;
+        }
+        Retried::Runnable
+    }
+
+    /// Why nothing will ever end a wait of all tasks.
+    pub fn why_all_wait(&self) -> &'static str {
+        self.tasks
+            .iter()
+            .find_map(Task::blocked)
+            .map_or("nothing is left to run", |blocked| {
+                blocked.wait.on.why_never()
+            })
     }
 
     /// Allowed paths that could not be opened, and why: they do not exist for the program.
@@ -108,6 +241,7 @@ impl Linux {
             told,
             clocks,
             program_break,
+            tasks,
         } = self;
         if !Arc::ptr_eq(shared, &master.shared) {
             *shared = Arc::clone(&master.shared);
@@ -119,5 +253,6 @@ impl Linux {
         told.restore_from(&master.told);
         clocks.restore_from(&master.clocks);
         program_break.restore_from(&master.program_break);
+        tasks.restore_from(&master.tasks);
     }
 }

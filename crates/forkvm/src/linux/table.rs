@@ -10,7 +10,7 @@ use crate::linux::files::{control, fds, folders, io, open, poll, stat};
 use crate::linux::memory::{MapRequest, space};
 use crate::linux::net::sockets;
 use crate::linux::state::Linux;
-use crate::linux::tasks::{signals, threads};
+use crate::linux::tasks::{futex, signals, threads};
 use crate::linux::{memory, process, time};
 use crate::memory::user::UserMemory;
 use crate::random::Random;
@@ -58,6 +58,7 @@ fn dispatch(linux: &mut Linux, guest: &mut Guest<'_>, call: Call) -> Outcome {
         told,
         clocks,
         program_break: _,
+        tasks,
     } = linux;
     let stack = process.stack.clone();
     let stack = &stack;
@@ -232,14 +233,12 @@ fn dispatch(linux: &mut Linux, guest: &mut Guest<'_>, call: Call) -> Outcome {
         Sysno::alarm if flags(a) == 0 => ok(0),
 
         // The process.
-        Sysno::getpid
-        | Sysno::gettid
-        | Sysno::getpgrp
-        | Sysno::getpgid
-        | Sysno::getsid
-        | Sysno::setsid => ok(1),
-        // It has no child's exit to wait for, so it needs no address to clear.
-        Sysno::set_tid_address => ok(1),
+        Sysno::gettid => ok(i64::from(tasks.tid())),
+        Sysno::getpid | Sysno::getpgrp | Sysno::getpgid | Sysno::getsid | Sysno::setsid => ok(1),
+        Sysno::set_tid_address => {
+            tasks.current().clear_child_tid = a;
+            ok(i64::from(tasks.tid()))
+        }
         Sysno::getppid
         | Sysno::getuid
         | Sysno::geteuid
@@ -263,6 +262,7 @@ fn dispatch(linux: &mut Linux, guest: &mut Guest<'_>, call: Call) -> Outcome {
         // SCHED_OTHER, whose only priority is 0.
         Sysno::sched_getscheduler => ok(0),
         Sysno::sched_getparam => process::zero_int(guest, b).into(),
+        Sysno::sched_yield if tasks.len() > 1 => Outcome::Yield,
         Sysno::sched_setaffinity | Sysno::sched_yield | Sysno::setpriority => ok(0),
         // The nice value 0: the raw call gives 20 minus it (getpriority(2), "C library/kernel differences").
         Sysno::getpriority => ok(20),
@@ -274,6 +274,7 @@ fn dispatch(linux: &mut Linux, guest: &mut Guest<'_>, call: Call) -> Outcome {
         Sysno::personality if matches!(flags(a), 0 | u32::MAX) => ok(0),
         Sysno::personality => refuse(Errno::INVAL),
         Sysno::getrandom => process::getrandom(guest, a, b, c).into(),
+        Sysno::exit if tasks.len() > 1 => Outcome::ExitThread(int(a) & 0xff),
         Sysno::exit | Sysno::exit_group => Outcome::Exit(int(a) & 0xff),
 
         // Signals.
@@ -290,16 +291,14 @@ fn dispatch(linux: &mut Linux, guest: &mut Guest<'_>, call: Call) -> Outcome {
         Sysno::tgkill => signals::kill(signals, guest, &[int(a), int(b)], c).into(),
 
         // Threads.
-        Sysno::futex => threads::futex(clocks, guest, args).into(),
-        // The list says which locks to free when the thread dies; nobody is left then.
-        Sysno::set_robust_list => ok(0),
+        Sysno::futex => futex::futex(tasks, clocks, guest, args).into(),
+        Sysno::set_robust_list => futex::set_robust_list(tasks, a, b).into(),
         // MEMBARRIER_CMD_QUERY: no command is supported.
         Sysno::membarrier if int(a) == 0 => ok(0),
-        Sysno::clone => refuse(threads::clone(told, guest, a)),
-        Sysno::clone3 => refuse(threads::clone3(told, guest, a, b)),
-        Sysno::fork | Sysno::vfork | Sysno::execve | Sysno::execveat => {
-            refuse(threads::process(told, guest))
-        }
+        Sysno::clone => threads::clone(told, guest, args).into(),
+        Sysno::clone3 => threads::clone3(told, guest, a, b).into(),
+        Sysno::execve => threads::execve(told, guest, a, b, c).into(),
+        Sysno::fork | Sysno::vfork | Sysno::execveat => refuse(threads::fork(told, guest)),
         Sysno::wait4 | Sysno::waitid => refuse(Errno::CHILD),
 
         // The network.

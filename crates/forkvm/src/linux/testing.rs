@@ -214,6 +214,7 @@ pub fn linux_with(allowed_paths: Vec<AllowedPath>) -> Linux {
         },
         stack: 0x7ffe_0000_0000..0x7ffe_0010_0000,
         executable: "/program".into(),
+        random_addresses: false,
         allowed_paths,
         current_working_directory: "/".into(),
     })

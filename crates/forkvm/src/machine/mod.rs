@@ -3,6 +3,7 @@
 
 pub mod probe;
 mod space;
+mod tasks;
 #[allow(unsafe_code)]
 pub mod watchdog;
 
@@ -17,7 +18,7 @@ use crate::arch::stubs::{
 };
 use crate::failure::{Cause, Exception, PAGE_FAULT};
 use crate::kvm::{Death, Exit, Vcpu, Vm};
-use crate::linux::{Call, Linux, Outcome};
+use crate::linux::{Call, FIRST_TID, Linux, Outcome};
 use crate::machine::probe::KvmHost;
 use crate::machine::watchdog::{Watch, WatchdogError};
 use crate::memory::faults::FaultError;
@@ -73,6 +74,8 @@ pub struct Machine {
     poisoned: bool,
     /// A debugger steps through the program.
     stepping: bool,
+    /// The task whose vector state the processor holds.
+    vector_of: i32,
 }
 
 /// Where ring 3 was when an exception came (Intel SDM Vol. 3A, 6.14.2).
@@ -134,6 +137,7 @@ impl Machine {
             residue: Residue::Clean,
             poisoned: false,
             stepping: false,
+            vector_of: FIRST_TID,
         })
     }
 
@@ -219,6 +223,9 @@ impl Machine {
                     Some(Cause::Machine("a system call from 32-bit code".into()))
                 }
                 Exit::Out(port) | Exit::OtherIo { port } => Some(Cause::BadPort(port)),
+                Exit::Interrupted if self.memory.space().is_some() => {
+                    self.interrupted(deadline, host)
+                }
                 Exit::Interrupted => {
                     (Instant::now() >= deadline || !self.watch.go_on()).then_some(Cause::Timeout)
                 }
@@ -249,6 +256,9 @@ impl Machine {
         {
             return Some(Cause::Machine(format!("memslot: {error}")));
         }
+        if self.memory.space().is_some() {
+            return self.task_outcome(call, outcome, deadline, host);
+        }
         let result = match outcome {
             Outcome::Return(value) => value,
             Outcome::Block(wait) => match wait.time {
@@ -261,8 +271,12 @@ impl Machine {
             Outcome::SetGsBase(base) => return self.set_bases(None, Some(base)),
             Outcome::GetFsBase(address) => return self.get_base(address, |sregs| sregs.fs.base),
             Outcome::GetGsBase(address) => return self.get_base(address, |sregs| sregs.gs.base),
-            Outcome::Exit(status) => return Some(Cause::Exit(status)),
+            Outcome::Exit(status) | Outcome::ExitThread(status) => {
+                return Some(Cause::Exit(status));
+            }
             Outcome::Killed(signal) => return Some(Cause::Killed(signal)),
+            // Only of programs with an address space.
+            Outcome::Yield | Outcome::Clone(_) | Outcome::Exec(_) => -i64::from(libc::ENOSYS),
         };
         self.return_from_call(result)
     }

@@ -255,6 +255,7 @@ fn setup(config: &Config, layout: &Layout) -> Setup {
         stack: layout.stack_window(),
         executable: executable(config),
         allowed_paths: config.allowed_paths.clone(),
+        random_addresses: false,
         current_working_directory: config.current_working_directory.clone(),
     }
 }

@@ -251,6 +251,19 @@ impl Files {
         }
     }
 
+    /// Closes what execve(2) closes.
+    pub fn close_on_exec(&mut self) {
+        let closing = |place: &Option<Descriptor>| place.is_some_and(|found| found.close_on_exec);
+        let numbers: Vec<u64> = (0..)
+            .zip(&self.descriptors)
+            .filter(|(_, place)| closing(place))
+            .map(|(number, _)| number)
+            .collect();
+        for number in numbers {
+            close(self, number).ok();
+        }
+    }
+
     /// Makes a descriptor of the same open file, with a number of at least `least`.
     pub fn duplicate(&mut self, fd: u64, least: u64, close_on_exec: bool) -> Value {
         let file = self.descriptor(fd)?.file;

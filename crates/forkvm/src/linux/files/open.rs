@@ -30,6 +30,8 @@ pub struct Shared {
     pub roots: Roots,
     /// Descriptors of the host that are held for open files.
     pub host_files: HostFiles,
+    /// Where programs are loaded is chosen at random.
+    pub random_addresses: bool,
 }
 
 /// A path as a call gave it.

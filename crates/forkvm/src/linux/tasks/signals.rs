@@ -57,6 +57,16 @@ impl Signals {
         }
     }
 
+    /// As execve(2) does: what had a handler has its default again.
+    pub fn forget_handlers(&mut self) {
+        for action in &mut self.actions {
+            if action.handler != SIG_IGN {
+                *action = Action::default();
+            }
+        }
+        self.stack = None;
+    }
+
     /// Sends the program a signal: what ends it, or `None` if it lives on.
     pub fn send(&mut self, signal: i32, guest: &mut Guest<'_>) -> Option<Outcome> {
         if self.blocked & bit(signal) != 0 && signal != SIGKILL && signal != SIGSTOP {

@@ -1,24 +1,31 @@
-//! Threads and processes: there is one of each. Making more is refused with an error that libraries report well,
-//! and futex(2) knows that nobody else will wake a sleeper.
+//! clone(2) and its relatives. Programs with an address space have threads; other processes there are none, and other
+//! programs have one thread: more is refused with an error that libraries report well.
 
 use rustix::io::Errno;
 
-use crate::linux::abi::{Guest, Reply, field_u64, flags};
-use crate::linux::call::{Outcome, Wait, WaitOn};
-use crate::linux::time::{Clocks, read_deadline, read_duration};
+use crate::image::exec::Command;
+use crate::linux::abi::{Guest, PAGE, Reply, field_u64};
+use crate::linux::call::{NewThread, Outcome};
 use crate::linux::told::{Told, Topic};
 
+const CLONE_VM: u64 = 0x100;
+const CLONE_SIGHAND: u64 = 0x800;
 const CLONE_THREAD: u64 = 0x1_0000;
-/// Size of the first published `struct clone_args`, the least that clone3(2) takes.
-const CLONE_ARGS_SIZE_VER0: u64 = 64;
+const CLONE_SETTLS: u64 = 0x8_0000;
+const CLONE_PARENT_SETTID: u64 = 0x10_0000;
+const CLONE_CHILD_CLEARTID: u64 = 0x20_0000;
+const CLONE_CHILD_SETTID: u64 = 0x100_0000;
+/// What a thread shares with its siblings; without any of these it would be another process.
+const THREAD: u64 = CLONE_VM | CLONE_SIGHAND | CLONE_THREAD;
 
-const FUTEX_WAIT: u32 = 0;
-const FUTEX_WAKE: u32 = 1;
-const FUTEX_REQUEUE: u32 = 3;
-const FUTEX_CMP_REQUEUE: u32 = 4;
-const FUTEX_WAIT_BITSET: u32 = 9;
-const FUTEX_WAKE_BITSET: u32 = 10;
-const FUTEX_CLOCK_REALTIME: u32 = 256;
+/// Size of the first published `struct clone_args`, the least that clone3(2) takes, and of the present one.
+const CLONE_ARGS_SIZE_VER0: u64 = 64;
+const CLONE_ARGS_SIZE: u64 = 88;
+
+/// Most arguments, and most entries of the environment, that execve(2) takes.
+const MOST_TEXTS: usize = 32 << 10;
+/// Most bytes of all of them.
+const MOST_TEXT_BYTES: usize = 2 << 20;
 
 fn refuse(told: &mut Told, guest: &mut Guest<'_>, what: Topic) -> Errno {
     told.tell(what, guest);
@@ -29,88 +36,109 @@ fn refuse(told: &mut Told, guest: &mut Guest<'_>, what: Topic) -> Errno {
     }
 }
 
-/// clone(2)
-pub fn clone(told: &mut Told, guest: &mut Guest<'_>, how: u64) -> Errno {
-    refuse(
-        told,
-        guest,
-        if how & CLONE_THREAD != 0 {
-            Topic::Thread
-        } else {
-            Topic::Process
-        },
-    )
+/// clone(2): flags, stack, where the thread's id goes, where the child's goes, TLS.
+pub fn clone(told: &mut Told, guest: &mut Guest<'_>, args: [u64; 6]) -> Reply {
+    let [how, stack, parent_tid, child_tid, tls, _] = args;
+    make(told, guest, how, stack, parent_tid, child_tid, tls)
 }
 
-/// clone3(2), `struct clone_args` starting with the flags.
-pub fn clone3(told: &mut Told, guest: &mut Guest<'_>, address: u64, size: u64) -> Errno {
+/// clone3(2), `struct clone_args`.
+pub fn clone3(told: &mut Told, guest: &mut Guest<'_>, address: u64, size: u64) -> Reply {
     if size < CLONE_ARGS_SIZE_VER0 {
-        return Errno::INVAL;
+        return Err(Errno::INVAL);
     }
-    match guest.read::<64>(address) {
-        Ok(args) => clone(told, guest, field_u64(&args, 0)),
-        Err(errno) => errno,
+    if size > PAGE {
+        return Err(Errno::TOOBIG);
     }
+    let mut args = [0; CLONE_ARGS_SIZE as usize];
+    let known = usize::try_from(size.min(CLONE_ARGS_SIZE)).unwrap_or(args.len());
+    guest.memory.read(address, &mut args[..known])?;
+    let field = |nth: usize| field_u64(&args, nth * 8);
+    // flags, pidfd, child_tid, parent_tid, exit_signal, stack, stack_size, tls.
+    let stack = field(5).checked_add(field(6)).ok_or(Errno::INVAL)?;
+    make(told, guest, field(0), stack, field(3), field(2), field(7))
 }
 
-/// fork(2), vfork(2), execve(2), execveat(2)
-pub fn process(told: &mut Told, guest: &mut Guest<'_>) -> Errno {
+fn make(
+    told: &mut Told,
+    guest: &mut Guest<'_>,
+    how: u64,
+    stack: u64,
+    parent_tid: u64,
+    child_tid: u64,
+    tls: u64,
+) -> Reply {
+    if how & CLONE_THREAD == 0 {
+        return Err(refuse(told, guest, Topic::Process));
+    }
+    if guest.memory.space().is_none() {
+        return Err(refuse(told, guest, Topic::Thread));
+    }
+    if how & THREAD != THREAD {
+        return Err(Errno::INVAL);
+    }
+    let wanted = |flag, value| (how & flag != 0).then_some(value);
+    Ok(Outcome::Clone(NewThread {
+        stack: (stack != 0).then_some(stack),
+        tls: wanted(CLONE_SETTLS, tls),
+        parent_tid: wanted(CLONE_PARENT_SETTID, parent_tid),
+        child_tid: wanted(CLONE_CHILD_SETTID, child_tid),
+        clear_child_tid: wanted(CLONE_CHILD_CLEARTID, child_tid),
+    }))
+}
+
+/// fork(2), vfork(2)
+pub fn fork(told: &mut Told, guest: &mut Guest<'_>) -> Errno {
     refuse(told, guest, Topic::Process)
 }
 
-/// futex(2). Waking finds nobody; waiting for a value that is there ends at its timeout or never.
-pub fn futex(clocks: &Clocks, guest: &Guest<'_>, args: [u64; 6]) -> Reply {
-    let [address, operation, value, timeout, _, value3] = args;
-    let operation = flags(operation);
-    // Bit 7 is FUTEX_PRIVATE_FLAG.
-    let command = operation & !(128 | FUTEX_CLOCK_REALTIME);
-    if !address.is_multiple_of(4) {
-        return Err(Errno::INVAL);
+/// execve(2)
+pub fn execve(
+    told: &mut Told,
+    guest: &mut Guest<'_>,
+    path: u64,
+    arguments: u64,
+    environment: u64,
+) -> Reply {
+    if guest.memory.space().is_none() {
+        return Err(refuse(told, guest, Topic::Process));
     }
-    match command {
-        FUTEX_WAKE | FUTEX_WAKE_BITSET | FUTEX_REQUEUE => {
-            guest.read_u32(address)?;
-            Ok(Outcome::Return(0))
+    let mut bytes = 0;
+    Ok(Outcome::Exec(Box::new(Command {
+        path: guest.read_path(path)?,
+        arguments: read_texts(guest, arguments, &mut bytes)?,
+        environment: read_texts(guest, environment, &mut bytes)?,
+    })))
+}
+
+/// A vector of strings that ends with a null pointer. A null vector is an empty one.
+fn read_texts(guest: &Guest<'_>, mut at: u64, bytes: &mut usize) -> Result<Vec<Vec<u8>>, Errno> {
+    let mut texts = Vec::new();
+    if at == 0 {
+        return Ok(texts);
+    }
+    loop {
+        let text = guest.read_u64(at)?;
+        if text == 0 {
+            return Ok(texts);
         }
-        FUTEX_CMP_REQUEUE => {
-            if guest.read_u32(address)? == flags(value3) {
-                Ok(Outcome::Return(0))
-            } else {
-                Err(Errno::AGAIN)
-            }
+        if texts.len() >= MOST_TEXTS {
+            return Err(Errno::TOOBIG);
         }
-        FUTEX_WAIT | FUTEX_WAIT_BITSET => {
-            if command == FUTEX_WAIT_BITSET && flags(value3) == 0 {
-                return Err(Errno::INVAL);
-            }
-            if guest.read_u32(address)? != flags(value) {
-                return Err(Errno::AGAIN);
-            }
-            let time = match (timeout, command) {
-                (0, _) => None,
-                (timeout, FUTEX_WAIT) => Some(read_duration(guest, timeout)?),
-                (timeout, _) => {
-                    let clock = u64::from(operation & FUTEX_CLOCK_REALTIME == 0);
-                    Some(read_deadline(clocks, guest, clock, timeout)?)
-                }
-            };
-            Ok(Outcome::Block(Wait {
-                on: WaitOn::Futex(address),
-                time,
-                result: -i64::from(Errno::TIMEDOUT.raw_os_error()),
-            }))
+        let text = guest.read_string(text, 128 << 10, Errno::TOOBIG)?;
+        *bytes += text.len();
+        if *bytes > MOST_TEXT_BYTES {
+            return Err(Errno::TOOBIG);
         }
-        // Locks with priority inheritance, and FUTEX_WAKE_OP, which no current C library uses.
-        _ => Err(Errno::NOSYS),
+        texts.push(text);
+        at = at.checked_add(8).ok_or(Errno::FAULT)?;
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use crate::linux::abi::Layout;
     use crate::linux::testing::Machine;
-    use std::time::Duration;
     use syscalls::Sysno;
 
     #[test]
@@ -129,27 +157,5 @@ mod tests {
         assert_eq!(told.matches("threads are not supported yet").count(), 1);
         assert_eq!(told.matches("other processes are not supported").count(), 1);
         assert_eq!(told.lines().count(), 2);
-    }
-
-    #[test]
-    fn futexes_know_that_nobody_else_is_there() {
-        let mut machine = Machine::new(Vec::new());
-        let word = machine.put(0, &7u32.to_le_bytes());
-        let second = machine.put(1, Layout::<16>::new().i64(0, 1).done());
-        let wait_private = 128;
-        assert_eq!(machine.call(Sysno::futex, &[word, 129, 1]), 0);
-        assert_eq!(machine.call(Sysno::futex, &[word, wait_private, 8]), -11);
-        let endless = machine.wait(Sysno::futex, &[word, wait_private, 7, 0]);
-        assert_eq!((endless.on, endless.time), (WaitOn::Futex(word), None));
-        let timed = machine.wait(Sysno::futex, &[word, wait_private, 7, second]);
-        assert_eq!(
-            (timed.time, timed.result),
-            (Some(Duration::from_secs(1)), -110)
-        );
-        let past = machine.wait(Sysno::futex, &[word, 9 | 256, 7, second, 0, u64::MAX]);
-        assert_eq!((past.time, past.result), (Some(Duration::ZERO), -110));
-        assert_eq!(machine.call(Sysno::futex, &[word + 1, 1, 1]), -22);
-        assert_eq!(machine.call(Sysno::futex, &[4, 0, 1]), -14);
-        assert_eq!(machine.call(Sysno::futex, &[word, 6, 1]), -38);
     }
 }

@@ -14,7 +14,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
 use crate::arch::layout::{PAGE, SERVER_MMAP_TOP, SpaceLayout};
-use crate::arch::paging::{self, Owner, TablePages};
+use crate::arch::paging::{self, LOWER_HALF_END, Owner, TablePages};
 use crate::memory::access::Protection;
 use crate::memory::dirty::DirtyPages;
 use crate::memory::mapping::{Mapping, OutOfRange};
@@ -334,6 +334,15 @@ impl AddressSpace<'_> {
     pub fn unmap(&mut self, range: Range<u64>) -> Result<(), SpaceError> {
         self.space.vmas.remove(range.clone())?;
         Ok(self.space.drop_pages(self.mapping, range)?)
+    }
+
+    /// Unmaps everything.
+    pub fn clear(&mut self) {
+        let ours = self.monitor();
+        for range in [0..ours.start, ours.end..LOWER_HALF_END] {
+            // To take away all VMAs splits none.
+            let _ = self.unmap(range);
+        }
     }
 
     /// Changes permissions; addresses without a VMA are passed over.

@@ -1,0 +1,239 @@
+//! The tasks of a machine: what Linux keeps for each thread. One runs at a time; the others are runnable or wait.
+
+use std::time::Instant;
+
+use crate::arch::context::Context;
+use crate::linux::call::{Call, Wait, WaitOn};
+
+/// Most tasks of a machine.
+pub const MAX_TASKS: usize = 512;
+/// The id of the process and of its first task, as in a PID namespace of its own.
+pub const FIRST_TID: i32 = 1;
+
+/// A call that can't go on for now.
+#[derive(Debug, Clone, Copy)]
+pub struct Blocked {
+    /// The call, which is made again when what it waits for may have come.
+    pub call: Call,
+    /// What it waits for.
+    pub wait: Wait,
+    /// When it stops waiting.
+    pub until: Option<Instant>,
+    /// A futex's waiter was woken.
+    pub woken: bool,
+    /// Who waits longer has the lower number.
+    pub order: u64,
+}
+
+/// Whether a task can run.
+#[derive(Debug, Clone, Copy)]
+pub enum State {
+    /// It runs, or could.
+    Runnable,
+    /// It waits.
+    Blocked(Blocked),
+}
+
+/// A thread of the program.
+#[derive(Debug, Clone)]
+pub struct Task {
+    /// Its id.
+    pub tid: i32,
+    /// Its registers, while it does not run.
+    pub context: Context,
+    /// Whether it can.
+    pub state: State,
+    /// Where a zero goes and a futex is woken when it ends (set_tid_address(2)).
+    pub clear_child_tid: u64,
+    /// Its list of locks that others must learn of when it ends (set_robust_list(2)).
+    pub robust_list: u64,
+}
+
+impl Task {
+    fn new(tid: i32) -> Self {
+        Self {
+            tid,
+            context: Context::default(),
+            state: State::Runnable,
+            clear_child_tid: 0,
+            robust_list: 0,
+        }
+    }
+
+    /// What it waits for, if it does.
+    pub fn blocked(&self) -> Option<&Blocked> {
+        match &self.state {
+            State::Blocked(blocked) => Some(blocked),
+            State::Runnable => None,
+        }
+    }
+}
+
+/// All tasks of a machine.
+#[derive(Debug, Clone)]
+pub struct Tasks {
+    list: Vec<Task>,
+    current: usize,
+    next_tid: i32,
+    next_order: u64,
+}
+
+impl Tasks {
+    /// The one that a program starts with.
+    pub fn new() -> Self {
+        Self {
+            list: vec![Task::new(FIRST_TID)],
+            current: 0,
+            next_tid: FIRST_TID + 1,
+            next_order: 0,
+        }
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.list.len()
+    }
+
+    /// The one that runs, by its place.
+    pub fn current_place(&self) -> usize {
+        self.current
+    }
+
+    /// The one that runs.
+    pub fn current(&mut self) -> &mut Task {
+        let place = self.current.min(self.list.len() - 1);
+        &mut self.list[place]
+    }
+
+    /// The id of the one that runs.
+    pub fn tid(&self) -> i32 {
+        self.list
+            .get(self.current)
+            .map_or(FIRST_TID, |task| task.tid)
+    }
+
+    /// The one at a place.
+    pub fn at(&mut self, place: usize) -> Option<&mut Task> {
+        self.list.get_mut(place)
+    }
+
+    /// All of them.
+    pub fn iter(&self) -> impl Iterator<Item = &Task> {
+        self.list.iter()
+    }
+
+    /// The same, to change.
+    pub fn iter_mut(&mut self) -> impl Iterator<Item = &mut Task> {
+        self.list.iter_mut()
+    }
+
+    /// Has another one run.
+    pub fn switch_to(&mut self, place: usize) {
+        self.current = place;
+    }
+
+    /// Adds a task that is runnable. `None` if there are as many as may be.
+    pub fn add(&mut self, context: Context) -> Option<&mut Task> {
+        if self.list.len() >= MAX_TASKS {
+            return None;
+        }
+        let tid = self.next_tid;
+        self.next_tid = self.next_tid.checked_add(1)?;
+        self.list.push(Task {
+            context,
+            ..Task::new(tid)
+        });
+        self.list.last_mut()
+    }
+
+    /// Ends the one that runs. The caller switches to another, if there is one left.
+    pub fn remove_current(&mut self) {
+        self.list.remove(self.current);
+        // So that the search for the next one starts with the one that followed.
+        self.current = match self.current {
+            0 => self.list.len().saturating_sub(1),
+            place => place - 1,
+        };
+    }
+
+    /// Ends all but the one that runs, as execve(2) does. It becomes the first.
+    pub fn end_others(&mut self) {
+        let mut only = self.list.swap_remove(self.current);
+        only.tid = FIRST_TID;
+        self.list.clear();
+        self.list.push(only);
+        self.current = 0;
+    }
+
+    /// Has the current task wait.
+    pub fn block(&mut self, call: Call, wait: Wait, now: Instant) {
+        let order = self.next_order;
+        self.next_order += 1;
+        self.current().state = State::Blocked(Blocked {
+            call,
+            wait,
+            until: wait.time.and_then(|time| now.checked_add(time)),
+            woken: false,
+            order,
+        });
+    }
+
+    /// Wakes up to `most` waiters of a futex that wait for any of these bits, those first who wait longest. Says how
+    /// many.
+    pub fn wake(&mut self, address: u64, bits: u32, most: usize) -> usize {
+        let mut waiters: Vec<&mut Blocked> = self
+            .list
+            .iter_mut()
+            .filter_map(|task| match &mut task.state {
+                State::Blocked(blocked) if !blocked.woken => Some(blocked),
+                _ => None,
+            })
+            .filter(|blocked| match blocked.wait.on {
+                WaitOn::Futex {
+                    address: at,
+                    bits: of,
+                } => at == address && of & bits != 0,
+                _ => false,
+            })
+            .collect();
+        waiters.sort_by_key(|blocked| blocked.order);
+        let mut woken = 0;
+        for blocked in waiters.into_iter().take(most) {
+            blocked.woken = true;
+            woken += 1;
+        }
+        woken
+    }
+
+    /// Has up to `most` waiters of one futex wait for another instead. Says how many.
+    pub fn requeue(&mut self, from: u64, to: u64, most: usize) -> usize {
+        let mut moved = 0;
+        let mut waiters: Vec<&mut Blocked> = self
+            .list
+            .iter_mut()
+            .filter_map(|task| match &mut task.state {
+                State::Blocked(blocked) if !blocked.woken => Some(blocked),
+                _ => None,
+            })
+            .collect();
+        waiters.sort_by_key(|blocked| blocked.order);
+        for blocked in waiters {
+            if let WaitOn::Futex { address, .. } = &mut blocked.wait.on
+                && *address == from
+                && moved < most
+            {
+                *address = to;
+                moved += 1;
+            }
+        }
+        moved
+    }
+
+    /// When the first of those who wait stops waiting.
+    pub fn next_deadline(&self) -> Option<Instant> {
+        self.list
+            .iter()
+            .filter_map(|task| task.blocked()?.until)
+            .min()
+    }
+}

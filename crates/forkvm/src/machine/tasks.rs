@@ -1,0 +1,231 @@
+//! Several tasks on one vCPU: what a call asks for of others, switches, and what happens while all of them wait.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use kvm_bindings::kvm_regs;
+
+use crate::arch::context::Context;
+use crate::arch::layout::MONITOR_BASE;
+use crate::arch::regs::RFLAGS;
+use crate::failure::Cause;
+use crate::image::exec::Command;
+use crate::linux::{Call, FIRST_TID, NewThread, Outcome, Retried};
+use crate::machine::Machine;
+use crate::request::Host;
+
+/// How long a task runs while another one could.
+pub(super) const SLICE: Duration = Duration::from_millis(10);
+
+impl Machine {
+    /// Does what a call of the current task asks for. `Some` if it ends the run.
+    pub(super) fn task_outcome(
+        &mut self,
+        call: Call,
+        outcome: Outcome,
+        deadline: Instant,
+        host: &mut dyn Host,
+    ) -> Option<Cause> {
+        match outcome {
+            Outcome::Return(value) => self.return_from_call(value),
+            Outcome::Block(wait) => {
+                self.save_after_call(0);
+                self.linux.tasks_mut().block(call, wait, Instant::now());
+                self.schedule(deadline, host)
+            }
+            Outcome::Yield => {
+                self.save_after_call(0);
+                self.schedule(deadline, host)
+            }
+            Outcome::Clone(thread) => self.clone_task(thread, deadline),
+            Outcome::ExitThread(status) => {
+                if self.linux.tasks().len() == 1 {
+                    return Some(Cause::Exit(status));
+                }
+                self.linux
+                    .end_task(&mut self.memory, host, &mut self.random);
+                self.schedule(deadline, host)
+            }
+            Outcome::Exec(command) => self.exec(*command),
+            Outcome::SetFsBase(base) => self.set_bases(Some(base), None),
+            Outcome::SetGsBase(base) => self.set_bases(None, Some(base)),
+            Outcome::GetFsBase(address) => self.get_base(address, |sregs| sregs.fs.base),
+            Outcome::GetGsBase(address) => self.get_base(address, |sregs| sregs.gs.base),
+            Outcome::Exit(status) => Some(Cause::Exit(status)),
+            Outcome::Killed(signal) => Some(Cause::Killed(signal)),
+        }
+    }
+
+    /// The registers of the current task, which is stopped in ring 3.
+    fn context(&mut self, regs: kvm_regs) -> Context {
+        let sregs = self.vcpu.synced_sregs();
+        Context {
+            regs,
+            fs_base: sregs.fs.base,
+            gs_base: sregs.gs.base,
+            vector: None,
+        }
+    }
+
+    /// Keeps the current task's registers as they are after its call, with this result. The vector state stays in the
+    /// processor until another task runs.
+    fn save_after_call(&mut self, result: i64) {
+        let regs = kvm_regs {
+            rax: result as u64,
+            ..self.after_call()
+        };
+        let context = self.context(regs);
+        self.linux.tasks_mut().current().context = context;
+    }
+
+    fn clone_task(&mut self, thread: NewThread, deadline: Instant) -> Option<Cause> {
+        let after = self.after_call();
+        let mut context = self.context(kvm_regs {
+            rax: 0,
+            rsp: thread.stack.unwrap_or(after.rsp),
+            ..after
+        });
+        context.fs_base = thread.tls.unwrap_or(context.fs_base);
+        context.vector = match self.vcpu.xsave() {
+            Ok(vector) => Some(Arc::from(vector)),
+            Err(error) => return Some(Cause::Machine(format!("vector state: {error}"))),
+        };
+        let result = self.linux.add_task(&mut self.memory, context, thread);
+        // From now on it shares the processor.
+        self.watch.disarm();
+        self.watch.arm(self.slice_end(deadline));
+        self.return_from_call(result)
+    }
+
+    /// Replaces the program by another one.
+    fn exec(&mut self, command: Command) -> Option<Cause> {
+        let fsgsbase = self.host.report.fsgsbase;
+        let loaded = match self
+            .linux
+            .exec(&mut self.memory, command, &mut self.random, fsgsbase)
+        {
+            Ok(loaded) => loaded,
+            Err(error) if error.too_late => return Some(Cause::Killed(libc::SIGKILL)),
+            Err(error) => return self.return_from_call(-i64::from(error.errno.raw_os_error())),
+        };
+        self.vector_of = FIRST_TID;
+        let mut sregs = self.vcpu.synced_sregs();
+        (sregs.fs.base, sregs.gs.base) = (0, 0);
+        self.vcpu.set_sregs_at_next_run(sregs);
+        self.resume_user(kvm_regs {
+            rip: loaded.entry,
+            rsp: loaded.rsp,
+            rflags: RFLAGS,
+            ..Default::default()
+        });
+        None
+    }
+
+    /// Has the next task run that can, waiting for one if need be.
+    fn schedule(&mut self, deadline: Instant, host: &mut dyn Host) -> Option<Cause> {
+        loop {
+            match self.next_runnable(host) {
+                Ok(Some(place)) => return self.switch_to(place),
+                Ok(None) => {}
+                Err(cause) => return Some(cause),
+            }
+            let now = Instant::now();
+            if now >= deadline {
+                return Some(Cause::Timeout);
+            }
+            let Some(until) = self.linux.tasks().next_deadline() else {
+                let never = self.linux.why_all_wait();
+                return Some(Cause::Deadlock(never));
+            };
+            std::thread::sleep(until.min(deadline).saturating_duration_since(now));
+        }
+    }
+
+    /// The task after the current one, in turn, that can run: those that wait make their calls again.
+    fn next_runnable(&mut self, host: &mut dyn Host) -> Result<Option<usize>, Cause> {
+        let now = Instant::now();
+        let tasks = self.linux.tasks();
+        let (count, current) = (tasks.len(), tasks.current_place());
+        for step in 1..=count {
+            let place = (current + step) % count;
+            match self
+                .linux
+                .retry(place, now, &mut self.memory, host, &mut self.random)
+            {
+                Retried::Runnable => return Ok(Some(place)),
+                Retried::Waits => {}
+                Retried::Killed(signal) => return Err(Cause::Killed(signal)),
+            }
+        }
+        Ok(None)
+    }
+
+    fn switch_to(&mut self, place: usize) -> Option<Cause> {
+        let failed = |error| Some(Cause::Machine(format!("vector state: {error}")));
+        let tasks = self.linux.tasks_mut();
+        tasks.switch_to(place);
+        let task = tasks.current();
+        let (tid, context) = (task.tid, task.context.clone());
+        if self.vector_of != tid {
+            let old = self.vector_of;
+            if let Some(task) = tasks.iter_mut().find(|task| task.tid == old) {
+                match self.vcpu.xsave() {
+                    Ok(vector) => task.context.vector = Some(Arc::from(vector)),
+                    Err(error) => return failed(error),
+                }
+            }
+            if let Some(vector) = &context.vector
+                && let Err(error) = self.vcpu.set_xsave(vector)
+            {
+                return failed(error);
+            }
+            self.vector_of = tid;
+        }
+        let mut sregs = self.vcpu.synced_sregs();
+        (sregs.fs.base, sregs.gs.base) = (context.fs_base, context.gs_base);
+        self.vcpu.set_sregs_at_next_run(sregs);
+        self.resume_user(context.regs);
+        None
+    }
+
+    /// The watchdog, or some other signal, has interrupted the current task. Before the deadline it is another one's turn.
+    pub(super) fn interrupted(&mut self, deadline: Instant, host: &mut dyn Host) -> Option<Cause> {
+        if Instant::now() >= deadline {
+            return Some(Cause::Timeout);
+        }
+        self.watch.disarm();
+        let ended = self.next_turn(host);
+        self.watch.arm(self.slice_end(deadline));
+        ended
+    }
+
+    /// When the current task's turn is over at the latest.
+    fn slice_end(&self, deadline: Instant) -> Instant {
+        if self.linux.tasks().len() > 1 {
+            deadline.min(Instant::now() + SLICE)
+        } else {
+            deadline
+        }
+    }
+
+    fn next_turn(&mut self, host: &mut dyn Host) -> Option<Cause> {
+        let regs = self.vcpu.regs();
+        let ring = self.vcpu.synced_sregs().cs.selector & 3;
+        let end = self
+            .memory
+            .space()
+            .map_or(0, |space| space.layout().monitor().end);
+        // In the engine's own code it goes on a little.
+        if ring != 3 || (MONITOR_BASE..end).contains(&regs.rip) {
+            return None;
+        }
+        let current = self.linux.tasks().current_place();
+        let context = self.context(regs);
+        self.linux.tasks_mut().current().context = context;
+        match self.next_runnable(host) {
+            Ok(Some(place)) if place != current => self.switch_to(place),
+            Ok(_) => None,
+            Err(cause) => Some(cause),
+        }
+    }
+}
