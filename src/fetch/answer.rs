@@ -18,6 +18,9 @@ use crate::varnish::counters::count;
 use crate::varnish::fetch::Fetch;
 use crate::varnish::logging::{self, Output};
 
+/// How a body in gzip begins (RFC 1952, 2.3.1): its magic number, and deflate, the only method.
+const GZIP: [u8; 3] = [0x1f, 0x8b, 8];
+
 /// How the engine runs a request: [`Program::answer`] or [`Program::debug`].
 type Run = fn(&Arc<Program>, &Request<'_>, Instant, &mut dyn Host) -> Result<Answer, Failure>;
 
@@ -76,6 +79,28 @@ fn log_failed(fetch: &mut Fetch<'_, '_>, tenant: &Tenant, what: &str) {
     logging::log_in(fetch, LogTag::Error, tenant.name(), what);
 }
 
+/// What is wrong with an answer that the engine let pass, but Varnish would not.
+fn objection(fetch: &Fetch<'_, '_>, answer: &Answer) -> Option<&'static str> {
+    if answer.status() == 304 && !fetch.is_conditional() {
+        return Some("its response is 304, but the request had no condition");
+    }
+    // Varnish unpacks it, if only to see whether it can.
+    let encoding = answer
+        .headers()
+        .iter()
+        .find(|header| header.name.eq_ignore_ascii_case("content-encoding"));
+    if encoding.is_some_and(|header| header.value.eq_ignore_ascii_case(b"gzip"))
+        && answer.body_len() > 0
+    {
+        let mut start = [0; GZIP.len()];
+        answer.body_start(&mut start);
+        if start != GZIP {
+            return Some("its response has Content-Encoding: gzip, but its body is not gzip");
+        }
+    }
+    None
+}
+
 /// Makes the guest's answer the response; without its body if that is to `head`.
 pub fn hand_over(
     fetch: &mut Fetch<'_, '_>,
@@ -84,6 +109,10 @@ pub fn hand_over(
     head: bool,
     version: Option<Version>,
 ) -> Result<Response, VclError> {
+    if let Some(objection) = objection(fetch, &answer) {
+        log_failed(fetch, tenant, objection);
+        return plain::failed(fetch);
+    }
     let status = answer.status();
     let len =
         usize::try_from(answer.body_len()).map_err(|error| VclError::new(error.to_string()))?;

@@ -98,8 +98,15 @@ impl Refusal {
     /// What the client is told.
     fn text(&self, tenant: &str) -> String {
         match self {
-            // That there is a key file, and where, is the operator's business.
+            // Where things are on this host is the operator's business, who finds it in the log.
             Self::Denied(Denied::Unreadable(_)) => Denied::Disabled.to_string(),
+            Self::NotReady(NotReady::Failed(_)) => {
+                "its program is not ready, the log says why".to_owned()
+            }
+            Self::Refused(Refused::Store(_)) => "it can't be stored, the log says why".to_owned(),
+            Self::Refused(Refused::NoResources(_)) => {
+                "the host lacks something for it now, the log says what".to_owned()
+            }
             other => logging::without_tenant(tenant, &other.to_string()).to_owned(),
         }
     }

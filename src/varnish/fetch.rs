@@ -101,6 +101,16 @@ impl<'f, 'c> Fetch<'f, 'c> {
             .map(|(_, value)| value)
     }
 
+    /// Whether 304 can be an answer: the request has a condition, which is a client's that is passed on, or Varnish's own
+    /// about what it has in its cache.
+    pub fn is_conditional(&self) -> bool {
+        let asks = |name| self.header(name).is_some();
+        // SAFETY: new() has checked that there is one, and only this thread works on the fetch.
+        let bo = unsafe { self.ctx.raw.bo.as_ref() };
+        (asks("if-none-match") || asks("if-modified-since"))
+            && bo.is_some_and(|bo| bo.uncacheable() != 0 || !bo.stale_oc.is_null())
+    }
+
     /// The request body's length, if the client gave it.
     pub fn content_length(&self) -> Option<u64> {
         str::from_utf8(self.header("content-length")?)

@@ -441,14 +441,21 @@ impl Answer {
         self.response.body.1
     }
 
+    /// Copies the start of the body, to look at it, and says how much that is. [`Answer::read_body`] begins there all the
+    /// same.
+    pub fn body_start(&self, buf: &mut [u8]) -> usize {
+        self.copy_body(0, buf)
+    }
+
     /// Copies the next piece of the body out of guest memory. 0 at its end.
     pub fn read_body(&mut self, buf: &mut [u8]) -> usize {
-        let n = self
-            .lease
-            .fork
-            .as_ref()
-            .map_or(0, |fork| fork.read_body(&self.response, self.position, buf));
+        let n = self.copy_body(self.position, buf);
         self.position += n as u64;
         n
+    }
+
+    fn copy_body(&self, position: u64, buf: &mut [u8]) -> usize {
+        let fork = self.lease.fork.as_ref();
+        fork.map_or(0, |fork| fork.read_body(&self.response, position, buf))
     }
 }

@@ -367,10 +367,14 @@ impl<'a> Run<'_, '_, 'a> {
         let listener = match Listener::open(address) {
             Ok(listener) => listener,
             Err(error) => {
-                let what = format!("nobody can debug it at {address} (debug_address): {error}");
-                host.note(&format!("tenant {tenant}: debugger: {what}"));
+                host.note(&format!(
+                    "tenant {tenant}: debugger: nobody can debug it at {address} (debug_address): {error}"
+                ));
                 return match stop {
-                    Stop::Entry => Err(Cause::NoDebugger(what)),
+                    // Without the address: whoever is told why the request failed need not know paths of this host.
+                    Stop::Entry => Err(Cause::NoDebugger(format!(
+                        "nobody can debug it at debug_address: {error}"
+                    ))),
                     Stop::Exception(exception) => Err(Cause::Exception(exception.clone())),
                     _ => Ok(Then::Detached),
                 };
