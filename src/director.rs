@@ -49,9 +49,7 @@ impl Director {
             let tenant = match registry::share(settings) {
                 Shared::Known(tenant) => tenant,
                 Shared::New(tenant, file) => {
-                    if tenant.settings.values.watch {
-                        watch::start();
-                    }
+                    watch::start();
                     queue::enqueue(&tenant, file);
                     tenant
                 }

@@ -77,6 +77,7 @@ vtc! {
     methods
     output
     reload
+    retry
     settings
     target
     tenants_json

@@ -383,10 +383,10 @@ impl Change<'_> {
         }
         self.store(elf, how)?;
         let state = program.restored_state();
-        tenant.settle(State::Ready(Release {
+        tenant.settle(Release {
             program,
             version: elf.version,
-        }));
+        });
         let ready = self.start.elapsed();
         tenant.set_unfit(None);
         Ok(Done {

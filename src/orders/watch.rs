@@ -1,4 +1,5 @@
-//! Tenants with `watch`: when the file at their path changes, it becomes their program.
+//! The thread that looks after tenants about once a second: those with `watch`, when the file at their path changes, get it
+//! as their program; those whose program failed to boot are tried again (retry.rs).
 #![forbid(unsafe_code)]
 
 use std::collections::HashMap;
@@ -12,6 +13,7 @@ use varnish::vcl::LogTag;
 use crate::file::{self, Identity};
 use crate::orders::update::{self, Refused, Source, Turn};
 use crate::tenants::registry;
+use crate::tenants::retry::Retries;
 use crate::tenants::tenant::{State, Tenant};
 use crate::varnish::logging;
 
@@ -31,7 +33,7 @@ struct Seen {
 /// Whether there is a thread that watches.
 static RUNNING: Mutex<bool> = Mutex::new(false);
 
-/// Begins to watch, unless somebody does. To be called when a tenant with `watch` has been added.
+/// Begins to watch, unless somebody does. To be called when a tenant has been added.
 pub fn start() {
     let mut running = RUNNING.lock();
     if *running {
@@ -41,7 +43,7 @@ pub fn start() {
         Ok(_) => *running = true,
         Err(error) => logging::write(
             LogTag::Error,
-            &format!("kvm: files are not watched, no thread: {error}"),
+            &format!("kvm: nothing is watched or tried again, no thread: {error}"),
         ),
     }
 }
@@ -49,20 +51,26 @@ pub fn start() {
 fn watch() {
     // What was seen last, by tenant.
     let mut seen: HashMap<usize, Seen> = HashMap::new();
+    let mut retries = Retries::default();
     loop {
         thread::sleep(INTERVAL);
-        let tenants = registry::watched();
+        let tenants = registry::all();
         if tenants.is_empty() {
             let mut running = RUNNING.lock();
             // Under the lock: whoever adds a tenant now starts another thread.
-            if registry::watched().is_empty() {
+            if registry::all().is_empty() {
                 *running = false;
                 return;
             }
         }
         seen.retain(|&key, _| tenants.iter().any(|tenant| key_of(tenant) == key));
+        retries.retain(&tenants);
         for tenant in &tenants {
-            look(tenant, &mut seen);
+            match tenant.state() {
+                State::Failed(failed) => retries.look(tenant, failed),
+                State::Ready(_) if tenant.settings.values.watch => look(tenant, &mut seen),
+                _ => {}
+            }
         }
     }
 }
@@ -88,7 +96,7 @@ fn look(tenant: &Arc<Tenant>, seen: &mut HashMap<usize, Seen>) {
             return;
         }
     };
-    if now < file.due || matches!(tenant.state(), State::Booting) {
+    if now < file.due {
         return;
     }
     let Ok(turn) = Turn::take(tenant) else {

@@ -4,7 +4,7 @@
 use std::fs::File;
 use std::io::{self, Read, Seek};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Instant, SystemTime};
 
 use forkvm::{BootError, Program};
 use varnish::vcl::LogTag;
@@ -16,9 +16,21 @@ use crate::tenants::version::Version;
 use crate::varnish::counters;
 use crate::varnish::logging::{self, Output};
 
+/// Why a boot brought no program.
+pub struct Unready {
+    /// In words.
+    pub reason: String,
+    /// Which program it was. `None` if there was none.
+    pub version: Option<Version>,
+}
+
 /// Boots the program of the tenant's path, or the update of it that is stored. If that does not boot, the stored ones
-/// before it follow, and at last the path's.
-pub fn boot(tenant: &Tenant, file: Result<File, String>) -> Result<Release, Failed> {
+/// before it follow, and at last the path's. `before` is what the tenant had when this began.
+pub fn boot(
+    tenant: &Tenant,
+    before: &State,
+    file: Result<File, String>,
+) -> Result<Release, Unready> {
     let path = tenant.settings.path.display();
     let read = file.and_then(|file| {
         let elf = read_file(tenant, &file)?;
@@ -46,12 +58,16 @@ pub fn boot(tenant: &Tenant, file: Result<File, String>) -> Result<Release, Fail
             continue;
         }
         if !failed.is_empty() {
-            counters::count(|counters| &counters.boot_failures);
+            count_failure(before);
             let text = format!("{reason}; {what} is tried in its place");
             logging::log(LogTag::Error, tenant.name(), &text);
         }
         let failure = match start(tenant, &elf.elf, None, Purpose::Service) {
             Ok(program) => {
+                if !tenant.state().is(before) {
+                    // An update came first, which settle() finds too: what is stored is its business.
+                    return Ok(Release { program, version });
+                }
                 tenant.set_unfit(failed.first().copied());
                 if base == Some(version) {
                     adopt(tenant, &elf);
@@ -69,10 +85,17 @@ pub fn boot(tenant: &Tenant, file: Result<File, String>) -> Result<Release, Fail
             break;
         }
     }
-    Err(Failed {
-        reason: reason.into(),
+    Err(Unready {
+        reason,
         version: failed.first().copied(),
     })
+}
+
+/// Counts a program that did not become ready, once however often it is tried.
+fn count_failure(before: &State) {
+    if !matches!(before, State::Failed(_)) {
+        counters::count(|counters| &counters.boot_failures);
+    }
 }
 
 /// Says early that updates can't be stored.
@@ -214,20 +237,33 @@ fn read(file: impl Read, max: u64) -> io::Result<Vec<u8>> {
     Ok(elf)
 }
 
-/// Makes the result of a boot that began at `start` known.
-pub fn settle(tenant: &Tenant, result: Result<Release, Failed>, start: Instant) {
+/// Makes the result of a boot known that began at `start`, when the tenant had `before`.
+pub fn settle(tenant: &Tenant, before: &State, result: Result<Release, Unready>, start: Instant) {
+    let took = start.elapsed();
     match result {
         Ok(release) => {
             counters::count(|counters| &counters.boots);
-            tenant.settle(State::Ready(release));
-            let text = format!("ready after {} ms", start.elapsed().as_millis());
-            logging::log(LogTag::Notice, tenant.name(), &text);
+            if tenant.replace(before, State::Ready(release)) {
+                let text = format!("ready after {} ms", took.as_millis());
+                logging::log(LogTag::Notice, tenant.name(), &text);
+            }
         }
-        Err(failed) => {
-            counters::count(|counters| &counters.boot_failures);
-            let text = format!("program not ready: {}", failed.reason);
-            logging::log(LogTag::Error, tenant.name(), &text);
-            tenant.settle(State::Failed(failed));
+        Err(unready) => {
+            count_failure(before);
+            let text = format!("program not ready: {}", unready.reason);
+            let since = match before {
+                State::Failed(failed) => failed.since,
+                _ => SystemTime::now(),
+            };
+            let failed = Failed {
+                reason: unready.reason.into(),
+                version: unready.version,
+                since,
+                took,
+            };
+            if tenant.replace(before, State::Failed(failed)) {
+                logging::log(LogTag::Error, tenant.name(), &text);
+            }
         }
     }
 }

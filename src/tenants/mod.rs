@@ -9,6 +9,7 @@ pub mod queue;
 pub mod refresh;
 pub mod registry;
 pub mod report;
+pub mod retry;
 pub mod settings;
 pub mod store;
 pub mod table;

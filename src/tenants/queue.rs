@@ -11,9 +11,10 @@ use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex, MutexGuard};
 
-use crate::tenants::boot;
+use crate::tenants::boot::{self, Unready};
 use crate::tenants::refresh::refresh;
-use crate::tenants::tenant::{Failed, Tenant};
+use crate::tenants::tenant::{State, Tenant};
+use crate::varnish::counters;
 
 /// Programs that boot at the same time. More would slow down the requests that are served meanwhile.
 const AT_ONCE: usize = 2;
@@ -64,7 +65,7 @@ pub fn enqueue(tenant: &Arc<Tenant>, file: Result<File, String>) {
         Err(reason) => {
             queue.jobs.pop_back();
             drop(queue);
-            boot::settle(tenant, Err(failed(reason)), Instant::now());
+            boot::settle(tenant, &tenant.state(), Err(unready(reason)), Instant::now());
         }
     }
 }
@@ -77,9 +78,9 @@ fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> Result<(), String>
         .map_err(|error| format!("no thread to boot it: {error}"))
 }
 
-fn failed(reason: String) -> Failed {
-    Failed {
-        reason: reason.into(),
+fn unready(reason: String) -> Unready {
+    Unready {
+        reason,
         version: None,
     }
 }
@@ -105,7 +106,7 @@ fn dispatch() {
             && let Some(tenant) = job.tenant.upgrade()
         {
             MutexGuard::unlocked(&mut queue, || {
-                boot::settle(&tenant, Err(failed(reason)), begun);
+                boot::settle(&tenant, &tenant.state(), Err(unready(reason)), begun);
             });
         }
     }
@@ -151,9 +152,16 @@ fn work() {
         return;
     };
     let start = Instant::now();
-    let result = panic::catch_unwind(AssertUnwindSafe(|| boot::boot(&tenant, job.file)))
-        .unwrap_or_else(|_| Err(failed("internal error, logged separately".into())));
-    boot::settle(&tenant, result, start);
+    let before = tenant.state();
+    match before {
+        State::Booting => {}
+        State::Failed(_) => counters::count(|counters| &counters.boot_retries),
+        // An update came first.
+        State::Ready(_) => return,
+    }
+    let result = panic::catch_unwind(AssertUnwindSafe(|| boot::boot(&tenant, &before, job.file)))
+        .unwrap_or_else(|_| Err(unready("internal error, logged separately".into())));
+    boot::settle(&tenant, &before, result, start);
     // An update that was stored since this one began to boot, by a tenant of another VCL.
     refresh(&tenant);
 }

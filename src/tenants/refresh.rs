@@ -48,7 +48,7 @@ fn catches_up(tenant: &Tenant) -> bool {
     }
     match boot::start(tenant, &stored.elf, None, Purpose::Service) {
         Ok(program) => {
-            if tenant.replace(&state, Release { program, version }) {
+            if tenant.replace(&state, State::Ready(Release { program, version })) {
                 let text = format!("updated to {}, for another VCL", version.short());
                 logging::log(LogTag::Notice, tenant.name(), &text);
             }

@@ -41,7 +41,7 @@ pub fn share(settings: Settings) -> Shared {
             // Without a file nothing better could be booted.
             State::Ready(_) => identity.is_none() || tenant.identity() == identity,
             State::Booting => identity.is_some() && tenant.identity() == identity,
-            // What failed is tried again: the reason may be gone, such as a lack of memory.
+            // What failed is tried at once: the reason may be gone, such as a lack of memory.
             State::Failed(_) => false,
         };
         usable && tenant.unfit().is_none() && tenant.settings == settings
@@ -62,11 +62,11 @@ pub fn prune() {
     });
 }
 
-/// The tenants whose files are watched.
-pub fn watched() -> Vec<Arc<Tenant>> {
+/// All tenants that a VCL has.
+pub fn all() -> Vec<Arc<Tenant>> {
     let tenants = TENANTS.lock();
     let all = tenants.values().flatten().filter_map(Weak::upgrade);
-    all.filter(|tenant| tenant.settings.values.watch).collect()
+    all.collect()
 }
 
 /// The other tenants, those of other VCLs, whose updates are stored in the same place.

@@ -4,6 +4,7 @@
 use std::fmt::Write;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::SystemTime;
 
 use serde_json::{Value, json};
 
@@ -45,7 +46,10 @@ pub fn details(tenants: &[Arc<Tenant>]) -> String {
         let failures = tenant.failures.load(Ordering::Relaxed);
         let (state, forks, why) = match tenant.state() {
             State::Booting => ("booting", String::new(), String::new()),
-            State::Failed(failed) => ("failed", String::new(), format!(": {}", failed.reason)),
+            State::Failed(failed) => {
+                let since = format!(" since {}", httpdate::fmt_http_date(failed.since));
+                ("failed", since, format!(": {}", failed.reason))
+            }
             State::Ready(release) => {
                 let stats = release.program.stats();
                 (
@@ -86,6 +90,8 @@ pub fn details_json(tenants: &[Arc<Tenant>]) -> String {
                 State::Failed(failed) => {
                     figures["state"] = "failed".into();
                     figures["reason"] = (*failed.reason).into();
+                    let since = failed.since.duration_since(SystemTime::UNIX_EPOCH);
+                    figures["since"] = since.map_or(0, |since| since.as_secs()).into();
                 }
                 State::Ready(release) => {
                     let stats = release.program.stats();

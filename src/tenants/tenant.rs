@@ -4,7 +4,7 @@
 use std::fs::File;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant, SystemTime};
 
 use forkvm::Program;
 use parking_lot::{Condvar, Mutex};
@@ -53,6 +53,18 @@ pub enum State {
     Failed(Failed),
 }
 
+impl State {
+    /// Whether it is the very same: not another program, nor another failure.
+    pub fn is(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Booting, Self::Booting) => true,
+            (Self::Ready(one), Self::Ready(other)) => Arc::ptr_eq(&one.program, &other.program),
+            (Self::Failed(one), Self::Failed(other)) => Arc::ptr_eq(&one.reason, &other.reason),
+            _ => false,
+        }
+    }
+}
+
 /// A program that did not become ready.
 #[derive(Clone)]
 pub struct Failed {
@@ -60,6 +72,10 @@ pub struct Failed {
     pub reason: Arc<str>,
     /// Which one. `None` if there was none.
     pub version: Option<Version>,
+    /// Since when the tenant has been without one, however often it was tried.
+    pub since: SystemTime,
+    /// How long it took to find out.
+    pub took: Duration,
 }
 
 /// A program in service.
@@ -146,27 +162,25 @@ impl Tenant {
         self.state.lock().clone()
     }
 
-    /// Ends the wait of those who want its program.
-    pub fn settle(&self, state: State) {
-        let before = std::mem::replace(&mut *self.state.lock(), state);
+    /// It has this program now, whatever was before. Ends the wait of those who want it.
+    pub fn settle(&self, release: Release) {
+        let before = std::mem::replace(&mut *self.state.lock(), State::Ready(release));
         self.becomes_settled.notify_all();
         // Not under the lock: it may be the last reference to a program.
         drop(before);
     }
 
-    /// Puts a program in the place of `old`, unless that has been replaced already.
-    pub fn replace(&self, old: &State, new: Release) -> bool {
+    /// Puts a state in the place of `old`, unless that has been replaced already. Ends the wait of those who want a program.
+    pub fn replace(&self, old: &State, new: State) -> bool {
         let mut state = self.state.lock();
-        let same = match (&*state, old) {
-            (State::Ready(now), State::Ready(old)) => Arc::ptr_eq(&now.program, &old.program),
-            (State::Failed(now), State::Failed(old)) => Arc::ptr_eq(&now.reason, &old.reason),
-            _ => false,
-        };
-        if same {
-            // Not the last reference to the old one: the caller has it.
-            *state = State::Ready(new);
+        if !state.is(old) {
+            return false;
         }
-        same
+        // Not the last reference to a program: the caller has it.
+        *state = new;
+        drop(state);
+        self.becomes_settled.notify_all();
+        true
     }
 
     /// Its program, as soon as it is ready.

@@ -33,6 +33,9 @@ pub struct Counters {
     /// Programs that did not become ready
     #[counter]
     pub boot_failures: AtomicU64,
+    /// Boots of programs that had failed before
+    #[counter]
+    pub boot_retries: AtomicU64,
     /// Live updates and rollbacks
     #[counter]
     pub updates: AtomicU64,

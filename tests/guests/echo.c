@@ -280,6 +280,8 @@ int main(int argc, char **argv)
 	number_in_main = vcpuid();
 	if (argc == 2 && strcmp(argv[1], "--own-gs") == 0)
 		syscall(SYS_arch_prctl, 0x1001 /* ARCH_SET_GS */, own_gs);
+	if (argc == 3 && strcmp(argv[1], "--needs") == 0 && access(argv[2], R_OK) != 0)
+		return 1;
 	if (argc == 3 && strcmp(argv[1], "--sleep") == 0)
 		sleep((unsigned)atoi(argv[2]));
 	if (set_backend_request(on_request) < 0)
