@@ -65,7 +65,12 @@ pub fn enqueue(tenant: &Arc<Tenant>, file: Result<File, String>) {
         Err(reason) => {
             queue.jobs.pop_back();
             drop(queue);
-            boot::settle(tenant, &tenant.state(), Err(unready(reason)), Instant::now());
+            boot::settle(
+                tenant,
+                &tenant.state(),
+                Err(unready(reason)),
+                Instant::now(),
+            );
         }
     }
 }
