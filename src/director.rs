@@ -1,48 +1,76 @@
-//! A VCL's tenants, and how a fetch is answered by one of their programs.
+//! A VCL's tenants, each a backend of its own, and how a fetch comes to one of them.
 #![forbid(unsafe_code)]
 
 use std::collections::{HashMap, HashSet};
+use std::ffi::CString;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::SystemTime;
 
-use forkvm::Program;
 use parking_lot::RwLock;
-use varnish::vcl::{Buffer, Ctx, LogTag, VclBackend, VclError};
+use serde_json::json;
+use varnish::ffi::VCL_BACKEND;
+use varnish::vcl::{Ctx, VclError};
 
-use crate::fetch::request::{Asked, BadBody};
+use crate::backend::{self, Backend};
 use crate::fetch::response::Response;
-use crate::fetch::{answer, plain};
 use crate::file;
-use crate::order::{Order, Target};
+use crate::order::Order;
 use crate::orders::update::{self, Source, Turn};
 use crate::orders::{debug, upload, watch};
 use crate::tenants::registry::Shared;
 use crate::tenants::settings::{BadSetting, Settings};
-use crate::tenants::tenant::{Release, State, Tenant};
+use crate::tenants::tenant::{State, Tenant};
 use crate::tenants::version::Version;
 use crate::tenants::{boot, name, queue, registry, report};
-use crate::varnish::counters::count;
 use crate::varnish::fetch::Fetch;
-use crate::varnish::logging;
+use crate::vdi::{self, Answer, Methods, Registered, Resolve, SICK, Vdi};
 
-/// The one backend of a VCL.
-#[derive(Default)]
+/// The backends of a VCL's tenants, by their names. Written in vcl_init only.
+type Backends = RwLock<HashMap<String, Registered<Backend>>>;
+
+/// The director `kvm` of a VCL, which finds the backend that a fetch is for.
 pub struct Director {
-    /// By name. Written in vcl_init only.
-    tenants: RwLock<HashMap<String, Arc<Tenant>>>,
+    backends: Arc<Backends>,
+    orders: Registered<Orders>,
+}
+
+/// The backend `kvm-orders` of a VCL: it carries out what needs a key, also for tenants that are sick.
+struct Orders {
+    backends: Arc<Backends>,
+}
+
+/// Why tenants can't be added.
+#[derive(Debug, thiserror::Error)]
+pub enum NotAdded {
+    /// A setting makes no sense.
+    #[error(transparent)]
+    BadSetting(#[from] BadSetting),
+    /// Varnish takes no more backends.
+    #[error("{0}")]
+    NoBackend(VclError),
 }
 
 impl Director {
+    /// One without tenants yet, for the VCL that `ctx` is about.
+    pub fn register(ctx: &Ctx<'_>) -> Result<Registered<Self>, VclError> {
+        let backends = Arc::<Backends>::default();
+        let orders = Orders {
+            backends: backends.clone(),
+        };
+        let orders = Registered::new(ctx, c"kvm-orders", orders)?;
+        Registered::new(ctx, c"kvm", Self { backends, orders })
+    }
+
     /// Adds tenants, whose programs begin to boot: all, or none if a name is there twice.
-    pub fn add_all(&self, tenants: Vec<Settings>) -> Result<(), BadSetting> {
-        let mut here = self.tenants.write();
+    pub fn add_all(&self, ctx: &Ctx<'_>, tenants: Vec<Settings>) -> Result<(), NotAdded> {
+        let mut here = self.backends.write();
         let mut names = HashSet::new();
         for settings in &tenants {
             let name = &settings.config.name;
             if here.contains_key(name) || !names.insert(name) {
                 let twice = "is given twice in this VCL".to_owned();
-                return Err(BadSetting::new(name.as_bytes(), "name", twice));
+                return Err(BadSetting::new(name.as_bytes(), "name", twice).into());
             }
         }
         for settings in tenants {
@@ -54,14 +82,24 @@ impl Director {
                     tenant
                 }
             };
-            here.insert(tenant.name().to_owned(), tenant);
+            let name = tenant.name().to_owned();
+            // No NUL can be in a name.
+            let listed = CString::new(format!("kvm.{name}")).unwrap_or_default();
+            let backend = Registered::new(ctx, &listed, Backend::of(tenant));
+            here.insert(name, backend.map_err(NotAdded::NoBackend)?);
         }
         Ok(())
     }
 
     /// Whether the tenant's program takes requests.
-    pub fn is_ready(&self, name: &[u8]) -> bool {
-        self.version(name).is_some()
+    pub fn is_ready(&self, ctx: &Ctx<'_>, name: &[u8]) -> bool {
+        let Some(name) = name::canonical(name) else {
+            return false;
+        };
+        self.backends.read().get(&*name).is_some_and(|backend| {
+            let state = backend.director().tenant().state();
+            matches!(state, State::Ready(_)) && backend.is_healthy(ctx)
+        })
     }
 
     /// Which program the tenant runs.
@@ -72,10 +110,8 @@ impl Director {
         }
     }
 
-    /// The tenant of this name.
     fn named(&self, name: &[u8]) -> Option<Arc<Tenant>> {
-        let name = name::canonical(name)?;
-        self.tenants.read().get(&*name).cloned()
+        named(&self.backends, name)
     }
 
     /// Makes the program in a file the tenant's. The reason is in the log if that fails.
@@ -106,131 +142,115 @@ impl Director {
             .map_err(|refused| refused.to_string())
     }
 
-    /// Carries out what needs a key: an update, a rollback, a request that is debugged.
-    fn carry_out(
-        &self,
-        order: &Order,
-        target: &Target,
-        fetch: &mut Fetch<'_, '_>,
-    ) -> Result<Response, String> {
-        let name = target.tenant.as_deref().unwrap_or_default();
-        // A Host header may have a port.
-        let tenant = self
-            .named(name)
-            .or_else(|| self.named(name::of_host(name)?.as_bytes()));
-        let asked = shown(name);
-        match order {
-            Order::Upload(upload) => upload::respond(fetch, tenant, &asked, upload),
-            Order::Debug(debug) => debug::respond(fetch, tenant, &asked, target, debug),
+    /// The backend that a fetch is for.
+    fn of_fetch(&self, fetch: &Fetch<'_, '_>) -> Result<VCL_BACKEND, String> {
+        let target = fetch.target().ok_or(backend::NO_TARGET)?;
+        if target.order.is_some() {
+            return Ok(self.orders.backend());
         }
-    }
-
-    /// All tenants, in alphabetical order.
-    pub fn tenants(&self) -> Vec<Arc<Tenant>> {
-        let mut tenants: Vec<_> = self.tenants.read().values().cloned().collect();
-        tenants.sort_by(|a, b| a.name().cmp(b.name()));
-        tenants
-    }
-
-    /// The tenant that a fetch is for.
-    fn tenant(&self, given: Option<&[u8]>, fetch: &Fetch<'_, '_>) -> Result<Arc<Tenant>, String> {
+        let given = target.tenant.as_deref();
         let asked = given.or_else(|| fetch.header("host")).unwrap_or_default();
         let name = match given {
             Some(name) => name::canonical(name),
             None => name::of_host(asked),
         };
-        let tenants = self.tenants.read();
-        name.and_then(|name| tenants.get(&*name).cloned())
-            .ok_or_else(|| {
-                format!(
-                    "no tenant \"{}\" among the {} of this VCL",
-                    shown(asked),
-                    tenants.len()
-                )
-            })
-    }
-
-    /// Answers a fetch. An error is a failed fetch, a failed guest is a response.
-    fn respond(&self, fetch: &mut Fetch<'_, '_>) -> Result<Response, String> {
-        let target = fetch
-            .target()
-            .ok_or("kvm.backend() was not called in this task, or before a rollback")?;
-        if let Some(order) = &target.order {
-            return self.carry_out(order, &target, fetch);
-        }
-        let tenant = self.tenant(target.tenant.as_deref(), fetch)?;
-        let name = tenant.name();
-
-        let start = Instant::now();
-        let limit = tenant.settings.config.limits.max_request_time;
-        let Release { program, version } = tenant
-            .program(start + limit)
-            .map_err(|not_ready| format!("tenant {name}: {not_ready}"))?;
-        // Reading the body does not count: a slow upload is not the guest's, and Varnish has its own timeouts for it.
-        let time = limit.saturating_sub(start.elapsed());
-
-        let url = target.url.clone().unwrap_or_else(|| fetch.url());
-        let asked = match Asked::read(fetch, url, target.arg.clone(), &tenant) {
-            Ok(asked) => asked,
-            Err(bad) => return refuse_body(fetch, name, &bad),
-        };
-        let head = asked.is_head();
-        let result = answer::ask(fetch, &tenant, &program, &asked, time, Program::answer);
-        drop(asked);
-        let response = match result {
-            Ok(answer) => {
-                let shown = tenant.settings.values.version_header.then_some(version);
-                answer::hand_over(fetch, &tenant, answer, head, shown)
-            }
-            Err(failure) if failure.is_busy() => plain::busy(fetch),
-            Err(_) => plain::failed(fetch),
-        };
-        response.map_err(|error| format!("tenant {name}: {error}"))
+        let backends = self.backends.read();
+        let backend = name.and_then(|name| backends.get(&*name));
+        backend.map(Registered::backend).ok_or_else(|| {
+            format!(
+                "no tenant \"{}\" among the {} of this VCL",
+                shown(asked),
+                backends.len()
+            )
+        })
     }
 }
 
-impl VclBackend<Response> for Director {
-    fn get_response(&self, ctx: &mut Ctx<'_>) -> Result<Option<Response>, VclError> {
-        let mut fetch = Fetch::new(ctx)?;
-        let response = self.respond(&mut fetch).map_err(|reason| {
-            count(|counters| &counters.refused);
-            VclError::new(format!("kvm: {reason}"))
-        })?;
-        Ok(Some(response))
+impl Vdi for Director {
+    const METHODS: &'static Methods = &vdi::resolving::<Self>();
+
+    fn report(&self, details: bool, json: bool) -> String {
+        let backends = self.backends.read();
+        let ready = backends.values().filter(|backend| {
+            let state = backend.director().tenant().state();
+            matches!(state, State::Ready(_))
+        });
+        let (ready, of) = (ready.count(), backends.len());
+        match (details, json) {
+            (false, false) => report::summary(ready, of),
+            (false, true) => report::summary_json(ready, of),
+            // The tenants have lines of their own.
+            (true, false) => String::new(),
+            (true, true) => json!({ "ready": ready, "tenants": of }).to_string(),
+        }
+    }
+}
+
+impl Resolve for Director {
+    fn resolve(&self, ctx: &mut Ctx<'_>) -> Result<VCL_BACKEND, VclError> {
+        self.of_fetch(&Fetch::new(ctx)?).map_err(backend::refused)
+    }
+}
+
+impl Vdi for Orders {
+    const METHODS: &'static Methods = &vdi::answering::<Self>();
+
+    fn report(&self, details: bool, json: bool) -> String {
+        match (details, json) {
+            (false, false) => "0/0\thealthy".into(),
+            (false, true) => json!([0, 0, "healthy"]).to_string(),
+            (true, false) => String::new(),
+            (true, true) => json!({}).to_string(),
+        }
+    }
+}
+
+impl Answer for Orders {
+    fn is_healthy(&self) -> bool {
+        true
     }
 
-    fn report(&self, _ctx: &mut Ctx<'_>, vsb: &mut Buffer<'_>) {
-        // A failed write shows as an incomplete list; there is nothing to do about it.
-        let _ = vsb.write(&report::short(&self.tenants()));
+    fn changed(&self) -> Option<SystemTime> {
+        None
     }
 
-    fn report_details(&self, _ctx: &mut Ctx<'_>, vsb: &mut Buffer<'_>) {
-        let _ = vsb.write(&report::details(&self.tenants()));
+    fn answer(&self, fetch: &mut Fetch<'_, '_>) -> Result<Response, VclError> {
+        self.carry_out(fetch).map_err(backend::refused)
     }
 
-    fn report_json(&self, _ctx: &mut Ctx<'_>, vsb: &mut Buffer<'_>) {
-        let _ = vsb.write(&report::short_json(&self.tenants()));
-    }
+    /// Whoever debugs a program sees what became of its response.
+    fn is_no_gzip(&self, _fetch: &mut Fetch<'_, '_>) {}
 
-    fn report_details_json(&self, _ctx: &mut Ctx<'_>, vsb: &mut Buffer<'_>) {
-        let _ = vsb.write(&report::details_json(&self.tenants()));
+    fn complaint(&self) -> VclError {
+        backend::refused(format!("updates, rollbacks and debugging: {SICK}"))
     }
+}
+
+impl Orders {
+    /// Carries out what needs a key: an update, a rollback, a request that is debugged.
+    fn carry_out(&self, fetch: &mut Fetch<'_, '_>) -> Result<Response, String> {
+        let target = fetch.target().ok_or(backend::NO_TARGET)?;
+        let name = target.tenant.as_deref().unwrap_or_default();
+        // A Host header may have a port.
+        let tenant = named(&self.backends, name)
+            .or_else(|| named(&self.backends, name::of_host(name)?.as_bytes()));
+        let asked = shown(name);
+        match &target.order {
+            Some(Order::Upload(upload)) => upload::respond(fetch, tenant, &asked, upload),
+            Some(Order::Debug(order)) => debug::respond(fetch, tenant, &asked, &target, order),
+            None => Err(backend::NO_TARGET.into()),
+        }
+    }
+}
+
+/// The tenant of this name.
+fn named(backends: &Backends, name: &[u8]) -> Option<Arc<Tenant>> {
+    let name = name::canonical(name)?;
+    let backends = backends.read();
+    Some(backends.get(&*name)?.director().tenant().clone())
 }
 
 /// A name that somebody sent, for a message.
 fn shown(name: &[u8]) -> String {
     name[..name.len().min(100)].escape_ascii().to_string()
-}
-
-fn refuse_body(fetch: &mut Fetch<'_, '_>, name: &str, bad: &BadBody) -> Result<Response, String> {
-    logging::log_in(fetch, LogTag::Error, name, &bad.to_string());
-    let response = match bad {
-        BadBody::TooLarge => plain::too_large(fetch),
-        BadBody::NoRoom => {
-            count(|counters| &counters.busy);
-            plain::busy(fetch)
-        }
-        BadBody::Unreadable(_) => return Err(format!("tenant {name}: {bad}")),
-    };
-    response.map_err(|error| format!("tenant {name}: {error}"))
 }

@@ -12,7 +12,7 @@ use varnish::ffi::{VCL_BACKEND, VCL_BOOL, VCL_BYTES, VCL_DURATION, VCL_INT, VCL_
 use varnish::ffi::{VMOD_PRIV_METHODS_MAGIC, vmod_data, vmod_priv, vmod_priv_methods, vrt_ctx};
 use varnish::vcl::{Buffer, Ctx, LogTag, VclError};
 
-use crate::director::Director;
+use crate::director::{Director, NotAdded};
 use crate::order::{Debug, Order, Sent, Target, Upload};
 use crate::tenants::document::{self, BadDocument, Described};
 use crate::tenants::kinds::List;
@@ -96,10 +96,10 @@ unsafe extern "C" fn event(ctx: *const vrt_ctx, vcl: *mut vmod_priv, event: VclE
     }
     let done = run(ctx, || {
         // SAFETY: varnishd calls us with a context and with this VCL's private pointer, which is empty at load.
-        let (mut ctx, vcl) = unsafe { (Ctx::from_ptr(ctx), vcl.as_mut().ok_or("no PRIV_VCL")?) };
+        let (ctx, vcl) = unsafe { (Ctx::from_ptr(ctx), vcl.as_mut().ok_or("no PRIV_VCL")?) };
         panics::install_hook();
         counters::publish();
-        let registered = Registered::new(&mut ctx, Director::default())?;
+        let registered = Director::register(&ctx)?;
         // SAFETY: the methods are those of this type.
         unsafe { vcl.put(Box::new(registered), &VCL_METHODS) };
         Ok(())
@@ -111,7 +111,7 @@ unsafe extern "C" fn event(ctx: *const vrt_ctx, vcl: *mut vmod_priv, event: VclE
 unsafe extern "C" fn discard(ctx: *const vrt_ctx, vcl: *mut std::ffi::c_void) {
     let _ = guard(|| {
         // SAFETY: what event() has put there.
-        unsafe { vmod_priv::on_fini::<Registered>(ctx, vcl) };
+        unsafe { vmod_priv::on_fini::<Registered<Director>>(ctx, vcl) };
         registry::prune();
     });
 }
@@ -125,7 +125,8 @@ unsafe extern "C" fn tenant(ctx: *const vrt_ctx, args: *mut arg_vmod_kvm_tenant)
             (registered(args.arg1)?.director(), given(args))
         };
         let settings = Settings::check(&given).map_err(|bad| format!("kvm.{bad}"))?;
-        let added = director.add_all(vec![settings]);
+        // SAFETY: varnishd called us with it.
+        let added = director.add_all(&unsafe { Ctx::from_ptr(ctx) }, vec![settings]);
         Ok(added.map_err(|bad| format!("kvm.{bad}"))?)
     });
 }
@@ -207,7 +208,8 @@ unsafe extern "C" fn load_tenants(
         unsafe {
             let file = Path::new(OsStr::from_bytes(bytes(file).unwrap_or_default()));
             let call = format!("load_tenants({file:?})");
-            let added = add_tenants(registered(vcl)?.director(), &call, |warnings| {
+            let director = registered(vcl)?.director();
+            let added = add_tenants(&Ctx::from_ptr(ctx), director, &call, |warnings| {
                 document::load(file, warnings)
             });
             Ok(said(ctx, &call, added))
@@ -222,7 +224,11 @@ unsafe extern "C" fn embed_tenants(ctx: *const vrt_ctx, vcl: *mut vmod_priv, jso
         let (director, json) =
             unsafe { (registered(vcl)?.director(), bytes(json).unwrap_or_default()) };
         let call = "embed_tenants()";
-        let added = add_tenants(director, call, |warnings| document::parse(json, warnings));
+        // SAFETY: varnishd called us with it.
+        let ctx = unsafe { Ctx::from_ptr(ctx) };
+        let added = add_tenants(&ctx, director, call, |warnings| {
+            document::parse(json, warnings)
+        });
         Ok(added.map_err(|bad| format!("kvm.{call}: {bad}"))?)
     });
 }
@@ -230,27 +236,31 @@ unsafe extern "C" fn embed_tenants(ctx: *const vrt_ctx, vcl: *mut vmod_priv, jso
 /// Adds all of a document's tenants, or none. Warnings are logged; if there is an error, they are in it, a line each,
 /// since what was misspelt may be what is missing.
 fn add_tenants(
+    ctx: &Ctx<'_>,
     director: &Director,
     call: &str,
     read: impl FnOnce(&mut Vec<String>) -> Result<Vec<Described>, BadDocument>,
 ) -> Result<(), String> {
     let mut warnings = Vec::new();
-    let added = read(&mut warnings).and_then(|described| {
+    let read = read(&mut warnings).map_err(|bad| bad.to_string());
+    let added = read.and_then(|described| {
         let lines: Vec<_> = described
             .iter()
             .map(|tenant| (tenant.settings.config.name.clone(), tenant.line))
             .collect();
         let settings = described.into_iter().map(|tenant| tenant.settings);
-        director.add_all(settings.collect()).map_err(|bad| {
-            let line = lines.iter().rfind(|(name, _)| *name == bad.tenant);
-            BadDocument::Setting {
-                line: line.map_or(0, |(_, line)| *line),
-                bad,
+        let added = director.add_all(ctx, settings.collect());
+        added.map_err(|error| match error {
+            NotAdded::BadSetting(bad) => {
+                let line = lines.iter().rfind(|(name, _)| *name == bad.tenant);
+                let line = line.map_or(0, |(_, line)| *line);
+                BadDocument::Setting { line, bad }.to_string()
             }
+            NotAdded::NoBackend(error) => error.to_string(),
         })
     });
     if let Err(bad) = added {
-        warnings.insert(0, bad.to_string());
+        warnings.insert(0, bad);
         return Err(warnings.join("\n"));
     }
     for warning in warnings {
@@ -506,9 +516,8 @@ unsafe extern "C" fn tenant_is_ready(
     is_so(ctx, || {
         // SAFETY: as in tenant().
         unsafe {
-            Ok(registered(vcl)?
-                .director()
-                .is_ready(bytes(name).unwrap_or_default()))
+            let director = registered(vcl)?.director();
+            Ok(director.is_ready(&Ctx::from_ptr(ctx), bytes(name).unwrap_or_default()))
         }
     })
 }
@@ -538,10 +547,13 @@ fn is_so(ctx: *const vrt_ctx, body: impl FnOnce() -> Result<bool, VclError>) -> 
 /// The director of the VCL whose private pointer this is.
 ///
 /// SAFETY: `vcl` is the PRIV_VCL that varnishd called us with; the reference is not used after the call.
-unsafe fn registered<'a>(vcl: *mut vmod_priv) -> Result<&'a Registered, VclError> {
+unsafe fn registered<'a>(vcl: *mut vmod_priv) -> Result<&'a Registered<Director>, VclError> {
     // SAFETY: event() has put it there at load, and it stays until the VCL is discarded.
-    unsafe { vcl.as_ref().and_then(|vcl| vcl.get_ref::<Registered>()) }
-        .ok_or_else(|| "kvm: not loaded".into())
+    unsafe {
+        vcl.as_ref()
+            .and_then(|vcl| vcl.get_ref::<Registered<Director>>())
+    }
+    .ok_or_else(|| "kvm: not loaded".into())
 }
 
 /// The key that VCL was sent; an unset header is an empty one.

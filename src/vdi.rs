@@ -1,4 +1,4 @@
-//! The director as varnishd calls it.
+//! Directors as varnishd calls them: one that finds the tenant of a fetch, and those that answer.
 //!
 //! This takes the place of `varnish::vcl::Backend` (crate 0.8.0), whose callbacks have defects that would cost a
 //! tenant its forks, a client its data, or everybody the cache. What is done differently here:
@@ -11,7 +11,7 @@
 //! 4. Content-Length is a header that director.rs sets; the crate's `len()` does not.
 //! 5. `beresp.backend.ip` is 0.0.0.0, as Varnish says for what has no address. (The crate's `getip` checks the wrong
 //!    magic number, which ends the child; without a `getip` it is NULL, which fails the VCL.)
-//! 6. `backend.list -j` is valid JSON (report.rs).
+//! 6. `backend.list -j` is valid JSON.
 //! 7. Status and headers are checked before varnishd's assertions see them (fetch.rs).
 //! 8. What several threads use is `Sync`, as the compiler checks below.
 //! 9. If workspace runs out, the response object is dropped; there it leaks, and the fork with it.
@@ -19,15 +19,20 @@
 //! And what is not cached leaves an object that says so (`open`), without which Varnish fetches a URL for one client at
 //! a time.
 
-use std::ffi::{c_int, c_void};
+use std::ffi::{CStr, c_int, c_void};
 use std::panic::{self, AssertUnwindSafe};
+use std::time::SystemTime;
 use std::{mem, ptr, slice};
 
-use varnish::ffi::{self, VCL_BACKEND, VCL_IP, VfpStatus};
-use varnish::vcl::{Buffer, Ctx, LogTag, VclBackend, VclError, VclResponse};
+use varnish::ffi::{self, VCL_BACKEND, VCL_BOOL, VCL_IP, VCL_TIME, VfpStatus};
+use varnish::vcl::{Buffer, Ctx, LogTag, VclError, VclResponse};
 
-use crate::director::Director;
 use crate::fetch::response::Response;
+use crate::varnish::fetch::Fetch;
+use crate::varnish::logging;
+
+/// Why fetches fail that an operator has made fail.
+pub const SICK: &str = "made sick by an operator (backend.set_health)";
 
 /// Runs what C has called, and lets no panic out. panics.rs has logged it.
 pub fn guard<T>(body: impl FnOnce() -> T) -> Result<T, VclError> {
@@ -35,32 +40,71 @@ pub fn guard<T>(body: impl FnOnce() -> T) -> Result<T, VclError> {
         .map_err(|_| "kvm: internal error, logged separately".into())
 }
 
-/// A director that varnishd knows.
-pub struct Registered {
-    backend: VCL_BACKEND,
-    director: Box<Director>,
+/// A director, which fetch threads use at the same time.
+pub trait Vdi: Sync + 'static {
+    /// For varnishd: [`resolving`] or [`answering`].
+    const METHODS: &'static Methods;
+
+    /// What `backend.list` shows: the columns Probe and Health with a tab between them; with `details`, lines that begin
+    /// with a line end each. In JSON, an array `[good, of, health]` as Varnish's own backends have, or any value.
+    fn report(&self, details: bool, json: bool) -> String;
 }
 
-/// Fetch threads use the director at the same time.
+/// A director that finds another one for a fetch.
+pub trait Resolve: Vdi {
+    /// The other one, or why there is none.
+    fn resolve(&self, ctx: &mut Ctx<'_>) -> Result<VCL_BACKEND, VclError>;
+}
+
+/// A director that answers fetches.
+pub trait Answer: Vdi {
+    /// Whether it can be used, unless an operator says otherwise.
+    fn is_healthy(&self) -> bool;
+
+    /// When that changed last.
+    fn changed(&self) -> Option<SystemTime>;
+
+    /// Answers a fetch. An error is a failed fetch.
+    fn answer(&self, fetch: &mut Fetch<'_, '_>) -> Result<Response, VclError>;
+
+    /// Takes notice that the body of a response was not the gzip that its header said. The fetch has failed.
+    fn is_no_gzip(&self, fetch: &mut Fetch<'_, '_>);
+
+    /// Why fetches fail while it is not healthy.
+    fn complaint(&self) -> VclError;
+}
+
+/// Responses are finished by other threads than they were begun by.
 const _: fn() = || {
-    fn shared<T: Sync>() {}
     fn handed_on<T: Send>() {}
-    shared::<Director>();
     handed_on::<Response>();
 };
 
-impl Registered {
-    /// Makes `director` the backend `kvm` of the VCL that `ctx` is about.
-    pub fn new(ctx: &mut Ctx<'_>, director: Director) -> Result<Self, VclError> {
+/// A director that varnishd knows.
+pub struct Registered<D: Vdi> {
+    backend: VCL_BACKEND,
+    director: Box<D>,
+}
+
+// SAFETY: the backend is varnishd's, whose functions for it may be called by any thread.
+unsafe impl<D: Vdi + Send> Send for Registered<D> {}
+// SAFETY: as above, and a director is Sync.
+unsafe impl<D: Vdi> Sync for Registered<D> {}
+
+impl<D: Vdi> Registered<D> {
+    /// Makes `director` a backend of this name in the VCL that `ctx` is about.
+    pub fn new(ctx: &Ctx<'_>, name: &CStr, director: D) -> Result<Self, VclError> {
         let director = Box::new(director);
-        let private: *const Director = &raw const *director;
-        // SAFETY: the methods are static, and the Box keeps its address until drop() has taken the director back.
+        let private: *const D = &raw const *director;
+        // SAFETY: the methods are static, and the Box keeps its address until drop() has taken the director back. The
+        // format takes a C string, which is copied.
         let backend = unsafe {
             ffi::VRT_AddDirector(
                 ctx.raw,
-                &raw const METHODS.0,
+                &raw const D::METHODS.0,
                 private.cast_mut().cast(),
-                c"kvm".as_ptr(),
+                c"%s".as_ptr(),
+                name.as_ptr(),
             )
         };
         if backend.0.is_null() {
@@ -70,17 +114,22 @@ impl Registered {
     }
 
     /// The director.
-    pub fn director(&self) -> &Director {
+    pub fn director(&self) -> &D {
         &self.director
     }
 
     /// As C names it. Valid as long as the VCL is.
     pub fn backend(&self) -> VCL_BACKEND {
-        VCL_BACKEND(self.backend.0)
+        self.backend
+    }
+
+    /// Whether it can be used.
+    pub fn is_healthy(&self, ctx: &Ctx<'_>) -> bool {
+        is_healthy(ctx, self.backend)
     }
 }
 
-impl Drop for Registered {
+impl<D: Vdi> Drop for Registered<D> {
     fn drop(&mut self) {
         // SAFETY: it is ours since VRT_AddDirector(). A VCL is discarded when no fetch uses it any more, so nobody calls
         // the director after this.
@@ -88,55 +137,138 @@ impl Drop for Registered {
     }
 }
 
+/// Whether a backend can be used: an operator's word counts (`backend.set_health`), else its own. varnishd leaves it to
+/// directors to ask.
+pub fn is_healthy(ctx: &Ctx<'_>, backend: VCL_BACKEND) -> bool {
+    // SAFETY: both are varnishd's, and it need not say since when.
+    unsafe { ffi::VRT_Healthy(ctx.raw, backend, ptr::null_mut()) }.0 != 0
+}
+
 /// Static, so shared by threads.
-struct Methods(ffi::vdi_methods);
+pub struct Methods(ffi::vdi_methods);
 // SAFETY: it is never changed, and its pointers are to statics.
 unsafe impl Sync for Methods {}
 
-static METHODS: Methods = Methods(ffi::vdi_methods {
+/// The methods of a director that finds another one.
+pub const fn resolving<D: Resolve>() -> Methods {
+    Methods(ffi::vdi_methods {
+        resolve: Some(resolve::<D>),
+        list: Some(list::<D>),
+        ..NO_METHODS
+    })
+}
+
+/// The methods of a director that answers.
+pub const fn answering<D: Answer>() -> Methods {
+    Methods(ffi::vdi_methods {
+        gethdrs: Some(gethdrs::<D>),
+        finish: Some(finish::<D>),
+        getip: Some(getip),
+        healthy: Some(healthy::<D>),
+        list: Some(list_answering::<D>),
+        ..NO_METHODS
+    })
+}
+
+const NO_METHODS: ffi::vdi_methods = ffi::vdi_methods {
     magic: ffi::VDI_METHODS_MAGIC,
     type_: c"kvm".as_ptr(),
-    gethdrs: Some(gethdrs),
-    finish: Some(finish),
-    list: Some(list),
     http1pipe: None,
     healthy: None,
     resolve: None,
-    getip: Some(getip),
+    gethdrs: None,
+    getip: None,
+    finish: None,
     event: None,
     release: None,
     destroy: None,
     panic: None,
-});
+    list: None,
+};
 
 /// The director that varnishd hands back to us.
 ///
-/// SAFETY: `backend` is one that `Registered::new` made, and is still registered.
-unsafe fn director<'a>(backend: VCL_BACKEND) -> &'a Director {
+/// SAFETY: `backend` is one that `Registered::new` made of a `D`, and is still registered.
+unsafe fn director<'a, D: Vdi>(backend: VCL_BACKEND) -> &'a D {
     // SAFETY: as the caller promises.
-    unsafe { &*(*backend.0).priv_.cast_const().cast::<Director>() }
+    unsafe { &*(*backend.0).priv_.cast_const().cast::<D>() }
+}
+
+/// Logs why a fetch fails.
+///
+/// SAFETY: varnishd called us with `ctx`.
+unsafe fn log_error(ctx: *const ffi::vrt_ctx, error: &VclError) {
+    let _ = guard(|| {
+        // SAFETY: as the caller promises.
+        let mut ctx = unsafe { Ctx::from_ptr(ctx) };
+        for record in logging::records(error.as_str().as_bytes()) {
+            ctx.log(LogTag::FetchError, record);
+        }
+    });
+}
+
+/// Finds the backend of a fetch. NULL is a failed fetch.
+unsafe extern "C" fn resolve<D: Resolve>(
+    ctx: *const ffi::vrt_ctx,
+    backend: VCL_BACKEND,
+) -> VCL_BACKEND {
+    let result = guard(|| {
+        // SAFETY: varnishd calls us with a context, and with our backend.
+        let (mut context, director) = unsafe { (Ctx::from_ptr(ctx), director::<D>(backend)) };
+        if !is_healthy(&context, backend) {
+            return Err(format!("kvm: {SICK}").into());
+        }
+        director.resolve(&mut context)
+    });
+    result.flatten().unwrap_or_else(|error| {
+        // SAFETY: as above.
+        unsafe { log_error(ctx, &error) };
+        VCL_BACKEND(ptr::null())
+    })
+}
+
+/// Whether it can be used, where no operator says so.
+unsafe extern "C" fn healthy<D: Answer>(
+    _ctx: *const ffi::vrt_ctx,
+    backend: VCL_BACKEND,
+    changed: *mut VCL_TIME,
+) -> VCL_BOOL {
+    let healthy = guard(|| {
+        // SAFETY: varnishd calls us with our backend, and with NULL or room for a time.
+        unsafe {
+            let director = director::<D>(backend);
+            if let (Some(room), Some(changed)) = (changed.as_mut(), director.changed()) {
+                *room = time(changed);
+            }
+            director.is_healthy()
+        }
+    });
+    VCL_BOOL(healthy.unwrap_or(false).into())
+}
+
+fn time(time: SystemTime) -> VCL_TIME {
+    let since = time.duration_since(SystemTime::UNIX_EPOCH);
+    VCL_TIME(ffi::vtim_real(
+        since.map_or(0.0, |since| since.as_secs_f64()),
+    ))
 }
 
 /// Begins a fetch: answers the request, and fills in beresp. Not 0 is a failed fetch.
-unsafe extern "C" fn gethdrs(ctx: *const ffi::vrt_ctx, backend: VCL_BACKEND) -> c_int {
+unsafe extern "C" fn gethdrs<D: Answer>(ctx: *const ffi::vrt_ctx, backend: VCL_BACKEND) -> c_int {
     let result = guard(|| {
         // SAFETY: varnishd calls us with a context of this fetch, and with our backend.
-        let (mut ctx, director) = unsafe { (Ctx::from_ptr(ctx), director(backend)) };
-        let response = director
-            .get_response(&mut ctx)?
-            .unwrap_or_else(Response::without_body);
-        attach(&mut ctx, response)
+        let (mut context, director) = unsafe { (Ctx::from_ptr(ctx), director::<D>(backend)) };
+        if !is_healthy(&context, backend) {
+            return Err(director.complaint());
+        }
+        let response = director.answer(&mut Fetch::new(&mut context)?)?;
+        attach(&mut context, response)
     });
     match result.flatten() {
         Ok(()) => 0,
         Err(error) => {
-            let _ = guard(|| {
-                // SAFETY: as above.
-                let mut ctx = unsafe { Ctx::from_ptr(ctx) };
-                for record in crate::varnish::logging::records(error.as_str().as_bytes()) {
-                    ctx.log(LogTag::FetchError, record);
-                }
-            });
+            // SAFETY: as above.
+            unsafe { log_error(ctx, &error) };
             1
         }
     }
@@ -187,7 +319,7 @@ static BODY: Processor = Processor(ffi::vfp {
     name: c"kvm".as_ptr(),
     init: Some(open),
     pull: Some(pull),
-    fini: None,
+    fini: Some(close),
     priv1: ptr::null(),
 });
 
@@ -198,8 +330,8 @@ static BODY: Processor = Processor(ffi::vfp {
 /// help, which looks no further at what is marked uncacheable already, if a site's own VCL lets it run at all.
 unsafe extern "C" fn open(
     ctx: *const ffi::vrt_ctx,
-    _fetch: *mut ffi::vfp_ctx,
-    _entry: *mut ffi::vfp_entry,
+    fetch: *mut ffi::vfp_ctx,
+    entry: *mut ffi::vfp_entry,
 ) -> VfpStatus {
     const NOT_REMEMBERED: u32 = ffi::oc_flags_OC_F_PRIVATE | ffi::oc_flags_OC_F_HFP;
     // SAFETY: varnishd calls us with a context of this fetch, which has its object until it is over.
@@ -215,8 +347,45 @@ unsafe extern "C" fn open(
         if remembered && object.ttl <= 0.0 {
             ffi::VRT_l_beresp_ttl(ctx, ffi::VRT_r_param_uncacheable_ttl(ctx));
         }
+        // For close(), which finds this one only.
+        (*entry).priv2 = unpacker(fetch).expose_provenance() as isize;
     }
     VfpStatus::Ok
+}
+
+/// The processor of a fetch that unpacks the body, or tests whether it can be. NULL if there is none.
+///
+/// SAFETY: varnishd has called us with `fetch`.
+unsafe fn unpacker(fetch: *const ffi::vfp_ctx) -> *const ffi::vfp_entry {
+    // SAFETY: as the caller promises. The list is of this fetch's processors; their names are static.
+    unsafe {
+        let mut next = (*fetch).vfp.vtqh_first.cast_const();
+        while let Some(entry) = next.as_ref() {
+            let name = CStr::from_ptr((*entry.vfp).name).to_bytes();
+            if matches!(name, b"testgunzip" | b"gunzip" | b"esi_gzip") {
+                break;
+            }
+            next = entry.list.vtqe_next;
+        }
+        next
+    }
+}
+
+/// Called when a fetch has all of the body, or has failed. Whether that is since the body is not the gzip that its header
+/// says: then what unpacks it has failed, and we have not.
+unsafe extern "C" fn close(_fetch: *mut ffi::vfp_ctx, entry: *mut ffi::vfp_entry) {
+    // SAFETY: varnishd calls us with what attach() has pushed and open() has been called with, before finish(). The other
+    // processor is in the same workspace, which is as long-lived as the fetch.
+    unsafe {
+        let unpacker = ptr::with_exposed_provenance::<ffi::vfp_entry>((*entry).priv2 as usize);
+        let failed = |entry: &ffi::vfp_entry| entry.closed == VfpStatus::Error;
+        if unpacker.as_ref().is_some_and(failed)
+            && !failed(&*entry)
+            && let Some(response) = (*entry).priv1.cast::<Response>().as_mut()
+        {
+            response.no_gzip = true;
+        }
+    }
 }
 
 /// Fills a piece of Varnish's storage.
@@ -277,7 +446,7 @@ unsafe extern "C" fn pull(
 }
 
 /// Ends a fetch: the response is dropped, and with it the fork is free again.
-unsafe extern "C" fn finish(ctx: *const ffi::vrt_ctx, _backend: VCL_BACKEND) {
+unsafe extern "C" fn finish<D: Answer>(ctx: *const ffi::vrt_ctx, backend: VCL_BACKEND) {
     // SAFETY: varnishd calls this once for a gethdrs() that returned 0. htc is what attach() has made, or NULL after a
     // rollback.
     let response = unsafe {
@@ -291,8 +460,18 @@ unsafe extern "C" fn finish(ctx: *const ffi::vrt_ctx, _backend: VCL_BACKEND) {
         }
         Box::from_raw(response)
     };
-    // The panic's message is all there is to say about it.
-    let _ = guard(|| drop(response));
+    // A panic's message is all there is to say about it.
+    let _ = guard(|| {
+        let no_gzip = response.no_gzip;
+        drop(response);
+        if no_gzip {
+            // SAFETY: varnishd calls us with a context of this fetch, and with our backend.
+            let (mut ctx, director) = unsafe { (Ctx::from_ptr(ctx), director::<D>(backend)) };
+            if let Ok(mut fetch) = Fetch::new(&mut ctx) {
+                director.is_no_gzip(&mut fetch);
+            }
+        }
+    });
 }
 
 /// `beresp.backend.ip`.
@@ -302,7 +481,27 @@ unsafe extern "C" fn getip(_ctx: *const ffi::vrt_ctx, _backend: VCL_BACKEND) -> 
 }
 
 /// `backend.list`.
-unsafe extern "C" fn list(
+unsafe extern "C" fn list<D: Vdi>(
+    _ctx: *const ffi::vrt_ctx,
+    backend: VCL_BACKEND,
+    vsb: *mut ffi::vsb,
+    details: c_int,
+    json: c_int,
+) {
+    let _ = guard(|| {
+        // SAFETY: varnishd calls us with our backend.
+        let mut text = unsafe { director::<D>(backend) }.report(details != 0, json != 0);
+        if details != 0 && json != 0 {
+            // varnishd goes on with the next member.
+            text.push_str(",\n");
+        }
+        // A failed write shows as an incomplete list; there is nothing to do about it.
+        let _ = Buffer::from_ptr(vsb).write(&text);
+    });
+}
+
+/// The same, with the column Last change, which varnishd shows next.
+unsafe extern "C" fn list_answering<D: Answer>(
     ctx: *const ffi::vrt_ctx,
     backend: VCL_BACKEND,
     vsb: *mut ffi::vsb,
@@ -310,16 +509,15 @@ unsafe extern "C" fn list(
     json: c_int,
 ) {
     let _ = guard(|| {
-        // SAFETY: varnishd calls us with a context, our backend, and the buffer for the answer.
-        let (mut ctx, director) = unsafe { (Ctx::from_ptr(ctx), director(backend)) };
-        let mut vsb = Buffer::from_ptr(vsb);
-        match (json != 0, details != 0) {
-            (true, true) => director.report_details_json(&mut ctx, &mut vsb),
-            (true, false) => director.report_json(&mut ctx, &mut vsb),
-            (false, true) => director.report_details(&mut ctx, &mut vsb),
-            (false, false) => director.report(&mut ctx, &mut vsb),
+        // SAFETY: varnishd calls us with our backend. What an operator has changed since stays: only a later time counts.
+        unsafe {
+            if let Some(changed) = director::<D>(backend).changed() {
+                ffi::VRT_SetChanged(backend, time(changed));
+            }
         }
     });
+    // SAFETY: what varnishd called us with.
+    unsafe { list::<D>(ctx, backend, vsb, details, json) };
 }
 
 #[cfg(test)]

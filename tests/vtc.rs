@@ -61,6 +61,7 @@ macro_rules! vtc {
 }
 
 vtc! {
+    backend_health
     backend_list
     body
     boot

@@ -21,6 +21,9 @@ use crate::varnish::logging::{self, Output};
 /// How a body in gzip begins (RFC 1952, 2.3.1): its magic number, and deflate, the only method.
 const GZIP: [u8; 3] = [0x1f, 0x8b, 8];
 
+/// What is wrong with a body that is not what its header says, from its start or further on.
+pub const NO_GZIP: &str = "its response has Content-Encoding: gzip, but its body is not gzip";
+
 /// How the engine runs a request: [`Program::answer`] or [`Program::debug`].
 type Run = fn(&Arc<Program>, &Request<'_>, Instant, &mut dyn Host) -> Result<Answer, Failure>;
 
@@ -73,7 +76,7 @@ fn log_failure(fetch: &mut Fetch<'_, '_>, tenant: &Tenant, failure: &Failure) {
 }
 
 /// Counts and logs a request that the program failed.
-fn log_failed(fetch: &mut Fetch<'_, '_>, tenant: &Tenant, what: &str) {
+pub fn log_failed(fetch: &mut Fetch<'_, '_>, tenant: &Tenant, what: &str) {
     count(|counters| &counters.failures);
     tenant.failures.fetch_add(1, Ordering::Relaxed);
     logging::log_in(fetch, LogTag::Error, tenant.name(), what);
@@ -95,7 +98,7 @@ fn objection(fetch: &Fetch<'_, '_>, answer: &Answer) -> Option<&'static str> {
         let mut start = [0; GZIP.len()];
         answer.body_start(&mut start);
         if start != GZIP {
-            return Some("its response has Content-Encoding: gzip, but its body is not gzip");
+            return Some(NO_GZIP);
         }
     }
     None

@@ -10,6 +10,8 @@ use varnish::vcl::{VclError, VclResponse};
 pub struct Response {
     body: Body,
     left: usize,
+    /// Its header says that the body is gzip, and it is not.
+    pub no_gzip: bool,
 }
 
 enum Body {
@@ -24,6 +26,7 @@ impl Response {
         Self {
             body: Body::None,
             left: 0,
+            no_gzip: false,
         }
     }
 
@@ -32,6 +35,7 @@ impl Response {
         Self {
             left: bytes.len(),
             body: Body::Own(bytes),
+            no_gzip: false,
         }
     }
 
@@ -40,6 +44,7 @@ impl Response {
         Self {
             left: len,
             body: Body::Guest(Box::new(answer)),
+            no_gzip: false,
         }
     }
 }

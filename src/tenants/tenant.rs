@@ -30,6 +30,8 @@ pub struct Tenant {
     unfit: Mutex<Option<Version>>,
     state: Mutex<State>,
     becomes_settled: Condvar,
+    /// When it began or ceased to have a program.
+    changed: Mutex<SystemTime>,
     /// Requests handed to the program.
     pub requests: AtomicU64,
     /// Requests that the program failed.
@@ -114,6 +116,7 @@ impl Tenant {
             unfit: Mutex::new(None),
             state: Mutex::new(State::Booting),
             becomes_settled: Condvar::new(),
+            changed: Mutex::new(SystemTime::now()),
             requests: AtomicU64::new(0),
             failures: AtomicU64::new(0),
             bodies: AtomicU64::new(0),
@@ -162,10 +165,23 @@ impl Tenant {
         self.state.lock().clone()
     }
 
+    /// Whether it has no program, and none boots for the first time.
+    pub fn is_failed(&self) -> bool {
+        matches!(*self.state.lock(), State::Failed(_))
+    }
+
+    /// When it began or ceased to have a program.
+    pub fn changed(&self) -> SystemTime {
+        *self.changed.lock()
+    }
+
     /// It has this program now, whatever was before. Ends the wait of those who want it.
     pub fn settle(&self, release: Release) {
         let before = std::mem::replace(&mut *self.state.lock(), State::Ready(release));
         self.becomes_settled.notify_all();
+        if !matches!(before, State::Ready(_)) {
+            *self.changed.lock() = SystemTime::now();
+        }
         // Not under the lock: it may be the last reference to a program.
         drop(before);
     }
@@ -177,9 +193,13 @@ impl Tenant {
             return false;
         }
         // Not the last reference to a program: the caller has it.
+        let same = std::mem::discriminant(&new) == std::mem::discriminant(old);
         *state = new;
         drop(state);
         self.becomes_settled.notify_all();
+        if !same {
+            *self.changed.lock() = SystemTime::now();
+        }
         true
     }
 

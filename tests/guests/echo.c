@@ -189,6 +189,10 @@ static void on_request(const struct kvm_request *request)
 		backend_response(200, "text/plain", 10, "", 0);
 	if (path_is(url, "/empty-null"))
 		backend_response(200, NULL, 0, NULL, 0);
+	if (path_is(url, "/bad-gzip")) { // begins as gzip does
+		http_append_str(KVM_RESPONSE, "Content-Encoding: gzip");
+		backend_response(200, "text/plain", 10, "\x1f\x8b\x08\0\0\0\0\0\0\xff and then not", 25);
+	}
 	if (path_is(url, "/type")) {
 		const char *from = url;
 		const long n = parameter(&from, "type", text, sizeof text);

@@ -1,0 +1,130 @@
+//! A tenant as a backend of a VCL: how a fetch is answered by its program.
+#![forbid(unsafe_code)]
+
+use std::sync::Arc;
+use std::time::{Instant, SystemTime};
+
+use forkvm::Program;
+use varnish::vcl::{LogTag, VclError};
+
+use crate::fetch::request::{Asked, BadBody};
+use crate::fetch::response::Response;
+use crate::fetch::{answer, plain};
+use crate::tenants::report;
+use crate::tenants::tenant::{NotReady, Release, State, Tenant};
+use crate::varnish::counters::count;
+use crate::varnish::fetch::Fetch;
+use crate::varnish::logging;
+use crate::vdi::{self, Answer, Methods, SICK, Vdi};
+
+/// The backend `kvm.NAME`.
+pub struct Backend(Arc<Tenant>);
+
+impl Backend {
+    /// The tenant's.
+    pub fn of(tenant: Arc<Tenant>) -> Self {
+        Self(tenant)
+    }
+
+    /// The tenant.
+    pub fn tenant(&self) -> &Arc<Tenant> {
+        &self.0
+    }
+
+    /// Answers a fetch. An error is a failed fetch, a failed guest is a response.
+    fn respond(&self, fetch: &mut Fetch<'_, '_>) -> Result<Response, String> {
+        let tenant = &self.0;
+        let name = tenant.name();
+        let target = fetch.target().ok_or(NO_TARGET)?;
+
+        let start = Instant::now();
+        let limit = tenant.settings.config.limits.max_request_time;
+        let Release { program, version } = tenant
+            .program(start + limit)
+            .map_err(|not_ready| format!("tenant {name}: {not_ready}"))?;
+        // Reading the body does not count: a slow upload is not the guest's, and Varnish has its own timeouts for it.
+        let time = limit.saturating_sub(start.elapsed());
+
+        let url = target.url.clone().unwrap_or_else(|| fetch.url());
+        let asked = match Asked::read(fetch, url, target.arg.clone(), tenant) {
+            Ok(asked) => asked,
+            Err(bad) => return refuse_body(fetch, name, &bad),
+        };
+        let head = asked.is_head();
+        let result = answer::ask(fetch, tenant, &program, &asked, time, Program::answer);
+        drop(asked);
+        let response = match result {
+            Ok(answer) => {
+                let shown = tenant.settings.values.version_header.then_some(version);
+                answer::hand_over(fetch, tenant, answer, head, shown)
+            }
+            Err(failure) if failure.is_busy() => plain::busy(fetch),
+            Err(_) => plain::failed(fetch),
+        };
+        response.map_err(|error| format!("tenant {name}: {error}"))
+    }
+}
+
+impl Vdi for Backend {
+    const METHODS: &'static Methods = &vdi::answering::<Self>();
+
+    fn report(&self, details: bool, json: bool) -> String {
+        match (details, json) {
+            (false, false) => report::short(&self.0),
+            (false, true) => report::short_json(&self.0),
+            (true, false) => report::details(&self.0),
+            (true, true) => report::details_json(&self.0),
+        }
+    }
+}
+
+impl Answer for Backend {
+    /// Requests wait for a program that boots.
+    fn is_healthy(&self) -> bool {
+        !self.0.is_failed()
+    }
+
+    fn changed(&self) -> Option<SystemTime> {
+        Some(self.0.changed())
+    }
+
+    fn answer(&self, fetch: &mut Fetch<'_, '_>) -> Result<Response, VclError> {
+        self.respond(fetch).map_err(refused)
+    }
+
+    fn is_no_gzip(&self, fetch: &mut Fetch<'_, '_>) {
+        answer::log_failed(fetch, &self.0, answer::NO_GZIP);
+    }
+
+    fn complaint(&self) -> VclError {
+        let name = self.0.name();
+        refused(match self.0.state() {
+            State::Failed(failed) => {
+                format!("tenant {name}: {}", NotReady::Failed(failed.reason))
+            }
+            _ => format!("tenant {name}: {SICK}"),
+        })
+    }
+}
+
+/// Why a fetch fails that has no target.
+pub const NO_TARGET: &str = "kvm.backend() was not called in this task, or before a rollback";
+
+/// Counts a fetch that failed before a program was asked, and says why.
+pub fn refused(reason: String) -> VclError {
+    count(|counters| &counters.refused);
+    VclError::new(format!("kvm: {reason}"))
+}
+
+fn refuse_body(fetch: &mut Fetch<'_, '_>, name: &str, bad: &BadBody) -> Result<Response, String> {
+    logging::log_in(fetch, LogTag::Error, name, &bad.to_string());
+    let response = match bad {
+        BadBody::TooLarge => plain::too_large(fetch),
+        BadBody::NoRoom => {
+            count(|counters| &counters.busy);
+            plain::busy(fetch)
+        }
+        BadBody::Unreadable(_) => return Err(format!("tenant {name}: {bad}")),
+    };
+    response.map_err(|error| format!("tenant {name}: {error}"))
+}
