@@ -8,7 +8,8 @@ use crate::arch::stubs;
 use crate::arch::tables::{USER_CODE, USER_DATA};
 use crate::failure::Cause;
 use crate::machine::Machine;
-use crate::memory::faults::{FaultError, Touch};
+use crate::memory::access::Touch;
+use crate::memory::faults::FaultError;
 use crate::memory::space::Removal;
 
 /// Bytes of an entry of the page that tells the stub what to do: a table entry's address and its page's.

@@ -15,3 +15,25 @@ pub struct Protection {
     /// The page may be executed.
     pub execute: bool,
 }
+
+/// What the program did when it faulted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Touch {
+    /// It read.
+    Read,
+    /// It wrote.
+    Write,
+    /// It executed.
+    Execute,
+}
+
+impl Touch {
+    /// True if the page may be used so.
+    pub fn is_allowed(self, protection: Protection) -> bool {
+        match self {
+            Self::Read => protection.read,
+            Self::Write => protection.write,
+            Self::Execute => protection.execute,
+        }
+    }
+}

@@ -2,7 +2,7 @@
 
 use crate::arch::layout::{PAGE, page_down};
 use crate::arch::paging::{self, Owner};
-use crate::memory::access::{BadAddress, Protection};
+use crate::memory::access::{BadAddress, Touch};
 use crate::memory::guest::GuestMemory;
 use crate::memory::mapping::OutOfRange;
 use crate::memory::space::vmas::{Backing, PageSource, Vma};
@@ -11,27 +11,6 @@ use crate::memory::space::{AddressSpace, Space, ZEROES};
 /// Pages that one fault brings in, if their VMA has so many around the address: a fault costs an exit, a page that is
 /// not used afterwards costs a table entry.
 const FAULT_AROUND: u64 = 16;
-/// What the program did when it faulted.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Touch {
-    /// It read.
-    Read,
-    /// It wrote.
-    Write,
-    /// It executed.
-    Execute,
-}
-
-impl Touch {
-    fn is_allowed(self, protection: Protection) -> bool {
-        match self {
-            Self::Read => protection.read,
-            Self::Write => protection.write,
-            Self::Execute => protection.execute,
-        }
-    }
-}
-
 /// Why a page can't be had.
 #[derive(Debug, thiserror::Error)]
 pub enum FaultError {

@@ -5,8 +5,8 @@ use std::ops::Range;
 
 use crate::arch::layout::{KERNEL_STACK, MONITOR, PAGE, UNLOGGED_END, page_down};
 use crate::arch::paging::{self, Access};
+use crate::memory::access::Touch;
 use crate::memory::dirty::DirtyPages;
-use crate::memory::faults::Touch;
 use crate::memory::mapping::{Mapping, OutOfRange};
 use crate::memory::space::{AddressSpace, Space};
 use crate::memory::user::{BadAddress, Protection, UserMemory};
