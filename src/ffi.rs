@@ -15,7 +15,7 @@ use varnish::vcl::{Buffer, Ctx, LogTag, VclError};
 use crate::director::{Director, NotAdded};
 use crate::order::{Debug, Order, Sent, Target, Upload};
 use crate::tenants::document::{self, BadDocument, Described};
-use crate::tenants::kinds::List;
+use crate::tenants::kinds::{Allowed, List};
 use crate::tenants::settings::{Given, Settings};
 use crate::tenants::table::settings;
 use crate::tenants::{name, registry};
@@ -169,6 +169,13 @@ impl FromVcl<VCL_STRING> for &[u8] {
 }
 
 impl FromVcl<VCL_STRING> for List<'_> {
+    unsafe fn from_vcl(argument: &VCL_STRING) -> Self {
+        // SAFETY: as the caller promises.
+        Self::Words(unsafe { FromVcl::from_vcl(argument) })
+    }
+}
+
+impl FromVcl<VCL_STRING> for Allowed<'_> {
     unsafe fn from_vcl(argument: &VCL_STRING) -> Self {
         // SAFETY: as the caller promises.
         Self::Words(unsafe { FromVcl::from_vcl(argument) })

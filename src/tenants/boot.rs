@@ -31,6 +31,12 @@ pub fn boot(
     before: &State,
     file: Result<File, String>,
 ) -> Result<Release, Unready> {
+    if let Some(fault) = &tenant.settings.fault {
+        return Err(Unready {
+            reason: fault.clone(),
+            version: None,
+        });
+    }
     let path = tenant.settings.path.display();
     let read = file.and_then(|file| {
         let elf = read_file(tenant, &file)?;
@@ -165,6 +171,16 @@ pub fn start(
     before: Option<&Program>,
     purpose: Purpose,
 ) -> Result<Arc<Program>, BootFailure> {
+    if let Some(fault) = &tenant.settings.fault {
+        return Err(BootFailure {
+            error: BootError::Setting {
+                tenant: tenant.name().into(),
+                what: fault.clone(),
+            },
+            reason: fault.clone(),
+            stderr: Vec::new(),
+        });
+    }
     let mut config = tenant.settings.config.clone();
     config.debugging.only = purpose == Purpose::Debugging;
     let mut output = Output::of_boot(tenant.name(), tenant.settings.values.stdout);

@@ -78,12 +78,71 @@ pub enum BadDocument {
     },
 }
 
+/// What programs of the C++ VMOD rely on where it is set, and is not there.
+const RELIED_ON: [&str; 5] = [
+    "executable_heap",
+    "remapping",
+    "executable_remapping",
+    "server",
+    "websocket_server",
+];
+/// What the C++ VMOD knows, and no program relies on.
+const NONE_HERE: [&str; 23] = [
+    "start",
+    "hugepages",
+    "address_space",
+    "max_storage_time",
+    "control_ephemeral",
+    "blackout_area",
+    "smp",
+    "download",
+    "sha256",
+    "md5",
+    "cold_start_file",
+    "limit_workmem_after_req",
+    "ephemeral_keep_working_memory",
+    "hugepage_arena_size",
+    "request_hugepages",
+    "request_hugepage_arena_size",
+    "split_hugepages",
+    "transparent_hugepages",
+    "mmap_backed_files",
+    "relocate_fixed_mmap",
+    "verbose",
+    "verbose_syscalls",
+    "verbose_pagetables",
+];
+/// Settings that are paths, which may begin with a variable of varnishd's environment.
+const PATH_KEYS: [&str; 5] = [
+    "filename",
+    "allowed_paths",
+    "current_working_directory",
+    "state_dir",
+    "update_key_file",
+];
+/// The variables.
+const VARIABLES: [&str; 2] = ["HOME", "PWD"];
+
 /// Whether a key means something.
 enum Meaning {
     Setting,
     /// It does in the C++ VMOD.
     NoneHere,
     Unknown,
+}
+
+/// Why a setting can't be taken over.
+enum Refusal {
+    /// The value is none for it: the document is wrong.
+    Wrong(String),
+    /// It is right, and what its program relies on is not there: the program can't run.
+    NotThere(String),
+}
+
+impl From<String> for Refusal {
+    fn from(problem: String) -> Self {
+        Self::Wrong(problem)
+    }
 }
 
 /// A tenant or a group.
@@ -176,7 +235,12 @@ impl<'j> Text<'j> {
         let settings = members.into_iter().map(|(key, value)| {
             let line = self.line(value);
             match serde_json::from_str(value.get()) {
-                Ok(value) => Ok(Setting { key, line, value }),
+                Ok(mut value) => {
+                    if PATH_KEYS.contains(&key.as_str()) {
+                        expand(&mut value, &|name| std::env::var(name).ok());
+                    }
+                    Ok(Setting { key, line, value })
+                }
                 Err(error) => Err(BadDocument::Value {
                     line,
                     key,
@@ -277,7 +341,9 @@ fn meaningless(Setting { key, value, .. }: &Setting) -> Vec<(String, String)> {
         (Ok(Meaning::NoneHere), _) => vec![(key.clone(), "has no effect".into())],
         (Ok(Meaning::Unknown), _) => vec![(key.clone(), unknown(key))],
         // In a group that no tenant is in, this is all that is wrong with it.
-        (Err(problem), _) => vec![(key.clone(), problem)],
+        (Err(Refusal::Wrong(problem) | Refusal::NotThere(problem)), _) => {
+            vec![(key.clone(), problem)]
+        }
     }
 }
 
@@ -317,15 +383,30 @@ fn nearest(key: &str) -> Option<&'static str> {
 }
 
 /// A tenant's settings: its own, and of its group those it has not.
-fn settings(tenant: &Entry, groups: &[Entry]) -> Result<Settings, BadDocument> {
+fn settings<'a>(tenant: &'a Entry, groups: &'a [Entry]) -> Result<Settings, BadDocument> {
     let bad = |line, key: &str, problem| BadDocument::Setting {
         line,
         bad: BadSetting::new(tenant.name.as_bytes(), key, problem),
     };
     let group = group_of(tenant, groups)?;
+    // The first thing that its program lacks.
+    let mut fault = match group {
+        Group::Missing(name) => Some(format!("group is {name:?}, which is not there")),
+        Group::None | Group::There(_) => None,
+    };
+    let group = group.entry();
+    let mut take =
+        |given: &mut _, Setting { key, line, value }: &'a Setting| match set(given, key, value) {
+            Ok(_) => Ok(()),
+            Err(Refusal::Wrong(problem)) => Err(bad(*line, key, problem)),
+            Err(Refusal::NotThere(problem)) => {
+                fault.get_or_insert(format!("{key} {problem}"));
+                Ok(())
+            }
+        };
     let mut given = Given::new(tenant.name.as_bytes());
-    for Setting { key, line, value } in group.iter().flat_map(|group| &group.settings) {
-        set(&mut given, key, value).map_err(|problem| bad(*line, key, problem))?;
+    for setting in group.iter().flat_map(|group| &group.settings) {
+        take(&mut given, setting)?;
     }
     if ["key", "update_key_file"]
         .iter()
@@ -334,13 +415,25 @@ fn settings(tenant: &Entry, groups: &[Entry]) -> Result<Settings, BadDocument> {
         // Whichever of the two the group has.
         (given.update_key, given.update_key_file) = (b"", b"");
     }
-    for Setting { key, line, value } in &tenant.settings {
-        set(&mut given, key, value).map_err(|problem| bad(*line, key, problem))?;
+    for setting in &tenant.settings {
+        take(&mut given, setting)?;
     }
     if given.path.is_empty() {
-        return Err(bad(tenant.line, "filename", "is missing".into()));
+        if fault.is_none() {
+            return Err(bad(tenant.line, "filename", "is missing".into()));
+        }
+        // A path there has to be; nothing is read from it.
+        given.path = b"/";
     }
-    Settings::check(&given).map_err(|bad| {
+    let mut checked = Settings::check(&given);
+    if let Err(bad) = &checked
+        && bad.setting == "concurrency"
+    {
+        fault.get_or_insert(format!("concurrency {}", bad.problem));
+        given.concurrency = Given::new(b"").concurrency;
+        checked = Settings::check(&given);
+    }
+    let settings = checked.map_err(|bad| {
         let bad = bad.in_json();
         let key = bad.setting.split('.').next().unwrap_or_default();
         let setting = tenant
@@ -350,46 +443,113 @@ fn settings(tenant: &Entry, groups: &[Entry]) -> Result<Settings, BadDocument> {
             line: setting.map_or(tenant.line, |setting| setting.line),
             bad,
         }
+    })?;
+    Ok(Settings { fault, ..settings })
+}
+
+/// The group that a tenant is in.
+#[derive(Clone, Copy)]
+enum Group<'d> {
+    /// The default one, which the document has no settings for.
+    None,
+    /// Another one that the document does not have.
+    Missing(&'d str),
+    There(&'d Entry),
+}
+
+impl<'d> Group<'d> {
+    fn entry(self) -> Option<&'d Entry> {
+        match self {
+            Self::There(entry) => Some(entry),
+            Self::None | Self::Missing(_) => None,
+        }
+    }
+}
+
+fn group_of<'d>(tenant: &'d Entry, groups: &'d [Entry]) -> Result<Group<'d>, BadDocument> {
+    let name = match tenant.setting("group") {
+        Some(setting) => kinds::string(&setting.value).map_err(|problem| BadDocument::Setting {
+            line: setting.line,
+            bad: BadSetting::new(tenant.name.as_bytes(), "group", problem),
+        })?,
+        None => DEFAULT_GROUP,
+    };
+    Ok(match groups.iter().find(|group| group.name == name) {
+        Some(group) => Group::There(group),
+        None if name == DEFAULT_GROUP => Group::None,
+        None => Group::Missing(name),
     })
 }
 
-/// The group that a tenant is in, if the document has it.
-fn group_of<'g>(tenant: &Entry, groups: &'g [Entry]) -> Result<Option<&'g Entry>, BadDocument> {
-    let bad = |setting: &Setting, problem| BadDocument::Setting {
-        line: setting.line,
-        bad: BadSetting::new(tenant.name.as_bytes(), "group", problem),
-    };
-    let named = |name: &str| groups.iter().find(|group| group.name == name);
-    let Some(setting) = tenant.setting("group") else {
-        return Ok(named(DEFAULT_GROUP));
-    };
-    let name = kinds::string(&setting.value).map_err(|problem| bad(setting, problem))?;
-    let group = named(name);
-    if group.is_none() && name != DEFAULT_GROUP {
-        return Err(bad(setting, format!("is {name:?}, which is not there")));
+/// Puts the value of a variable in the place of its name where a path begins with it: `$HOME`, `$PWD`. One that is not set
+/// leaves a path that is not absolute, which is said then.
+fn expand(value: &mut Value, variable: &dyn Fn(&str) -> Option<String>) {
+    match value {
+        Value::String(path) => {
+            for name in VARIABLES {
+                if let Some(rest) = path
+                    .strip_prefix('$')
+                    .and_then(|path| path.strip_prefix(name))
+                    && (rest.is_empty() || rest.starts_with('/'))
+                    && let Some(value) = variable(name)
+                {
+                    *path = format!("{value}{rest}");
+                    return;
+                }
+            }
+        }
+        Value::Array(items) => items.iter_mut().for_each(|item| expand(item, variable)),
+        Value::Object(parts) => parts.values_mut().for_each(|part| expand(part, variable)),
+        _ => {}
     }
-    Ok(group)
+}
+
+/// Whether an entry of `allowed_paths` is to be written to.
+fn has_writable(value: &Value) -> bool {
+    let paths = value.as_array().map(Vec::as_slice).unwrap_or_default();
+    paths
+        .iter()
+        .any(|path| path.get("writable") == Some(&Value::Bool(true)))
+}
+
+/// Whether a value asks for something, whatever its type.
+fn asks(value: &Value) -> bool {
+    match value {
+        Value::Null | Value::Bool(false) => false,
+        Value::Array(items) => !items.is_empty(),
+        Value::Object(parts) => !parts.is_empty(),
+        _ => true,
+    }
 }
 
 /// Takes one setting over. The error says what is wrong with its value.
-fn set<'a>(given: &mut Given<'a>, key: &str, value: &'a Value) -> Result<Meaning, String> {
+fn set<'a>(given: &mut Given<'a>, key: &str, value: &'a Value) -> Result<Meaning, Refusal> {
+    let not_there = |problem: &str| Err(Refusal::NotThere(problem.into()));
     match key {
         "warmup" => set_warm_up(given, value)?,
         // What a program can't do without must not be passed over.
-        "uri" => return Err("can't be fetched, only a filename can be read".into()),
+        "uri" => return not_there("can't be fetched, only a filename can be read"),
         "storage" if Flag::of_json(value)? => {
-            return Err("is true, which is not supported".into());
+            return not_there("is true, which is not supported");
         }
         "shared_memory" if Time::of_json(value)? != 0.0 => {
-            return Err("is not 0, which is not supported".into());
+            return not_there("is not 0, which is not supported");
         }
         "ephemeral" if !Flag::of_json(value)? => {
-            return Err("is false, but every request starts from the frozen program".into());
+            return not_there("is false, but every request starts from the frozen program");
+        }
+        key if RELIED_ON.contains(&key) && asks(value) => {
+            return not_there("is set, which is not supported");
+        }
+        "allowed_paths" if has_writable(value) => {
+            return not_there("has a writable path, but programs can only read");
         }
         "storage" | "shared_memory" | "ephemeral" => {}
-        "start" | "hugepages" | "address_space" | "max_storage_time" | "control_ephemeral" => {
-            return Ok(Meaning::NoneHere);
+        "remote_debug_on_exception" => {
+            given.set("debug_exceptions", value)?;
         }
+        key if RELIED_ON.contains(&key) => {}
+        key if NONE_HERE.contains(&key) => return Ok(Meaning::NoneHere),
         // A name with a dot is a key of an object.
         key if !key.contains('.') && given.set(key, value)? => {}
         _ => return Ok(Meaning::Unknown),

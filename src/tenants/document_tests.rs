@@ -1,6 +1,6 @@
 use std::time::Duration;
 
-use forkvm::{Config, Debugging, Header, Limits, WarmUp};
+use forkvm::{AllowedPath, Config, Debugging, Header, Limits, WarmUp};
 
 use super::*;
 use crate::tenants::keys::Key;
@@ -203,8 +203,8 @@ fn an_error_says_on_which_line() {
     };
     for (text, reason) in [
         (
-            &*of_a("\"concurrency\": 0"),
-            "line 6: tenant(\"a\"): concurrency is 0",
+            &*of_a("\"keep_versions\": -1"),
+            "line 6: tenant(\"a\"): keep_versions is -1",
         ),
         (
             &of_a("\"max_wait\":\n1e999"),
@@ -217,10 +217,6 @@ fn an_error_says_on_which_line() {
         (
             &of_a("\"stdout\": true,\n\"stdout\": true"),
             "line 7: \"stdout\" is there twice",
-        ),
-        (
-            &of_a("\n\"group\": \"h\""),
-            "line 7: tenant(\"a\"): group is \"h\"",
         ),
         (
             &of_a("\"group\": \"g\""),
@@ -273,16 +269,8 @@ fn what_is_wrong_is_said() {
             r#"tenant("a"): filename is missing"#,
         ),
         (
-            r#"{ "a": {"uri": "http://h/"} }"#,
-            r#"tenant("a"): uri can't be fetched"#,
-        ),
-        (
             r#"{ "a": {"filename": "p"} }"#,
             r#"tenant("a"): filename is not absolute"#,
-        ),
-        (
-            &of_a(r#""group": "g""#),
-            r#"tenant("a"): group is "g", which is not there"#,
         ),
         (
             r#"{ "g": {"max_wait": "1s"}, "a": {"group": "g", "filename": "/p"} }"#,
@@ -291,7 +279,6 @@ fn what_is_wrong_is_said() {
         (&of_a(r#""group": 1"#), "group must be a string"),
         (&of_a(r#""key": null"#), "key must be a string"),
         (&of_a(r#""key": "\u0000""#), "key has a NUL in it"),
-        (&of_a(r#""concurrency": 0"#), "concurrency is 0, must be"),
         (
             &of_a(r#""concurrency": 1.5"#),
             "concurrency must be a whole number",
@@ -324,13 +311,148 @@ fn what_is_wrong_is_said() {
             &of_a(r#""warmup": {"headers": ["A"]}"#),
             "warmup.headers has as number 1: no colon in it",
         ),
-        (&of_a(r#""storage": true"#), "storage is true"),
-        (&of_a(r#""shared_memory": 1"#), "shared_memory is not 0"),
-        (&of_a(r#""ephemeral": false"#), "ephemeral is false"),
     ] {
         let error = error(text).to_string();
         assert!(error.contains(reason), "{text}: {error}");
     }
+}
+
+/// What a program relies on, and does not get, is its tenant's failure; the others are there.
+#[test]
+fn what_is_not_there_fails_its_tenant_alone() {
+    for (entry, fault) in [
+        (r#""group": "g""#, r#"group is "g", which is not there"#),
+        (r#""concurrency": 0"#, "concurrency is 0, must be 1 to 255"),
+        (
+            r#""concurrency": 256"#,
+            "concurrency is 256, must be 1 to 255",
+        ),
+        (
+            r#""storage": true"#,
+            "storage is true, which is not supported",
+        ),
+        (
+            r#""shared_memory": 1"#,
+            "shared_memory is not 0, which is not supported",
+        ),
+        (
+            r#""ephemeral": false"#,
+            "ephemeral is false, but every request starts from the frozen program",
+        ),
+        (
+            r#""executable_heap": true"#,
+            "executable_heap is set, which is not supported",
+        ),
+        (
+            r#""uri": "http://h/""#,
+            "uri can't be fetched, only a filename can be read",
+        ),
+        (
+            r#""allowed_paths": [{"real": "/tmp", "writable": true}]"#,
+            "allowed_paths has a writable path, but programs can only read",
+        ),
+        (
+            r#""group": "needs""#,
+            "storage is true, which is not supported",
+        ),
+    ] {
+        let text = format!(
+            r#"{{ "needs": {{ "storage": true }}, "a": {{ "filename": "/p", {entry} }}, "b": {{ "filename": "/p" }} }}"#
+        );
+        let tenants = tenants(&text);
+        let faults: Vec<_> = tenants
+            .iter()
+            .map(|tenant| tenant.fault.as_deref())
+            .collect();
+        assert_eq!(faults, [Some(fault), None], "{entry}");
+    }
+    let [a] = &tenants(r#"{ "a": { "uri": "http://h/" } }"#)[..] else {
+        panic!()
+    };
+    assert!(a.fault.is_some());
+    // What only says that it does without is fine.
+    let [a] = &tenants(
+        r#"{ "a": { "filename": "/p", "executable_heap": false, "remapping": {}, "server": null,
+                    "remote_debug_on_exception": true, "allowed_paths": [{"real": "/a", "writable": false}] } }"#,
+    )[..] else {
+        panic!()
+    };
+    assert_eq!(a.fault, None);
+    assert!(a.config.debugging.exceptions);
+}
+
+#[test]
+fn allowed_paths_may_say_more() {
+    let [tenant] = &tenants(
+        r#"{ "a": { "filename": "/p", "allowed_paths": [
+            "/a", {"real": "/b", "virtual": "/c", "symlink": true}, {"prefix": "/d/"},
+            {"real": "/e", "prefix": false}, {"virtual": "/f"}
+        ] } }"#,
+    )[..] else {
+        panic!()
+    };
+    let path = |real: &str, seen: &str, beneath, link| AllowedPath {
+        real: real.into(),
+        seen: seen.into(),
+        beneath,
+        link,
+    };
+    let expected = [
+        path("/a", "/a", true, false),
+        path("/b", "/c", true, true),
+        path("/d/", "/d/", true, false),
+        path("/e", "/e", false, false),
+        path("/f", "/f", true, false),
+    ];
+    assert_eq!(tenant.config.allowed_paths, expected);
+    for (entry, problem) in [
+        ("1", "has an entry that must be a string"),
+        ("{}", "has an object without real, virtual or prefix"),
+        (
+            r#"{"real": 1}"#,
+            "has an object with real, which must be a string",
+        ),
+        (
+            r#"{"real": "/a", "rael": "/a"}"#,
+            "has an object with rael, which is unknown",
+        ),
+        (
+            r#"{"real": "/a", "symlink": 1}"#,
+            "has an object with symlink, which must be true or false",
+        ),
+        (
+            r#"{"real": "/a", "virtual": "b"}"#,
+            r#"has a path that is not absolute: "b""#,
+        ),
+    ] {
+        let text = format!(r#"{{ "a": {{ "filename": "/p", "allowed_paths": [{entry}] }} }}"#);
+        let error = error(&text).to_string();
+        assert!(error.contains(problem), "{entry}: {error}");
+    }
+}
+
+#[test]
+fn paths_may_begin_with_a_variable() {
+    let variable = |name: &str| (name == "HOME").then(|| "/home/v".to_owned());
+    let expanded = |text: &str| {
+        let mut value = serde_json::from_str(text).unwrap();
+        expand(&mut value, &variable);
+        serde_json::to_string(&value).unwrap()
+    };
+    assert_eq!(expanded(r#""$HOME""#), r#""/home/v""#);
+    assert_eq!(
+        expanded(r#"["$HOME/a",{"real":"$HOME/b","symlink":true},"/c/$HOME"]"#),
+        r#"["/home/v/a",{"real":"/home/v/b","symlink":true},"/c/$HOME"]"#
+    );
+    // No variable, none of ours, one that is not set.
+    for text in [r#""$HOMEA""#, r#""$USER""#, r#""$PWD/a""#] {
+        assert_eq!(expanded(text), text);
+    }
+    let error = error(r#"{ "a": { "filename": "$HOMEA/p" } }"#);
+    assert!(
+        error.to_string().contains("filename is not absolute"),
+        "{error}"
+    );
 }
 
 #[test]

@@ -5,8 +5,8 @@ use std::fmt::Debug;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
-use forkvm::{BadDebugAddress, DebugAddress, Header, parse_header};
-use serde_json::Value;
+use forkvm::{AllowedPath, BadDebugAddress, DebugAddress, Header, parse_header};
+use serde_json::{Map, Value};
 
 use crate::tenants::keys::Key;
 use crate::tenants::words;
@@ -239,8 +239,6 @@ lists! {
     Environment -> String: |entries| all("an entry that is not KEY=value", entries, |entry| {
         entry.find('=').is_some_and(|at| at > 0)
     });
-    /// Absolute paths.
-    Paths -> String: |paths| all("a path that is not absolute", paths, is_absolute);
     /// `Name: value` lines.
     Headers -> Header: |lines| {
         let header = |(i, line): (usize, &String)| {
@@ -249,6 +247,96 @@ lists! {
         };
         lines.iter().enumerate().map(header).collect()
     };
+}
+
+/// Absolute paths of files and folders, as they are given.
+#[derive(Debug, Clone)]
+pub enum Allowed<'a> {
+    /// In one string of VCL's.
+    Words(&'a [u8]),
+    /// In JSON's terms.
+    Paths(Vec<AllowedPath>),
+}
+
+/// Files and folders that a program may read. In JSON an array of paths, or of objects that say more of one: where it
+/// is (`real`), where the program finds it (`virtual`), whether with all beneath it (`prefix`, which may be that path
+/// itself), whether the program is to see a symbolic link (`symlink`).
+pub enum Paths {}
+
+impl Kind for Paths {
+    type Given<'a> = Allowed<'a>;
+    type Default = &'static str;
+    type Bounds = ();
+    type Checked = Vec<AllowedPath>;
+
+    fn default(default: &'static str) -> Allowed<'static> {
+        Allowed::Words(default.as_bytes())
+    }
+
+    fn of_json(value: &Value) -> Result<Allowed<'_>, String> {
+        let Value::Array(items) = value else {
+            return Err("must be an array of paths".into());
+        };
+        let path = |item: &Value| match item {
+            Value::Object(parts) => allowed_path(parts),
+            path => string(path)
+                .map(AllowedPath::from)
+                .map_err(|problem| format!("has an entry that {problem}")),
+        };
+        Ok(Allowed::Paths(
+            items.iter().map(path).collect::<Result<_, _>>()?,
+        ))
+    }
+
+    fn check(given: &Allowed<'_>, (): ()) -> Result<Vec<AllowedPath>, String> {
+        let paths: Vec<AllowedPath> = match given {
+            Allowed::Words(words) => {
+                let words = List::Words(words).split()?;
+                words.into_iter().map(Into::into).collect()
+            }
+            Allowed::Paths(paths) => paths.clone(),
+        };
+        for path in paths.iter().flat_map(|path| [&path.real, &path.seen]) {
+            if !path.is_absolute() {
+                return Err(format!("has a path that is not absolute: {path:?}"));
+            }
+        }
+        Ok(paths)
+    }
+}
+
+fn allowed_path(parts: &Map<String, Value>) -> Result<AllowedPath, String> {
+    let wrong = |key: &str, problem| format!("has an object with {key}, which {problem}");
+    let text = |key: &str| match parts.get(key) {
+        Some(value) => string(value)
+            .map(Some)
+            .map_err(|problem| wrong(key, problem)),
+        None => Ok(None),
+    };
+    let flag = |key: &str| match parts.get(key) {
+        Some(value) => Flag::of_json(value).map_err(|problem| wrong(key, problem)),
+        None => Ok(false),
+    };
+    const KNOWN: [&str; 5] = ["real", "virtual", "prefix", "writable", "symlink"];
+    if let Some(key) = parts.keys().find(|key| !KNOWN.contains(&key.as_str())) {
+        return Err(wrong(key, "is unknown".into()));
+    }
+    // Refused elsewhere if it is true.
+    flag("writable")?;
+    let (prefix, beneath) = match parts.get("prefix") {
+        Some(Value::Bool(beneath)) => (None, *beneath),
+        Some(_) => (text("prefix")?, true),
+        None => (None, true),
+    };
+    let (real, seen) = (text("real")?, text("virtual")?);
+    let real = real.or(prefix).or(seen);
+    let real = real.ok_or("has an object without real, virtual or prefix")?;
+    Ok(AllowedPath {
+        real: real.into(),
+        seen: seen.or(prefix).unwrap_or(real).into(),
+        beneath,
+        link: flag("symlink")?,
+    })
 }
 
 fn utf8(text: &[u8]) -> Result<&str, String> {

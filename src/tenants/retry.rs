@@ -44,6 +44,10 @@ impl Retries {
 
     /// Puts a tenant that failed in the queue, after those that are there, if it is time.
     pub fn look(&mut self, tenant: &Arc<Tenant>, failed: Failed) {
+        if tenant.settings.fault.is_some() {
+            // No other file would change that.
+            return;
+        }
         let now = Instant::now();
         let retry = self.0.entry(key_of(tenant)).or_insert_with(|| Retry {
             due: Some(now + pause(1, failed.took)),

@@ -88,6 +88,8 @@ pub struct Settings {
     pub values: Values,
     /// What the engine needs to know of them.
     pub config: Config,
+    /// Why no program can run with them, if none can.
+    pub fault: Option<String>,
 }
 
 /// A setting that makes no sense.
@@ -98,7 +100,8 @@ pub struct BadSetting {
     pub tenant: String,
     /// The setting's name.
     pub setting: String,
-    problem: String,
+    /// What is wrong with it.
+    pub problem: String,
 }
 
 impl BadSetting {
@@ -137,6 +140,7 @@ impl Settings {
             config: config(name, &values),
             path,
             values,
+            fault: None,
         })
     }
 }
@@ -187,7 +191,7 @@ fn config(name: String, values: &Values) -> Config {
         group: values.group.clone(),
         main_arguments: values.main_arguments.clone(),
         environment: values.environment.clone(),
-        allowed_paths: values.allowed_paths.iter().map(Into::into).collect(),
+        allowed_paths: values.allowed_paths.clone(),
         current_working_directory: values.current_working_directory.clone(),
         concurrency: values.concurrency as usize,
         idle_time: values.idle_time,

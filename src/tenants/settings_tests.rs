@@ -2,14 +2,14 @@ use forkvm::AllowedPath;
 use forkvm::Header;
 
 use super::*;
-use crate::tenants::kinds::List;
+use crate::tenants::kinds::{Allowed, List};
 
 fn given() -> Given<'static> {
     Given {
         path: b"/srv/xpizza",
         main_arguments: List::Words(b"-v 'two words'"),
         environment: List::Words(b"A=1 B="),
-        allowed_paths: List::Words(b"/etc/ssl /usr/share/zoneinfo"),
+        allowed_paths: Allowed::Words(b"/etc/ssl /usr/share/zoneinfo"),
         warmup_headers: List::Words(b"'A: b c' D:e"),
         ..Given::new(b"Xpizza.com")
     }
@@ -95,7 +95,9 @@ fn bad_settings_name_tenant_and_setting() {
         ("concurrency", |g| g.concurrency = -1),
         ("main_arguments", |g| g.main_arguments = List::Words(b"'")),
         ("environment", |g| g.environment = List::Words(b"=x")),
-        ("allowed_paths", |g| g.allowed_paths = List::Words(b"etc")),
+        ("allowed_paths", |g| {
+            g.allowed_paths = Allowed::Words(b"etc")
+        }),
         ("current_working_directory", |g| {
             g.current_working_directory = b""
         }),
