@@ -3,8 +3,12 @@
 use std::time::Duration;
 
 use crate::debug::Debugging;
+use crate::image::loader::MOST_MEMORY;
 use crate::linux::AllowedPath;
 use crate::request::{Header, Request};
+
+/// Longest time of any setting, so that a deadline can always be told.
+const LONGEST: Duration = Duration::from_secs(365 * 24 * 3600);
 
 /// Limits of one program. Times are wall-clock time, sizes are bytes.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -101,7 +105,50 @@ pub struct Config {
     pub limits: Limits,
 }
 
+/// A setting that the engine can't keep.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum BadSetting {
+    /// Too much memory.
+    #[error(
+        "max_memory ({0} bytes) is more than the {MOST_MEMORY} bytes that an address space has room for"
+    )]
+    Memory(u64),
+    /// No fork.
+    #[error("concurrency has to be at least 1")]
+    Concurrency,
+    /// Time without end.
+    #[error("{name} ({time:?}) is longer than the longest time of {LONGEST:?}")]
+    Time {
+        /// The setting.
+        name: &'static str,
+        /// Its value.
+        time: Duration,
+    },
+}
+
 impl Config {
+    /// Looks whether the engine can keep these settings, whoever they come from.
+    pub(crate) fn check(&self) -> Result<(), BadSetting> {
+        let limits = &self.limits;
+        if limits.max_memory > MOST_MEMORY {
+            return Err(BadSetting::Memory(limits.max_memory));
+        }
+        if self.concurrency == 0 {
+            return Err(BadSetting::Concurrency);
+        }
+        let times = [
+            ("max_boot_time", limits.max_boot_time),
+            ("max_request_time", limits.max_request_time),
+            ("max_wait", limits.max_wait),
+            ("debug_timeout", self.debugging.timeout),
+            ("idle_time", self.idle_time),
+        ];
+        match times.into_iter().find(|(_, time)| *time > LONGEST) {
+            Some((name, time)) => Err(BadSetting::Time { name, time }),
+            None => Ok(()),
+        }
+    }
+
     /// The default settings for a program of this name.
     pub fn new(name: impl Into<String>) -> Self {
         Self {

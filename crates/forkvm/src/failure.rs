@@ -178,6 +178,22 @@ fn signal_name(signal: i32) -> &'static str {
     }
 }
 
+/// Which limit of the host to raise, after an error that comes of one.
+pub fn what_to_raise(errno: Option<i32>) -> &'static str {
+    match errno.unwrap_or_default() {
+        libc::EMFILE => {
+            "; the process has no more file descriptors, of which a fork takes three: raise RLIMIT_NOFILE (ulimit -n, or \
+             LimitNOFILE= of the service), or lower concurrency"
+        }
+        libc::ENFILE => "; the host has no more file descriptors: raise fs.file-max",
+        libc::EAGAIN => {
+            "; no thread could be had, of which a virtual machine takes one: raise TasksMax= of the service or RLIMIT_NPROC"
+        }
+        libc::ENOMEM => "; no memory, or more than vm.max_map_count mappings",
+        _ => "",
+    }
+}
+
 /// Why a request got no answer from the guest. One line of `Display` says which tenant, what, where, and which limit.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Failure {

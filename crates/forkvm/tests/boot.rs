@@ -418,3 +418,36 @@ fn settings_that_make_no_sense() {
     assert!(error.to_string().contains("main_arguments"), "{error}");
     assert!(Program::boot(b"", config("nothing"), &mut Quiet).is_err());
 }
+
+/// The engine checks its limits itself, whatever its user lets through.
+#[test]
+fn limits_that_no_machine_can_keep() {
+    kvm_or_skip!();
+    for memory in [u64::MAX, u64::MAX - 4095, 1 << 44, (1 << 44) - 1, 1 << 40] {
+        let error = Tenant::try_boot("hello", |config| config.limits.max_memory = memory);
+        let error = error.err().unwrap().to_string();
+        assert!(error.contains("max_memory"), "{memory:#x}: {error}");
+    }
+    type Change = fn(&mut Config);
+    let changes: [(&str, Change); 4] = [
+        ("concurrency", |config| config.concurrency = 0),
+        ("max_boot_time", |config| {
+            config.limits.max_boot_time = Duration::MAX
+        }),
+        ("max_wait", |config| config.limits.max_wait = Duration::MAX),
+        ("debug_timeout", |config| {
+            config.debugging.timeout = Duration::MAX
+        }),
+    ];
+    for (name, change) in changes {
+        let error = Tenant::try_boot("hello", change).err().unwrap().to_string();
+        assert!(error.contains(name), "{name}: {error}");
+    }
+    // What a request may have is bounded by what there is.
+    let most = Tenant::boot_with("hello", |config| {
+        config.limits.max_request_memory = u64::MAX;
+        config.limits.req_mem_limit_after_reset = u64::MAX;
+        config.limits.max_request_time = Duration::from_secs(3600);
+    });
+    assert_eq!(most.get("/").status, 200);
+}

@@ -111,10 +111,7 @@ pub fn common(number: u32, machine: &mut Machine, host: &mut dyn Host) -> Result
     const AGAIN: &str = "again, instead of ending what it was called for";
     let regs = machine.vcpu().regs();
     Ok(match number {
-        LOG => match machine
-            .memory
-            .read_vec(regs.rdi, regs.rsi.min(LOG_LIMIT) as usize)
-        {
+        LOG => match machine.memory.read_vec(regs.rdi, regs.rsi.min(LOG_LIMIT)) {
             Ok(text) => {
                 host.output(Stream::Log, &text);
                 0
@@ -174,7 +171,7 @@ fn response(machine: &mut Machine, exchange: &mut Exchange<'_>) -> Result<Respon
     }
     let content_type = machine
         .memory
-        .read_vec(type_address, type_len as usize)
+        .read_vec(type_address, type_len)
         .map_err(|bad| format!("content type at {bad}"))?;
     if !http::is_field_value(&content_type) {
         return Err("the content type has control characters".into());
@@ -251,7 +248,7 @@ fn read_header(machine: &Machine, address: u64, len: u64) -> Result<Vec<u8>, Str
     }
     machine
         .memory
-        .read_vec(address, len as usize)
+        .read_vec(address, len)
         .map_err(|bad| bad.to_string())
 }
 

@@ -32,9 +32,12 @@ pub struct TooSmall {
     pub limit: u64,
 }
 
+/// Most guest memory there can be: the mmap window ends before the stack.
+pub const MOST_MEMORY: u64 = page_down(STACK_TOP - STACK_MOST - MMAP_WINDOW);
+
 /// Plans where a program's parts go in `limit` bytes of guest memory.
 pub fn plan(image: &Image, limit: u64) -> Result<Layout, TooSmall> {
-    let memory = page_down(limit);
+    let memory = page_down(limit.min(MOST_MEMORY));
     let stack = page_down(memory / STACK_SHARE).clamp(16 * PAGE, STACK_MOST);
     // Between the program and its heap stay some unmapped pages.
     let brk_window = image.end() + 16 * PAGE;

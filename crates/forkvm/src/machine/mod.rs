@@ -16,7 +16,7 @@ use crate::arch::regs::{RFLAGS, RFLAGS_USER, user_sregs};
 use crate::arch::stubs::{
     PORT_EXCEPTION, PORT_HYPERCALL, PORT_PAGE_FAULT, PORT_SYSCALL, PORT_SYSCALL_32, SyscallEntry,
 };
-use crate::failure::{Cause, Exception, PAGE_FAULT};
+use crate::failure::{Cause, Exception, PAGE_FAULT, what_to_raise};
 use crate::kvm::{Death, Exit, Vcpu, Vm};
 use crate::linux::{Call, FIRST_TID, Linux, Outcome};
 use crate::machine::probe::KvmHost;
@@ -95,7 +95,7 @@ pub struct ExceptionFrame {
 #[derive(Debug, thiserror::Error)]
 pub enum MachineError {
     /// KVM refused something.
-    #[error("KVM: {0}")]
+    #[error("KVM: {0}{hint}", hint = what_to_raise(Some(.0.errno())))]
     Kvm(#[from] kvm_ioctls::Error),
     /// No watchdog.
     #[error(transparent)]

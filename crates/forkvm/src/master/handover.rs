@@ -51,7 +51,7 @@ impl WaitPoint {
         // What it would do afterwards is lost with the fork, so it ends here.
         machine
             .memory
-            .read_vec(address, len as usize)
+            .read_vec(address, len)
             .map(Some)
             .map_err(|bad| Cause::BadState(format!("{len} bytes at {bad}")))
     }

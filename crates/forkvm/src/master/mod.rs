@@ -17,7 +17,7 @@ use crate::arch::layout::{Layout, MMAP_WINDOW, STACK_TOP, XSAVE_LEN};
 use crate::call::handlers::Handlers;
 use crate::call::{WaitPoint, Waiting};
 use crate::config::Config;
-use crate::failure::{BootError, Cause};
+use crate::failure::{BootError, Cause, what_to_raise};
 use crate::image::elf::Image;
 use crate::image::symbols::Symbols;
 use crate::image::{loader, start, toolchain};
@@ -79,8 +79,12 @@ impl Master {
         predecessor: Option<Predecessor<'_>>,
         output: &mut dyn Host,
     ) -> Result<Self, BootError> {
-        let deadline = Instant::now() + config.limits.max_boot_time;
         let tenant = config.name.clone();
+        config.check().map_err(|bad| BootError::Setting {
+            tenant: tenant.clone(),
+            what: bad.to_string(),
+        })?;
+        let deadline = Instant::now() + config.limits.max_boot_time;
         let errors = Errors { tenant: &tenant };
         let host = probe::host().map_err(|source| BootError::Kvm {
             tenant: tenant.clone(),
@@ -97,7 +101,10 @@ impl Master {
                 what: small.to_string(),
             })?;
 
-        let memfd = memfd(&layout).map_err(|error| errors.host(error))?;
+        let memfd = memfd(&layout).map_err(|error| {
+            let hint = what_to_raise(error.raw_os_error());
+            errors.host(format!("its memory: {error}{hint}"))
+        })?;
         let mapping =
             Mapping::shared(&memfd, layout.memory_len()).map_err(|error| errors.host(error))?;
         crate::arch::monitor::install(&mapping, host.entry).map_err(|error| errors.host(error))?;

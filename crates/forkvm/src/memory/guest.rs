@@ -22,6 +22,17 @@ pub enum WriteError {
     OverLimit,
 }
 
+/// Why a piece of a program's memory was not copied out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum NotRead {
+    /// The program can't read all of it.
+    #[error(transparent)]
+    BadAddress(#[from] BadAddress),
+    /// It is more than the host has memory for.
+    #[error("more than the host has memory for ({0} bytes)")]
+    NoMemory(u64),
+}
+
 /// A machine's memory, with every write of the host recorded where a reset will need it.
 #[derive(Debug)]
 pub struct GuestMemory {
@@ -206,9 +217,16 @@ impl GuestMemory {
         )
     }
 
-    /// Copies a bounded piece of the program's memory out. Fails if the program can't read all of it.
-    pub fn read_vec(&self, address: u64, len: usize) -> Result<Vec<u8>, BadAddress> {
-        let mut bytes = vec![0; len];
+    /// Copies a piece of the program's memory out, as long as the program says: it is looked at first, and the host is
+    /// asked for memory only if the program can read all of it.
+    pub fn read_vec(&self, address: u64, len: u64) -> Result<Vec<u8>, NotRead> {
+        self.check_readable(address, len)?;
+        let mut bytes = Vec::new();
+        let count = usize::try_from(len).map_err(|_| NotRead::NoMemory(len))?;
+        bytes
+            .try_reserve_exact(count)
+            .map_err(|_| NotRead::NoMemory(len))?;
+        bytes.resize(count, 0);
         self.read(address, &mut bytes)?;
         Ok(bytes)
     }

@@ -117,7 +117,14 @@ impl Pool {
                 return Err(TakeError::NoFork(error.clone()));
             }
             if timed_out {
-                return Err(TakeError::Busy);
+                let has_room = state.total < self.master.config.concurrency;
+                return Err(match &state.error {
+                    Some(error) if has_room => TakeError::NoFork(format!(
+                        "all {} there are are busy, and no other could be made: {error}",
+                        state.total
+                    )),
+                    _ => TakeError::Busy,
+                });
             }
         }
     }

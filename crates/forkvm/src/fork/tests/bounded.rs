@@ -3,6 +3,7 @@
 use crate::config::Config;
 use crate::fork::tests::testing::{deadline, frozen, get};
 use crate::fork::*;
+use crate::memory::guest::NotRead;
 use crate::request::Quiet;
 
 /// The request's memory in these tests, in pages.
@@ -91,4 +92,26 @@ fn permissions_that_are_there_already_are_not_tried_by_writing() {
     // The program's array alone has 256.
     let dirtied = fork.machine.memory.dirty_len();
     assert!(dirtied < 100, "{dirtied} pages");
+}
+
+/// A length that only the program knows reaches no allocation before the memory has been looked at.
+#[test]
+fn lengths_are_checked_before_anything_is_allocated() {
+    let Some(master) = frozen("dirty", |config| config.limits.max_memory = 128 << 20) else {
+        return;
+    };
+    let fork = Fork::new(master.clone()).unwrap();
+    let stack = master.wait_point.layout.stack_window();
+    for (address, len) in [
+        (stack.start, 1 << 46),
+        (stack.start, u64::MAX),
+        (stack.end - 1, 2),
+        (0x1234_5678_9000, 1),
+    ] {
+        let read = fork.machine.memory.read_vec(address, len);
+        assert!(matches!(read, Err(NotRead::BadAddress(_))), "{len:#x}");
+    }
+    let len = stack.end - stack.start;
+    let read = fork.machine.memory.read_vec(stack.start, len);
+    assert_eq!(read.unwrap().len() as u64, len);
 }
