@@ -10,7 +10,7 @@ use std::time::SystemTime;
 use parking_lot::RwLock;
 use serde_json::json;
 use varnish::ffi::VCL_BACKEND;
-use varnish::vcl::{Ctx, VclError};
+use varnish::vcl::{Ctx, LogTag, VclError};
 
 use crate::backend::{self, Backend};
 use crate::fetch::response::Response;
@@ -18,12 +18,14 @@ use crate::file;
 use crate::order::Order;
 use crate::orders::update::{self, Source, Turn};
 use crate::orders::{debug, upload, watch};
+use crate::tenants::document::{BadDocument, Described};
 use crate::tenants::registry::Shared;
 use crate::tenants::settings::{BadSetting, Settings};
 use crate::tenants::tenant::{State, Tenant};
 use crate::tenants::version::Version;
 use crate::tenants::{boot, name, queue, registry, report};
 use crate::varnish::fetch::Fetch;
+use crate::varnish::logging;
 use crate::vdi::{self, Answer, Methods, Registered, Resolve, SICK, Vdi};
 
 /// The backends of a VCL's tenants, by their names. Written in vcl_init only.
@@ -89,6 +91,45 @@ impl Director {
             here.insert(name, backend.map_err(NotAdded::NoBackend)?);
         }
         Ok(())
+    }
+
+    /// Adds all of the tenants that `call`, a call of VCL's, reads in a document, or none. Warnings are logged; if there is
+    /// an error, they are in it, a line each, since what was misspelt may be what is missing.
+    pub fn add_document(
+        &self,
+        ctx: &Ctx<'_>,
+        call: &str,
+        read: impl FnOnce(&mut Vec<String>) -> Result<Vec<Described>, BadDocument>,
+    ) -> Result<(), String> {
+        let mut warnings = Vec::new();
+        let read = read(&mut warnings).map_err(|bad| bad.to_string());
+        if let Err(bad) = read.and_then(|described| self.add_described(ctx, described)) {
+            warnings.insert(0, bad);
+            return Err(warnings.join("\n"));
+        }
+        for warning in warnings {
+            for record in logging::records(format!("kvm.{call}: {warning}").as_bytes()) {
+                logging::write(LogTag::Notice, &record);
+            }
+        }
+        Ok(())
+    }
+
+    fn add_described(&self, ctx: &Ctx<'_>, described: Vec<Described>) -> Result<(), String> {
+        let lines: Vec<_> = described
+            .iter()
+            .map(|tenant| (tenant.settings.config.name.clone(), tenant.line))
+            .collect();
+        let settings = described.into_iter().map(|tenant| tenant.settings);
+        let added = self.add_all(ctx, settings.collect());
+        added.map_err(|error| match error {
+            NotAdded::BadSetting(bad) => {
+                let line = lines.iter().rfind(|(name, _)| *name == bad.tenant);
+                let line = line.map_or(0, |(_, line)| *line);
+                BadDocument::Setting { line, bad }.to_string()
+            }
+            NotAdded::NoBackend(error) => error.to_string(),
+        })
     }
 
     /// Whether the tenant's program takes requests.

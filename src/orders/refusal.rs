@@ -8,7 +8,7 @@ use varnish::vcl::{LogTag, VclError};
 use crate::fetch::plain;
 use crate::fetch::request::BadBody;
 use crate::fetch::response::Response;
-use crate::orders::update::Refused;
+use crate::orders::outcome::Refused;
 use crate::tenants::keys::Denied;
 use crate::tenants::tenant::NotReady;
 use crate::tenants::version::{NotAVersion, Version};

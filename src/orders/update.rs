@@ -16,6 +16,7 @@ use forkvm::BootError;
 use parking_lot::Mutex;
 use varnish::vcl::LogTag;
 
+use crate::orders::outcome::{Done, Outcome, Refused, is_shortage};
 use crate::tenants::boot::{self, BootFailure, Purpose, Unread};
 use crate::tenants::refresh::refresh;
 use crate::tenants::registry;
@@ -36,98 +37,6 @@ pub enum Source {
     Path,
     /// The store: the program before.
     Rollback,
-}
-
-/// An update that was done.
-#[derive(Debug)]
-pub struct Done {
-    /// What runs now.
-    pub version: Version,
-    /// What ran before, if something did. Equal to `version` if nothing has changed.
-    pub previous: Option<Version>,
-    /// Length of the file.
-    pub bytes: usize,
-    /// From its start until main() was done and the machine frozen.
-    pub boot: Duration,
-    /// From the upload's end until the switch.
-    pub ready: Duration,
-    /// Bytes of state that were handed over.
-    pub state: Option<u64>,
-}
-
-impl Done {
-    /// Whether it is another program than before.
-    pub fn changed(&self) -> bool {
-        self.previous != Some(self.version)
-    }
-}
-
-/// Why an update was not done.
-#[derive(Debug, thiserror::Error)]
-pub enum Refused {
-    /// One at a time.
-    #[error("another update of this tenant is in progress")]
-    Busy,
-    /// There is nothing to take the place of yet.
-    #[error("the tenant's first program still boots")]
-    Booting,
-    /// It is no program, or does not become ready.
-    #[error("{reason}")]
-    BadProgram {
-        /// Why.
-        reason: String,
-        /// The last it wrote to stderr.
-        stderr: Vec<u8>,
-    },
-    /// Not for now.
-    #[error("{0}")]
-    NoResources(String),
-    /// Rollback without anything to go back to.
-    #[error("no earlier version is kept (keep_versions)")]
-    NothingBefore,
-    /// It could not be stored.
-    #[error("it can't be stored: {0}")]
-    Store(StoreError),
-    /// Nobody waits any longer.
-    #[error("it is not done yet; what comes of it will be in the log")]
-    TooLong,
-    /// A bug.
-    #[error("internal error, logged separately")]
-    Internal,
-}
-
-impl From<StoreError> for Refused {
-    fn from(error: StoreError) -> Self {
-        match error {
-            StoreError::Busy(_) => Self::Busy,
-            error if is_shortage(&error) => Self::NoResources(error.to_string()),
-            error => Self::Store(error),
-        }
-    }
-}
-
-/// Whether it may go better later.
-fn is_shortage(error: &StoreError) -> bool {
-    use rustix::io::Errno;
-    let StoreError::Io { error, .. } = error else {
-        return false;
-    };
-    matches!(
-        Errno::from_io_error(error),
-        Some(Errno::MFILE | Errno::NFILE | Errno::NOMEM)
-    )
-}
-
-impl From<BootFailure> for Refused {
-    fn from(failure: BootFailure) -> Self {
-        if failure.is_hosts() {
-            return Self::NoResources(failure.reason);
-        }
-        Self::BadProgram {
-            reason: failure.reason,
-            stderr: failure.stderr,
-        }
-    }
 }
 
 /// Names of the tenants that are being updated.
@@ -154,9 +63,6 @@ impl Drop for Turn {
     }
 }
 
-/// What came of an update.
-pub type Outcome = Result<Done, Refused>;
-
 /// Updates a tenant, and waits for it.
 pub fn update(tenant: &Arc<Tenant>, source: Source, turn: Turn) -> Outcome {
     awaited(tenant, |result| {
@@ -173,7 +79,7 @@ pub fn update(tenant: &Arc<Tenant>, source: Source, turn: Turn) -> Outcome {
 pub fn boot_to_debug(tenant: &Arc<Tenant>, elf: Vec<u8>) -> Result<Release, Refused> {
     let of = tenant.clone();
     awaited(tenant, |result| {
-        apart(move || {
+        on_own_thread(move || {
             let booted = caught(|| {
                 let (running, _) = latest(&of)?;
                 let version = Version::of(&elf);
@@ -208,7 +114,7 @@ pub fn begin(
     then: impl FnOnce(Outcome, Turn) + Send + 'static,
 ) -> Result<(), Refused> {
     let of = tenant.clone();
-    let begun = apart(move || {
+    let begun = on_own_thread(move || {
         let outcome = caught(|| perform(&of, source));
         report(&of, &outcome);
         let done = outcome.is_ok();
@@ -222,7 +128,7 @@ pub fn begin(
 }
 
 /// Does something on a thread of its own: booting takes more stack than varnishd's threads have.
-fn apart(work: impl FnOnce() + Send + 'static) -> Result<(), Refused> {
+fn on_own_thread(work: impl FnOnce() + Send + 'static) -> Result<(), Refused> {
     match thread::Builder::new().name("kvm-update".into()).spawn(work) {
         Ok(_) => Ok(()),
         Err(error) => Err(Refused::NoResources(format!("no thread: {error}"))),

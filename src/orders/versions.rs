@@ -3,7 +3,7 @@
 
 use serde_json::{Value, json};
 
-use crate::orders::update::Refused;
+use crate::orders::outcome::Refused;
 use crate::tenants::tenant::{State, Tenant};
 
 /// Lists them, the newest first.

@@ -11,7 +11,8 @@ use parking_lot::Mutex;
 use varnish::vcl::LogTag;
 
 use crate::file::{self, Identity};
-use crate::orders::update::{self, Refused, Source, Turn};
+use crate::orders::outcome::Refused;
+use crate::orders::update::{self, Source, Turn};
 use crate::tenants::registry;
 use crate::tenants::retry::Retries;
 use crate::tenants::tenant::{State, Tenant};

@@ -250,7 +250,7 @@ pub struct DebugTurn(Arc<Tenant>);
 impl DebugTurn {
     /// The turn, unless another request has it.
     pub fn take(tenant: &Arc<Tenant>) -> Option<Self> {
-        // Not `then_some`: a turn made in vain would end the other's when dropped.
+        // Not `then_some`: that makes a turn in any case, which would end the other's when dropped.
         (!tenant.debugged.swap(true, Ordering::AcqRel)).then(|| Self(tenant.clone()))
     }
 }

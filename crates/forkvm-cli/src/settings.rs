@@ -92,3 +92,22 @@ impl Host for Terminal<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Flags {
+        #[command(flatten)]
+        settings: Settings,
+    }
+
+    #[test]
+    fn the_defaults_are_the_engines() {
+        let flags = Flags::parse_from(["forkvm"]);
+        assert_eq!(flags.settings.config("a".into()), Config::new("a"));
+    }
+}

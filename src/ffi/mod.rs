@@ -8,30 +8,22 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::ptr;
 
-use varnish::ffi::{VCL_BACKEND, VCL_BOOL, VCL_BYTES, VCL_DURATION, VCL_INT, VCL_STRING, VclEvent};
+use varnish::ffi::{VCL_BACKEND, VCL_BOOL, VCL_BYTES, VCL_STRING, VclEvent};
 use varnish::ffi::{VMOD_PRIV_METHODS_MAGIC, vmod_data, vmod_priv, vmod_priv_methods, vrt_ctx};
 use varnish::vcl::{Buffer, Ctx, LogTag, VclError};
 
-use crate::director::{Director, NotAdded};
-use crate::order::{Debug, Order, Sent, Target, Upload};
-use crate::tenants::document::{self, BadDocument, Described};
-use crate::tenants::kinds::{Allowed, List};
-use crate::tenants::settings::{Given, Settings};
-use crate::tenants::table::settings;
+use crate::director::Director;
+use crate::order::{Debug, Order, Target, Upload};
+use crate::tenants::document;
+use crate::tenants::settings::Settings;
 use crate::tenants::{name, registry};
 use crate::varnish::{counters, fetch, logging, panics};
 use crate::vdi::{Registered, guard};
+use arguments::{bytes, given, sent, text};
 
-/// What vmodtool.py and bindgen made of vmod.vcc.
-#[allow(
-    non_camel_case_types,
-    non_snake_case,
-    non_upper_case_globals,
-    dead_code
-)]
-mod vcc_if {
-    include!(concat!(env!("OUT_DIR"), "/vcc_if.rs"));
-}
+mod arguments;
+mod vcc_if;
+
 use vcc_if::{
     Vmod_vmod_kvm_Func, arg_vmod_kvm_backend, arg_vmod_kvm_rollback, arg_vmod_kvm_tenant,
 };
@@ -131,79 +123,6 @@ unsafe extern "C" fn tenant(ctx: *const vrt_ctx, args: *mut arg_vmod_kvm_tenant)
     });
 }
 
-/// An argument of VCL's as settings are given.
-trait FromVcl<A> {
-    /// SAFETY: VCL called us with the argument; what is made of it is not used after the call.
-    unsafe fn from_vcl(argument: &A) -> Self;
-}
-
-impl FromVcl<VCL_DURATION> for f64 {
-    unsafe fn from_vcl(argument: &VCL_DURATION) -> Self {
-        argument.0.0
-    }
-}
-
-impl FromVcl<VCL_BYTES> for i64 {
-    unsafe fn from_vcl(argument: &VCL_BYTES) -> Self {
-        argument.0
-    }
-}
-
-impl FromVcl<VCL_INT> for i64 {
-    unsafe fn from_vcl(argument: &VCL_INT) -> Self {
-        argument.0
-    }
-}
-
-impl FromVcl<VCL_BOOL> for bool {
-    unsafe fn from_vcl(argument: &VCL_BOOL) -> Self {
-        argument.0 != 0
-    }
-}
-
-impl FromVcl<VCL_STRING> for &[u8] {
-    unsafe fn from_vcl(argument: &VCL_STRING) -> Self {
-        // SAFETY: as the caller promises.
-        unsafe { bytes(VCL_STRING(argument.0)) }.unwrap_or_default()
-    }
-}
-
-impl FromVcl<VCL_STRING> for List<'_> {
-    unsafe fn from_vcl(argument: &VCL_STRING) -> Self {
-        // SAFETY: as the caller promises.
-        Self::Words(unsafe { FromVcl::from_vcl(argument) })
-    }
-}
-
-impl FromVcl<VCL_STRING> for Allowed<'_> {
-    unsafe fn from_vcl(argument: &VCL_STRING) -> Self {
-        // SAFETY: as the caller promises.
-        Self::Words(unsafe { FromVcl::from_vcl(argument) })
-    }
-}
-
-macro_rules! arguments {
-    ($(
-        $(#[doc = $doc:literal])*
-        $name:ident $(as $in_json:literal)?: $kind:ident $(($bounds:expr))? = $default:expr;
-    )*) => {
-        /// The settings that VCL called `kvm.tenant()` with. Each that it did not give has its default.
-        ///
-        /// SAFETY: VCL called us with the arguments; what is made of them is not used after the call.
-        unsafe fn given<'a>(args: &arg_vmod_kvm_tenant) -> Given<'a> {
-            // SAFETY: as the caller promises.
-            unsafe {
-                Given {
-                    name: FromVcl::from_vcl(&args.name),
-                    path: FromVcl::from_vcl(&args.path),
-                    $($name: FromVcl::from_vcl(&args.$name),)*
-                }
-            }
-        }
-    };
-}
-settings!(arguments);
-
 /// `kvm.load_tenants()`
 unsafe extern "C" fn load_tenants(
     ctx: *const vrt_ctx,
@@ -216,7 +135,7 @@ unsafe extern "C" fn load_tenants(
             let file = Path::new(OsStr::from_bytes(bytes(file).unwrap_or_default()));
             let call = format!("load_tenants({file:?})");
             let director = registered(vcl)?.director();
-            let added = add_tenants(&Ctx::from_ptr(ctx), director, &call, |warnings| {
+            let added = director.add_document(&Ctx::from_ptr(ctx), &call, |warnings| {
                 document::load(file, warnings)
             });
             Ok(said(ctx, &call, added))
@@ -233,49 +152,9 @@ unsafe extern "C" fn embed_tenants(ctx: *const vrt_ctx, vcl: *mut vmod_priv, jso
         let call = "embed_tenants()";
         // SAFETY: varnishd called us with it.
         let ctx = unsafe { Ctx::from_ptr(ctx) };
-        let added = add_tenants(&ctx, director, call, |warnings| {
-            document::parse(json, warnings)
-        });
+        let added = director.add_document(&ctx, call, |warnings| document::parse(json, warnings));
         Ok(added.map_err(|bad| format!("kvm.{call}: {bad}"))?)
     });
-}
-
-/// Adds all of a document's tenants, or none. Warnings are logged; if there is an error, they are in it, a line each,
-/// since what was misspelt may be what is missing.
-fn add_tenants(
-    ctx: &Ctx<'_>,
-    director: &Director,
-    call: &str,
-    read: impl FnOnce(&mut Vec<String>) -> Result<Vec<Described>, BadDocument>,
-) -> Result<(), String> {
-    let mut warnings = Vec::new();
-    let read = read(&mut warnings).map_err(|bad| bad.to_string());
-    let added = read.and_then(|described| {
-        let lines: Vec<_> = described
-            .iter()
-            .map(|tenant| (tenant.settings.config.name.clone(), tenant.line))
-            .collect();
-        let settings = described.into_iter().map(|tenant| tenant.settings);
-        let added = director.add_all(ctx, settings.collect());
-        added.map_err(|error| match error {
-            NotAdded::BadSetting(bad) => {
-                let line = lines.iter().rfind(|(name, _)| *name == bad.tenant);
-                let line = line.map_or(0, |(_, line)| *line);
-                BadDocument::Setting { line, bad }.to_string()
-            }
-            NotAdded::NoBackend(error) => error.to_string(),
-        })
-    });
-    if let Err(bad) = added {
-        warnings.insert(0, bad);
-        return Err(warnings.join("\n"));
-    }
-    for warning in warnings {
-        for record in logging::records(format!("kvm.{call}: {warning}").as_bytes()) {
-            logging::write(LogTag::Notice, &record);
-        }
-    }
-    Ok(())
 }
 
 /// `kvm.backend()`
@@ -561,28 +440,4 @@ unsafe fn registered<'a>(vcl: *mut vmod_priv) -> Result<&'a Registered<Director>
             .and_then(|vcl| vcl.get_ref::<Registered<Director>>())
     }
     .ok_or_else(|| "kvm: not loaded".into())
-}
-
-/// The key that VCL was sent; an unset header is an empty one.
-///
-/// SAFETY: VCL called us with the string.
-unsafe fn sent(key: VCL_STRING) -> Sent {
-    // SAFETY: as the caller promises.
-    Sent::new(unsafe { bytes(key) }.unwrap_or_default())
-}
-
-/// A VCL string, copied; an unset header is an empty one.
-///
-/// SAFETY: VCL called us with the string.
-unsafe fn text(string: VCL_STRING) -> Vec<u8> {
-    // SAFETY: as the caller promises.
-    unsafe { bytes(string) }.unwrap_or_default().to_vec()
-}
-
-/// A VCL string's bytes. `None` for an unset header and the like.
-///
-/// SAFETY: VCL called us with the string; the bytes are not used after the call.
-unsafe fn bytes<'a>(string: VCL_STRING) -> Option<&'a [u8]> {
-    // SAFETY: VCL strings are NULL or NUL-terminated.
-    (!string.0.is_null()).then(|| unsafe { CStr::from_ptr(string.0) }.to_bytes())
 }
