@@ -74,7 +74,7 @@ pub fn write(out: &Path) -> Result<(), Box<dyn Error>> {
         let kind = match setting.kind {
             "Time" => "DURATION",
             "Size" => "BYTES",
-            "Count" => "INT",
+            "Count" | "CountOrDefault" => "INT",
             "Flag" => "BOOL",
             _ => "STRING",
         };

@@ -34,21 +34,25 @@ impl Backend {
     /// Answers a fetch. An error is a failed fetch, a failed guest is a response.
     fn respond(&self, fetch: &mut Fetch<'_, '_>) -> Result<Response, String> {
         let tenant = &self.0;
-        let name = tenant.name();
+        let failed = |error: VclError| format!("tenant {}: {error}", tenant.name());
         let target = fetch.target().ok_or(NO_TARGET)?;
 
         let start = Instant::now();
         let limit = tenant.settings.config.limits.max_request_time;
-        let Release { program, version } = tenant
-            .program(start + limit)
-            .map_err(|not_ready| format!("tenant {name}: {not_ready}"))?;
+        let Release { program, version } = match tenant.program(start + limit) {
+            Ok(release) => release,
+            Err(full @ NotReady::QueueFull(_)) => {
+                return answer::turn_away(fetch, tenant, &full.to_string()).map_err(failed);
+            }
+            Err(not_ready) => return Err(failed(not_ready.to_string().into())),
+        };
         // Reading the body does not count: a slow upload is not the guest's, and Varnish has its own timeouts for it.
         let time = limit.saturating_sub(start.elapsed());
 
         let url = target.url.clone().unwrap_or_else(|| fetch.url());
         let asked = match Asked::read(fetch, url, target.arg.clone(), tenant) {
             Ok(asked) => asked,
-            Err(bad) => return refuse_body(fetch, name, &bad),
+            Err(bad) => return refuse_body(fetch, tenant, &bad).map_err(failed),
         };
         let head = asked.is_head();
         let result = answer::ask(fetch, tenant, &program, &asked, time, Program::answer);
@@ -61,7 +65,7 @@ impl Backend {
             Err(failure) if failure.is_busy() => plain::busy(fetch),
             Err(_) => plain::failed(fetch),
         };
-        response.map_err(|error| format!("tenant {name}: {error}"))
+        response.map_err(failed)
     }
 }
 
@@ -116,15 +120,17 @@ pub fn refused(reason: String) -> VclError {
     VclError::new(format!("kvm: {reason}"))
 }
 
-fn refuse_body(fetch: &mut Fetch<'_, '_>, name: &str, bad: &BadBody) -> Result<Response, String> {
-    logging::log_in(fetch, LogTag::Error, name, &bad.to_string());
-    let response = match bad {
-        BadBody::TooLarge => plain::too_large(fetch),
-        BadBody::NoRoom => {
-            count(|counters| &counters.busy);
-            plain::busy(fetch)
+fn refuse_body(
+    fetch: &mut Fetch<'_, '_>,
+    tenant: &Tenant,
+    bad: &BadBody,
+) -> Result<Response, VclError> {
+    match bad {
+        BadBody::TooLarge => {
+            logging::log_in(fetch, LogTag::Error, tenant.name(), &bad.to_string());
+            plain::too_large(fetch)
         }
-        BadBody::Unreadable(_) => return Err(format!("tenant {name}: {bad}")),
-    };
-    response.map_err(|error| format!("tenant {name}: {error}"))
+        BadBody::NoRoom => answer::turn_away(fetch, tenant, &bad.to_string()),
+        BadBody::Unreadable(_) => Err(bad.to_string().into()),
+    }
 }

@@ -63,13 +63,27 @@ pub fn ask(
     result
 }
 
+/// Turns a request away, which may go better later.
+pub fn turn_away(
+    fetch: &mut Fetch<'_, '_>,
+    tenant: &Tenant,
+    why: &str,
+) -> Result<Response, VclError> {
+    log_busy(fetch, tenant, why);
+    plain::busy(fetch)
+}
+
+fn log_busy(fetch: &mut Fetch<'_, '_>, tenant: &Tenant, why: &str) {
+    count(|counters| &counters.busy);
+    logging::log_in(fetch, LogTag::Error, tenant.name(), why);
+}
+
 fn log_failure(fetch: &mut Fetch<'_, '_>, tenant: &Tenant, failure: &Failure) {
     if failure.is_timeout() {
         count(|counters| &counters.timeouts);
     }
     if failure.is_busy() {
-        count(|counters| &counters.busy);
-        logging::log_in(fetch, LogTag::Error, tenant.name(), &failure.to_string());
+        log_busy(fetch, tenant, &failure.to_string());
     } else {
         log_failed(fetch, tenant, &failure.to_string());
     }

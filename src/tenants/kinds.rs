@@ -134,6 +134,31 @@ impl Kind for Count {
     }
 }
 
+/// So many of something, or what suits the other settings: -1 in the table and in VCL.
+pub enum CountOrDefault {}
+
+impl Kind for CountOrDefault {
+    type Given<'a> = i64;
+    type Default = i64;
+    type Bounds = RangeInclusive<i64>;
+    type Checked = Option<u32>;
+
+    fn default(default: i64) -> i64 {
+        default
+    }
+
+    fn of_json(value: &Value) -> Result<i64, String> {
+        Count::of_json(value)
+    }
+
+    fn check(number: &i64, bounds: RangeInclusive<i64>) -> Result<Option<u32>, String> {
+        match number {
+            -1 => Ok(None),
+            number => Count::check(number, bounds).map(Some),
+        }
+    }
+}
+
 /// Whether or not.
 pub enum Flag {}
 

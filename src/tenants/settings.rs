@@ -3,7 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
-use forkvm::{Config, Debugging, Limits, WarmUp};
+use forkvm::{Config, Debugging, Limits, Queue, WarmUp};
 use serde_json::Value;
 
 use crate::tenants::keys::Key;
@@ -187,13 +187,18 @@ fn state_dir(values: &Values, path: &Path) -> PathBuf {
 
 /// What the engine needs to know.
 fn config(name: String, values: &Values) -> Config {
+    let concurrency = values.concurrency as usize;
     Config {
         group: values.group.clone(),
         main_arguments: values.main_arguments.clone(),
         environment: values.environment.clone(),
         allowed_paths: values.allowed_paths.clone(),
         current_working_directory: values.current_working_directory.clone(),
-        concurrency: values.concurrency as usize,
+        concurrency,
+        queue: Queue::new(match values.max_queue {
+            Some(most) => most as usize,
+            None => Config::default_queue(concurrency),
+        }),
         idle_time: values.idle_time,
         limits: Limits {
             max_boot_time: values.max_boot_time,

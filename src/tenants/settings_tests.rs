@@ -28,6 +28,23 @@ fn the_defaults_are_the_engines() {
 }
 
 #[test]
+fn the_queue_suits_the_forks_unless_it_is_set() {
+    let limit = |concurrency, max_queue| {
+        let given = Given {
+            concurrency,
+            max_queue,
+            ..given()
+        };
+        Settings::check(&given).unwrap().config.queue.limit()
+    };
+    assert_eq!([limit(1, -1), limit(4, -1), limit(5, -1)], [16, 16, 20]);
+    assert_eq!(
+        [limit(255, -1), limit(255, 0), limit(1, 100)],
+        [1020, 0, 100]
+    );
+}
+
+#[test]
 fn lists_are_split() {
     let config = Settings::check(&given()).unwrap().config;
     assert_eq!(config.main_arguments, ["-v", "two words"]);
@@ -67,7 +84,7 @@ fn updates_are_stored_beside_the_program_or_where_it_is_said() {
 #[test]
 fn bad_settings_name_tenant_and_setting() {
     type Spoil = fn(&mut Given<'static>);
-    let spoils: [(&str, Spoil); 39] = [
+    let spoils: [(&str, Spoil); 41] = [
         ("name", |g| g.name = b""),
         ("name", |g| g.name = b"a b"),
         ("name", |g| g.name = &[b'a'; 247]),
@@ -93,6 +110,8 @@ fn bad_settings_name_tenant_and_setting() {
         ("concurrency", |g| g.concurrency = 0),
         ("concurrency", |g| g.concurrency = 256),
         ("concurrency", |g| g.concurrency = -1),
+        ("max_queue", |g| g.max_queue = -2),
+        ("max_queue", |g| g.max_queue = 10_001),
         ("main_arguments", |g| g.main_arguments = List::Words(b"'")),
         ("environment", |g| g.environment = List::Words(b"=x")),
         ("allowed_paths", |g| {

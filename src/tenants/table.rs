@@ -36,6 +36,12 @@ macro_rules! settings {
             /// *max_request_time*; 0s does not wait.
             max_wait: Time(0.0..=HOUR) = 1.0;
 
+            /// How many requests may wait at once, for a free fork or for the program to
+            /// boot, at most 10,000; more get 503 with Retry-After at once. Each that
+            /// waits holds two of Varnish's threads. -1, the default, is four times
+            /// *concurrency*, at least 16; with 0 none waits.
+            max_queue: CountOrDefault(0..=10_000) = -1;
+
             /// A fork that was not used for so long is freed; one is always kept.
             idle_time: Time(0.0..=DAY) = 60.0;
 

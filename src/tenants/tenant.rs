@@ -95,6 +95,9 @@ pub enum NotReady {
     /// The deadline came first.
     #[error("its program still boots, max_request_time is over")]
     Booting,
+    /// As many requests as may be wait for it already.
+    #[error("its program still boots, and {0} requests wait for it (max_queue)")]
+    QueueFull(usize),
     /// It failed to boot.
     #[error("its program is not ready: {0}")]
     Failed(Arc<str>),
@@ -203,9 +206,16 @@ impl Tenant {
         true
     }
 
-    /// Its program, as soon as it is ready.
+    /// Its program, as soon as it is ready, if there is a place to wait in.
     pub fn program(&self, deadline: Instant) -> Result<Release, NotReady> {
-        match self.settled(deadline) {
+        let mut state = self.state();
+        if matches!(state, State::Booting) {
+            // The one that those are in, too, who wait for a fork.
+            let queue = &self.settings.config.queue;
+            let _place = queue.enter().ok_or(NotReady::QueueFull(queue.limit()))?;
+            state = self.settled(deadline);
+        }
+        match state {
             State::Ready(release) => Ok(release),
             State::Failed(failed) => Err(NotReady::Failed(failed.reason)),
             State::Booting => Err(NotReady::Booting),

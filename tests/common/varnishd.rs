@@ -22,7 +22,7 @@ pub struct Varnishd {
 
 impl Varnishd {
     /// Starts it with these lines in vcl_init, in which GUESTS is the guest programs' folder and ENOUGH a time limit that
-    /// nothing reaches. Every request is passed to kvm.backend(), or with a header X-LiveUpdate to
+    /// nothing reaches. Every request but one for the host synth, which Varnish answers itself, is passed to kvm.backend(), or with a header X-LiveUpdate to
     /// kvm.live_update(), with X-LiveRollback to kvm.live_rollback(), with X-LiveDebug to kvm.live_debug(), with X-DebugKey to
     /// kvm.vm_debug_backend().
     pub fn start(vcl_init: &str) -> Self {
@@ -84,7 +84,12 @@ impl Varnishd {
             import kvm from \"{vmod}\";
             backend default none;
             sub vcl_init {{ {vcl_init} }}
-            sub vcl_recv {{ return (pass); }}
+            sub vcl_recv {{
+                if (req.http.Host == \"synth\") {{
+                    return (synth(200));
+                }}
+                return (pass);
+            }}
             sub vcl_backend_fetch {{
                 set bereq.backend = kvm.backend();
                 if (bereq.http.X-LiveUpdate) {{

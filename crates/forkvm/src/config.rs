@@ -5,6 +5,7 @@ use std::time::Duration;
 use crate::debug::Debugging;
 use crate::image::loader::MOST_MEMORY;
 use crate::linux::AllowedPath;
+use crate::pool::queue::Queue;
 use crate::request::{Header, Request};
 
 /// Longest time of any setting, so that a deadline can always be told.
@@ -94,6 +95,8 @@ pub struct Config {
     pub current_working_directory: String,
     /// Most forks of this program at once. Setting `concurrency`.
     pub concurrency: usize,
+    /// Who waits for a fork, and how many may. Clones share it. Setting `max_queue`.
+    pub queue: Queue,
     /// How long an unused fork is kept. Setting `idle_time`.
     pub idle_time: Duration,
     /// Requests to be run before the freeze. What they leave in memory is part of the frozen state that every request
@@ -149,6 +152,12 @@ impl Config {
         }
     }
 
+    /// How many requests may wait for one of so many forks unless something else is set: four for each, and at least 16,
+    /// so that a browser's connections to a small program, twice over, are all served.
+    pub fn default_queue(concurrency: usize) -> usize {
+        concurrency.saturating_mul(4).max(16)
+    }
+
     /// The default settings for a program of this name.
     pub fn new(name: impl Into<String>) -> Self {
         Self {
@@ -159,6 +168,7 @@ impl Config {
             allowed_paths: Vec::new(),
             current_working_directory: "/".into(),
             concurrency: 2,
+            queue: Queue::new(Self::default_queue(2)),
             idle_time: Duration::from_secs(60),
             warm_up: None,
             debugging: Debugging::default(),

@@ -209,6 +209,14 @@ pub enum Failure {
         /// How long the request waited.
         waited: Duration,
     },
+    /// All forks are busy, and no more requests may wait. The client should try again (503 with Retry-After).
+    #[error("tenant {tenant}: all forks are busy, and {waiting} requests wait for one (max_queue)")]
+    QueueFull {
+        /// The tenant.
+        tenant: String,
+        /// How many may wait.
+        waiting: usize,
+    },
     /// The guest failed.
     #[error("tenant {tenant}: request failed: {what}")]
     Guest {
@@ -242,12 +250,15 @@ pub enum Failure {
 }
 
 impl Failure {
-    /// True if the request was turned away, and may go better later: all forks, or the one place for a debugger, were
-    /// busy, or the host had no memory or descriptors for a fork.
+    /// True if the request was turned away, and may go better later: all forks, all places to wait for one, or the one
+    /// place for a debugger were taken, or the host had no memory or descriptors for a fork.
     pub fn is_busy(&self) -> bool {
         matches!(
             self,
-            Self::Busy { .. } | Self::NoFork { .. } | Self::NotDebugged { busy: true, .. }
+            Self::Busy { .. }
+                | Self::QueueFull { .. }
+                | Self::NoFork { .. }
+                | Self::NotDebugged { busy: true, .. }
         )
     }
 

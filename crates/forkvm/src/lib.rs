@@ -41,5 +41,6 @@ pub use image::elf::{ElfError, check as check_elf};
 pub use image::exec::{Command, ExecError};
 pub use linux::AllowedPath;
 pub use machine::probe::{KvmReport, KvmUnavailable, probe};
+pub use pool::queue::{Place, Queue};
 pub use program::{Answer, Program, Stats};
 pub use request::{CachePolicy, Header, Host, Quiet, Request, Stream};

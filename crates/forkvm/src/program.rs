@@ -48,7 +48,7 @@ pub struct Stats {
     pub failures: u64,
     /// Of these, the ones that ran out of time.
     pub timeouts: u64,
-    /// Requests turned away because all forks were busy.
+    /// Requests turned away because all forks were busy, or too many requests waited for one.
     pub busy: u64,
 }
 
@@ -139,11 +139,11 @@ impl Program {
     /// Runs one request in a fork.
     ///
     /// `deadline` is the request's end, normally its arrival plus `max_request_time`. Of that, at most `max_wait` is
-    /// spent waiting for a fork. If the guest fails and has registered `on_error`, the answer is `on_error`'s and
+    /// spent waiting for a fork, in a place of [`Config::queue`]. If the guest fails and has registered `on_error`, the answer is `on_error`'s and
     /// [`Answer::failure`] says what happened.
     ///
     /// # Errors
-    /// See [`Failure`]: all forks busy, the guest failed, no fork could be made.
+    /// See [`Failure`]: all forks busy, too many wait for one, the guest failed, no fork could be made.
     pub fn answer(
         self: &Arc<Self>,
         request: &Request<'_>,
@@ -293,6 +293,13 @@ impl Program {
                     tenant: config.name.clone(),
                     concurrency: config.concurrency,
                     waited: start.elapsed(),
+                })
+            }
+            Err(TakeError::QueueFull) => {
+                self.counters.busy.fetch_add(1, Ordering::Relaxed);
+                Err(Failure::QueueFull {
+                    tenant: config.name.clone(),
+                    waiting: config.queue.limit(),
                 })
             }
             Err(TakeError::NoFork(reason)) => Err(Failure::NoFork {

@@ -6,7 +6,7 @@ mod common;
 use std::time::{Duration, Instant};
 
 use common::{ENOUGH, Tenant, eventually, headers, kvm_or_skip, scaled};
-use forkvm::{Failure, Quiet, Request, WarmUp};
+use forkvm::{Failure, Queue, Quiet, Request, WarmUp};
 
 /// A time that a request is stopped after.
 fn short() -> Duration {
@@ -90,6 +90,67 @@ fn no_kick_hits_the_next_request() {
         assert_eq!(tenant.get("/ok").text(), "ok\n");
     }
     tenant.assert_pristine();
+}
+
+/// As many requests wait as may, the next is turned away at once, and none is lost.
+#[test]
+fn so_many_wait_and_no_more() {
+    kvm_or_skip!();
+    let tenant = Tenant::boot_with("echo", |config| {
+        config.limits.max_wait = ENOUGH;
+        config.queue = Queue::new(2);
+    });
+    let queue = &tenant.config().queue;
+    let held = tenant
+        .answer(&get("/size/100000"), Instant::now() + ENOUGH, &mut Quiet)
+        .unwrap();
+    std::thread::scope(|scope| {
+        let waiting: Vec<_> = (0..2)
+            .map(|_| scope.spawn(|| tenant.get("/counter").text().to_owned()))
+            .collect();
+        while queue.waiting() < 2 {
+            std::thread::yield_now();
+        }
+        let failure = tenant.failure("/counter");
+        assert!(failure.is_busy() && !failure.is_timeout(), "{failure}");
+        assert!(
+            matches!(failure, Failure::QueueFull { ref tenant, waiting: 2 } if tenant == "echo"),
+            "{failure:?}"
+        );
+        assert!(failure.to_string().contains("max_queue"), "{failure}");
+        drop(held);
+        for one in waiting {
+            assert_eq!(one.join().unwrap(), "1\n");
+        }
+    });
+    assert_eq!(queue.waiting(), 0);
+    assert_eq!(tenant.get("/counter").text(), "1\n");
+    assert_eq!(tenant.stats().busy, 1);
+}
+
+/// Without a queue a request is answered by an idle fork or not at all, but asks for another one to be made.
+#[test]
+fn none_waits_without_a_queue() {
+    kvm_or_skip!();
+    let tenant = Tenant::boot_with("echo", |config| {
+        config.concurrency = 2;
+        config.queue = Queue::new(0);
+    });
+    let held = tenant
+        .answer(&get("/size/100000"), Instant::now() + ENOUGH, &mut Quiet)
+        .unwrap();
+    let failure = tenant.failure("/counter");
+    assert!(
+        matches!(failure, Failure::QueueFull { waiting: 0, .. }),
+        "{failure:?}"
+    );
+    let end = Instant::now() + ENOUGH;
+    while tenant.stats().idle == 0 {
+        assert!(Instant::now() < end, "no fork is made");
+        std::thread::yield_now();
+    }
+    assert_eq!(tenant.get("/counter").text(), "1\n");
+    drop(held);
 }
 
 #[test]

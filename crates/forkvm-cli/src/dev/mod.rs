@@ -9,6 +9,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use clap::Args;
+use forkvm::{Config, Queue};
 use tokio::net::TcpListener;
 
 use crate::settings::Settings;
@@ -73,6 +74,7 @@ impl Dev {
             .settings
             .config(crate::settings::file_name(&self.program));
         config.concurrency = self.concurrency.into();
+        config.queue = Queue::new(Config::default_queue(config.concurrency));
         let loaded = Arc::new(Loaded::new(self.program, config));
         loaded.clone().keep_fresh().await;
         out!("forkvm: http://{address}/");

@@ -2,6 +2,7 @@
 //! request finds none idle; given up when idle for long.
 
 mod keeper;
+pub mod queue;
 
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -19,6 +20,8 @@ use crate::pool::keeper::Keeper;
 pub enum TakeError {
     /// All are in use.
     Busy,
+    /// All are in use, and as many requests as may be wait already.
+    QueueFull,
     /// None could be made.
     NoFork(String),
 }
@@ -89,10 +92,11 @@ impl Pool {
         &self.master
     }
 
-    /// Takes a fork, waiting until `until` at most.
+    /// Takes a fork, waiting until `until` at most, if there is a place to wait in.
     pub fn take(self: &Arc<Self>, until: Instant) -> Result<Box<Fork>, TakeError> {
         let mut state = self.state.lock();
         let mut asked = false;
+        let mut place = None;
         loop {
             if let Some((fork, _)) = state.idle.pop_back() {
                 return Ok(fork);
@@ -104,6 +108,12 @@ impl Pool {
                 self.ask_for_one(&mut state);
             }
             asked = true;
+            if place.is_none() {
+                place = self.master.config.queue.enter();
+                if place.is_none() {
+                    return Err(TakeError::QueueFull);
+                }
+            }
             state.waiting += 1;
             let timed_out = self.given_back.wait_until(&mut state, until).timed_out();
             state.waiting -= 1;
