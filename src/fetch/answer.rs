@@ -32,7 +32,7 @@ pub fn ask(
     fetch: &mut Fetch<'_, '_>,
     tenant: &Tenant,
     program: &Arc<Program>,
-    asked: &Asked,
+    asked: &Asked<'_>,
     time: Duration,
     run: Run,
 ) -> Result<Answer, Failure> {
@@ -159,7 +159,7 @@ pub fn hand_over(
             !(content_type.is_some() && is("content-type")
                 || version.is_some() && is("x-program-version"))
         })
-        .map(|header| (header.name.as_str(), header.value.as_slice()));
+        .map(|header| (&*header.name, &*header.value));
     if let Err(error) = fetch.add_headers(own.chain(guests)) {
         // None of them was set, so that there is room for an answer of ours.
         log_failed(

@@ -17,12 +17,12 @@ pub struct Caching {
 
 impl Caching {
     /// Reads a response's headers and the cache policy that came with it.
-    pub fn of(headers: &[Header], policy: Option<CachePolicy>) -> Self {
+    pub fn of(headers: &[Header<'_>], policy: Option<CachePolicy>) -> Self {
         let values = |name| {
             headers
                 .iter()
                 .filter(move |header| header.name.eq_ignore_ascii_case(name))
-                .map(|header| header.value.as_slice())
+                .map(|header| &*header.value)
         };
         let directives = || values("cache-control").flat_map(|value| value.split(|&c| c == b','));
         let any_begins = |names: &[&str]| {
@@ -78,10 +78,7 @@ mod tests {
     fn caching(headers: &[(&str, &str)], policy: Option<CachePolicy>) -> Caching {
         let headers: Vec<_> = headers
             .iter()
-            .map(|(name, value)| Header {
-                name: (*name).into(),
-                value: value.as_bytes().to_vec(),
-            })
+            .map(|&(name, value)| Header::new(name, value.as_bytes()))
             .collect();
         Caching::of(&headers, policy)
     }

@@ -14,18 +14,19 @@ use crate::varnish::fetch::Fetch;
 const STEP: usize = 64 << 10;
 
 /// What a program is asked.
-pub struct Asked {
+pub struct Asked<'c> {
     method: String,
     url: Vec<u8>,
     arg: Vec<u8>,
-    headers: Vec<Header>,
+    /// Where Varnish has them.
+    headers: Vec<Header<'c>>,
     body: Body,
 }
 
-impl Asked {
+impl<'c> Asked<'c> {
     /// The fetch's request with its body, but with a URL and an argument of VCL's choice.
     pub fn read(
-        fetch: &mut Fetch<'_, '_>,
+        fetch: &mut Fetch<'_, 'c>,
         url: Vec<u8>,
         arg: Vec<u8>,
         tenant: &Arc<Tenant>,
@@ -40,7 +41,7 @@ impl Asked {
     }
 
     /// The fetch's request as if it were a GET: its body is not the program's business.
-    pub fn get(fetch: &Fetch<'_, '_>) -> Self {
+    pub fn get(fetch: &Fetch<'_, 'c>) -> Self {
         let mut headers = headers(fetch);
         headers.retain(|header| !is_of_body(&header.name));
         Self {
@@ -77,14 +78,11 @@ impl Asked {
 }
 
 /// All request headers but Proxy-Connection, the one of the connection that Varnish passes on.
-fn headers(fetch: &Fetch<'_, '_>) -> Vec<Header> {
+fn headers<'c>(fetch: &Fetch<'_, 'c>) -> Vec<Header<'c>> {
     fetch
         .headers()
         .filter(|(name, _)| !name.eq_ignore_ascii_case("proxy-connection"))
-        .map(|(name, value)| Header {
-            name: name.to_owned(),
-            value: value.to_vec(),
-        })
+        .map(|(name, value)| Header::new(name, value))
         .collect()
 }
 

@@ -87,10 +87,7 @@ fn every_setting_is_taken_over() {
             num_requests: 7,
             url: "/w".into(),
             method: "POST".into(),
-            headers: vec![Header {
-                name: "A".into(),
-                value: b"b".into(),
-            }],
+            headers: vec![Header::new("A", b"b")],
         }),
         debugging: Debugging {
             allowed: true,

@@ -265,7 +265,7 @@ lists! {
         entry.find('=').is_some_and(|at| at > 0)
     });
     /// `Name: value` lines.
-    Headers -> Header: |lines| {
+    Headers -> Header<'static>: |lines| {
         let header = |(i, line): (usize, &String)| {
             // Not the line itself, which may hold a secret.
             parse_header(line.as_bytes()).map_err(|why| format!("has as number {}: {why}", i + 1))

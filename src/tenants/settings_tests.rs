@@ -58,11 +58,7 @@ fn lists_are_split() {
         ..given()
     });
     let headers = warm_up.unwrap().config.warm_up.unwrap().headers;
-    let header = |name: &str, value: &str| Header {
-        name: name.into(),
-        value: value.into(),
-    };
-    assert_eq!(headers, [header("A", "b c"), header("D", "e")]);
+    assert_eq!(headers, [Header::new("A", b"b c"), Header::new("D", b"e")]);
 }
 
 #[test]

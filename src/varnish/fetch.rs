@@ -1,6 +1,7 @@
 //! One backend fetch as varnishd holds it, in safe terms: the request to read, the response to fill in.
 
 use std::io::Write;
+use std::ptr;
 use std::sync::Arc;
 
 use varnish::ffi;
@@ -82,20 +83,23 @@ impl<'f, 'c> Fetch<'f, 'c> {
         url.map_or_else(Vec::new, |url| url.as_ref().to_vec())
     }
 
-    /// bereq's headers.
-    pub fn headers(&self) -> impl Iterator<Item = (&str, &[u8])> {
+    /// bereq's headers, where they are: also while the body is read and the response filled in.
+    pub fn headers(&self) -> impl Iterator<Item = (&'c str, &'c [u8])> + use<'_, 'f, 'c> {
         let headers = self.ctx.http_bereq.iter().flat_map(|bereq| bereq.iter());
         headers.map(|(name, value)| {
             let value: &[u8] = match value {
                 varnish::vcl::StrOrBytes::Utf8(text) => text.as_bytes(),
                 varnish::vcl::StrOrBytes::Bytes(bytes) => bytes,
             };
-            (name, value)
+            // SAFETY: a header's text is in the fetch's workspace, or a constant: it neither moves nor goes nor changes
+            // before varnishd has the fetch back, after which nobody has a context of lifetime `'c`. Nothing here takes
+            // one of bereq's headers away, and that would not touch its text.
+            unsafe { (&*ptr::from_ref(name), &*ptr::from_ref(value)) }
         })
     }
 
     /// The first of bereq's headers with this name.
-    pub fn header(&self, name: &str) -> Option<&[u8]> {
+    pub fn header(&self, name: &str) -> Option<&'c [u8]> {
         self.headers()
             .find(|(found, _)| found.eq_ignore_ascii_case(name))
             .map(|(_, value)| value)

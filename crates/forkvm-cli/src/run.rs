@@ -28,7 +28,7 @@ pub struct Run {
     request: Option<String>,
     /// A request header; may be given several times.
     #[arg(short = 'H', long, value_name = "NAME: VALUE", value_parser = parse_header)]
-    header: Vec<Header>,
+    header: Vec<Header<'static>>,
     /// The request body; @FILE reads it from a file, @- from standard input, byte for byte.
     #[arg(short, long, value_name = "DATA|@FILE")]
     data: Option<String>,
@@ -57,7 +57,7 @@ pub struct Run {
     urls: Vec<String>,
 }
 
-fn parse_header(text: &str) -> Result<Header, String> {
+fn parse_header(text: &str) -> Result<Header<'static>, String> {
     forkvm::parse_header(text.as_bytes())
         .map_err(|bad| format!("{bad} (it has the form 'Name: value')"))
 }
@@ -189,17 +189,14 @@ impl Run {
         Ok(Program::boot(&elf, config, &mut terminal)?)
     }
 
-    fn headers(&self) -> Vec<Header> {
+    fn headers(&self) -> Vec<Header<'static>> {
         let mut headers = self.header.clone();
-        let mut default = |name: &str, value: &str| {
+        let mut default = |name: &'static str, value: &'static str| {
             if !headers
                 .iter()
                 .any(|header| header.name.eq_ignore_ascii_case(name))
             {
-                headers.push(Header {
-                    name: name.into(),
-                    value: value.into(),
-                });
+                headers.push(Header::new(name, value.as_bytes()));
             }
         };
         default("Host", "localhost");

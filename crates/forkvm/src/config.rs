@@ -52,7 +52,7 @@ pub struct WarmUp {
     /// Their method. Key `method`.
     pub method: String,
     /// Their headers. Key `headers`.
-    pub headers: Vec<Header>,
+    pub headers: Vec<Header<'static>>,
 }
 
 impl Default for WarmUp {

@@ -429,7 +429,7 @@ impl Answer {
     }
 
     /// The other headers: valid names and values, none that belong to the connection or to framing.
-    pub fn headers(&self) -> &[Header] {
+    pub fn headers(&self) -> &[Header<'static>] {
         &self.response.headers
     }
 

@@ -1,12 +1,25 @@
 //! A request as the engine takes it, and what its user gets back beside the body.
 
-/// A header line: field name and value, both without line ends.
+use std::borrow::Cow;
+
+/// A header line: field name and value, both without line ends. Those of a request may be borrowed from whoever received
+/// it; those of a response are the guest's, copied.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Header {
+pub struct Header<'a> {
     /// Field name, as sent.
-    pub name: String,
+    pub name: Cow<'a, str>,
     /// Field value. Bytes, since HTTP allows any but CR, LF and NUL.
-    pub value: Vec<u8>,
+    pub value: Cow<'a, [u8]>,
+}
+
+impl<'a> Header<'a> {
+    /// A header with this name and value.
+    pub fn new(name: impl Into<Cow<'a, str>>, value: impl Into<Cow<'a, [u8]>>) -> Self {
+        Self {
+            name: name.into(),
+            value: value.into(),
+        }
+    }
 }
 
 /// One request to a program. Everything is copied into guest memory, nothing is kept.
@@ -19,7 +32,7 @@ pub struct Request<'a> {
     /// The backend's free argument (`kvm.backend(…, arg)`), empty if there is none.
     pub arg: &'a [u8],
     /// All request headers.
-    pub headers: &'a [Header],
+    pub headers: &'a [Header<'a>],
     /// The whole request body.
     pub body: &'a [u8],
 }

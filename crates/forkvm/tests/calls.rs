@@ -263,7 +263,7 @@ fn response_headers() {
     let found: Vec<_> = reply
         .headers
         .iter()
-        .map(|h| (h.name.as_str(), str::from_utf8(&h.value).unwrap()))
+        .map(|h| (&*h.name, str::from_utf8(&h.value).unwrap()))
         .collect();
     assert_eq!(
         found,

@@ -192,15 +192,12 @@ fn ask(loaded: &Loaded, asked: &Asked) -> Result<Response<Full<Bytes>>, Refused>
 }
 
 /// A header as the program sees it. Names have the usual spelling: which one the client used is lost by now.
-fn header((name, value): (&HeaderName, &HeaderValue)) -> Header {
+fn header<'a>((name, value): (&HeaderName, &'a HeaderValue)) -> Header<'a> {
     let words = name.as_str().split('-').map(|word| {
         let (first, rest) = word.split_at(word.len().min(1));
         first.to_ascii_uppercase() + rest
     });
-    Header {
-        name: words.collect::<Vec<_>>().join("-"),
-        value: value.as_bytes().to_vec(),
-    }
+    Header::new(words.collect::<Vec<_>>().join("-"), value.as_bytes())
 }
 
 /// The program's answer as a response; without its body to HEAD.
@@ -235,7 +232,7 @@ fn response(mut answer: Answer, head: bool) -> Result<Response<Full<Bytes>>, Ref
         headers.insert(CONTENT_TYPE, value.map_err(|error| unsendable(&error))?);
     }
     for header in answer.headers() {
-        let name = HeaderName::try_from(&header.name).map_err(|error| unsendable(&error))?;
+        let name = HeaderName::try_from(&*header.name).map_err(|error| unsendable(&error))?;
         let ours = OF_CONNECTION.contains(&name.as_str())
             || name == CONTENT_TYPE && !answer.content_type().is_empty();
         if !ours {

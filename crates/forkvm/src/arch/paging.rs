@@ -274,3 +274,145 @@ pub fn protect(memory: &Mapping, address: u64, protection: Protection) -> Option
     let lost = (entry & !new) & (PRESENT | WRITABLE) | (new & !entry) & NO_EXECUTE;
     Some(lost != 0)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+    use std::sync::Arc;
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::arch::layout::{
+        KERNEL_STACK, MMAP_WINDOW, MONITOR, PIE_BASE, REQUEST_AREA, REQUEST_AREA_LEN, STACK_TOP,
+        USER_STUBS,
+    };
+    use crate::arch::monitor;
+
+    /// Pages of each of a program's parts.
+    const PAGES: u64 = 4;
+
+    fn protection() -> impl Strategy<Value = Protection> {
+        any::<[bool; 3]>().prop_map(|[read, write, execute]| Protection {
+            read,
+            write,
+            execute,
+        })
+    }
+
+    /// An address, mostly in a page that matters or beside one.
+    fn address() -> impl Strategy<Value = u64> {
+        let near = prop::sample::select(vec![
+            0,
+            MONITOR.start,
+            MONITOR.start + KERNEL_STACK,
+            MONITOR.start + USER_STUBS,
+            MONITOR.end - PAGE,
+            PIE_BASE,
+            MMAP_WINDOW,
+            STACK_TOP - PAGES * PAGE,
+            LOWER_HALF_END,
+            u64::MAX - PAGE,
+        ]);
+        prop_oneof![
+            8 => (near, -2..32i64, 0..PAGE).prop_map(|(base, page, offset)| {
+                base.wrapping_add_signed(page * PAGE as i64).wrapping_add(offset)
+            }),
+            1 => any::<u64>(),
+        ]
+    }
+
+    /// A machine's tables: the monitor's pages, and a program's that the proptest chooses the permissions of. The
+    /// guest-physical pages of the program come after the tables.
+    fn machine(protections: [Protection; 3]) -> (Mapping, Range<u64>) {
+        let windows = [PIE_BASE, MMAP_WINDOW, STACK_TOP - PAGES * PAGE];
+        let lens = monitor::ranges()
+            .into_iter()
+            .map(|range| range.virtual_range());
+        let lens = lens.chain(windows.map(|address| address..address + PAGES * PAGE));
+        let tables = PAGE_TABLES..PAGE_TABLES + tables_len(lens);
+        let program = tables.end..tables.end + 3 * PAGES * PAGE;
+        let file = rustix::fs::memfd_create("test", rustix::fs::MemfdFlags::CLOEXEC).unwrap();
+        let file = File::from(file);
+        file.set_len(program.end).unwrap();
+        let memory = Mapping::shared(&Arc::new(file), program.end).unwrap();
+        let mut tables = TablePages::new(tables);
+        for range in monitor::ranges() {
+            tables.map(&memory, &range).unwrap();
+        }
+        for ((address, protection), nth) in windows.into_iter().zip(protections).zip(0..) {
+            let range = MapRange {
+                address,
+                physical: program.start + nth * PAGES * PAGE,
+                len: PAGES * PAGE,
+                owner: Owner::User,
+                protection,
+            };
+            tables.map(&memory, &range).unwrap();
+        }
+        (memory, program)
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..Default::default() })]
+
+        /// Whatever a program makes of its pages' permissions: the host never reads a page of the engine's own on its
+        /// behalf but those that ring 3 may read, and writes none but the request area.
+        #[test]
+        fn no_address_leads_to_an_engine_page(
+            protections in [protection(), protection(), protection()],
+            changes in prop::collection::vec((address(), protection()), 0..40),
+            addresses in prop::collection::vec(address(), 1..200),
+        ) {
+            let (memory, program) = machine(protections);
+            let request_area = REQUEST_AREA..REQUEST_AREA + REQUEST_AREA_LEN;
+            let readable = USER_STUBS..request_area.end;
+            for (address, protection) in changes {
+                // As `GuestMemory::protect` does.
+                if !MONITOR.contains(&address) {
+                    protect(&memory, address, protection);
+                }
+            }
+            for address in addresses {
+                for access in [Access::Read, Access::Write, Access::Any] {
+                    let Some(physical) = translate(&memory, address, access) else { continue };
+                    let may = match access {
+                        _ if program.contains(&physical) => !MONITOR.contains(&address),
+                        Access::Write => request_area.contains(&physical),
+                        Access::Read | Access::Any => readable.contains(&physical),
+                    };
+                    prop_assert!(may, "{address:#x} is {physical:#x} for {access:?}");
+                    prop_assert_eq!(physical % PAGE, address % PAGE);
+                }
+            }
+        }
+    }
+
+    /// Else the test above would find nothing.
+    #[test]
+    fn the_engines_pages_are_there_to_be_found() {
+        let all = Protection {
+            read: true,
+            write: true,
+            execute: true,
+        };
+        let (memory, program) = machine([all; 3]);
+        let of = |address, access| translate(&memory, address, access);
+        assert_eq!(of(PIE_BASE + 5, Access::Write), Some(program.start + 5));
+        assert_eq!(
+            of(MONITOR.start + USER_STUBS, Access::Read),
+            Some(USER_STUBS)
+        );
+        assert_eq!(of(MONITOR.start + USER_STUBS, Access::Write), None);
+        assert_eq!(
+            of(MONITOR.start + REQUEST_AREA, Access::Write),
+            Some(REQUEST_AREA)
+        );
+        for access in [Access::Read, Access::Write, Access::Any] {
+            assert_eq!(of(MONITOR.start + KERNEL_STACK, access), None);
+        }
+        // It is mapped, for ring 0.
+        let (_, entry) = walk(&memory, MONITOR.start + KERNEL_STACK).unwrap();
+        assert_eq!(entry & ADDRESS, KERNEL_STACK);
+    }
+}

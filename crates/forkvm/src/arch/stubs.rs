@@ -6,7 +6,7 @@
 
 use std::arch::global_asm;
 
-use super::layout::{FROZEN_BASES, REQUEST_AREA, USER_STUBS, XSAVE_IMAGE};
+use super::layout::{FROZEN_BASES, PAGE, REQUEST_AREA, USER_STUBS, XSAVE_IMAGE};
 
 /// Where `syscall` from ring 3 arrives on this host's KVM. Found by trying, never by module name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -75,7 +75,8 @@ global_asm!(
     "  pop rcx",
     "  pop rax",
     "  iretq",
-    "forkvm_kernel_stubs_end:",
+    // A page, as the array below is; the assembler refuses more.
+    ".org forkvm_kernel_stubs + {page}",
     "",
     ".balign 16",
     "forkvm_user_stubs:",
@@ -164,13 +165,14 @@ global_asm!(
     "  wrpkru",
     "  out {hypercall}, eax",
     "  ud2",
-    "forkvm_user_stubs_end:",
+    ".org forkvm_user_stubs + {page}",
     // Seen by all of this crate's object files, and by nobody else.
-    ".irp label, kernel_stubs, kernel_stubs_end, syscall_ring0, syscall_32, remove, user_stubs, user_stubs_end, syscall_ring3, handler_returned, main_returned, save_state, enter_pku, enter_fsgsbase, enter_plain, round_trip, probe_syscall, probe_xsave, probe_fsgsbase, probe_pku",
+    ".irp label, kernel_stubs, syscall_ring0, syscall_32, remove, user_stubs, syscall_ring3, handler_returned, main_returned, save_state, enter_pku, enter_fsgsbase, enter_plain, round_trip, probe_syscall, probe_xsave, probe_fsgsbase, probe_pku",
     "  .globl forkvm_\\label",
     "  .hidden forkvm_\\label",
     ".endr",
     ".popsection",
+    page = const PAGE,
     stride = const EXCEPTION_STRIDE,
     exception = const PORT_EXCEPTION,
     syscall = const PORT_SYSCALL,
@@ -184,18 +186,26 @@ global_asm!(
     block_offset = const REQUEST_AREA - USER_STUBS,
 );
 
+/// A page of code.
+type Code = [u8; PAGE as usize];
+
+// SAFETY: both are defined above, each a page long by its `.org`, in a section that nothing writes.
+unsafe extern "C" {
+    safe static forkvm_kernel_stubs: Code;
+    safe static forkvm_user_stubs: Code;
+}
+
 macro_rules! labels {
-    ($($name:ident),* $(,)?) => { unsafe extern "C" { $( safe static $name: u8; )* } };
+    ($($name:ident),* $(,)?) => {
+        // SAFETY: all are defined above, inside one of the two pages, before its last byte.
+        unsafe extern "C" { $( safe static $name: u8; )* }
+    };
 }
 
 labels!(
-    forkvm_kernel_stubs,
-    forkvm_kernel_stubs_end,
     forkvm_syscall_ring0,
     forkvm_syscall_32,
     forkvm_remove,
-    forkvm_user_stubs,
-    forkvm_user_stubs_end,
     forkvm_syscall_ring3,
     forkvm_handler_returned,
     forkvm_main_returned,
@@ -210,24 +220,18 @@ labels!(
     forkvm_probe_pku,
 );
 
-fn between(start: &'static u8, end: &'static u8) -> &'static [u8] {
-    let len = (&raw const *end).addr() - (&raw const *start).addr();
-    // SAFETY: both labels stand in the one section above, `start` before `end`, and nothing writes it.
-    unsafe { std::slice::from_raw_parts(start, len) }
-}
-
-fn offset(base: &'static u8, label: &'static u8) -> u64 {
+fn offset(base: &'static Code, label: &'static u8) -> u64 {
     ((&raw const *label).addr() - (&raw const *base).addr()) as u64
 }
 
 /// The ring-0 code, to be copied to [`super::layout::KERNEL_STUBS`].
-pub fn kernel() -> &'static [u8] {
-    between(&forkvm_kernel_stubs, &forkvm_kernel_stubs_end)
+pub fn kernel() -> &'static Code {
+    &forkvm_kernel_stubs
 }
 
 /// The ring-3 code, to be copied to [`USER_STUBS`].
-pub fn user() -> &'static [u8] {
-    between(&forkvm_user_stubs, &forkvm_user_stubs_end)
+pub fn user() -> &'static Code {
+    &forkvm_user_stubs
 }
 
 /// Offset of an exception's handler in the ring-0 code.
@@ -340,14 +344,7 @@ impl EntryBlock {
 
 #[cfg(test)]
 mod tests {
-    use super::super::layout::PAGE;
     use super::*;
-
-    #[test]
-    fn stubs_fit_their_pages() {
-        assert!(kernel().len() as u64 <= PAGE, "{}", kernel().len());
-        assert!(user().len() as u64 <= PAGE, "{}", user().len());
-    }
 
     #[test]
     fn every_exception_has_its_own_port() {

@@ -64,7 +64,7 @@ pub fn is_field_value(value: &[u8]) -> bool {
 }
 
 /// Parses "Name: value".
-pub fn parse_header(line: &[u8]) -> Result<Header, HeaderError> {
+pub fn parse_header(line: &[u8]) -> Result<Header<'static>, HeaderError> {
     let colon = line
         .iter()
         .position(|&byte| byte == b':')
@@ -76,19 +76,17 @@ pub fn parse_header(line: &[u8]) -> Result<Header, HeaderError> {
     if !is_field_value(value) {
         return Err(HeaderError::BadValue);
     }
-    Ok(Header {
-        name: String::from_utf8_lossy(name).into_owned(),
-        value: value.to_vec(),
-    })
+    let name = String::from_utf8_lossy(name).into_owned();
+    Ok(Header::new(name, value.to_vec()))
 }
 
 /// A header as one line.
-fn line(header: &Header) -> Vec<u8> {
+fn line(header: &Header<'_>) -> Vec<u8> {
     [header.name.as_bytes(), b": ", &header.value].concat()
 }
 
 /// Removes what is not the guest's to say.
-pub fn strip_connection_headers(headers: &mut Vec<Header>) {
+pub fn strip_connection_headers(headers: &mut Vec<Header<'_>>) {
     headers.retain(|header| {
         !NOT_THE_GUESTS
             .iter()
@@ -101,9 +99,9 @@ pub struct Exchange<'a> {
     /// The request.
     pub request: &'a Request<'a>,
     /// Its headers; a copy once the guest changes them.
-    request_headers: Cow<'a, [Header]>,
+    request_headers: Cow<'a, [Header<'a>]>,
     /// The response's headers so far.
-    pub response_headers: Vec<Header>,
+    pub response_headers: Vec<Header<'static>>,
     /// Set by `set_cacheable` or the response itself.
     pub cache: Option<CachePolicy>,
 }
@@ -128,7 +126,7 @@ impl<'a> Exchange<'a> {
         }
     }
 
-    fn headers(&self, message: u64) -> Option<&[Header]> {
+    fn headers(&self, message: u64) -> Option<&[Header<'_>]> {
         // 0 is the request and 1 the response; 4 and 5 are the backend's, which are the same here.
         match message {
             0 | 4 => Some(&self.request_headers),
@@ -159,26 +157,17 @@ impl<'a> Exchange<'a> {
             Ok(header) if header.value.is_empty() => return Err(HeaderError::NoValue),
             other => Some(other?),
         };
-        let headers = match message {
-            0 | 4 => self.request_headers.to_mut(),
-            RESPONSE | 5 => &mut self.response_headers,
-            _ => return Err(HeaderError::NoMessage),
-        };
-        let name = new.as_ref().map_or(text, |header| header.name.as_bytes());
-        let stays = |header: &Header| append || !header.name.as_bytes().eq_ignore_ascii_case(name);
-        if new.is_some() {
-            check_room(headers.iter().filter(|header| stays(header)).chain(&new))?;
+        match message {
+            0 | 4 => put(self.request_headers.to_mut(), text, new, append),
+            RESPONSE | 5 => put(&mut self.response_headers, text, new, append),
+            _ => Err(HeaderError::NoMessage),
         }
-        headers.retain(stays);
-        let is_new = new.is_some();
-        headers.extend(new);
-        Ok(if is_new { headers.len() } else { 0 })
     }
 
     /// Adds the headers that come with the response itself, in the place of those that had their names before. What is
     /// refused changes nothing.
-    pub fn replace(&mut self, new: Vec<Header>) -> Result<(), HeaderError> {
-        let stays = |header: &Header| {
+    pub fn replace(&mut self, new: Vec<Header<'static>>) -> Result<(), HeaderError> {
+        let stays = |header: &Header<'_>| {
             !new.iter()
                 .any(|new| new.name.eq_ignore_ascii_case(&header.name))
         };
@@ -190,8 +179,26 @@ impl<'a> Exchange<'a> {
     }
 }
 
+/// Puts a new header, or the lack of any called `text`, among others. Returns its place.
+fn put<'a>(
+    headers: &mut Vec<Header<'a>>,
+    text: &[u8],
+    new: Option<Header<'a>>,
+    append: bool,
+) -> Result<usize, HeaderError> {
+    let name = new.as_ref().map_or(text, |header| header.name.as_bytes());
+    let stays = |header: &Header<'_>| append || !header.name.as_bytes().eq_ignore_ascii_case(name);
+    if new.is_some() {
+        check_room(headers.iter().filter(|header| stays(header)).chain(&new))?;
+    }
+    headers.retain(stays);
+    let is_new = new.is_some();
+    headers.extend(new);
+    Ok(if is_new { headers.len() } else { 0 })
+}
+
 /// Whether a message may have these headers.
-fn check_room<'a>(headers: impl Iterator<Item = &'a Header>) -> Result<(), HeaderError> {
+fn check_room<'a>(headers: impl Iterator<Item = &'a Header<'a>>) -> Result<(), HeaderError> {
     let (count, bytes) = headers.fold((0, 0), |(count, bytes), header| {
         (count + 1, bytes + header.name.len() + header.value.len())
     });
@@ -208,10 +215,7 @@ mod tests {
     #[test]
     fn header_lines_are_checked() {
         let header = parse_header(b"X-A:  b c ").unwrap();
-        assert_eq!(
-            (header.name.as_str(), header.value.as_slice()),
-            ("X-A", &b"b c"[..])
-        );
+        assert_eq!((&*header.name, &*header.value), ("X-A", &b"b c"[..]));
         assert_eq!(parse_header(b"nothing"), Err(HeaderError::NoColon));
         assert_eq!(parse_header(b"X A: b"), Err(HeaderError::BadName));
         assert_eq!(parse_header(b": b"), Err(HeaderError::BadName));

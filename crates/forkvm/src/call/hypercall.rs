@@ -49,7 +49,7 @@ const ENOSYS: i64 = -(libc::ENOSYS as i64);
 pub struct Response {
     pub status: u16,
     pub content_type: Vec<u8>,
-    pub headers: Vec<Header>,
+    pub headers: Vec<Header<'static>>,
     pub cache: Option<CachePolicy>,
     /// User address and length of the body, checked to be readable.
     pub body: (u64, u64),

@@ -13,23 +13,80 @@ const KVM_DIRTY_GFN_F_DIRTY: u32 = 1 << 0;
 const KVM_DIRTY_GFN_F_RESET: u32 = 1 << 1;
 const KVM_DIRTY_GFN_F_MASK: u32 = 3;
 
-/// The mapped ring of one vCPU. Counters run freely; an entry's place is the counter modulo the ring's size.
+/// Which entry is next: counters that run freely, past the ring's length and the largest number there is.
 #[derive(Debug)]
-pub struct DirtyRing {
-    entries: *mut kvm_dirty_gfn,
-    len: u32,
+struct Counters {
+    /// The ring's length, a power of two, less one.
+    mask: u32,
     /// Next entry to be looked at.
     next: u32,
     /// Next entry to be given back to KVM: all from here to `next` have been harvested and not given back.
     unreset: u32,
 }
 
-// SAFETY: the ring is plain shared memory; `&mut self` is needed to move the counters.
+impl Counters {
+    /// Those of a ring of so many entries, of which the first in turn is this. `None` if the length is no power of two.
+    fn new(len: u32, first: u32) -> Option<Self> {
+        len.is_power_of_two().then_some(Self {
+            mask: len.wrapping_sub(1),
+            next: first,
+            unreset: first,
+        })
+    }
+
+    fn len(&self) -> u32 {
+        self.mask + 1
+    }
+
+    /// Entries harvested and not given back.
+    fn used(&self) -> u32 {
+        self.next.wrapping_sub(self.unreset)
+    }
+
+    /// Where an entry is: below [`Counters::len`].
+    fn place(&self, counter: u32) -> usize {
+        (counter & self.mask) as usize
+    }
+
+    /// The entry to be looked at. `None` while all are in use.
+    fn to_look_at(&self) -> Option<usize> {
+        (self.used() < self.len()).then(|| self.place(self.next))
+    }
+
+    fn looked(&mut self) {
+        self.next = self.next.wrapping_add(1);
+    }
+
+    /// The oldest entry that was harvested and not given back.
+    fn to_give_back(&self) -> Option<usize> {
+        (self.used() > 0).then(|| self.place(self.unreset))
+    }
+
+    fn gave_back(&mut self) {
+        self.unreset = self.unreset.wrapping_add(1);
+    }
+
+    /// The entry given back last.
+    fn given_back_last(&self) -> usize {
+        self.place(self.unreset.wrapping_sub(1))
+    }
+}
+
+/// The mapped ring of one vCPU.
+#[derive(Debug)]
+pub struct DirtyRing {
+    /// As many entries as `counters` has.
+    entries: *mut kvm_dirty_gfn,
+    counters: Counters,
+}
+
+// SAFETY: a mapping belongs to no thread, and nobody else has this one.
 unsafe impl Send for DirtyRing {}
 
 impl DirtyRing {
     /// Maps the ring of a vCPU whose VM has a ring of `len` entries (a power of two).
     pub fn map(vcpu: &impl AsRawFd, len: u32) -> std::io::Result<Self> {
+        let counters = Counters::new(len, 0).ok_or(std::io::ErrorKind::InvalidInput)?;
         // SAFETY: a fresh mapping chosen by the kernel; the result is checked.
         let entries = unsafe {
             libc::mmap(
@@ -46,9 +103,7 @@ impl DirtyRing {
         }
         Ok(Self {
             entries: entries.cast(),
-            len,
-            next: 0,
-            unreset: 0,
+            counters,
         })
     }
 
@@ -56,51 +111,53 @@ impl DirtyRing {
         len as usize * size_of::<kvm_dirty_gfn>()
     }
 
-    fn entry(&self, counter: u32) -> (&AtomicU32, *const kvm_dirty_gfn) {
-        // SAFETY: the index is below `len`, so the entry is inside the mapping; `flags` is shared with the kernel and
-        // only ever accessed atomically.
+    /// An entry's flags, and the whole of it. `place` is one that `counters` gave.
+    fn entry(&self, place: usize) -> (&AtomicU32, *const kvm_dirty_gfn) {
+        debug_assert!(place < self.counters.len() as usize);
+        // SAFETY: the counters give only places below the ring's length, so the entry is inside the mapping; `flags` is
+        // shared with the kernel and only ever accessed atomically.
         unsafe {
-            let entry = self.entries.add((counter & (self.len - 1)) as usize);
+            let entry = self.entries.add(place);
             (AtomicU32::from_ptr(&raw mut (*entry).flags), entry)
         }
     }
 
     /// Hands every new entry's (memslot, page offset in it) to `dirtied`.
     pub fn harvest(&mut self, mut dirtied: impl FnMut(u32, u64)) {
-        while self.next.wrapping_sub(self.unreset) < self.len {
-            let (flags, entry) = self.entry(self.next);
+        while let Some(place) = self.counters.to_look_at() {
+            let (flags, entry) = self.entry(place);
             if flags.load(Ordering::Acquire) & KVM_DIRTY_GFN_F_MASK != KVM_DIRTY_GFN_F_DIRTY {
                 break;
             }
             // SAFETY: inside the mapping (see `entry`); the kernel wrote the fields before it set the flag.
             let (slot, offset) = unsafe { ((*entry).slot, (*entry).offset) };
             dirtied(slot, offset);
-            self.next = self.next.wrapping_add(1);
+            self.counters.looked();
         }
     }
 
     /// Entries harvested and not yet given back.
     pub fn used(&self) -> u32 {
-        self.next.wrapping_sub(self.unreset)
+        self.counters.used()
     }
 
     /// Entries of the ring.
     pub fn len(&self) -> u32 {
-        self.len
+        self.counters.len()
     }
 
     /// Marks all harvested entries, and only those, as to be reset. The VM's ioctl does the reset.
     pub fn mark_reset(&mut self) {
-        while self.unreset != self.next {
-            let (flags, _) = self.entry(self.unreset);
+        while let Some(place) = self.counters.to_give_back() {
+            let (flags, _) = self.entry(place);
             flags.store(KVM_DIRTY_GFN_F_RESET, Ordering::Release);
-            self.unreset = self.unreset.wrapping_add(1);
+            self.counters.gave_back();
         }
     }
 
     /// Whether KVM has taken back all that was marked. It does so in order, so the last one tells.
     pub fn is_reset(&self) -> bool {
-        let (flags, _) = self.entry(self.unreset.wrapping_sub(1));
+        let (flags, _) = self.entry(self.counters.given_back_last());
         flags.load(Ordering::Acquire) & KVM_DIRTY_GFN_F_RESET == 0
     }
 }
@@ -108,7 +165,7 @@ impl DirtyRing {
 impl Drop for DirtyRing {
     fn drop(&mut self) {
         // SAFETY: the mapping made in `map`, unmapped once; no reference into it outlives `self`.
-        unsafe { libc::munmap(self.entries.cast(), Self::bytes(self.len)) };
+        unsafe { libc::munmap(self.entries.cast(), Self::bytes(self.len())) };
     }
 }
 
@@ -138,9 +195,7 @@ mod tests {
             assert_ne!(entries, libc::MAP_FAILED);
             let ring = DirtyRing {
                 entries: entries.cast(),
-                len,
-                next: start,
-                unreset: start,
+                counters: Counters::new(len, start).unwrap(),
             };
             Self {
                 ring,
@@ -149,7 +204,7 @@ mod tests {
         }
 
         fn push(&mut self, page: u64) {
-            let (flags, entry) = self.ring.entry(self.dirty_index);
+            let (flags, entry) = self.ring.entry(self.ring.counters.place(self.dirty_index));
             // SAFETY: inside the mapping (see `entry`), and nobody else has it.
             unsafe { (*entry.cast_mut()).offset = page };
             flags.store(KVM_DIRTY_GFN_F_DIRTY, Ordering::Release);
@@ -159,9 +214,11 @@ mod tests {
         /// Takes back what is marked; the pages of these entries are logged again from now on.
         fn reset(&mut self, most: usize) -> Vec<u64> {
             let mut pages = Vec::new();
-            for i in 0..self.ring.len {
+            for i in 0..self.ring.len() {
                 // In order from the oldest; a full turn finds it wherever it is.
-                let (flags, entry) = self.ring.entry(self.ring.unreset.wrapping_add(i));
+                let counters = &self.ring.counters;
+                let place = counters.place(counters.unreset.wrapping_add(i));
+                let (flags, entry) = self.ring.entry(place);
                 if pages.len() < most && flags.load(Ordering::Acquire) & KVM_DIRTY_GFN_F_RESET != 0
                 {
                     flags.store(0, Ordering::Release);
@@ -176,6 +233,49 @@ mod tests {
             let mut pages = Vec::new();
             self.ring.harvest(|_, page| pages.push(page));
             pages
+        }
+    }
+
+    /// Every order of looking and giving back that there is, up to a length, at the numbers that matter.
+    #[test]
+    fn counters_agree_with_numbers_that_never_end() {
+        const STEPS: u32 = if cfg!(miri) { 8 } else { 13 };
+        assert!(
+            [0, 3, 6, u32::MAX]
+                .iter()
+                .all(|&len| Counters::new(len, 0).is_none())
+        );
+        assert_eq!(Counters::new(1 << 31, 0).unwrap().len(), 1 << 31);
+        for len in [1, 2, 4, 8] {
+            for first in [0, 1, 7, u32::MAX - 9, u32::MAX] {
+                for order in 0..1u32 << STEPS {
+                    let mut counters = Counters::new(len, first).unwrap();
+                    let place = |n: u64| ((u64::from(first) + n) % u64::from(len)) as usize;
+                    let (mut looked, mut given) = (0u64, 0u64);
+                    for step in 0..STEPS {
+                        if order >> step & 1 == 0 {
+                            let found = counters.to_look_at();
+                            assert_eq!(
+                                found,
+                                (looked - given < u64::from(len)).then(|| place(looked))
+                            );
+                            if found.is_some() {
+                                counters.looked();
+                                looked += 1;
+                            }
+                        } else {
+                            let found = counters.to_give_back();
+                            assert_eq!(found, (given < looked).then(|| place(given)));
+                            if found.is_some() {
+                                counters.gave_back();
+                                given += 1;
+                                assert_eq!(counters.given_back_last(), place(given - 1));
+                            }
+                        }
+                        assert_eq!(u64::from(counters.used()), looked - given);
+                    }
+                }
+            }
         }
     }
 

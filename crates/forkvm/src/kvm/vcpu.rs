@@ -1,16 +1,21 @@
 //! A vCPU: running it, and its registers through the run page (`KVM_CAP_SYNC_REGS`), which costs no ioctl.
 
+use std::os::fd::AsRawFd;
+use std::ptr::NonNull;
+use std::sync::Arc;
 use std::sync::atomic::AtomicU8;
 
 use kvm_bindings::{
     CpuId, KVM_EXIT_DIRTY_RING_FULL, KVM_EXIT_FAIL_ENTRY, KVM_EXIT_INTERNAL_ERROR, KVM_EXIT_INTR,
     KVM_EXIT_IO, KVM_EXIT_IO_OUT, KVM_EXIT_MEMORY_FAULT, KVM_EXIT_SHUTDOWN, KVM_SYNC_X86_EVENTS,
-    KVM_SYNC_X86_REGS, KVM_SYNC_X86_SREGS, Msrs, kvm_debugregs, kvm_msr_entry, kvm_regs, kvm_sregs,
-    kvm_vcpu_events, kvm_xcrs,
+    KVM_SYNC_X86_REGS, KVM_SYNC_X86_SREGS, Msrs, kvm_debugregs, kvm_msr_entry, kvm_regs, kvm_run,
+    kvm_sregs, kvm_vcpu_events, kvm_xcrs,
 };
 use kvm_ioctls::VcpuFd;
 
 use super::ring::DirtyRing;
+use crate::arch::layout::PAGE;
+use crate::memory::mapping::Mapping;
 
 /// Why `KVM_RUN` came back.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,21 +56,50 @@ pub enum Death {
     Unexpected(u32),
 }
 
-/// The flag by which another thread ends a run (`kvm_run.immediate_exit`).
-#[derive(Debug, Clone, Copy)]
-pub struct RunPage(*mut u8);
+/// The flag by which another thread ends a run (`kvm_run.immediate_exit`), seen through a mapping of its own: whoever has this
+/// need not know whether the vCPU still exists, and nobody has a reference to the same place.
+#[derive(Debug)]
+pub struct RunPage(NonNull<kvm_run>);
 
-// SAFETY: the pointer is only used through `immediate_exit`, atomically, by a holder who keeps the vCPU alive.
+const _: () = assert!(size_of::<kvm_run>() as u64 <= PAGE);
+
+// SAFETY: a mapping belongs to no thread.
 unsafe impl Send for RunPage {}
+// SAFETY: all that is accessed in it is one byte, atomically.
+unsafe impl Sync for RunPage {}
 
 impl RunPage {
+    fn map(vcpu: &impl AsRawFd) -> std::io::Result<Self> {
+        // SAFETY: a fresh mapping chosen by the kernel; the result is checked.
+        let page = unsafe {
+            libc::mmap(
+                std::ptr::null_mut(),
+                PAGE as usize,
+                libc::PROT_READ | libc::PROT_WRITE,
+                libc::MAP_SHARED,
+                vcpu.as_raw_fd(),
+                0,
+            )
+        };
+        if page == libc::MAP_FAILED {
+            return Err(std::io::Error::last_os_error());
+        }
+        NonNull::new(page.cast())
+            .map(Self)
+            .ok_or_else(|| std::io::ErrorKind::AddrNotAvailable.into())
+    }
+
     /// The flag.
-    ///
-    /// # Safety
-    /// The vCPU it came from must still exist.
-    pub unsafe fn immediate_exit(&self) -> &AtomicU8 {
-        // SAFETY: inside the vCPU's run page, which lives as long as the vCPU; the kernel reads it as a plain byte.
-        unsafe { AtomicU8::from_ptr(self.0) }
+    pub fn immediate_exit(&self) -> &AtomicU8 {
+        // SAFETY: inside the mapping, which is there as long as `self` is; the kernel reads it as a plain byte.
+        unsafe { AtomicU8::from_ptr(&raw mut (*self.0.as_ptr()).immediate_exit) }
+    }
+}
+
+impl Drop for RunPage {
+    fn drop(&mut self) {
+        // SAFETY: the mapping made in `map`, unmapped once; no reference into it outlives `self`.
+        unsafe { libc::munmap(self.0.as_ptr().cast(), PAGE as usize) };
     }
 }
 
@@ -75,6 +109,13 @@ pub struct Vcpu {
     // Before the descriptor, so that it is unmapped first.
     ring: Option<DirtyRing>,
     fd: VcpuFd,
+    /// An open vCPU is an open machine, which uses its memory.
+    _memory: Arc<Mapping>,
+}
+
+/// An operating system's error as KVM's.
+fn kvm_error(error: std::io::Error) -> kvm_ioctls::Error {
+    kvm_ioctls::Error::new(error.raw_os_error().unwrap_or(libc::EIO))
 }
 
 impl Vcpu {
@@ -82,17 +123,19 @@ impl Vcpu {
         mut fd: VcpuFd,
         cpuid: &CpuId,
         ring_entries: Option<u32>,
+        memory: Arc<Mapping>,
     ) -> Result<Self, kvm_ioctls::Error> {
         fd.set_cpuid2(cpuid)?;
-        let map_error = |error: std::io::Error| {
-            kvm_ioctls::Error::new(error.raw_os_error().unwrap_or(libc::EIO))
-        };
         let ring = ring_entries
             .map(|len| DirtyRing::map(&fd, len))
             .transpose()
-            .map_err(map_error)?;
+            .map_err(kvm_error)?;
         fd.get_kvm_run().kvm_valid_regs = u64::from(KVM_SYNC_X86_REGS);
-        Ok(Self { ring, fd })
+        Ok(Self {
+            ring,
+            fd,
+            _memory: memory,
+        })
     }
 
     /// The dirty ring, if the machine has one.
@@ -101,8 +144,8 @@ impl Vcpu {
     }
 
     /// Where another thread finds the flag that ends a run.
-    pub fn run_page(&mut self) -> RunPage {
-        RunPage(&raw mut self.fd.get_kvm_run().immediate_exit)
+    pub fn run_page(&self) -> Result<RunPage, kvm_ioctls::Error> {
+        RunPage::map(&self.fd).map_err(kvm_error)
     }
 
     /// One `KVM_RUN`.

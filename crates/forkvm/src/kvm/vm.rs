@@ -1,6 +1,8 @@
 //! A virtual machine: its memslots and its dirty ring's size.
 
+use std::ops::Range;
 use std::os::fd::AsRawFd;
+use std::sync::Arc;
 
 use kvm_bindings::{
     CpuId, KVM_CAP_DIRTY_LOG_RING, KVM_CAP_DIRTY_LOG_RING_ACQ_REL, KVM_MEM_LOG_DIRTY_PAGES, KVMIO,
@@ -27,18 +29,20 @@ pub fn open() -> Result<Kvm, kvm_ioctls::Error> {
 /// A machine whose memory is mapped.
 #[derive(Debug)]
 pub struct Vm {
+    // Before the memory that it has KVM use.
     fd: VmFd,
     /// Guest-physical address at which the logged slot begins.
     logged_from: u64,
     ring_entries: Option<u32>,
+    memory: Arc<Mapping>,
 }
 
 impl Vm {
-    /// A machine over `memory`, of which what lies from `logged_from` on is the logged slot. With `ring_entries` (a power of two) its writes to the logged slot are recorded in a
-    /// dirty ring of that many entries.
+    /// A machine over `memory`, of which what lies from `logged_from` on is the logged slot. With `ring_entries` (a power of
+    /// two) its writes to the logged slot are recorded in a dirty ring of that many entries.
     pub fn new(
         kvm: &Kvm,
-        memory: &Mapping,
+        memory: Arc<Mapping>,
         logged_from: u64,
         ring_entries: Option<u32>,
     ) -> Result<Self, kvm_ioctls::Error> {
@@ -46,12 +50,13 @@ impl Vm {
             fd: kvm.create_vm()?,
             logged_from,
             ring_entries,
+            memory,
         };
         if let Some(entries) = ring_entries {
             vm.enable_ring(entries)?;
         }
-        vm.set_slot(UNLOGGED_SLOT, 0, 0, logged_from, memory)?;
-        vm.map_logged(memory)?;
+        vm.set_slot(UNLOGGED_SLOT, 0, 0..logged_from)?;
+        vm.map_logged()?;
         Ok(vm)
     }
 
@@ -68,52 +73,44 @@ impl Vm {
         enable(KVM_CAP_DIRTY_LOG_RING_ACQ_REL).or_else(|_| enable(KVM_CAP_DIRTY_LOG_RING))
     }
 
-    fn map_logged(&self, memory: &Mapping) -> Result<(), kvm_ioctls::Error> {
+    fn map_logged(&self) -> Result<(), kvm_ioctls::Error> {
         let flags = if self.ring_entries.is_some() {
             KVM_MEM_LOG_DIRTY_PAGES
         } else {
             0
         };
-        self.set_slot(
-            LOGGED_SLOT,
-            flags,
-            self.logged_from,
-            memory.len() - self.logged_from,
-            memory,
-        )
+        self.set_slot(LOGGED_SLOT, flags, self.logged_from..self.memory.len())
     }
 
-    fn set_slot(
-        &self,
-        slot: u32,
-        flags: u32,
-        start: u64,
-        len: u64,
-        memory: &Mapping,
-    ) -> Result<(), kvm_ioctls::Error> {
+    fn set_slot(&self, slot: u32, flags: u32, place: Range<u64>) -> Result<(), kvm_ioctls::Error> {
+        if place.start > place.end || place.end > self.memory.len() {
+            return Err(kvm_ioctls::Error::new(libc::EINVAL));
+        }
         let region = kvm_userspace_memory_region {
             slot,
             flags,
-            guest_phys_addr: start,
-            memory_size: len,
-            userspace_addr: memory.host_address() + start,
+            guest_phys_addr: place.start,
+            memory_size: place.end - place.start,
+            userspace_addr: self.memory.host_address() + place.start,
         };
-        // SAFETY: the range lies inside `memory`, whose owner keeps it mapped as long as the machine (a machine's
-        // fields are dropped vCPU, VM, memory, in that order); the guest may do with it as it likes.
+        // SAFETY: the range lies inside the mapping (looked at above). The machine ends when this VM and its vCPUs are closed;
+        // each has a share in the mapping, and lets go of it afterwards. The guest may do with it as it likes, since no
+        // reference into it exists.
         unsafe { self.fd.set_user_memory_region(region) }
     }
 
     /// Makes the processor forget all it knows of the page tables, by taking the memory away and giving it again.
     /// Needed after the host took a permission away in them: KVM's shadow page tables (and a real TLB) only pick
     /// up permissions that are added.
-    pub fn forget_translations(&self, memory: &Mapping) -> Result<(), kvm_ioctls::Error> {
-        self.set_slot(LOGGED_SLOT, 0, self.logged_from, 0, memory)?;
-        self.map_logged(memory)
+    pub fn forget_translations(&self) -> Result<(), kvm_ioctls::Error> {
+        self.set_slot(LOGGED_SLOT, 0, self.logged_from..self.logged_from)?;
+        self.map_logged()
     }
 
     /// The machine's one vCPU.
     pub fn vcpu(&self, cpuid: &CpuId) -> Result<Vcpu, kvm_ioctls::Error> {
-        Vcpu::new(self.fd.create_vcpu(0)?, cpuid, self.ring_entries)
+        let fd = self.fd.create_vcpu(0)?;
+        Vcpu::new(fd, cpuid, self.ring_entries, self.memory.clone())
     }
 
     /// Has KVM write-protect the pages of all ring entries marked for reset, so that they are logged again.

@@ -1,20 +1,13 @@
 //! State that a reset puts back, and only when it changed.
 
 use std::ops::{Deref, DerefMut};
-use std::sync::atomic::{AtomicU64, Ordering};
 
-/// A value with a stamp that no two different contents share: every mutable access takes a new one, a clone
-/// keeps it. Equal stamps mean equal values, so a reset after a request that changed nothing copies nothing.
-#[derive(Debug, Clone)]
+/// A value that knows whether it may differ from the one it is a clone of: every mutable access says so. A reset after a
+/// request that changed nothing copies nothing.
+#[derive(Debug)]
 pub struct Kept<T> {
     value: T,
-    stamp: u64,
-}
-
-static NEXT_STAMP: AtomicU64 = AtomicU64::new(0);
-
-fn new_stamp() -> u64 {
-    NEXT_STAMP.fetch_add(1, Ordering::Relaxed)
+    changed: bool,
 }
 
 impl<T: Clone> Kept<T> {
@@ -22,16 +15,28 @@ impl<T: Clone> Kept<T> {
     pub fn new(value: T) -> Self {
         Self {
             value,
-            stamp: new_stamp(),
+            changed: false,
         }
     }
 
-    /// Makes this equal to `master`, reusing what is allocated.
+    /// Makes this equal to `master`, which it is a clone of, reusing what is allocated.
     pub fn restore_from(&mut self, master: &Self) {
-        if self.stamp != master.stamp {
+        if self.changed {
             self.value.clone_from(&master.value);
-            self.stamp = master.stamp;
+            self.changed = false;
         }
+    }
+
+    /// Whether there was a mutable access since.
+    #[cfg(test)]
+    pub fn changed(&self) -> bool {
+        self.changed
+    }
+}
+
+impl<T: Clone> Clone for Kept<T> {
+    fn clone(&self) -> Self {
+        Self::new(self.value.clone())
     }
 }
 
@@ -45,7 +50,7 @@ impl<T> Deref for Kept<T> {
 
 impl<T> DerefMut for Kept<T> {
     fn deref_mut(&mut self) -> &mut T {
-        self.stamp = new_stamp();
+        self.changed = true;
         &mut self.value
     }
 }
@@ -56,14 +61,18 @@ mod tests {
 
     #[test]
     fn restores_what_changed_only() {
-        let master = Kept::new(vec![1, 2, 3]);
+        let mut master = Kept::new(vec![1, 2, 3]);
+        master.push(4);
         let mut fork = master.clone();
+        assert!(!fork.changed());
         fork.restore_from(&master);
-        fork.push(4);
+        fork.push(5);
+        assert!(fork.changed());
         fork.restore_from(&master);
-        assert_eq!(*fork, [1, 2, 3]);
+        assert_eq!(*fork, [1, 2, 3, 4]);
+        assert!(!fork.changed());
         fork.pop();
         fork.restore_from(&master);
-        assert_eq!(*fork, [1, 2, 3]);
+        assert_eq!(*fork, [1, 2, 3, 4]);
     }
 }

@@ -1,11 +1,18 @@
 //! A running machine, before the freeze or after the fork: the vCPU loop that serves system calls and hands
 //! everything else to its caller.
 
+mod handshake;
 pub mod probe;
 mod space;
 mod tasks;
 #[allow(unsafe_code)]
 pub mod watchdog;
+
+/// What `handshake.rs` is made of.
+mod sync {
+    pub use std::hint::spin_loop;
+    pub use std::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
+}
 
 use std::time::{Duration, Instant};
 
@@ -55,7 +62,6 @@ pub enum Residue {
 /// A machine and all its state.
 #[derive(Debug)]
 pub struct Machine {
-    // Dropped in this order: the watch before the vCPU, the vCPU before the VM, the VM before its memory.
     watch: Watch,
     vcpu: Vcpu,
     vm: Vm,
@@ -115,7 +121,7 @@ impl Machine {
     ) -> Result<Self, MachineError> {
         let vm = Vm::new(
             &host.kvm,
-            memory.mapping(),
+            memory.mapping().clone(),
             memory.logged_from(),
             ring_entries,
         )?;
@@ -124,7 +130,7 @@ impl Machine {
         if memory.space().is_some() {
             vcpu.sync_sregs();
         }
-        let watch = Watch::new(vcpu.run_page())?;
+        let watch = Watch::new(vcpu.run_page()?)?;
         Ok(Self {
             watch,
             vcpu,
@@ -252,7 +258,7 @@ impl Machine {
             .linux
             .call(call, &mut self.memory, host, &mut self.random);
         if self.memory.take_lost_permission()
-            && let Err(error) = self.vm.forget_translations(self.memory.mapping())
+            && let Err(error) = self.vm.forget_translations()
         {
             return Some(Cause::Machine(format!("memslot: {error}")));
         }

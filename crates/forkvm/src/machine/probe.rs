@@ -302,9 +302,6 @@ struct ProbeGuest {
     vcpu: Vcpu,
     template: kvm_sregs,
     choice: Choice,
-    // Dropped after the vCPU: VM, then its memory.
-    _vm: Vm,
-    _memory: Mapping,
 }
 
 impl ProbeGuest {
@@ -318,6 +315,7 @@ impl ProbeGuest {
             .into();
         file.set_len(tables.end).map_err(memory)?;
         let mapping = Mapping::shared(&Arc::new(file), tables.end)
+            .map(Arc::new)
             .map_err(|error| KvmUnavailable::Memory(error.to_string()))?;
         // Ring 3 may use the system-call port in this guest, wherever `syscall` turns out to arrive.
         monitor::install(&mapping, SyscallEntry::Ring3)?;
@@ -326,7 +324,7 @@ impl ProbeGuest {
             .iter()
             .try_for_each(|range| tables.map(&mapping, range))?;
         let vm =
-            Vm::new(&host.kvm, &mapping, UNLOGGED_END, None).map_err(failed("KVM_CREATE_VM"))?;
+            Vm::new(&host.kvm, mapping, UNLOGGED_END, None).map_err(failed("KVM_CREATE_VM"))?;
         let vcpu = vm.vcpu(&host.cpuid).map_err(failed("KVM_CREATE_VCPU"))?;
         let addresses = stubs::addresses();
         prepare(
@@ -343,8 +341,6 @@ impl ProbeGuest {
             vcpu,
             template,
             choice: host.choice,
-            _vm: vm,
-            _memory: mapping,
         })
     }
 

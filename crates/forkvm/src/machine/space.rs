@@ -86,7 +86,7 @@ impl Machine {
         if removals.len() > MOST_REMOVALS {
             return self
                 .vm
-                .forget_translations(self.memory.mapping())
+                .forget_translations()
                 .map_err(|error| Cause::Machine(format!("memslot: {error}")));
         }
         let failed = |error: &dyn std::fmt::Display| Cause::Machine(error.to_string());

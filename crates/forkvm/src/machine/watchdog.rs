@@ -1,17 +1,15 @@
 //! Deadlines without a timer system call: one thread looks at the deadlines of all running vCPUs and kicks the late
-//! ones out of `KVM_RUN`, by the run page's `immediate_exit` and a signal.
-//!
-//! The hand-shake: a vCPU's [`Watch`] holds its deadline while a request runs. To kick, the watchdog first takes the
-//! deadline away (so it kicks once), sets the flag, sends the signal and says so; the request's thread, when it
-//! ends the watch, waits for a kick under way and takes its signal. So no kick ever lands after its request.
+//! ones out of `KVM_RUN`, by the run page's `immediate_exit` and a signal. How it and the requests' threads agree on
+//! whether there is a kick is [`Handshake`]'s.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI32, Ordering};
 use std::time::{Duration, Instant};
 
 use once_cell::sync::{Lazy, OnceCell};
 use parking_lot::Mutex;
 
+use super::handshake::{Handshake, Parking};
 use crate::kvm::RunPage;
 
 /// How often deadlines are looked at while requests run: how late a kick may be.
@@ -19,39 +17,33 @@ const TICK: Duration = Duration::from_millis(5);
 /// How long the watchdog goes on ticking after the last request before it parks.
 const LINGER: Duration = Duration::from_secs(2);
 
-/// States of a watch that are not a deadline. Deadlines are nanoseconds since the process's first use, plus `FIRST`.
-const IDLE: u64 = 0;
-const KICKING: u64 = 1;
-const KICKED: u64 = 2;
-const FIRST: u64 = 3;
-
 static START: Lazy<Instant> = Lazy::new(Instant::now);
-static WATCHDOG: Lazy<Watchdog> = Lazy::new(Watchdog::default);
+static WATCHDOG: Lazy<Watchdog> = Lazy::new(|| Watchdog {
+    slots: Mutex::default(),
+    parking: Parking::new(),
+    thread: OnceCell::new(),
+});
 
-#[derive(Default)]
 struct Watchdog {
     slots: Mutex<Vec<Arc<Slot>>>,
-    parked: AtomicBool,
+    parking: Parking,
     thread: OnceCell<std::thread::Thread>,
 }
 
 #[derive(Debug)]
 struct Slot {
-    state: AtomicU64,
+    handshake: Handshake,
+    /// The thread that armed it.
     thread: AtomicI32,
     run_page: RunPage,
 }
-
-// SAFETY: the run page is only touched while the slot is in the watchdog's list, under its lock; `Watch` takes it off
-// the list before its vCPU goes.
-unsafe impl Sync for Slot {}
 
 /// The watchdog could not start.
 #[derive(Debug, thiserror::Error)]
 #[error("the watchdog thread can't start: {0}")]
 pub struct WatchdogError(#[from] std::io::Error);
 
-/// A vCPU's place under the watchdog's eyes. It has to be dropped before the vCPU.
+/// A vCPU's place under the watchdog's eyes.
 #[derive(Debug)]
 pub struct Watch {
     slot: Arc<Slot>,
@@ -62,7 +54,7 @@ impl Watch {
     pub fn new(run_page: RunPage) -> Result<Self, WatchdogError> {
         WATCHDOG.start()?;
         let slot = Arc::new(Slot {
-            state: AtomicU64::new(IDLE),
+            handshake: Handshake::new(),
             thread: AtomicI32::new(0),
             run_page,
         });
@@ -72,57 +64,33 @@ impl Watch {
 
     /// From now on the calling thread is kicked out of `KVM_RUN` once `deadline` is over.
     pub fn arm(&self, deadline: Instant) {
-        let after_start = deadline.saturating_duration_since(*START);
-        let nanos = u64::try_from(after_start.as_nanos()).unwrap_or(u64::MAX - FIRST);
         self.slot.thread.store(this_thread(), Ordering::Relaxed);
-        self.slot
-            .state
-            .store(nanos.saturating_add(FIRST), Ordering::SeqCst);
+        self.slot.handshake.arm(nanos(deadline));
         // Only after a long pause is there a thread to wake.
-        if WATCHDOG.parked.load(Ordering::SeqCst)
+        if WATCHDOG.parking.wakes()
             && let Some(thread) = WATCHDOG.thread.get()
         {
             thread.unpark();
         }
     }
 
-    /// True if the deadline is over and the kick was sent.
-    pub fn kicked(&self) -> bool {
-        matches!(self.slot.state.load(Ordering::SeqCst), KICKING | KICKED)
-    }
-
-    /// Clears the flag after an interruption that was no kick. True if a kick came after all.
+    /// Clears the flag after an interruption that was no kick. False if a kick came after all.
     pub fn go_on(&self) -> bool {
-        // SAFETY: `self` is dropped before its vCPU.
-        let flag = unsafe { self.slot.run_page.immediate_exit() };
-        flag.store(0, Ordering::SeqCst);
-        !self.kicked()
+        self.slot.handshake.go_on(|| self.clear())
     }
 
     /// Ends the watch. No kick comes after it.
     pub fn disarm(&self) {
-        loop {
-            let state = self.slot.state.load(Ordering::SeqCst);
-            if state == KICKING {
-                std::hint::spin_loop();
-                continue;
-            }
-            if self
-                .slot
-                .state
-                .compare_exchange(state, IDLE, Ordering::SeqCst, Ordering::SeqCst)
-                .is_err()
-            {
-                continue;
-            }
-            if state == KICKED {
-                // The signal is pending or taken; any system call takes it, so that it can't interrupt the caller later.
-                std::thread::yield_now();
-                // SAFETY: `self` is dropped before its vCPU.
-                unsafe { self.slot.run_page.immediate_exit() }.store(0, Ordering::SeqCst);
-            }
-            return;
-        }
+        self.slot.handshake.disarm(|| {
+            // The signal is pending or taken; any system call takes it, so that it can't interrupt the caller later.
+            std::thread::yield_now();
+            self.clear();
+        });
+    }
+
+    fn clear(&self) {
+        let flag = self.slot.run_page.immediate_exit();
+        flag.store(0, Ordering::SeqCst);
     }
 }
 
@@ -158,12 +126,8 @@ impl Watchdog {
             if self.look(now) {
                 last_active = now;
             } else if now.duration_since(last_active) > LINGER {
-                self.parked.store(true, Ordering::SeqCst);
-                // Look again: a watch armed before the flag was set did not see it.
-                if !self.look(Instant::now()) {
-                    std::thread::park();
-                }
-                self.parked.store(false, Ordering::SeqCst);
+                self.parking
+                    .park(|| self.look(Instant::now()), std::thread::park);
                 last_active = Instant::now();
             }
             std::thread::sleep(TICK);
@@ -172,34 +136,19 @@ impl Watchdog {
 
     /// Kicks the late. True if any request runs.
     fn look(&self, now: Instant) -> bool {
-        let now = u64::try_from(now.duration_since(*START).as_nanos())
-            .unwrap_or(u64::MAX)
-            .saturating_add(FIRST);
-        let mut active = false;
-        for slot in self.slots.lock().iter() {
-            let state = slot.state.load(Ordering::SeqCst);
-            active |= state != IDLE;
-            if state >= FIRST && state <= now {
-                slot.kick(state);
-            }
-        }
-        active
+        let now = nanos(now);
+        let slots = self.slots.lock();
+        slots.iter().fold(false, |active, slot| {
+            slot.handshake.look(now, || slot.kick()) | active
+        })
     }
 }
 
 impl Slot {
-    fn kick(&self, deadline: u64) {
-        if self
-            .state
-            .compare_exchange(deadline, KICKING, Ordering::SeqCst, Ordering::SeqCst)
-            .is_err()
-        {
-            return;
-        }
-        // SAFETY: the slot is in the list, so its `Watch` and with it the vCPU still exist.
-        unsafe { self.run_page.immediate_exit() }.store(1, Ordering::SeqCst);
+    fn kick(&self) {
+        self.run_page.immediate_exit().store(1, Ordering::SeqCst);
         if let Ok(signal) = kick_signal() {
-            // SAFETY: no memory is involved. The thread is waiting in `disarm` at the least, so its id is still its own.
+            // SAFETY: no memory is involved. The signal goes to a thread of this process, and its handler does nothing.
             unsafe {
                 libc::syscall(
                     libc::SYS_tgkill,
@@ -209,8 +158,13 @@ impl Slot {
                 );
             }
         }
-        self.state.store(KICKED, Ordering::SeqCst);
     }
+}
+
+/// A time as the hand-shake has it.
+fn nanos(time: Instant) -> u64 {
+    let after_start = time.saturating_duration_since(*START);
+    u64::try_from(after_start.as_nanos()).unwrap_or(u64::MAX)
 }
 
 extern "C" fn do_nothing(_signal: libc::c_int) {}

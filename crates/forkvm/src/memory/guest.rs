@@ -2,6 +2,7 @@
 //! recorded for the reset.
 
 use std::ops::Range;
+use std::sync::Arc;
 
 use crate::arch::layout::{KERNEL_STACK, MONITOR, PAGE, UNLOGGED_END, page_down};
 use crate::arch::paging::{self, Access};
@@ -36,7 +37,7 @@ pub enum NotRead {
 /// A machine's memory, with every write of the host recorded where a reset will need it.
 #[derive(Debug)]
 pub struct GuestMemory {
-    pub(super) mapping: Mapping,
+    pub(super) mapping: Arc<Mapping>,
     /// `None` in the machine that becomes the master.
     pub(super) dirty: Option<DirtyPages>,
     /// The address space of an unmodified program. Other programs have a heap whose tables never change.
@@ -49,7 +50,7 @@ impl GuestMemory {
     /// The memory of the machine that runs `main()`: page tables may be edited, nothing is recorded.
     pub fn booting(mapping: Mapping) -> Self {
         Self {
-            mapping,
+            mapping: Arc::new(mapping),
             dirty: None,
             space: None,
             lost_permission: false,
@@ -69,7 +70,7 @@ impl GuestMemory {
     pub fn forked(mapping: Mapping, tables: &Range<u64>, page_limit: usize) -> Self {
         let pages = mapping.len() / PAGE;
         Self {
-            mapping,
+            mapping: Arc::new(mapping),
             dirty: Some(DirtyPages::new(pages, tables, page_limit)),
             space: None,
             lost_permission: false,
@@ -83,8 +84,8 @@ impl GuestMemory {
             .map_or(UNLOGGED_END, |space| space.layout().tables.end)
     }
 
-    /// The raw mapping.
-    pub fn mapping(&self) -> &Mapping {
+    /// The raw mapping, which the machine's KVM has a share in.
+    pub fn mapping(&self) -> &Arc<Mapping> {
         &self.mapping
     }
 

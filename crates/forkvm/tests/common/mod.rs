@@ -108,7 +108,7 @@ impl Deref for Tenant {
 pub struct Reply {
     pub status: u16,
     pub content_type: String,
-    pub headers: Vec<Header>,
+    pub headers: Vec<Header<'static>>,
     pub cache: Option<CachePolicy>,
     pub failure: Option<Failure>,
     pub body: Vec<u8>,
@@ -252,13 +252,10 @@ impl Tenant {
 }
 
 /// Makes headers.
-pub fn headers(fields: &[(&str, &str)]) -> Vec<Header> {
+pub fn headers<'a>(fields: &[(&'a str, &'a str)]) -> Vec<Header<'a>> {
     fields
         .iter()
-        .map(|&(name, value)| Header {
-            name: name.into(),
-            value: value.into(),
-        })
+        .map(|&(name, value)| Header::new(name, value.as_bytes()))
         .collect()
 }
 

@@ -9,6 +9,7 @@ use crate::linux::abi::{
 use crate::linux::call::{Outcome, Wait, WaitOn};
 use crate::linux::files::fds::{Device, Files, Kind, O_NONBLOCK};
 use crate::linux::files::pipes::Stuck;
+use crate::linux::kept::Kept;
 use crate::linux::process::random;
 use crate::linux::tasks::signals::{SIGPIPE, Signals};
 
@@ -81,7 +82,7 @@ pub fn read(
 /// write(2), writev(2), pwrite64(2), pwritev(2). A pipe that nobody reads ends the program unless it ignores that.
 pub fn write(
     files: &mut Files,
-    signals: &mut Signals,
+    signals: &mut Kept<Signals>,
     guest: &mut Guest<'_>,
     fd: u64,
     pieces: &Pieces,

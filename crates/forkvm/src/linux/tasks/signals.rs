@@ -291,6 +291,26 @@ mod tests {
         machine.outcome(Sysno::rt_sigprocmask, &[how, set, 0, 8])
     }
 
+    /// So a reset has nothing to put back.
+    #[test]
+    fn reading_and_writing_leave_the_signals_alone() {
+        let mut machine = Machine::new(Vec::new());
+        machine.linux = machine.linux.clone();
+        let vector = machine.put(0, &[SCRATCH.to_le_bytes(), 8u64.to_le_bytes()].concat());
+        for (number, args) in [
+            (Sysno::read, [0, SCRATCH, 8]),
+            (Sysno::write, [1, SCRATCH, 8]),
+            (Sysno::readv, [0, vector, 1]),
+            (Sysno::writev, [2, vector, 1]),
+            (Sysno::write, [77, SCRATCH, 8]),
+        ] {
+            machine.call(number, &args);
+            assert!(!machine.linux.signals.changed(), "{number:?}");
+        }
+        act(&mut machine, 11, 0x1234);
+        assert!(machine.linux.signals.changed());
+    }
+
     #[test]
     fn actions_are_kept() {
         let mut machine = Machine::new(Vec::new());
