@@ -349,6 +349,8 @@ fn no_bad_program_serves_or_harms_others() {
         .unwrap()
         .map(|entry| entry.unwrap().file_name().into_string().unwrap())
         .filter(|name| name.starts_with("bad-") && !name.ends_with(".tmp"))
+        // This one is ready, and each of its requests fails.
+        .filter(|name| name != "bad-no-handler-waits")
         .collect();
     bad.sort();
     assert!(bad.len() > 40, "{bad:?}");
