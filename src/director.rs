@@ -143,6 +143,12 @@ impl Director {
         })
     }
 
+    /// Whether a request for the tenant would find a fork, or a place to wait in. An unknown one is not turned away so.
+    pub fn has_room(&self, host: &[u8]) -> bool {
+        let tenant = name::of_host(host).and_then(|name| self.named(name.as_bytes()));
+        tenant.is_none_or(|tenant| tenant.has_room())
+    }
+
     /// Which program the tenant runs.
     pub fn version(&self, name: &[u8]) -> Option<Version> {
         match self.named(name)?.state() {

@@ -323,6 +323,10 @@ static BODY: Processor = Processor(ffi::vfp {
     priv1: ptr::null(),
 });
 
+/// Bytes that Varnish takes ahead of what the client has read, of a response that is streamed and not cached, unless
+/// `transit_buffer` says how many. A client that does not read holds twice as much of Varnish's storage, and two threads.
+const TRANSIT_BUFFER: i64 = 64 << 10;
+
 /// Called when VCL has had its say, and before anything is stored.
 ///
 /// An uncacheable response needs a lifetime: for that long, Varnish remembers that requests for this URL need not wait
@@ -349,8 +353,40 @@ unsafe extern "C" fn open(
         }
         // For close(), which finds this one only.
         (*entry).priv2 = unpacker(fetch).expose_provenance() as isize;
+        let ahead = bound_ahead(ctx, bo);
+        let Some(response) = (*entry).priv1.cast::<Response>().as_mut() else {
+            return VfpStatus::Error;
+        };
+        let is_plain = bo.vfp_filter_list.is_null() || *bo.vfp_filter_list == 0;
+        if is_plain && response.len().is_none_or(|len| len <= ahead) {
+            return VfpStatus::Ok;
+        }
+        // The client's pace, or that of what packs or unpacks the body, is not to be the fork's.
+        match guard(|| response.keep()).flatten() {
+            Ok(()) => VfpStatus::Ok,
+            Err(error) => failed(fetch, &error),
+        }
     }
-    VfpStatus::Ok
+}
+
+/// Has Varnish hold no more than a buffer of what a client has still to read, if the response is streamed and not cached, and
+/// returns how much it takes in one go. Else its storage would have all of it at once, and no limit of a tenant's would
+/// count it.
+///
+/// SAFETY: `ctx` is the context of a fetch whose VCL has had its say, and `bo` is its own.
+unsafe fn bound_ahead(ctx: *const ffi::vrt_ctx, bo: &ffi::busyobj) -> usize {
+    // SAFETY: as the caller promises. It is 0 for what is cached or not streamed.
+    let given = unsafe { ffi::VRT_r_beresp_transit_buffer(ctx) }.0;
+    if given > 0 {
+        return usize::try_from(given).unwrap_or(usize::MAX);
+    }
+    // Nobody reads what is fetched in the background, so nobody would make room in the buffer.
+    if bo.uncacheable() == 0 || bo.do_stream() == 0 || bo.is_bgfetch() != 0 {
+        return usize::MAX;
+    }
+    // SAFETY: as above. Nothing has been fetched yet.
+    unsafe { ffi::VRT_l_beresp_transit_buffer(ctx, ffi::VCL_BYTES(TRANSIT_BUFFER)) };
+    TRANSIT_BUFFER as usize
 }
 
 /// The processor of a fetch that unpacks the body, or tests whether it can be. NULL if there is none.
@@ -429,19 +465,24 @@ unsafe extern "C" fn pull(
                 VfpStatus::Ok
             }
         }
-        Err(error) => {
-            let text = error.as_str();
-            // SAFETY: the format takes a length (an int) and that many bytes. Without this call the fetch would count as
-            // complete.
-            unsafe {
-                ffi::VFP_Error(
-                    fetch,
-                    c"kvm: %.*s".as_ptr(),
-                    text.len() as c_int,
-                    text.as_ptr(),
-                )
-            }
-        }
+        // SAFETY: as above.
+        Err(error) => unsafe { failed(fetch, &error) },
+    }
+}
+
+/// Fails a fetch. Without this call it would count as complete.
+///
+/// SAFETY: varnishd has called us with `fetch`.
+unsafe fn failed(fetch: *mut ffi::vfp_ctx, error: &VclError) -> VfpStatus {
+    let text = error.as_str();
+    // SAFETY: as the caller promises; the format takes a length (an int) and that many bytes.
+    unsafe {
+        ffi::VFP_Error(
+            fetch,
+            c"kvm: %.*s".as_ptr(),
+            text.len() as c_int,
+            text.as_ptr(),
+        )
     }
 }
 

@@ -37,14 +37,21 @@ struct Crowd {
 
 impl Crowd {
     /// One of its clients, who asks again and again.
-    fn ask(&self, mut client: Client, host: &str, url: &str, over: &AtomicBool) {
+    fn ask(
+        &self,
+        mut client: Client,
+        host: &str,
+        url: &str,
+        headers: &[(&str, &str)],
+        over: &AtomicBool,
+    ) {
         while !over.load(Ordering::Relaxed) {
             // Those that wait get no answer before varnishd ends.
-            let Ok(response) = client.try_send("GET", host, url, &[], Body::None) else {
+            let Ok(response) = client.try_send("GET", host, url, headers, Body::None) else {
                 return;
             };
             let counter = match (response.status, response.header("retry-after")) {
-                (503, Some("1")) => &self.busy,
+                (503, Some(_)) => &self.busy,
                 _ => &self.others,
             };
             counter.fetch_add(1, Ordering::Relaxed);
@@ -82,7 +89,7 @@ fn ask_other(varnish: &Varnishd) -> Vec<Duration> {
 }
 
 /// Has a crowd at `host` while another tenant is asked. Nobody is refused there.
-fn with_crowd(host: &'static str, url: &'static str) -> Crowd {
+fn with_crowd(host: &'static str, url: &'static str, headers: &'static [(&str, &str)]) -> Crowd {
     let varnish = Varnishd::start_with(TENANTS, &THREADS);
     eventually("both are ready", || {
         let list = varnish.admin(&["backend.list", "-p"]);
@@ -93,7 +100,7 @@ fn with_crowd(host: &'static str, url: &'static str) -> Crowd {
         for _ in 0..CROWD {
             let client = varnish.client();
             let (crowd, over) = (&crowd, &over);
-            scope.spawn(move || crowd.ask(client, host, url, over));
+            scope.spawn(move || crowd.ask(client, host, url, headers, over));
         }
         let _end = End(&over, &varnish);
         eventually("the crowd is there", || {
@@ -103,7 +110,7 @@ fn with_crowd(host: &'static str, url: &'static str) -> Crowd {
         let times = ask_other(&varnish);
         let at = |percent: usize| times[(times.len() * percent / 100).min(times.len() - 1)];
         eprintln!(
-            "{host}: {} answers, p50 {:?}, p99 {:?}, longest {:?}; {crowd:?}",
+            "{host} {headers:?}: {} answers, p50 {:?}, p99 {:?}, longest {:?}; {crowd:?}",
             times.len(),
             at(50),
             at(99),
@@ -129,7 +136,7 @@ fn at_varnish_itself() {
     if !common::have_kvm() {
         return;
     }
-    let crowd = with_crowd("synth", "/");
+    let crowd = with_crowd("synth", "/", &[]);
     assert_eq!(crowd.busy.into_inner(), 0);
 }
 
@@ -138,7 +145,17 @@ fn at_a_program_that_sleeps() {
     if !common::have_kvm() {
         return;
     }
-    let crowd = with_crowd("sleeps", "/loop-sleep");
+    let crowd = with_crowd("sleeps", "/loop-sleep", &[]);
+    assert_eq!(crowd.others.into_inner(), 0);
+}
+
+/// The same where VCL asks before the fetch.
+#[test]
+fn at_a_program_that_sleeps_if_vcl_asks() {
+    if !common::have_kvm() {
+        return;
+    }
+    let crowd = with_crowd("sleeps", "/loop-sleep", &[("X-If-Room", "yes")]);
     assert_eq!(crowd.others.into_inner(), 0);
 }
 
@@ -147,6 +164,6 @@ fn at_a_program_that_never_boots() {
     if !common::have_kvm() {
         return;
     }
-    let crowd = with_crowd("boots", "/");
+    let crowd = with_crowd("boots", "/", &[]);
     assert_eq!(crowd.others.into_inner(), 0);
 }

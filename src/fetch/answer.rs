@@ -121,7 +121,7 @@ fn objection(fetch: &Fetch<'_, '_>, answer: &Answer) -> Option<&'static str> {
 /// Makes the guest's answer the response; without its body if that is to `head`.
 pub fn hand_over(
     fetch: &mut Fetch<'_, '_>,
-    tenant: &Tenant,
+    tenant: &Arc<Tenant>,
     answer: Answer,
     head: bool,
     version: Option<Version>,
@@ -135,6 +135,15 @@ pub fn hand_over(
         usize::try_from(answer.body_len()).map_err(|error| VclError::new(error.to_string()))?;
     let caching = Caching::of(answer.headers(), answer.cache());
     let has_body = !matches!(status, 204 | 304);
+    let is_sent = has_body && !head && len > 0;
+    let Some(room) = tenant.response_room(if is_sent { len as u64 } else { 0 }) else {
+        let most = tenant.settings.values.max_response_memory;
+        let why = format!(
+            "no room for its response of {len} bytes: the responses on their way to clients have {most} bytes \
+             together (max_response_memory)"
+        );
+        return turn_away(fetch, tenant, &why);
+    };
 
     let version = version.map(|version| version.to_string());
     // Varnish does not set it for a backend that isn't HTTP. HEAD says what GET would give.
@@ -176,8 +185,8 @@ pub fn hand_over(
     if !caching.allowed && status != 304 {
         fetch.set_uncacheable();
     }
-    if !has_body || head || len == 0 {
+    if !is_sent {
         return Ok(Response::without_body());
     }
-    Ok(Response::guest(answer, len))
+    Ok(Response::guest(answer, len, room))
 }

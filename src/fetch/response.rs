@@ -6,10 +6,15 @@ use std::borrow::Cow;
 use forkvm::Answer;
 use varnish::vcl::{VclError, VclResponse};
 
-/// What is left of a response's body. It owns the guest's answer, and so the fork, until the fetch is over.
+use crate::tenants::tenant::ResponseRoom;
+
+/// What is left of a response's body. It owns the guest's answer, and so the fork, until that is kept elsewhere or the
+/// fetch is over.
 pub struct Response {
     body: Body,
     left: usize,
+    /// Counts a guest's body, wherever it is.
+    _room: Option<ResponseRoom>,
     /// Its header says that the body is gzip, and it is not.
     pub no_gzip: bool,
 }
@@ -26,6 +31,7 @@ impl Response {
         Self {
             body: Body::None,
             left: 0,
+            _room: None,
             no_gzip: false,
         }
     }
@@ -35,17 +41,40 @@ impl Response {
         Self {
             left: bytes.len(),
             body: Body::Own(bytes),
+            _room: None,
             no_gzip: false,
         }
     }
 
-    /// The guest's.
-    pub fn guest(answer: Answer, len: usize) -> Self {
+    /// The guest's, which takes `room` until it is dropped.
+    pub fn guest(answer: Answer, len: usize, room: ResponseRoom) -> Self {
         Self {
             left: len,
             body: Body::Guest(Box::new(answer)),
+            _room: Some(room),
             no_gzip: false,
         }
+    }
+
+    /// Copies what is left of the guest's body, and gives the fork back: for a body that Varnish does not take in one go.
+    pub fn keep(&mut self) -> Result<(), VclError> {
+        let Body::Guest(answer) = &mut self.body else {
+            return Ok(());
+        };
+        let mut bytes = Vec::new();
+        bytes
+            .try_reserve_exact(self.left)
+            .map_err(|_| format!("no memory for a response of {} bytes", self.left))?;
+        bytes.resize(self.left, 0);
+        let mut at = 0;
+        while at < bytes.len() {
+            match answer.read_body(&mut bytes[at..]) {
+                0 => return Err(ended_early(bytes.len() - at)),
+                read => at += read,
+            }
+        }
+        self.body = Body::Own(bytes.into());
+        Ok(())
     }
 }
 
@@ -63,7 +92,7 @@ impl VclResponse for Response {
             Body::Guest(answer) => answer.read_body(&mut buf[..len]),
         };
         if read == 0 && self.left > 0 {
-            return Err(format!("the body ended {} bytes too early", self.left).into());
+            return Err(ended_early(self.left));
         }
         self.left -= read;
         Ok(read)
@@ -73,4 +102,8 @@ impl VclResponse for Response {
     fn len(&self) -> Option<usize> {
         Some(self.left)
     }
+}
+
+fn ended_early(left: usize) -> VclError {
+    format!("the body ended {left} bytes too early").into()
 }

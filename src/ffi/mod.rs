@@ -51,6 +51,7 @@ static FUNCTIONS: Vmod_vmod_kvm_Func = Vmod_vmod_kvm_Func {
     f_rollback: Some(rollback),
     f_program_version: Some(program_version),
     f_tenant_is_ready: Some(tenant_is_ready),
+    f_has_room: Some(has_room),
     f_version: Some(version),
 };
 
@@ -404,6 +405,21 @@ unsafe extern "C" fn tenant_is_ready(
         unsafe {
             let director = registered(vcl)?.director();
             Ok(director.is_ready(&Ctx::from_ptr(ctx), bytes(name).unwrap_or_default()))
+        }
+    })
+}
+
+/// `kvm.has_room()`
+unsafe extern "C" fn has_room(
+    ctx: *const vrt_ctx,
+    vcl: *mut vmod_priv,
+    tenant: VCL_STRING,
+) -> VCL_BOOL {
+    is_so(ctx, || {
+        // SAFETY: as in tenant().
+        unsafe {
+            let director = registered(vcl)?.director();
+            Ok(director.has_room(bytes(tenant).unwrap_or_default()))
         }
     })
 }

@@ -53,7 +53,7 @@ pub fn respond(
 
 /// A request that went through a debugger.
 struct Debugged<'t> {
-    tenant: &'t Tenant,
+    tenant: &'t Arc<Tenant>,
     answer: Answer,
     version: Version,
 }

@@ -103,6 +103,7 @@ fn every_setting_is_taken_over() {
             max_memory: 4 << 20,
             max_request_memory: 5 << 20,
             req_mem_limit_after_reset: 6 << 20,
+            max_response_size: 64 << 20,
         },
         ..Config::new("all")
     };

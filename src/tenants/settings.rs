@@ -134,6 +134,7 @@ impl Settings {
         let name = name_of(given)?;
         let path = path_of(given)?;
         let values = given.check_each()?;
+        responses_fit(&values)?;
         Ok(Self {
             key: key(&values)?,
             state_dir: state_dir(&values, &path),
@@ -164,6 +165,18 @@ fn path_of(given: &Given<'_>) -> Result<PathBuf, Problem> {
         path => kinds::Path::check(&path, ()),
     };
     checked.map(Into::into).map_err(|problem| ("path", problem))
+}
+
+/// The longest response must have room, or it never would have.
+fn responses_fit(values: &Values) -> Result<(), Problem> {
+    let (size, memory) = (values.max_response_size, values.max_response_memory);
+    match size > memory {
+        true => Err((
+            "max_response_memory",
+            format!("is {memory} bytes, less than max_response_size ({size} bytes)"),
+        )),
+        false => Ok(()),
+    }
 }
 
 /// The key for updates and debugging, of which there may be one.
@@ -207,6 +220,7 @@ fn config(name: String, values: &Values) -> Config {
             max_memory: values.max_memory,
             max_request_memory: values.max_request_memory,
             req_mem_limit_after_reset: values.req_mem_limit_after_reset,
+            max_response_size: values.max_response_size,
         },
         warm_up: warm_up(values),
         debugging: Debugging {

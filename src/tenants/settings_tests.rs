@@ -80,7 +80,7 @@ fn updates_are_stored_beside_the_program_or_where_it_is_said() {
 #[test]
 fn bad_settings_name_tenant_and_setting() {
     type Spoil = fn(&mut Given<'static>);
-    let spoils: [(&str, Spoil); 41] = [
+    let spoils: [(&str, Spoil); 43] = [
         ("name", |g| g.name = b""),
         ("name", |g| g.name = b"a b"),
         ("name", |g| g.name = &[b'a'; 247]),
@@ -108,6 +108,10 @@ fn bad_settings_name_tenant_and_setting() {
         ("concurrency", |g| g.concurrency = -1),
         ("max_queue", |g| g.max_queue = -2),
         ("max_queue", |g| g.max_queue = 10_001),
+        ("max_response_size", |g| g.max_response_size = -1),
+        ("max_response_memory", |g| {
+            g.max_response_memory = g.max_response_size - 1
+        }),
         ("main_arguments", |g| g.main_arguments = List::Words(b"'")),
         ("environment", |g| g.environment = List::Words(b"=x")),
         ("allowed_paths", |g| {

@@ -59,6 +59,17 @@ macro_rules! settings {
             /// memory, less costs time when requests write much.
             req_mem_limit_after_reset: Size(0..=64 * GIB) = 8 * MIB;
 
+            /// Longest body of a response, at most 64 GB. A longer one is the program's
+            /// failure.
+            max_response_size: Size(0..=64 * GIB) = 64 * MIB;
+
+            /// Memory for the bodies of the tenant's responses that are on their way to
+            /// clients, at least *max_response_size* and at most 64 GB. A response
+            /// counts with its whole body until Varnish has taken the last of it, which
+            /// is when the client of one that is not cached has read nearly all of it.
+            /// One for which no room is left becomes a 503 with Retry-After.
+            max_response_memory: Size(0..=64 * GIB) = 128 * MIB;
+
             /// Most forks at once, 1 to 255, that is, requests that run at the same
             /// time.
             concurrency: Count(1..=255) = 2;

@@ -38,6 +38,8 @@ pub struct Tenant {
     pub failures: AtomicU64,
     /// Bytes of request bodies in memory.
     bodies: AtomicU64,
+    /// Bytes of responses' bodies on their way.
+    responses: AtomicU64,
     /// A request is being debugged.
     debugged: AtomicBool,
     /// The log says that the program's output is not logged.
@@ -123,6 +125,7 @@ impl Tenant {
             requests: AtomicU64::new(0),
             failures: AtomicU64::new(0),
             bodies: AtomicU64::new(0),
+            responses: AtomicU64::new(0),
             debugged: AtomicBool::new(false),
             dropped: AtomicBool::new(false),
         }
@@ -245,6 +248,29 @@ impl Tenant {
         !self.dropped.load(Ordering::Relaxed) && !self.dropped.swap(true, Ordering::Relaxed)
     }
 
+    /// Room for a response's body of so many bytes, if there is as much.
+    pub fn response_room(self: &Arc<Self>, bytes: u64) -> Option<ResponseRoom> {
+        let most = self.settings.values.max_response_memory;
+        let more = |taken: u64| taken.checked_add(bytes).filter(|&sum| sum <= most);
+        // It counts, and orders nothing else.
+        self.responses
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, more)
+            .ok()?;
+        Some(ResponseRoom {
+            tenant: self.clone(),
+            bytes,
+        })
+    }
+
+    /// Whether a request would find a fork, or a place to wait in. If it fails at once, it needs none.
+    pub fn has_room(&self) -> bool {
+        match self.state() {
+            State::Ready(release) => release.program.has_room(),
+            State::Booting => self.settings.config.queue.has_room(),
+            State::Failed(_) => true,
+        }
+    }
+
     /// Room for a request body.
     pub fn body_room(self: &Arc<Self>) -> BodyRoom {
         BodyRoom {
@@ -299,5 +325,19 @@ impl BodyRoom {
 impl Drop for BodyRoom {
     fn drop(&mut self) {
         self.tenant.bodies.fetch_sub(self.bytes, Ordering::Relaxed);
+    }
+}
+
+/// Memory that a response's body takes until Varnish has it and the client has read most of it.
+pub struct ResponseRoom {
+    tenant: Arc<Tenant>,
+    bytes: u64,
+}
+
+impl Drop for ResponseRoom {
+    fn drop(&mut self) {
+        self.tenant
+            .responses
+            .fetch_sub(self.bytes, Ordering::Relaxed);
     }
 }

@@ -90,6 +90,11 @@ impl Varnishd {
                 }}
                 return (pass);
             }}
+            sub vcl_pass {{
+                if (req.http.X-If-Room && !kvm.has_room(req.http.Host)) {{
+                    return (synth(503));
+                }}
+            }}
             sub vcl_backend_fetch {{
                 set bereq.backend = kvm.backend();
                 if (bereq.http.X-LiveUpdate) {{

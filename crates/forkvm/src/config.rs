@@ -27,6 +27,8 @@ pub struct Limits {
     /// Memory that a fork may keep after a reset, so that its next request need not fault it in again. A fork that has
     /// dirtied more gives all of it back. Setting `req_mem_limit_after_reset`.
     pub req_mem_limit_after_reset: u64,
+    /// Longest response body. A longer one is a failure. Setting `max_response_size`.
+    pub max_response_size: u64,
 }
 
 impl Default for Limits {
@@ -38,6 +40,7 @@ impl Default for Limits {
             max_memory: 256 << 20,
             max_request_memory: 64 << 20,
             req_mem_limit_after_reset: 8 << 20,
+            max_response_size: 64 << 20,
         }
     }
 }

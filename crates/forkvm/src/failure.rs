@@ -109,6 +109,7 @@ pub(crate) enum Cause {
     Killed(i32),
     Deadlock(&'static str),
     BadResponse(String),
+    LongResponse { len: u64, most: u64 },
     BadHeader(String),
     BadCall(&'static str, &'static str),
     BadState(String),
@@ -147,6 +148,9 @@ impl Cause {
             ),
             Self::Deadlock(call) => format!("it waits for ever: {call}"),
             Self::BadResponse(what) => format!("its response is invalid: {what}"),
+            Self::LongResponse { len, most } => {
+                format!("its response has {len} bytes, more than {most} (max_response_size)")
+            }
             Self::BadHeader(what) => format!("it set an invalid header: {what}"),
             Self::BadCall(call, why) => format!("it called {call}() {why}"),
             Self::BadState(what) => what.clone(),

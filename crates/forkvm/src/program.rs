@@ -202,6 +202,7 @@ impl Program {
         let cause = match lease
             .fork()?
             .call(request, deadline, host, debugger.as_mut())
+            .and_then(|response| self.bounded(response))
         {
             Ok(response) => {
                 return Ok(Answer {
@@ -235,6 +236,7 @@ impl Program {
         match lease
             .fork()?
             .call_on_error(request, &failure.to_string(), deadline, host)
+            .and_then(|response| self.bounded(response))
         {
             Ok(response) => Ok(Answer {
                 lease,
@@ -244,6 +246,20 @@ impl Program {
             }),
             Err(second) => Err(self.failed_twice(failure, &second)),
         }
+    }
+
+    /// A response that is longer than allowed is a failure like any other.
+    fn bounded(&self, response: Response) -> Result<Response, Cause> {
+        let (len, most) = (response.body.1, self.config().limits.max_response_size);
+        match len > most {
+            true => Err(Cause::LongResponse { len, most }),
+            false => Ok(response),
+        }
+    }
+
+    /// Whether a request would find a fork, or a place to wait for one.
+    pub fn has_room(&self) -> bool {
+        self.pool.stats().idle > 0 || self.config().queue.has_room()
     }
 
     /// The counters now.

@@ -6,7 +6,7 @@ mod common;
 use std::time::{Duration, Instant};
 
 use common::{ENOUGH, Tenant, eventually, headers, kvm_or_skip, scaled};
-use forkvm::{Failure, Queue, Quiet, Request, WarmUp};
+use forkvm::{Config, Failure, Queue, Quiet, Request, WarmUp};
 
 /// A time that a request is stopped after.
 fn short() -> Duration {
@@ -151,6 +151,25 @@ fn none_waits_without_a_queue() {
     }
     assert_eq!(tenant.get("/counter").text(), "1\n");
     drop(held);
+}
+
+/// One byte too many is a failure that names the setting, and one that `on_error` answers.
+#[test]
+fn a_response_that_is_too_long() {
+    kvm_or_skip!();
+    let short = |config: &mut Config| config.limits.max_response_size = 1000;
+    let tenant = Tenant::boot_with("echo", short);
+    assert_eq!(tenant.get("/size/1000").body.len(), 1000);
+    let failure = tenant.failure("/size/1001").to_string();
+    assert!(
+        failure.contains("1001 bytes") && failure.contains("max_response_size"),
+        "{failure}"
+    );
+    assert_eq!(tenant.get("/size/1000").body.len(), 1000);
+    let tenant = Tenant::boot_with("crash-on_error", |config| {
+        config.limits.max_response_size = 1000;
+    });
+    assert_eq!(tenant.get("/ok").text(), "ok\n");
 }
 
 #[test]

@@ -42,6 +42,11 @@ impl Queue {
         self.0.waiting.load(Ordering::Relaxed)
     }
 
+    /// Whether there is a place to wait in.
+    pub fn has_room(&self) -> bool {
+        self.waiting() < self.limit()
+    }
+
     /// A place to wait in, unless all are taken.
     pub fn enter(&self) -> Option<Place> {
         let more = |waiting| (waiting < self.0.limit).then_some(waiting + 1);
