@@ -418,20 +418,25 @@ fn no_secret_is_found() {
     assert!(wrong.is_empty(), "{:#?}", &wrong[..wrong.len().min(20)]);
     assert_eq!(crashed_clients, 0, "clients lost their connection");
     assert_eq!(varnish.counter("busy"), 0, "requests were turned away");
-    if samples.len() > 400 {
-        let Trend { early, late } = trend;
-        assert!(
-            late.memory <= early.memory + early.memory / 20 + 4096,
-            "memory grows"
-        );
-        assert!(
-            late.descriptors <= early.descriptors + 8,
-            "descriptors leak"
-        );
-        assert!(
-            late.mappings <= early.mappings + early.mappings / 10 + 32,
-            "mappings leak"
-        );
-        assert!(late.threads <= early.threads + 8, "threads leak");
-    }
+    // In a short run forks are still being made, and come to their size, after its first quarter: some 19 of them, and
+    // of each the machine, its processor and what that maps.
+    let (forks, growth) = match variable("SOAK_REQUESTS") {
+        Some(_) => (0, 4 << 10),
+        None => (19, 16 << 10),
+    };
+    assert!(samples.len() >= 40, "{} samples", samples.len());
+    let Trend { early, late } = trend;
+    assert!(
+        late.memory <= early.memory + early.memory / 20 + growth,
+        "memory grows"
+    );
+    assert!(
+        late.descriptors <= early.descriptors + 8 + 3 * forks,
+        "descriptors leak"
+    );
+    assert!(
+        late.mappings <= early.mappings + early.mappings / 10 + 32 + 5 * forks,
+        "mappings leak"
+    );
+    assert!(late.threads <= early.threads + 8, "threads leak");
 }
