@@ -169,7 +169,8 @@ impl Vmas {
 
     /// Takes a range away. Fails, and changes nothing, if a VMA would have to be split and there is no room for another.
     pub fn remove(&mut self, range: Range<u64>) -> Result<(), TooManyVmas> {
-        let places = self.split(&range)?;
+        let going = self.overlapping(range.clone()).count();
+        let places = self.split(&range, going)?;
         self.sorted.drain(places);
         Ok(())
     }
@@ -180,7 +181,7 @@ impl Vmas {
         range: Range<u64>,
         protection: Protection,
     ) -> Result<(), TooManyVmas> {
-        let places = self.split(&range)?;
+        let places = self.split(&range, 0)?;
         for vma in &mut self.sorted[places.clone()] {
             vma.protection = protection;
         }
@@ -188,14 +189,15 @@ impl Vmas {
         Ok(())
     }
 
-    /// Splits VMAs so that `range` begins and ends where some do, and gives the places of those inside.
-    fn split(&mut self, range: &Range<u64>) -> Result<Range<usize>, TooManyVmas> {
+    /// Splits VMAs so that `range` begins and ends where some do, and gives the places of those inside. So many are about
+    /// to be taken away, and make room.
+    fn split(&mut self, range: &Range<u64>, going: usize) -> Result<Range<usize>, TooManyVmas> {
         if range.is_empty() {
             return Ok(0..0);
         }
         let cuts = |vmas: &Self, at: u64| vmas.find(at).is_some_and(|vma| vma.start < at);
         let needed = usize::from(cuts(self, range.start)) + usize::from(cuts(self, range.end));
-        if self.sorted.len() + needed > MAX_VMAS {
+        if self.sorted.len() + needed > MAX_VMAS + going {
             return Err(TooManyVmas);
         }
         for at in [range.start, range.end] {
