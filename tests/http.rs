@@ -509,7 +509,8 @@ fn clients_that_go_away_leave_no_fork_behind() {
         return;
     }
     let varnish = Varnishd::start(
-        r#"kvm.tenant("echo", "GUESTS/test/echo", concurrency = 2, max_wait = ENOUGH);"#,
+        r#"kvm.tenant("echo", "GUESTS/test/echo", concurrency = 2, max_queue = 100, max_wait = ENOUGH,
+            max_request_time = ENOUGH);"#,
     );
     for _ in 0..20 {
         varnish
