@@ -7,7 +7,8 @@ use std::time::{Instant, SystemTime};
 use forkvm::Program;
 use varnish::vcl::{LogTag, VclError};
 
-use crate::fetch::request::{Asked, BadBody};
+use crate::fetch::body::BadBody;
+use crate::fetch::request::Asked;
 use crate::fetch::response::Response;
 use crate::fetch::{answer, plain};
 use crate::tenants::report;
@@ -46,7 +47,7 @@ impl Backend {
             }
             Err(not_ready) => return Err(failed(not_ready.to_string().into())),
         };
-        // Reading the body does not count: a slow upload is not the guest's, and Varnish has its own timeouts for it.
+        // Reading the body does not count: a slow upload is not the guest's, and has max_body_time.
         let time = limit.saturating_sub(start.elapsed());
 
         let url = target.url.clone().unwrap_or_else(|| fetch.url());
@@ -126,6 +127,10 @@ fn refuse_body(
     bad: &BadBody,
 ) -> Result<Response, VclError> {
     match bad {
+        BadBody::Slow(_) => {
+            logging::log_in(fetch, LogTag::Error, tenant.name(), &bad.to_string());
+            plain::too_slow(fetch)
+        }
         BadBody::TooLarge => {
             logging::log_in(fetch, LogTag::Error, tenant.name(), &bad.to_string());
             plain::too_large(fetch)

@@ -173,15 +173,18 @@ impl Director {
             .map_err(|refused| refused.to_string())
     }
 
+    /// Whether the key is the tenant's.
+    pub fn check_key(&self, name: &[u8], key: &[u8]) -> Result<(), String> {
+        let tenant = self.named(name).ok_or("no such tenant")?;
+        let checked = tenant.settings.key.check(key);
+        checked.map_err(|denied| denied.to_string())
+    }
+
     /// Gives the tenant the program that it had before; with a key, only if that is right.
     pub fn rollback(&self, name: &[u8], key: Option<&[u8]>) -> Result<(), String> {
         let tenant = self.named(name).ok_or("no such tenant")?;
         if let Some(key) = key {
-            tenant
-                .settings
-                .key
-                .check(key)
-                .map_err(|denied| denied.to_string())?;
+            self.check_key(name, key)?;
         }
         let turn = Turn::take(&tenant).map_err(|busy| busy.to_string())?;
         update::update(&tenant, Source::Rollback, turn)

@@ -194,6 +194,29 @@ fn a_body_that_is_too_large_is_refused_and_the_next_one_is_not() {
 }
 
 #[test]
+fn nobody_waits_for_all_of_a_body_that_is_refused() {
+    if !common::have_kvm() {
+        return;
+    }
+    let varnish =
+        Varnishd::start(r#"kvm.tenant("echo", "GUESTS/test/echo", update_key = "right");"#);
+    let length = ("Content-Length", "20000000000");
+    // As much as is read of it, and a byte.
+    let piece = vec![b'x'; (64 << 20) + 1];
+    for (headers, status) in [(&[length][..], 413), (&[length, ("X-LiveUpdate", "wrong")], 403)] {
+        let mut client = varnish.client();
+        client
+            .begin("POST", "echo", "/sum", headers, Body::None)
+            .unwrap();
+        client.send_piece(&piece);
+        let response = client.response("POST").unwrap();
+        assert_eq!(response.status, status);
+        assert_eq!(response.header("connection"), Some("close"));
+    }
+    assert_eq!(varnish.counter("requests"), 0);
+}
+
+#[test]
 fn more_requests_than_forks() {
     if !common::have_kvm() {
         return;

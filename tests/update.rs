@@ -15,6 +15,31 @@ use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 
 #[test]
+fn an_upload_that_trickles_in_keeps_nobody_from_a_rollback() {
+    if !common::have_kvm() {
+        return;
+    }
+    let state = Folder::new("trickle");
+    let varnish = start(state.path(), "max_body_time = ENOUGH");
+    let good = guest("version-b");
+    assert_eq!(upload(&mut varnish.client(), &good).status, 201);
+    assert_eq!(answer(&varnish.client().get("t", "/")), b'B');
+
+    let headers = [KEY, ("Content-Length", "1000000")];
+    let mut slow = varnish.client();
+    slow.begin("POST", "t", "/", &headers, Body::None).unwrap();
+    eventually("the upload has begun", || {
+        upload(&mut varnish.client(), b"").status == 409
+    });
+    let key = [("X-LiveRollback", KEY.1)];
+    let back = varnish.client().send("POST", "t", "/", &key, Body::None);
+    assert_eq!(back.status, 201, "{}", back.text());
+    assert_eq!(answer(&varnish.client().get("t", "/")), b'A');
+    // Still at it.
+    assert_eq!(upload(&mut varnish.client(), b"").status, 409);
+}
+
+#[test]
 fn no_broken_program_takes_the_place_of_a_good_one() {
     if !common::have_kvm() {
         return;

@@ -77,9 +77,11 @@ vtc! {
     limits
     methods
     output
+    refused_body
     reload
     retry
     settings
+    slow_body
     target
     tenants_json
     uncacheable

@@ -34,6 +34,12 @@ sub vcl_recv {
         return (pass);
     }
     if (req.method == "POST" || req.method == "PUT") {
+        # Before the body comes: nobody waits for what is sent along with a wrong key.
+        if ((req.http.X-LiveUpdate && !kvm.check_key(req.http.Host, req.http.X-LiveUpdate)) ||
+            (req.http.X-LiveRollback && !kvm.check_key(req.http.Host, req.http.X-LiveRollback)) ||
+            (req.http.X-LiveDebug && !kvm.check_key(req.http.Host, req.http.X-LiveDebug))) {
+            return (synth(403, "Wrong key"));
+        }
         if (req.http.X-LiveUpdate || req.http.X-LiveRollback || req.http.X-LiveDebug) {
             return (pass);
         }
@@ -44,6 +50,16 @@ sub vcl_recv {
     unset req.http.X-LiveDebug;
     if (req.http.X-DebugKey) {
         return (pass);
+    }
+}
+
+sub vcl_synth {
+    if (resp.status == 403 && resp.reason == "Wrong key") {
+        set resp.http.Connection = "close";
+        set resp.http.Content-Type = "application/json";
+        synthetic({"{ "error": "the key is wrong, or this host has none" }
+"});
+        return (deliver);
     }
 }
 

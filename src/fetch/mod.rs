@@ -1,7 +1,9 @@
 //! A fetch's way through a tenant's program: the request out of Varnish, the answer into it.
 
 pub mod answer;
+pub mod body;
 pub mod caching;
+pub mod pace;
 pub mod plain;
 pub mod request;
 pub mod response;

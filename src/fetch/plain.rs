@@ -23,6 +23,11 @@ pub fn too_large(fetch: &mut Fetch<'_, '_>) -> Result<Response, VclError> {
     plain(fetch, 413, "The request body is too large.\n", None)
 }
 
+/// The request's body takes too long to come.
+pub fn too_slow(fetch: &mut Fetch<'_, '_>) -> Result<Response, VclError> {
+    plain(fetch, 408, "The request body came too slowly.\n", None)
+}
+
 fn plain(
     fetch: &mut Fetch<'_, '_>,
     status: u16,

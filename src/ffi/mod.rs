@@ -45,6 +45,7 @@ static FUNCTIONS: Vmod_vmod_kvm_Func = Vmod_vmod_kvm_Func {
     f_vm_backend: Some(vm_backend),
     f_live_update: Some(live_update),
     f_live_rollback: Some(live_rollback),
+    f_check_key: Some(check_key),
     f_vm_debug_backend: Some(vm_debug_backend),
     f_live_debug: Some(live_debug),
     f_live_update_file: Some(live_update_file),
@@ -232,6 +233,24 @@ unsafe extern "C" fn live_rollback(
             ordered(tenant, Order::Upload(order))
         })
     }
+}
+
+/// `kvm.check_key()`
+unsafe extern "C" fn check_key(
+    ctx: *const vrt_ctx,
+    vcl: *mut vmod_priv,
+    tenant: VCL_STRING,
+    key: VCL_STRING,
+) -> VCL_BOOL {
+    is_so(ctx, || {
+        // SAFETY: as in tenant().
+        unsafe {
+            let name = bytes(tenant).unwrap_or_default();
+            let key = bytes(key).unwrap_or_default();
+            let checked = registered(vcl)?.director().check_key(name, key);
+            Ok(said(ctx, &call("check_key", name), checked))
+        }
+    })
 }
 
 /// `kvm.vm_debug_backend()`

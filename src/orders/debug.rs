@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use forkvm::{Answer, Program};
 
-use crate::fetch::answer;
+use crate::fetch::{answer, body};
 use crate::fetch::request::Asked;
 use crate::fetch::response::Response;
 use crate::order::{self, Target};
@@ -45,6 +45,7 @@ pub fn respond(
             if !matches!(refusal, Refusal::Failed(_)) {
                 refusal.log(fetch, name, "not debugged");
             }
+            body::discard(fetch);
             refusal.answer(fetch, name)
         }
     };
@@ -74,7 +75,7 @@ fn debug<'t>(
     let _turn = DebugTurn::take(tenant).ok_or(Refusal::Debugged)?;
     let (Release { program, version }, mut asked) = match order.upload {
         Some(max_size) => {
-            let elf = upload::read(fetch, max_size)?;
+            let elf = upload::read(fetch, max_size, tenant)?;
             (update::boot_to_debug(tenant, elf)?, Asked::get(fetch))
         }
         None => {

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use varnish::vcl::{LogTag, VclError};
 
 use crate::fetch::plain;
-use crate::fetch::request::BadBody;
+use crate::fetch::body::BadBody;
 use crate::fetch::response::Response;
 use crate::orders::outcome::Refused;
 use crate::tenants::keys::Denied;
@@ -78,6 +78,7 @@ impl Refusal {
         match self {
             Self::BadDigest(_) => 400,
             Self::Denied(Denied::NoKey) => 401,
+            Self::Body(BadBody::Slow(_)) => 408,
             Self::Denied(_) | Self::NoDebugging => 403,
             Self::Unknown => 404,
             Self::Refused(Refused::Busy) => 409,

@@ -39,18 +39,34 @@ pub enum Source {
     Rollback,
 }
 
-/// Names of the tenants that are being updated.
-static UPDATING: LazyLock<Mutex<HashSet<String>>> = LazyLock::new(Mutex::default);
+/// Names of tenants that somebody does something with.
+type Taken = LazyLock<Mutex<HashSet<String>>>;
+/// Those that are being updated.
+static UPDATED: Taken = LazyLock::new(Mutex::default);
+/// Those that a program is sent for.
+static UPLOADED: Taken = LazyLock::new(Mutex::default);
 
-/// A tenant's turn to be updated.
-pub struct Turn(String);
+/// A tenant's turn to be updated, or to have a program sent for it.
+pub struct Turn {
+    taken: &'static Taken,
+    name: String,
+}
 
 impl Turn {
-    /// The turn, unless somebody has it.
+    /// The turn to be updated, unless somebody has it.
     pub fn take(tenant: &Tenant) -> Result<Self, Refused> {
+        Self::of(&UPDATED, tenant)
+    }
+
+    /// The turn to have a program sent for it, unless somebody has that.
+    pub fn to_upload(tenant: &Tenant) -> Result<Self, Refused> {
+        Self::of(&UPLOADED, tenant)
+    }
+
+    fn of(taken: &'static Taken, tenant: &Tenant) -> Result<Self, Refused> {
         let name = tenant.name().to_owned();
-        if UPDATING.lock().insert(name.clone()) {
-            Ok(Self(name))
+        if taken.lock().insert(name.clone()) {
+            Ok(Self { taken, name })
         } else {
             Err(Refused::Busy)
         }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 
-use crate::fetch::request::{BadBody, Body};
+use crate::fetch::body::{self, BadBody, Body};
 use crate::fetch::response::Response;
 use crate::order::Upload;
 use crate::orders::outcome::{Done, Refused};
@@ -35,6 +35,7 @@ pub fn respond(
             {
                 refusal.log(fetch, name, "not updated");
             }
+            body::discard(fetch);
             refusal.answer(fetch, name)
         }
     };
@@ -54,28 +55,35 @@ fn carry_out(
     if looks && matches!(order, Upload::Update { .. }) {
         return Ok((200, versions::list(tenant)?));
     }
-    let turn = Turn::take(tenant)?;
-    let source = match order {
-        Upload::Update { max_size, .. } => Source::Given(read(fetch, *max_size)?),
-        Upload::Rollback { .. } => Source::Rollback,
+    // One upload of a tenant at a time, which need not keep others from a rollback while it trickles in.
+    let (source, _upload) = match order {
+        Upload::Update { max_size, .. } => {
+            let upload = Turn::to_upload(tenant)?;
+            (Source::Given(read(fetch, *max_size, tenant)?), Some(upload))
+        }
+        Upload::Rollback { .. } => (Source::Rollback, None),
     };
+    let turn = Turn::take(tenant)?;
     let done = update::update(tenant, source, turn)?;
     let status = if done.changed() { 201 } else { 200 };
     Ok((status, of_done(tenant.name(), &done)))
 }
 
 /// The program in the request's body, checked against X-Sha256.
-pub fn read(fetch: &mut Fetch<'_, '_>, max_size: usize) -> Result<Vec<u8>, Refusal> {
+pub fn read(
+    fetch: &mut Fetch<'_, '_>,
+    max_size: usize,
+    tenant: &Tenant,
+) -> Result<Vec<u8>, Refusal> {
     let wanted = fetch
         .header("x-sha256")
         .map(|digits| String::from_utf8_lossy(digits.trim_ascii()).parse::<Version>())
         .transpose()?;
-    let body = Body::bounded(fetch, max_size, None).map_err(|bad| match bad {
+    let elf = Body::of_upload(fetch, max_size, tenant).map_err(|bad| match bad {
         BadBody::TooLarge => Refusal::TooLarge(max_size),
         BadBody::NoRoom => Refusal::OutOfMemory,
-        BadBody::Unreadable(what) => Refusal::Unreadable(what),
+        bad => bad.into(),
     })?;
-    let elf = body.into_bytes();
     match wanted {
         Some(wanted) if wanted != Version::of(&elf) => Err(Refusal::WrongDigest {
             got: Version::of(&elf),

@@ -32,6 +32,11 @@ macro_rules! settings {
             /// at most 1 h. It starts when the request body has been read.
             max_request_time: Time(0.001..=HOUR) = 8.0;
 
+            /// Longest time for a request's body, or an update's, to come; at most 1 h.
+            /// It must not come slower than 1 KB a second either, over five seconds. A
+            /// client that sends nothing at all has varnishd's *timeout_idle*.
+            max_body_time: Time(0.001..=HOUR) = 60.0;
+
             /// Longest wait for a free fork when all are busy, part of
             /// *max_request_time*; 0s does not wait.
             max_wait: Time(0.0..=HOUR) = 1.0;
@@ -50,8 +55,8 @@ macro_rules! settings {
             max_memory: Size(MIB..=64 * GIB) = 256 * MIB;
 
             /// Memory that one request may write, at least 64 KB. Request bodies are
-            /// limited by it too, and the bodies that wait for a fork together by
-            /// *concurrency* times this.
+            /// limited by it too, and the bodies in memory together by *concurrency* + 1
+            /// times this, of which none gets more than it leaves free for others.
             max_request_memory: Size(64 * KIB..=64 * GIB) = 64 * MIB;
 
             /// Memory that a fork may keep after a request for the next one, at most

@@ -305,20 +305,29 @@ pub struct BodyRoom {
 }
 
 impl BodyRoom {
-    /// Takes `more` bytes, or says that there are too many.
+    /// Takes `more` bytes, unless it would have more than it leaves free.
+    ///
+    /// So however many bodies come slowly, there is always room for one more, if for a shorter one each time; and as many
+    /// as can run at once may be as long as a body can be.
     pub fn take(&mut self, more: u64) -> bool {
         let config = &self.tenant.settings.config;
-        let limit = config
+        let room = config
             .limits
             .max_request_memory
-            .saturating_mul(config.concurrency as u64);
-        let taken = self
-            .tenant
-            .bodies
+            .saturating_mul(config.concurrency as u64 + 1);
+        let bodies = &self.tenant.bodies;
+        let taken = bodies
             .fetch_add(more, Ordering::Relaxed)
             .saturating_add(more);
-        self.bytes += more;
-        taken <= limit
+        let fair = room
+            .checked_sub(taken)
+            .is_some_and(|free| self.bytes + more <= free);
+        if fair {
+            self.bytes += more;
+        } else {
+            bodies.fetch_sub(more, Ordering::Relaxed);
+        }
+        fair
     }
 }
 

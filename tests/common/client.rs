@@ -115,6 +115,11 @@ impl Client {
         Ok(())
     }
 
+    /// Sends a piece of a body whose length was announced by a header.
+    pub fn send_piece(&mut self, bytes: &[u8]) {
+        self.stream.get_mut().write_all(bytes).unwrap();
+    }
+
     /// Reads the response to a request with this method.
     pub fn response(&mut self, method: &str) -> io::Result<Response> {
         let status_line = self.line()?;
