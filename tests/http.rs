@@ -203,7 +203,10 @@ fn nobody_waits_for_all_of_a_body_that_is_refused() {
     let length = ("Content-Length", "20000000000");
     // As much as is read of it, and a byte.
     let piece = vec![b'x'; (64 << 20) + 1];
-    for (headers, status) in [(&[length][..], 413), (&[length, ("X-LiveUpdate", "wrong")], 403)] {
+    for (headers, status) in [
+        (&[length][..], 413),
+        (&[length, ("X-LiveUpdate", "wrong")], 403),
+    ] {
         let mut client = varnish.client();
         client
             .begin("POST", "echo", "/sum", headers, Body::None)
@@ -481,23 +484,45 @@ fn vcls_are_reloaded_and_discarded_while_requests_run() {
 }
 
 #[test]
+fn programs_that_never_become_ready_hold_up_no_other() {
+    if !common::have_kvm() {
+        return;
+    }
+    let mut vcl_init = String::new();
+    for n in 0..8 {
+        vcl_init += &format!(
+            r#"kvm.tenant("spins{n}", "GUESTS/test/bad-main-never-ends", max_boot_time = 1h);"#
+        );
+    }
+    let good = ["hello", "counter", "page", "sqlite"];
+    for name in good {
+        vcl_init +=
+            &format!(r#"kvm.tenant("{name}", "GUESTS/{name}", max_request_time = ENOUGH);"#);
+    }
+    let varnish = Varnishd::start(&vcl_init);
+    for name in good {
+        let response = varnish.client().get(name, "/");
+        assert_eq!(response.status, 200, "{name}: {}", response.text());
+    }
+    // All of them while the eight went on.
+    assert_eq!(varnish.counter("boots"), good.len() as u64);
+    assert_eq!(varnish.counter("boot_failures"), 0);
+}
+
+#[test]
 fn a_vcl_is_discarded_while_its_program_boots_and_while_it_answers() {
     if !common::have_kvm() {
         return;
     }
-    // As many as may boot at once, however long they take.
-    let most = 2 + thread::available_parallelism().map_or(1, usize::from);
-    let mut vcl_init = String::new();
-    for n in 0..most {
-        vcl_init += &format!(
-            r#"kvm.tenant("slow{n}", "GUESTS/test/bad-main-sleeps", max_boot_time = 20s);"#
-        );
-    }
-    vcl_init += r#"kvm.tenant("queued", "GUESTS/hello");"#;
-    let varnish = Varnishd::start(&vcl_init);
-    // It is discarded while programs boot and one waits for its turn.
+    let varnish = Varnishd::start(
+        r#"kvm.tenant("slow", "GUESTS/test/bad-main-sleeps", max_boot_time = 20s);"#,
+    );
+    // One of a name boots at a time.
+    let queued = varnish.reload(r#"kvm.tenant("slow", "GUESTS/hello");"#);
+    // They are discarded while one boots and one waits for its turn.
     varnish.reload(r#"kvm.tenant("echo", "GUESTS/test/echo", max_request_time = ENOUGH);"#);
     varnish.admin(&["vcl.discard", "boot"]);
+    varnish.admin(&["vcl.discard", &queued]);
     let mut client = varnish.client();
     assert_eq!(client.get("echo", "/counter").text(), "1\n");
     assert_eq!(
@@ -514,7 +539,7 @@ fn a_vcl_is_discarded_while_its_program_boots_and_while_it_answers() {
         varnish.admin(&["backend.list", "-p"]).contains("idle=0")
     });
     varnish.reload(r#"kvm.tenant("hello", "GUESTS/hello");"#);
-    varnish.admin(&["vcl.discard", "v0"]);
+    varnish.admin(&["vcl.discard", "v1"]);
     assert_eq!(varnish.client().get("hello", "/").status, 200);
     let response = client.response("GET").unwrap();
     assert_eq!(
@@ -522,7 +547,7 @@ fn a_vcl_is_discarded_while_its_program_boots_and_while_it_answers() {
         (200, "looped 5000 ms\n")
     );
     eventually("the VCL is gone", || {
-        !varnish.admin(&["vcl.list"]).contains("v0")
+        !varnish.admin(&["vcl.list"]).contains("v1")
     });
 }
 

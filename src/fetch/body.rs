@@ -31,7 +31,9 @@ pub enum BadBody {
     #[error("the request body is larger than max_request_memory")]
     TooLarge,
     /// Too many others are in memory.
-    #[error("no room for the request body beside the others ((concurrency + 1) x max_request_memory)")]
+    #[error(
+        "no room for the request body beside the others ((concurrency + 1) x max_request_memory)"
+    )]
     NoRoom,
     /// The client takes its time.
     #[error("the request body {0}")]

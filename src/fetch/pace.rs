@@ -85,7 +85,10 @@ mod tests {
         assert_eq!(comes(LEAST_RATE as usize, 59, second), Ok(()));
         assert_eq!(comes(1, 4, second), Ok(()));
         assert_eq!(comes(1, 5, second), Err(Slow::Trickle));
-        assert_eq!(comes(LEAST_RATE as usize - 1, 5, second), Err(Slow::Trickle));
+        assert_eq!(
+            comes(LEAST_RATE as usize - 1, 5, second),
+            Err(Slow::Trickle)
+        );
     }
 
     #[test]

@@ -8,9 +8,9 @@ use std::time::Instant;
 
 use forkvm::{Answer, Program};
 
-use crate::fetch::{answer, body};
 use crate::fetch::request::Asked;
 use crate::fetch::response::Response;
+use crate::fetch::{answer, body};
 use crate::order::{self, Target};
 use crate::orders::refusal::Refusal;
 use crate::orders::{update, upload};

@@ -5,8 +5,8 @@ use forkvm::Failure;
 use serde_json::{Value, json};
 use varnish::vcl::{LogTag, VclError};
 
-use crate::fetch::plain;
 use crate::fetch::body::BadBody;
+use crate::fetch::plain;
 use crate::fetch::response::Response;
 use crate::orders::outcome::Refused;
 use crate::tenants::keys::Denied;

@@ -18,6 +18,7 @@ use varnish::vcl::LogTag;
 
 use crate::orders::outcome::{Done, Outcome, Refused, is_shortage};
 use crate::tenants::boot::{self, BootFailure, Purpose, Unread};
+use crate::tenants::places::Place;
 use crate::tenants::refresh::refresh;
 use crate::tenants::registry;
 use crate::tenants::store::{Lock, Store, StoreError, Stored};
@@ -75,7 +76,7 @@ impl Turn {
 
 impl Drop for Turn {
     fn drop(&mut self) {
-        UPDATING.lock().remove(&self.0);
+        self.taken.lock().remove(&self.name);
     }
 }
 
@@ -407,7 +408,8 @@ fn boot(
     purpose: Purpose,
 ) -> Result<Arc<forkvm::Program>, BootFailure> {
     let before = running.map(|release| &*release.program);
-    let result = boot::start(tenant, elf, before, purpose);
+    let mut place = Place::take();
+    let result = boot::start(tenant, elf, before, purpose, &mut place);
     match result {
         Err(failure) if matches!(failure.error, BootError::State { .. }) => {
             if !tenant.settings.values.update_without_state {
@@ -416,7 +418,7 @@ fn boot(
             let text = format!("goes on without state: {}", failure.reason);
             logging::log(LogTag::Notice, tenant.name(), &text);
             // From the beginning: half a state may be worse than none.
-            boot::start(tenant, elf, None, purpose)
+            boot::start(tenant, elf, None, purpose, &mut place)
         }
         result => result,
     }

@@ -4,12 +4,13 @@
 use std::fs::File;
 use std::io::{self, Read, Seek};
 use std::sync::Arc;
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
-use forkvm::{BootError, Program};
+use forkvm::{BootError, Host, Program, Stream};
 use varnish::vcl::LogTag;
 
 use crate::file;
+use crate::tenants::places::{self, Place};
 use crate::tenants::store::{StoreError, Stored};
 use crate::tenants::tenant::{Failed, Release, State, Tenant};
 use crate::tenants::version::Version;
@@ -30,6 +31,7 @@ pub fn boot(
     tenant: &Tenant,
     before: &State,
     file: Result<File, String>,
+    place: &mut Place,
 ) -> Result<Release, Unready> {
     if let Some(fault) = &tenant.settings.fault {
         return Err(Unready {
@@ -68,7 +70,7 @@ pub fn boot(
             let text = format!("{reason}; {what} is tried in its place");
             logging::log(LogTag::Error, tenant.name(), &text);
         }
-        let failure = match start(tenant, &elf.elf, None, Purpose::Service) {
+        let failure = match start(tenant, &elf.elf, None, Purpose::Service, place) {
             Ok(program) => {
                 if !tenant.state().is(before) {
                     // An update came first, which settle() finds too: what is stored is its business.
@@ -164,12 +166,37 @@ pub enum Purpose {
     Debugging,
 }
 
-/// Boots a program with the tenant's settings; in the place of `before`, whose state it gets.
+/// A boot's output, and its turns.
+struct Boot<'a> {
+    output: Output<'a, fn(&str)>,
+    place: &'a mut Place,
+}
+
+impl Host for Boot<'_> {
+    fn output(&mut self, stream: Stream, bytes: &[u8]) {
+        self.output.output(stream, bytes);
+    }
+
+    fn note(&mut self, line: &str) {
+        self.output.note(line);
+    }
+
+    fn slice(&self) -> Option<Duration> {
+        Some(places::SLICE)
+    }
+
+    fn give_way(&mut self, time: Duration) {
+        self.place.give_way(time);
+    }
+}
+
+/// Boots a program with the tenant's settings; as successor of `before`, whose state it gets.
 pub fn start(
     tenant: &Tenant,
     elf: &[u8],
     before: Option<&Program>,
     purpose: Purpose,
+    place: &mut Place,
 ) -> Result<Arc<Program>, BootFailure> {
     if let Some(fault) = &tenant.settings.fault {
         return Err(BootFailure {
@@ -183,12 +210,15 @@ pub fn start(
     }
     let mut config = tenant.settings.config.clone();
     config.debugging.only = purpose == Purpose::Debugging;
-    let mut output = Output::of_boot(tenant.name(), tenant.settings.values.stdout);
-    let result = match before {
-        Some(before) => before.boot_successor(elf, config, &mut output),
-        None => Program::boot(elf, config, &mut output),
+    let mut boot = Boot {
+        output: Output::of_boot(tenant.name(), tenant.settings.values.stdout),
+        place,
     };
-    let written = output.finish();
+    let result = match before {
+        Some(before) => before.boot_successor(elf, config, &mut boot),
+        None => Program::boot(elf, config, &mut boot),
+    };
+    let written = boot.output.finish();
     if written.dropped && tenant.is_first_dropped() {
         logging::log(LogTag::Notice, tenant.name(), logging::DROPPED);
     }

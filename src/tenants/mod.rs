@@ -5,6 +5,7 @@ pub mod document;
 pub mod keys;
 pub mod kinds;
 pub mod name;
+pub mod places;
 pub mod queue;
 pub mod refresh;
 pub mod registry;

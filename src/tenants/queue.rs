@@ -1,52 +1,44 @@
-//! The queue of programs to boot: in the order they came, a few at a time, in threads that last as long as there is
-//! something in it.
+//! The queue of programs to boot: each begins in its turn, on a thread of its own, and goes on by turns with the others
+//! ([`places`](crate::tenants::places)); one of a tenant at a time.
 #![forbid(unsafe_code)]
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::fs::File;
 use std::panic::{self, AssertUnwindSafe};
-use std::sync::{Arc, Weak};
+use std::sync::mpsc::sync_channel;
+use std::sync::{Arc, LazyLock, Weak};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex, MutexGuard};
 
 use crate::tenants::boot::{self, Unready};
+use crate::tenants::places::Place;
 use crate::tenants::refresh::refresh;
 use crate::tenants::tenant::{State, Tenant};
 use crate::varnish::counters;
 
-/// Programs that boot at the same time. More would slow down the requests that are served meanwhile.
-const AT_ONCE: usize = 2;
-/// A boot that takes longer no longer counts: a `main()` that never ends must not hold up the others.
-const PATIENCE: Duration = Duration::from_millis(500);
 /// How long to wait for a thread when there is none to be had.
 const RETRY: Duration = Duration::from_secs(1);
-
-/// Boots in all, those that take longer included: they may need all of a processor each, and have a time limit too.
-fn most() -> usize {
-    AT_ONCE + thread::available_parallelism().map_or(1, usize::from)
-}
 
 struct Job {
     /// Weak, since the VCL may be discarded before the job's turn.
     tenant: Weak<Tenant>,
+    /// The tenant's.
+    name: String,
     file: Result<File, String>,
 }
 
+#[derive(Default)]
 struct Queue {
     jobs: VecDeque<Job>,
-    /// When each of the boots that are under way began.
-    begun: Vec<Instant>,
+    /// The names of tenants whose program boots. There may be several tenants of a name, of several VCLs.
+    booting: HashSet<String>,
     /// Whether there is a thread that starts those of `jobs`.
     dispatched: bool,
 }
 
-static QUEUE: Mutex<Queue> = Mutex::new(Queue {
-    jobs: VecDeque::new(),
-    begun: Vec::new(),
-    dispatched: false,
-});
+static QUEUE: LazyLock<Mutex<Queue>> = LazyLock::new(Mutex::default);
 /// A boot has ended.
 static ENDED: Condvar = Condvar::new();
 
@@ -55,6 +47,7 @@ pub fn enqueue(tenant: &Arc<Tenant>, file: Result<File, String>) {
     let mut queue = QUEUE.lock();
     queue.jobs.push_back(Job {
         tenant: Arc::downgrade(tenant),
+        name: tenant.name().to_owned(),
         file,
     });
     if queue.dispatched {
@@ -65,12 +58,7 @@ pub fn enqueue(tenant: &Arc<Tenant>, file: Result<File, String>) {
         Err(reason) => {
             queue.jobs.pop_back();
             drop(queue);
-            boot::settle(
-                tenant,
-                &tenant.state(),
-                Err(unready(reason)),
-                Instant::now(),
-            );
+            no_thread(tenant, reason);
         }
     }
 }
@@ -83,6 +71,11 @@ fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> Result<(), String>
         .map_err(|error| format!("no thread to boot it: {error}"))
 }
 
+fn no_thread(tenant: &Tenant, reason: String) {
+    let now = Instant::now();
+    boot::settle(tenant, &tenant.state(), Err(unready(reason)), now);
+}
+
 fn unready(reason: String) -> Unready {
     Unready {
         reason,
@@ -90,69 +83,72 @@ fn unready(reason: String) -> Unready {
     }
 }
 
-/// Starts a boot whenever it is time for one, until the queue is empty.
+/// Starts a boot whenever it is one's turn, until the queue is empty.
 fn dispatch() {
-    let most = most();
     let mut queue = QUEUE.lock();
-    while wait_for_turn(&mut queue, most) {
-        let begun = Instant::now();
-        queue.begun.push(begun);
-        let started = MutexGuard::unlocked(&mut queue, || {
-            let under_way = UnderWay(begun);
-            spawn("kvm-boot", move || {
-                work();
-                drop(under_way);
-            })
+    while wait_for_job(&mut queue) {
+        let place = MutexGuard::unlocked(&mut queue, Place::take);
+        // Only this thread takes jobs, so it is there still.
+        let Some(job) = next(&queue).and_then(|nth| queue.jobs.remove(nth)) else {
+            continue;
+        };
+        let (job_to, job_for) = sync_channel::<(Job, Place, UnderWay)>(1);
+        let spawned = spawn("kvm-boot", move || {
+            if let Ok((job, place, _under_way)) = job_for.recv() {
+                work(job, place);
+            }
         });
-        let Err(reason) = started else { continue };
-        if !queue.begun.is_empty() {
-            ENDED.wait_for(&mut queue, RETRY);
-        } else if let Some(job) = queue.jobs.pop_front()
-            && let Some(tenant) = job.tenant.upgrade()
-        {
-            MutexGuard::unlocked(&mut queue, || {
-                boot::settle(&tenant, &tenant.state(), Err(unready(reason)), begun);
-            });
+        match spawned {
+            Ok(()) => {
+                queue.booting.insert(job.name.clone());
+                let under_way = UnderWay(job.name.clone());
+                // The other end is a thread that does nothing else.
+                let _ = job_to.send((job, place, under_way));
+            }
+            Err(_) if !queue.booting.is_empty() => {
+                queue.jobs.push_front(job);
+                drop(place);
+                ENDED.wait_for(&mut queue, RETRY);
+            }
+            Err(reason) => MutexGuard::unlocked(&mut queue, || {
+                if let Some(tenant) = job.tenant.upgrade() {
+                    no_thread(&tenant, reason);
+                }
+            }),
         }
     }
     queue.dispatched = false;
 }
 
-/// A boot that began then. Dropped when it is over, however it ends.
-struct UnderWay(Instant);
+/// A boot of a tenant of this name. Dropped when it is over, however it ends.
+struct UnderWay(String);
 
 impl Drop for UnderWay {
     fn drop(&mut self) {
-        let mut queue = QUEUE.lock();
-        if let Some(nth) = queue.begun.iter().position(|&begun| begun == self.0) {
-            queue.begun.swap_remove(nth);
-        }
+        QUEUE.lock().booting.remove(&self.0);
         ENDED.notify_all();
     }
 }
 
-/// Returns when the first job may start. False if there are no more.
-fn wait_for_turn(queue: &mut MutexGuard<'_, Queue>, most: usize) -> bool {
+/// Returns when there is a job that may start. False if there are no more.
+fn wait_for_job(queue: &mut MutexGuard<'_, Queue>) -> bool {
     while !queue.jobs.is_empty() {
-        let now = Instant::now();
-        let counts_until = queue.begun.iter().map(|&begun| begun + PATIENCE);
-        let counting: Vec<Instant> = counts_until.filter(|&until| until > now).collect();
-        match counting.iter().min() {
-            _ if queue.begun.len() >= most => ENDED.wait(queue),
-            Some(&first) if counting.len() >= AT_ONCE => {
-                ENDED.wait_until(queue, first);
-            }
-            _ => return true,
+        if next(queue).is_some() {
+            return true;
         }
+        ENDED.wait(queue);
     }
     false
 }
 
-/// Boots the queue's first.
-fn work() {
-    let Some(job) = QUEUE.lock().jobs.pop_front() else {
-        return;
-    };
+/// The first job of a tenant that has no boot under way. A tenant that is gone needs none.
+fn next(queue: &Queue) -> Option<usize> {
+    let may_start = |job: &Job| !queue.booting.contains(&job.name);
+    queue.jobs.iter().position(may_start)
+}
+
+/// Boots a tenant's program.
+fn work(job: Job, mut place: Place) {
     let Some(tenant) = job.tenant.upgrade() else {
         return;
     };
@@ -164,8 +160,11 @@ fn work() {
         // An update came first.
         State::Ready(_) => return,
     }
-    let result = panic::catch_unwind(AssertUnwindSafe(|| boot::boot(&tenant, &before, job.file)))
-        .unwrap_or_else(|_| Err(unready("internal error, logged separately".into())));
+    let result = panic::catch_unwind(AssertUnwindSafe(|| {
+        boot::boot(&tenant, &before, job.file, &mut place)
+    }))
+    .unwrap_or_else(|_| Err(unready("internal error, logged separately".into())));
+    drop(place);
     boot::settle(&tenant, &before, result, start);
     // An update that was stored since this one began to boot, by a tenant of another VCL.
     refresh(&tenant);

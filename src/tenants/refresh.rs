@@ -7,6 +7,7 @@ use std::sync::Arc;
 use varnish::vcl::LogTag;
 
 use crate::tenants::boot::{self, Purpose};
+use crate::tenants::places::Place;
 use crate::tenants::tenant::{Release, State, Tenant};
 use crate::varnish::logging;
 
@@ -46,7 +47,13 @@ fn catches_up(tenant: &Tenant) -> bool {
     if tried == Some(version) {
         return false;
     }
-    match boot::start(tenant, &stored.elf, None, Purpose::Service) {
+    match boot::start(
+        tenant,
+        &stored.elf,
+        None,
+        Purpose::Service,
+        &mut Place::take(),
+    ) {
         Ok(program) => {
             if tenant.replace(&state, State::Ready(Release { program, version })) {
                 let text = format!("updated to {}, for another VCL", version.short());

@@ -1,6 +1,7 @@
 //! A request as the engine takes it, and what its user gets back beside the body.
 
 use std::borrow::Cow;
+use std::time::Duration;
 
 /// A header line: field name and value, both without line ends. Those of a request may be borrowed from whoever received
 /// it; those of a response are the guest's, copied.
@@ -48,7 +49,8 @@ pub enum Stream {
     Log,
 }
 
-/// What the engine's user does with a guest's output, while a program boots or a request runs.
+/// What the engine's user does with a guest's output, and when it lets others have the processor, while a program boots or a
+/// request runs.
 pub trait Host {
     /// Takes a piece of output. It is not line-buffered and may hold any bytes.
     fn output(&mut self, stream: Stream, bytes: &[u8]);
@@ -57,6 +59,18 @@ pub trait Host {
     /// overridden, the line goes where [`Stream::Log`] goes.
     fn note(&mut self, line: &str) {
         self.output(Stream::Log, line.as_bytes());
+    }
+
+    /// How long a program that boots may have the processor before [`Host::give_way`] is called. `None`, as it is unless
+    /// overridden: until it is done.
+    fn slice(&self) -> Option<Duration> {
+        None
+    }
+
+    /// The program has no use for the processor for so long; or if that is zero, it has had its slice while it boots. Returns
+    /// when it may go on, not before `time` is over. What that takes beyond `time` does not count for `max_boot_time`.
+    fn give_way(&mut self, time: Duration) {
+        std::thread::sleep(time);
     }
 }
 

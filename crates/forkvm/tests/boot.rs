@@ -3,10 +3,11 @@
 
 mod common;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use common::{Recorder, Tenant, config, guest, kvm_or_skip, scaled};
-use forkvm::{BootError, Config, Program, Quiet, Stream};
+use forkvm::{BootError, Config, Host, Program, Quiet, Stream};
 
 /// Boots a guest that has to be refused.
 fn refused(name: &str, change: impl FnOnce(&mut Config)) -> BootError {
@@ -450,4 +451,61 @@ fn limits_that_no_machine_can_keep() {
         config.limits.max_request_time = Duration::from_secs(3600);
     });
     assert_eq!(most.get("/").status, 200);
+}
+
+/// A host with others to run, who keep a program from running on for a while, the first few times.
+struct Shared {
+    slices: u32,
+    sleeps: u32,
+}
+
+const KEPT: Duration = Duration::from_millis(600);
+
+impl Host for Shared {
+    fn output(&mut self, _stream: Stream, _bytes: &[u8]) {}
+
+    fn slice(&self) -> Option<Duration> {
+        Some(Duration::from_millis(10))
+    }
+
+    fn give_way(&mut self, time: Duration) {
+        if time.is_zero() {
+            self.slices += 1;
+            if self.slices <= 4 {
+                std::thread::sleep(KEPT);
+            }
+        } else {
+            self.sleeps += 1;
+        }
+    }
+}
+
+fn boot_shared(name: &str, time: Duration) -> (Result<Arc<Program>, BootError>, Shared) {
+    let mut config = config(name);
+    config.limits.max_boot_time = time;
+    let mut host = Shared {
+        slices: 0,
+        sleeps: 0,
+    };
+    let booted = Program::boot(&guest(name), config, &mut host);
+    (booted, host)
+}
+
+#[test]
+fn a_boot_gives_way_at_each_slices_end_and_has_its_whole_time() {
+    kvm_or_skip!();
+    let (booted, host) = boot_shared("bad-main-never-ends", KEPT * 2);
+    let error = booted.unwrap_err().to_string();
+    assert!(error.contains("max_boot_time"), "{error}");
+    // It was kept for twice its time, which did not count.
+    assert!(host.slices >= 4, "{} slices", host.slices);
+    assert_eq!(host.sleeps, 0);
+}
+
+#[test]
+fn a_boot_that_sleeps_gives_way() {
+    kvm_or_skip!();
+    let (booted, host) = boot_shared("bad-main-sleeps", Duration::from_millis(300));
+    assert!(booted.is_err());
+    assert!(host.sleeps > 0);
 }

@@ -82,6 +82,10 @@ pub struct Machine {
     stepping: bool,
     /// The task whose vector state the processor holds.
     vector_of: i32,
+    /// How long it has the processor before others may have it. Only while it boots.
+    slice: Option<Duration>,
+    /// How long others have kept it from running since [`Machine::watched`] began: its deadline is so much later.
+    kept: Duration,
 }
 
 /// Where ring 3 was when an exception came (Intel SDM Vol. 3A, 6.14.2).
@@ -144,6 +148,8 @@ impl Machine {
             poisoned: false,
             stepping: false,
             vector_of: FIRST_TID,
+            slice: None,
+            kept: Duration::ZERO,
         })
     }
 
@@ -164,7 +170,8 @@ impl Machine {
         }
         self.poisoned = true;
         self.memory.start_request();
-        self.watch.arm(deadline);
+        self.kept = Duration::ZERO;
+        self.watch.arm(self.turn_end(deadline));
         let watched = Watched(self);
         let result = work(&mut *watched.0);
         drop(watched);
@@ -182,6 +189,16 @@ impl Machine {
     pub fn rearm(&mut self, deadline: Instant) {
         self.watch.disarm();
         self.watch.arm(deadline);
+    }
+
+    /// Shares the processor with others from now on, by slices of this length ([`Host::give_way`]).
+    pub fn set_slice(&mut self, slice: Option<Duration>) {
+        self.slice = slice;
+    }
+
+    /// How much later than told the deadline of [`Machine::watched`] was, since others had the processor meanwhile.
+    pub fn kept(&self) -> Duration {
+        self.kept
     }
 
     /// Whether [`Machine::run`] is to end with each system call it has served.
@@ -232,9 +249,7 @@ impl Machine {
                 Exit::Interrupted if self.memory.space().is_some() => {
                     self.interrupted(deadline, host)
                 }
-                Exit::Interrupted => {
-                    (Instant::now() >= deadline || !self.watch.go_on()).then_some(Cause::Timeout)
-                }
+                Exit::Interrupted => self.turn_over(deadline, host),
                 Exit::RingFull => self.ring_full(),
                 Exit::Dead(death) => Some(Cause::Machine(match death {
                     Death::TripleFault => death.to_string(),
@@ -244,6 +259,43 @@ impl Machine {
             if let Some(cause) = ended {
                 return Event::Ended(cause);
             }
+        }
+    }
+
+    /// The watchdog, or some other signal, has interrupted the program. Before the deadline that is its slice's end.
+    fn turn_over(&mut self, deadline: Instant, host: &mut dyn Host) -> Option<Cause> {
+        if Instant::now() >= deadline + self.kept {
+            return Some(Cause::Timeout);
+        }
+        if self.slice.is_none() {
+            return (!self.watch.go_on()).then_some(Cause::Timeout);
+        }
+        self.watch.disarm();
+        self.give_way(Duration::ZERO, host);
+        self.watch.arm(self.turn_end(deadline));
+        None
+    }
+
+    /// When it is to be interrupted, with this deadline for all of what it does.
+    fn turn_end(&self, deadline: Instant) -> Instant {
+        let deadline = deadline + self.kept;
+        let slice_end = self.slice.map(|slice| Instant::now() + slice);
+        slice_end.map_or(deadline, |end| end.min(deadline))
+    }
+
+    /// Sleeps, but not past the deadline. False if the deadline came first.
+    fn sleep(&mut self, time: Duration, deadline: Instant, host: &mut dyn Host) -> bool {
+        let deadline = deadline + self.kept;
+        let left = deadline.saturating_duration_since(Instant::now());
+        self.give_way(time.min(left), host);
+        time <= left
+    }
+
+    fn give_way(&mut self, time: Duration, host: &mut dyn Host) {
+        let start = Instant::now();
+        host.give_way(time);
+        if self.slice.is_some() {
+            self.kept += start.elapsed().saturating_sub(time);
         }
     }
 
@@ -268,7 +320,7 @@ impl Machine {
         let result = match outcome {
             Outcome::Return(value) => value,
             Outcome::Block(wait) => match wait.time {
-                Some(time) if sleep(time, deadline) => wait.result,
+                Some(time) if self.sleep(time, deadline, host) => wait.result,
                 Some(_) => return Some(Cause::Timeout),
                 // It is the machine's only task: nobody can end the wait.
                 None => return Some(Cause::Deadlock(wait.on.why_never())),
@@ -491,11 +543,4 @@ impl Machine {
         self.recycle_ring()?;
         self.memory.shrink()
     }
-}
-
-/// Sleeps, but not past the deadline. False if the deadline came first.
-fn sleep(time: Duration, deadline: Instant) -> bool {
-    let left = deadline.saturating_duration_since(Instant::now());
-    std::thread::sleep(time.min(left));
-    time <= left
 }

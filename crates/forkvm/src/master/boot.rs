@@ -110,7 +110,8 @@ impl Booting {
             run_until_waiting(machine, handlers, main, deadline, output)
         });
         // The watchdog looks now and then; a main() that ended between two looks may be late all the same.
-        let late = Instant::now() >= deadline;
+        self.deadline += self.machine.kept();
+        let late = Instant::now() >= self.deadline;
         match end {
             Ok(_) if late => Err(Cause::Timeout),
             end => end,
@@ -195,6 +196,7 @@ impl Booting {
         self.machine.watched(deadline, |machine| {
             wait_point.take_state(machine, state, deadline, output)
         })?;
+        self.deadline += self.machine.kept();
         if self.machine.settle() {
             Ok(())
         } else {
@@ -235,6 +237,7 @@ impl Booting {
                     None,
                 )
             })?;
+            self.deadline += self.machine.kept();
             if !self.machine.settle() {
                 return Err(Cause::Machine(
                     "it can't go on after a warm-up request".into(),

@@ -128,6 +128,7 @@ impl Master {
         }
         let mut booting = Booting::new(host, mapping, linux, (image.entry, rsp), main, deadline)
             .map_err(|error| errors.host(error))?;
+        booting.machine.set_slice(output.slice());
         let end = booting.run_main(output);
         let describe = |cause: Cause| {
             let time = format!("{:?} (max_boot_time)", config.limits.max_boot_time);
@@ -181,6 +182,7 @@ impl Master {
                     errors.main(format!("its warm-up request failed: {}", describe(cause)))
                 })?;
         }
+        let deadline = booting.deadline;
         let linux = booting.finish().map_err(|error| errors.host(error))?;
         let (memory, unused) = freeze(&memfd, &layout, deadline)
             .map_err(|error| errors.host(format!("freezing its memory: {error}")))?;

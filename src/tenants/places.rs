@@ -1,0 +1,208 @@
+//! The processor time of boots: a few places that they take in turns, each for a slice of time. So a `main()` that takes
+//! long, or never ends, makes the others slower, but holds up none.
+#![forbid(unsafe_code)]
+
+use std::collections::VecDeque;
+use std::sync::mpsc::{SyncSender, sync_channel};
+use std::thread;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+
+/// Programs that boot at the same moment. More would slow down the requests that are served meanwhile.
+const PLACES: usize = 2;
+/// How long a boot has its place if others wait for one.
+pub const SLICE: Duration = Duration::from_millis(20);
+
+static ALL: Places = Places::new(PLACES);
+
+struct Places(Mutex<Inner>);
+
+struct Inner {
+    free: usize,
+    /// Boots that have not begun. Each is told when a place is its own.
+    fresh: VecDeque<SyncSender<()>>,
+    /// Those that have had a slice.
+    paused: VecDeque<SyncSender<()>>,
+    /// Whose turn it is when both wait, so that neither keeps the other from getting on.
+    fresh_first: bool,
+}
+
+/// A place, until it is dropped.
+pub struct Place(&'static Places);
+
+impl Place {
+    /// Waits for a place for a boot that begins.
+    pub fn take() -> Self {
+        ALL.take()
+    }
+
+    /// Lets others have the place for so long, or if that is zero for their slice.
+    pub fn give_way(&mut self, time: Duration) {
+        if time.is_zero() {
+            self.0.pass_on();
+        } else {
+            self.0.0.lock().hand_on();
+            thread::sleep(time);
+            self.0.come_back();
+        }
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.0.lock().hand_on();
+    }
+}
+
+impl Places {
+    const fn new(free: usize) -> Self {
+        Self(Mutex::new(Inner {
+            free,
+            fresh: VecDeque::new(),
+            paused: VecDeque::new(),
+            fresh_first: true,
+        }))
+    }
+
+    fn take(&'static self) -> Place {
+        self.wait(|inner| &mut inner.fresh);
+        Place(self)
+    }
+
+    /// Waits for a place again, after having given it away.
+    fn come_back(&self) {
+        self.wait(|inner| &mut inner.paused);
+    }
+
+    fn wait(&self, line: fn(&mut Inner) -> &mut VecDeque<SyncSender<()>>) {
+        let (place, granted) = sync_channel(1);
+        let mut inner = self.0.lock();
+        if inner.free > 0 {
+            inner.free -= 1;
+            return;
+        }
+        line(&mut inner).push_back(place);
+        drop(inner);
+        // Whoever has the other end keeps it until it has sent something.
+        let _ = granted.recv();
+    }
+
+    /// Gives a place to the next, if somebody waits, and waits for another.
+    fn pass_on(&self) {
+        let (place, granted) = sync_channel(1);
+        let mut inner = self.0.lock();
+        if inner.fresh.is_empty() && inner.paused.is_empty() {
+            return;
+        }
+        inner.paused.push_back(place);
+        inner.hand_on();
+        drop(inner);
+        let _ = granted.recv();
+    }
+}
+
+impl Inner {
+    fn hand_on(&mut self) {
+        while let Some(next) = self.next() {
+            // It fails only if nobody waits any more.
+            if next.send(()).is_ok() {
+                return;
+            }
+        }
+        self.free += 1;
+    }
+
+    fn next(&mut self) -> Option<SyncSender<()>> {
+        let (first, second) = if self.fresh_first {
+            (&mut self.fresh, &mut self.paused)
+        } else {
+            (&mut self.paused, &mut self.fresh)
+        };
+        self.fresh_first = !self.fresh_first;
+        first.pop_front().or_else(|| second.pop_front())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+    use super::*;
+
+    fn places(count: usize) -> &'static Places {
+        Box::leak(Box::new(Places::new(count)))
+    }
+
+    #[test]
+    fn what_never_ends_holds_up_nobody() {
+        let places = places(2);
+        let over = Arc::new(AtomicBool::new(false));
+        let spinners: Vec<_> = (0..8)
+            .map(|_| {
+                let over = over.clone();
+                thread::spawn(move || {
+                    let mut place = places.take();
+                    while !over.load(Ordering::SeqCst) {
+                        place.give_way(Duration::ZERO);
+                    }
+                })
+            })
+            .collect();
+        // One after the other, each with some slices: all while the eight go on.
+        for _ in 0..20 {
+            let mut place = places.take();
+            (0..3).for_each(|_| place.give_way(Duration::ZERO));
+        }
+        over.store(true, Ordering::SeqCst);
+        spinners
+            .into_iter()
+            .for_each(|spinner| spinner.join().unwrap());
+        assert_eq!(places.0.lock().free, 2);
+    }
+
+    #[test]
+    fn never_more_than_there_are() {
+        let places = places(2);
+        let inside = Arc::new(AtomicUsize::new(0));
+        let threads: Vec<_> = (0..8)
+            .map(|nth| {
+                let inside = inside.clone();
+                thread::spawn(move || {
+                    for _ in 0..50 {
+                        let mut place = places.take();
+                        for turn in 0..10 {
+                            assert!(inside.fetch_add(1, Ordering::SeqCst) < 2);
+                            thread::yield_now();
+                            inside.fetch_sub(1, Ordering::SeqCst);
+                            place.give_way(Duration::from_micros((nth + turn) % 3));
+                        }
+                    }
+                })
+            })
+            .collect();
+        threads
+            .into_iter()
+            .for_each(|thread| thread.join().unwrap());
+        assert_eq!(places.0.lock().free, 2);
+    }
+
+    #[test]
+    fn who_sleeps_has_none() {
+        let places = places(1);
+        let mut sleeper = places.take();
+        let (woken, wakes) = sync_channel(0);
+        thread::scope(|scope| {
+            scope.spawn(move || {
+                sleeper.give_way(Duration::from_millis(1));
+                // Not before the other one's end.
+                woken.send(()).unwrap();
+            });
+            let place = places.take();
+            assert!(wakes.recv_timeout(Duration::from_millis(50)).is_err());
+            drop(place);
+            wakes.recv().unwrap();
+        });
+    }
+}
