@@ -173,9 +173,9 @@ impl Director {
             .map_err(|refused| refused.to_string())
     }
 
-    /// Whether the key is the tenant's.
+    /// Whether the key is the tenant's that an order is for.
     pub fn check_key(&self, name: &[u8], key: &[u8]) -> Result<(), String> {
-        let tenant = self.named(name).ok_or("no such tenant")?;
+        let tenant = sent_to(&self.backends, name).ok_or("no such tenant")?;
         let checked = tenant.settings.key.check(key);
         checked.map_err(|denied| denied.to_string())
     }
@@ -184,7 +184,8 @@ impl Director {
     pub fn rollback(&self, name: &[u8], key: Option<&[u8]>) -> Result<(), String> {
         let tenant = self.named(name).ok_or("no such tenant")?;
         if let Some(key) = key {
-            self.check_key(name, key)?;
+            let checked = tenant.settings.key.check(key);
+            checked.map_err(|denied| denied.to_string())?;
         }
         let turn = Turn::take(&tenant).map_err(|busy| busy.to_string())?;
         update::update(&tenant, Source::Rollback, turn)
@@ -281,9 +282,7 @@ impl Orders {
     fn carry_out(&self, fetch: &mut Fetch<'_, '_>) -> Result<Response, String> {
         let target = fetch.target().ok_or(backend::NO_TARGET)?;
         let name = target.tenant.as_deref().unwrap_or_default();
-        // A Host header may have a port.
-        let tenant = named(&self.backends, name)
-            .or_else(|| named(&self.backends, name::of_host(name)?.as_bytes()));
+        let tenant = sent_to(&self.backends, name);
         let asked = shown(name);
         match &target.order {
             Some(Order::Upload(upload)) => upload::respond(fetch, tenant, &asked, upload),
@@ -298,6 +297,11 @@ fn named(backends: &Backends, name: &[u8]) -> Option<Arc<Tenant>> {
     let name = name::canonical(name)?;
     let backends = backends.read();
     Some(backends.get(&*name)?.director().tenant().clone())
+}
+
+/// The tenant that an order is sent to: its name, or a Host header, which may have a port.
+fn sent_to(backends: &Backends, name: &[u8]) -> Option<Arc<Tenant>> {
+    named(backends, name).or_else(|| named(backends, name::of_host(name)?.as_bytes()))
 }
 
 /// A name that somebody sent, for a message.
