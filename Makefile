@@ -55,7 +55,7 @@ bench: build ## speed and memory, as a table, JSON and a page (QUICK=1, ROWS=cal
 	@$(ENV) LIB=$(TARGET)/release GUESTS_DIR=$(GUESTS) scripts/bench.sh
 
 # Builds nothing ("make build && sudo make install"): root may have no Rust.
-install: ## what "make build" made: VMOD (VMODDIR=), kvm.vcl (VCLDIR=), command, man pages and completions (PREFIX=/usr/local); DESTDIR= honoured
+install: ## what "make build" made: VMOD (VMODDIR=), kvm.vcl and kvm_subs.vcl (VCLDIR=), command, man pages and completions (PREFIX=/usr/local); DESTDIR= honoured
 	@set -e; built=$(TARGET)/release; \
 	for f in libvmod_kvm.so forkvm man1/forkvm.1 forkvm.bash vmod_kvm.3 varnish-folders; do \
 	  [ -e $$built/$$f ] || { echo "$$built/$$f is missing: run \"make build\" first"; exit 1; }; done; \
@@ -63,7 +63,7 @@ install: ## what "make build" made: VMOD (VMODDIR=), kvm.vcl (VCLDIR=), command,
 	if [ "$(VARNISH_PREFIX)" != "$$prefix" ] && [ -n "$(VARNISH_PREFIX)" ]; then \
 	  echo "this was not built for $(VARNISH_PREFIX): run \"make build VARNISH_PREFIX=$(VARNISH_PREFIX)\" first"; exit 1; fi; \
 	install -vD -m 644 $$built/libvmod_kvm.so "$(DESTDIR)$(or $(VMODDIR),$$vmoddir)/libvmod_kvm.so"; \
-	install -vD -m 644 vcl/kvm.vcl "$(DESTDIR)$(or $(VCLDIR),$$vcldir)/kvm.vcl"; \
+	for f in kvm.vcl kvm_subs.vcl; do install -vD -m 644 vcl/$$f "$(DESTDIR)$(or $(VCLDIR),$$vcldir)/$$f"; done; \
 	install -vD -m 755 $$built/forkvm "$(DESTDIR)$(PREFIX)/bin/forkvm"; \
 	share="$(DESTDIR)$(PREFIX)/share"; \
 	install -vD -m 644 -t "$$share/man/man1" $$built/man1/*.1; \

@@ -19,8 +19,10 @@ use crate::order::Order;
 use crate::orders::update::{self, Source, Turn};
 use crate::orders::{debug, upload, watch};
 use crate::tenants::document::{BadDocument, Described};
+use crate::tenants::keys::Denied;
 use crate::tenants::registry::Shared;
 use crate::tenants::settings::{BadSetting, Settings};
+use crate::tenants::signature;
 use crate::tenants::tenant::{State, Tenant};
 use crate::tenants::version::Version;
 use crate::tenants::{boot, name, queue, registry, report};
@@ -75,7 +77,15 @@ impl Director {
                 return Err(BadSetting::new(name.as_bytes(), "name", twice).into());
             }
         }
+        signature::start();
         for settings in tenants {
+            if let Some(denied) = settings.key.problem() {
+                logging::log(
+                    LogTag::Error,
+                    &settings.config.name,
+                    &format!("no updates and no debugging: {denied}"),
+                );
+            }
             let tenant = match registry::share(settings) {
                 Shared::Known(tenant) => tenant,
                 Shared::New(tenant, file) => {
@@ -132,6 +142,11 @@ impl Director {
         })
     }
 
+    /// Whether there is such a tenant.
+    pub fn has(&self, name: &[u8]) -> bool {
+        sent_to(&self.backends, name).is_some()
+    }
+
     /// Whether the tenant's program takes requests.
     pub fn is_ready(&self, ctx: &Ctx<'_>, name: &[u8]) -> bool {
         let Some(name) = name::canonical(name) else {
@@ -176,16 +191,21 @@ impl Director {
     /// Whether the key is the tenant's that an order is for.
     pub fn check_key(&self, name: &[u8], key: &[u8]) -> Result<(), String> {
         let tenant = sent_to(&self.backends, name).ok_or("no such tenant")?;
-        let checked = tenant.settings.key.check(key);
-        checked.map_err(|denied| denied.to_string())
+        match tenant.check_any(key) {
+            // The order itself will say so.
+            Err(Denied::Unreadable(_)) => Ok(()),
+            checked => checked.map_err(|denied| denied.to_string()),
+        }
     }
 
     /// Gives the tenant the program that it had before; with a key, only if that is right.
     pub fn rollback(&self, name: &[u8], key: Option<&[u8]>) -> Result<(), String> {
         let tenant = self.named(name).ok_or("no such tenant")?;
         if let Some(key) = key {
-            let checked = tenant.settings.key.check(key);
-            checked.map_err(|denied| denied.to_string())?;
+            tenant
+                .check(key, "POST", "rollback")
+                .and_then(|proof| proof.spend(tenant.name()))
+                .map_err(|denied| denied.to_string())?;
         }
         let turn = Turn::take(&tenant).map_err(|busy| busy.to_string())?;
         update::update(&tenant, Source::Rollback, turn)

@@ -29,7 +29,7 @@ pub enum Upload {
     Update {
         /// The key that was sent.
         key: Sent,
-        /// The longest body.
+        /// The longest body; 0 is the tenant's setting.
         max_size: usize,
     },
     /// The program before comes back.
@@ -37,6 +37,26 @@ pub enum Upload {
         /// The key that was sent.
         key: Sent,
     },
+}
+
+impl Upload {
+    /// The key that was sent, and what for.
+    pub fn key(&self) -> (&Sent, &'static str) {
+        match self {
+            Self::Update { key, .. } => (key, "update"),
+            Self::Rollback { key } => (key, "rollback"),
+        }
+    }
+}
+
+impl Debug {
+    /// What the key was sent for.
+    pub fn action(&self) -> &'static str {
+        match self.upload {
+            Some(_) => "live-debug",
+            None => "debug",
+        }
+    }
 }
 
 /// A request is to stop at its handler's entry.

@@ -72,6 +72,7 @@ fn what_was_built_is_installed() {
     for (file, mode) in [
         ("vmods/libvmod_kvm.so", 0o644),
         ("vcl/kvm.vcl", 0o644),
+        ("vcl/kvm_subs.vcl", 0o644),
         ("usr/bin/forkvm", 0o755),
         ("usr/share/man/man3/vmod_kvm.3", 0o644),
         ("usr/share/man/man1/forkvm.1", 0o644),

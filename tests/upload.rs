@@ -15,12 +15,14 @@ const KEY: &str = "correct-horse-battery-staple";
 /// A Varnish with vcl/kvm.vcl, whose tenants run hello until they are updated; theirs is the state in `folder`.
 fn node(folder: &Path) -> Varnishd {
     fs::create_dir(folder).unwrap();
-    let headers = Path::new(env!("CARGO_MANIFEST_DIR")).join("vcl/kvm.vcl");
-    let headers = fs::read_to_string(headers).unwrap().replace(
-        "import kvm;",
-        &format!("import kvm from \"{}\";", common::vmod().display()),
-    );
-    fs::write(folder.join("kvm.vcl"), headers).unwrap();
+    for file in ["kvm.vcl", "kvm_subs.vcl"] {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("vcl").join(file);
+        let text = fs::read_to_string(path).unwrap().replace(
+            "import kvm;",
+            &format!("import kvm from \"{}\";", common::vmod().display()),
+        );
+        fs::write(folder.join(file), text).unwrap();
+    }
     let vcl = format!(
         r#"
         vcl 4.1;

@@ -81,6 +81,7 @@ vtc! {
     reload
     retry
     settings
+    site
     slow_body
     target
     tenants_json

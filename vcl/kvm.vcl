@@ -5,13 +5,15 @@
 #     include "kvm.vcl";
 #     sub vcl_init { kvm.tenant("xpizza.com", "/srv/tenants/xpizza", update_key_file = "/etc/varnish/xpizza.key"); }
 #
-# The Host header tells the tenant.
+# The Host header tells the tenant; a host that is none gets a 404. A site that has backends of its own includes
+# kvm_subs.vcl instead, and calls its subroutines.
 #
-#     curl -H 'X-LiveUpdate: KEY' --data-binary @program http://xpizza.com/        a new program (or: forkvm upload)
+#     curl -H 'X-LiveUpdate: KEY' --data-binary @program http://xpizza.com/        a new program
 #     curl -H 'X-LiveUpdate: KEY' http://xpizza.com/                               which programs there are
 #     curl -H 'X-LiveRollback: KEY' -X POST http://xpizza.com/                     the one before again
 #
-# and where kvm.tenant() has allow_debug = true:
+# (forkvm upload, versions and rollback do the same without sending the key, which would be in Varnish's log: they sign
+# with it), and where kvm.tenant() has allow_debug = true:
 #
 #     curl -H 'X-DebugKey: KEY' http://xpizza.com/any/url                          this request waits for gdb
 #     curl -H 'X-LiveDebug: KEY' --data-binary @program http://xpizza.com/any/url  a GET in this program waits for gdb
@@ -20,66 +22,27 @@
 # your VCL do: requests with a key end here, all others go on there and in Varnish's own VCL, so programs' answers are
 # cached as usual.
 
-import kvm;
+include "./kvm_subs.vcl";
 
 backend default none;
 
 sub vcl_recv {
-    if (req.http.X-PostKey && !req.http.X-LiveUpdate) {
-        set req.http.X-LiveUpdate = req.http.X-PostKey;
-    }
-    unset req.http.X-PostKey;
-    # Which programs the tenant has.
-    if (req.method == "GET" && req.http.X-LiveUpdate) {
-        return (pass);
-    }
-    if (req.method == "POST" || req.method == "PUT") {
-        # Before the body comes: nobody waits for what is sent along with a wrong key.
-        if ((req.http.X-LiveUpdate && !kvm.check_key(req.http.Host, req.http.X-LiveUpdate)) ||
-            (req.http.X-LiveRollback && !kvm.check_key(req.http.Host, req.http.X-LiveRollback)) ||
-            (req.http.X-LiveDebug && !kvm.check_key(req.http.Host, req.http.X-LiveDebug))) {
-            return (synth(403, "Wrong key"));
-        }
-        if (req.http.X-LiveUpdate || req.http.X-LiveRollback || req.http.X-LiveDebug) {
-            return (pass);
-        }
-    }
-    # Keys are nothing for programs.
-    unset req.http.X-LiveUpdate;
-    unset req.http.X-LiveRollback;
-    unset req.http.X-LiveDebug;
-    if (req.http.X-DebugKey) {
-        return (pass);
-    }
+
+include "./kvm_subs.vcl";
+
+backend default none;
+
+sub vcl_recv {
+    call kvm_recv;
 }
 
 sub vcl_synth {
-    if (resp.status == 403 && resp.reason == "Wrong key") {
-        set resp.http.Connection = "close";
-        set resp.http.Content-Type = "application/json";
-        synthetic({"{ "error": "the key is wrong, or this host has none" }
-"});
-        return (deliver);
-    }
+    call kvm_synth;
 }
 
 sub vcl_backend_fetch {
-    if (bereq.http.X-LiveRollback) {
-        set bereq.backend = kvm.live_rollback(bereq.http.Host, bereq.http.X-LiveRollback);
-        return (fetch);
+    call kvm_backend_fetch;
+    if (!kvm.has_tenant(bereq.http.Host)) {
+        return (error(404, "No such tenant"));
     }
-    if (bereq.http.X-LiveUpdate) {
-        set bereq.backend = kvm.live_update(bereq.http.Host, bereq.http.X-LiveUpdate);
-        return (fetch);
-    }
-    if (bereq.http.X-LiveDebug) {
-        set bereq.backend = kvm.live_debug(bereq.http.Host, bereq.http.X-LiveDebug);
-        return (fetch);
-    }
-    if (bereq.http.X-DebugKey) {
-        set bereq.backend = kvm.vm_debug_backend(bereq.http.Host, bereq.http.X-DebugKey, bereq.url);
-        return (fetch);
-    }
-    # The tenant by the Host header, the program's URL by bereq.url.
-    set bereq.backend = kvm.backend();
 }

@@ -53,6 +53,7 @@ static FUNCTIONS: Vmod_vmod_kvm_Func = Vmod_vmod_kvm_Func {
     f_program_version: Some(program_version),
     f_tenant_is_ready: Some(tenant_is_ready),
     f_has_room: Some(has_room),
+    f_has_tenant: Some(has_tenant),
     f_version: Some(version),
 };
 
@@ -424,6 +425,21 @@ unsafe extern "C" fn tenant_is_ready(
         unsafe {
             let director = registered(vcl)?.director();
             Ok(director.is_ready(&Ctx::from_ptr(ctx), bytes(name).unwrap_or_default()))
+        }
+    })
+}
+
+/// `kvm.has_tenant()`
+unsafe extern "C" fn has_tenant(
+    ctx: *const vrt_ctx,
+    vcl: *mut vmod_priv,
+    name: VCL_STRING,
+) -> VCL_BOOL {
+    is_so(ctx, || {
+        // SAFETY: as in tenant().
+        unsafe {
+            let director = registered(vcl)?.director();
+            Ok(director.has(bytes(name).unwrap_or_default()))
         }
     })
 }

@@ -67,15 +67,16 @@ fn debug<'t>(
 ) -> Result<Debugged<'t>, Refusal> {
     let tenant = tenant.ok_or(Refusal::Unknown)?;
     let config = &tenant.settings.config;
-    tenant.settings.key.check(order.key.bytes())?;
+    let proof = tenant.check(order.key.bytes(), &fetch.method(), order.action())?;
     if !config.debugging.allowed {
         return Err(Refusal::NoDebugging);
     }
     // Before the upload, so that there is one program at most that is only debugged.
     let _turn = DebugTurn::take(tenant).ok_or(Refusal::Debugged)?;
+    let signed = proof.spend(tenant.name())?;
     let (Release { program, version }, mut asked) = match order.upload {
         Some(max_size) => {
-            let elf = upload::read(fetch, max_size, tenant)?;
+            let elf = upload::read(fetch, max_size, tenant, signed)?;
             (update::boot_to_debug(tenant, elf)?, Asked::get(fetch))
         }
         None => {

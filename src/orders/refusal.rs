@@ -10,6 +10,7 @@ use crate::fetch::plain;
 use crate::fetch::response::Response;
 use crate::orders::outcome::Refused;
 use crate::tenants::keys::Denied;
+use crate::tenants::signature::BadSignature;
 use crate::tenants::tenant::NotReady;
 use crate::tenants::version::{NotAVersion, Version};
 use crate::varnish::fetch::Fetch;
@@ -25,7 +26,7 @@ pub enum Refusal {
     #[error(transparent)]
     Denied(#[from] Denied),
     /// The upload is too long.
-    #[error("the program is larger than max_size ({0} bytes)")]
+    #[error("the program is larger than {0} bytes (max_update_size, or max_size of the order)")]
     TooLarge(usize),
     /// The host is short of it.
     #[error("there is no memory for the upload")]
@@ -34,11 +35,11 @@ pub enum Refusal {
     #[error("X-Sha256 {0}")]
     BadDigest(#[from] NotAVersion),
     /// The upload is damaged.
-    #[error("the upload's SHA-256 is {got}, not {wanted} as X-Sha256 says")]
+    #[error("the upload's SHA-256 is {got}, not {wanted} as X-Sha256 or the signature says")]
     WrongDigest {
         /// The upload's.
         got: Version,
-        /// The client's.
+        /// What the client said.
         wanted: Version,
     },
     /// No update, or no program to debug.
@@ -79,6 +80,8 @@ impl Refusal {
             Self::BadDigest(_) => 400,
             Self::Denied(Denied::NoKey) => 401,
             Self::Body(BadBody::Slow(_)) => 408,
+            Self::Denied(Denied::Unreadable(_)) => 503,
+            Self::Denied(Denied::Signature(BadSignature::TooMany)) => 503,
             Self::Denied(_) | Self::NoDebugging => 403,
             Self::Unknown => 404,
             Self::Refused(Refused::Busy) => 409,
@@ -100,7 +103,9 @@ impl Refusal {
     fn text(&self, tenant: &str) -> String {
         match self {
             // Where things are on this host is the operator's business, who finds it in the log.
-            Self::Denied(Denied::Unreadable(_)) => Denied::Disabled.to_string(),
+            Self::Denied(Denied::Unreadable(_)) => {
+                "the key can't be read, the log says why".to_owned()
+            }
             Self::NotReady(NotReady::Failed(_)) => {
                 "its program is not ready, the log says why".to_owned()
             }

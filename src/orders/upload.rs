@@ -48,20 +48,26 @@ fn carry_out(
     order: &Upload,
 ) -> Result<(u16, Value), Refusal> {
     let tenant = tenant.ok_or(Refusal::Unknown)?;
-    let (Upload::Update { key, .. } | Upload::Rollback { key }) = order;
-    tenant.settings.key.check(key.bytes())?;
+    let (key, action) = order.key();
+    let proof = tenant.check(key.bytes(), &fetch.method(), action)?;
     // Whoever may update may look; and a client can ask so whether its key is right before it sends a program.
     let looks = matches!(&*fetch.method(), "GET" | "HEAD");
     if looks && matches!(order, Upload::Update { .. }) {
+        // To look twice changes nothing.
         return Ok((200, versions::list(tenant)?));
     }
     // One upload of a tenant at a time, which need not keep others from a rollback while it trickles in.
     let (source, _upload) = match order {
         Upload::Update { max_size, .. } => {
             let upload = Turn::to_upload(tenant)?;
-            (Source::Given(read(fetch, *max_size, tenant)?), Some(upload))
+            let signed = proof.spend(tenant.name())?;
+            let elf = read(fetch, *max_size, tenant, signed)?;
+            (Source::Given(elf), Some(upload))
         }
-        Upload::Rollback { .. } => (Source::Rollback, None),
+        Upload::Rollback { .. } => {
+            proof.spend(tenant.name())?;
+            (Source::Rollback, None)
+        }
     };
     let turn = Turn::take(tenant)?;
     let done = update::update(tenant, source, turn)?;
@@ -69,12 +75,17 @@ fn carry_out(
     Ok((status, of_done(tenant.name(), &done)))
 }
 
-/// The program in the request's body, checked against X-Sha256.
+/// The program in the request's body, checked against X-Sha256 and against what was signed.
 pub fn read(
     fetch: &mut Fetch<'_, '_>,
     max_size: usize,
     tenant: &Tenant,
+    signed: Option<Version>,
 ) -> Result<Vec<u8>, Refusal> {
+    let max_size = match max_size {
+        0 => tenant.settings.values.max_update_size as usize,
+        given => given,
+    };
     let wanted = fetch
         .header("x-sha256")
         .map(|digits| String::from_utf8_lossy(digits.trim_ascii()).parse::<Version>())
@@ -84,12 +95,14 @@ pub fn read(
         BadBody::NoRoom => Refusal::OutOfMemory,
         bad => bad.into(),
     })?;
-    match wanted {
-        Some(wanted) if wanted != Version::of(&elf) => Err(Refusal::WrongDigest {
-            got: Version::of(&elf),
-            wanted,
-        }),
-        _ => Ok(elf),
+    if wanted.is_none() && signed.is_none() {
+        return Ok(elf);
+    }
+    let got = Version::of(&elf);
+    let differs = |wanted: &Version| *wanted != got;
+    match [wanted, signed].into_iter().flatten().find(differs) {
+        Some(wanted) => Err(Refusal::WrongDigest { got, wanted }),
+        None => Ok(elf),
     }
 }
 

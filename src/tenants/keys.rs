@@ -8,6 +8,8 @@ use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 
 use crate::file;
+use crate::tenants::signature::{BadSignature, Claim, Signature};
+use crate::tenants::version::Version;
 
 /// Longest key file.
 const FILE_LIMIT: u64 = 4096;
@@ -17,7 +19,7 @@ const FILE_LIMIT: u64 = 4096;
 pub enum Key {
     /// There is none, and there are no updates.
     None,
-    /// Its SHA-256: of equal length whatever the key's, and of no use to a reader of our memory.
+    /// Its SHA-256, which is of equal length whatever the key's. Signatures are made with it.
     Digest([u8; 32]),
     /// In a file, which is read at each update, so that a key can be changed without a VCL reload.
     File(PathBuf),
@@ -35,9 +37,37 @@ pub enum Denied {
     /// It is another one.
     #[error("the key is wrong")]
     Wrong,
-    /// The key file can't be read. Clients see [`Denied::Disabled`].
+    /// The tenant takes signatures only.
+    #[error("a key as it is does not do for this tenant (signed_orders): sign the order with it")]
+    Unsigned,
+    /// The signature does not allow it.
+    #[error(transparent)]
+    Signature(#[from] BadSignature),
+    /// The key file can't be read.
     #[error("update_key_file {0}")]
     Unreadable(String),
+}
+
+/// What somebody showed for an order.
+#[derive(Debug)]
+pub enum Proof<'a> {
+    /// The key.
+    Key,
+    /// A signature, which is good once, and what the body's SHA-256 has to be.
+    Signature(Signature<'a>, Version),
+}
+
+impl Proof<'_> {
+    /// The order is carried out. Gives what the body's SHA-256 has to be, if that was signed.
+    pub fn spend(self, tenant: &str) -> Result<Option<Version>, Denied> {
+        match self {
+            Self::Key => Ok(None),
+            Self::Signature(signature, digest) => {
+                signature.spend(tenant)?;
+                Ok(Some(digest))
+            }
+        }
+    }
 }
 
 impl Key {
@@ -54,24 +84,47 @@ impl Key {
         *self != Self::None
     }
 
-    /// Whether `sent` is the key.
-    pub fn check(&self, sent: &[u8]) -> Result<(), Denied> {
+    /// Whether `sent` is the key, or a signature of this order with it. With `signed_only` only the latter will do.
+    pub fn check<'a>(
+        &self,
+        sent: &'a [u8],
+        claim: &Claim<'_>,
+        signed_only: bool,
+    ) -> Result<Proof<'a>, Denied> {
         let sent = sent.trim_ascii();
         if sent.is_empty() {
             return Err(Denied::NoKey);
         }
-        let key = match self {
-            Self::None => return Err(Denied::Disabled),
-            Self::Digest(key) => *key,
+        let key = self.digest()?;
+        match Signature::parse(sent) {
+            Some(signature) => {
+                let signature = signature?;
+                let digest = signature.verify(&key, claim)?;
+                Ok(Proof::Signature(signature, digest))
+            }
+            None if !bool::from(digest(sent).ct_eq(&key)) => Err(Denied::Wrong),
+            None if signed_only => Err(Denied::Unsigned),
+            None => Ok(Proof::Key),
+        }
+    }
+
+    /// The key's SHA-256.
+    fn digest(&self) -> Result<[u8; 32], Denied> {
+        match self {
+            Self::None => Err(Denied::Disabled),
+            Self::Digest(key) => Ok(*key),
             Self::File(path) => match Self::given(&read(path)?) {
-                Self::Digest(key) => key,
-                _ => return Err(Denied::Disabled),
+                Self::Digest(key) => Ok(key),
+                _ => Err(Denied::Disabled),
             },
-        };
-        if bool::from(digest(sent).ct_eq(&key)) {
-            Ok(())
-        } else {
-            Err(Denied::Wrong)
+        }
+    }
+
+    /// Says what is wrong with it, if it is a file that can't be read.
+    pub fn problem(&self) -> Option<Denied> {
+        match self.digest() {
+            Err(denied @ Denied::Unreadable(_)) => Some(denied),
+            _ => None,
         }
     }
 }
@@ -99,20 +152,46 @@ fn read(path: &Path) -> Result<Vec<u8>, Denied> {
 mod tests {
     use super::*;
 
+    fn plain(key: &Key, sent: &[u8]) -> Result<(), Denied> {
+        let claim = Claim {
+            tenant: "example.com",
+            method: "POST",
+            action: "update",
+        };
+        key.check(sent, &claim, false).map(drop)
+    }
+
+    #[test]
+    fn a_key_may_have_to_sign() {
+        let key = Key::given(b"correct horse");
+        let claim = Claim {
+            tenant: "example.com",
+            method: "POST",
+            action: "update",
+        };
+        let check = |sent| key.check(sent, &claim, true).map(drop);
+        assert_eq!(check(b"correct horse"), Err(Denied::Unsigned));
+        assert_eq!(check(b"wrong"), Err(Denied::Wrong));
+        assert_eq!(
+            check(b"HMAC-SHA256 nothing"),
+            Err(Denied::Signature(BadSignature::Malformed))
+        );
+    }
+
     #[test]
     fn only_the_key_is_the_key() {
         let key = Key::given(b"correct horse");
-        assert_eq!(key.check(b"correct horse"), Ok(()));
-        assert_eq!(key.check(b" correct horse\n"), Ok(()));
+        assert_eq!(plain(&key, b"correct horse"), Ok(()));
+        assert_eq!(plain(&key, b" correct horse\n"), Ok(()));
         for wrong in [
             &b"x"[..],
             b"correct hors",
             b"correct horse ?",
             &[b'x'; 10_000],
         ] {
-            assert_eq!(key.check(wrong), Err(Denied::Wrong));
+            assert_eq!(plain(&key, wrong), Err(Denied::Wrong));
         }
-        assert_eq!(key.check(b""), Err(Denied::NoKey));
+        assert_eq!(plain(&key, b""), Err(Denied::NoKey));
         assert!(!format!("{key:?}").contains("correct"));
     }
 
@@ -121,8 +200,8 @@ mod tests {
         for none in [&b""[..], b" \n"] {
             let key = Key::given(none);
             assert!(!key.is_set());
-            assert_eq!(key.check(b"x"), Err(Denied::Disabled));
-            assert_eq!(key.check(b""), Err(Denied::NoKey));
+            assert_eq!(plain(&key, b"x"), Err(Denied::Disabled));
+            assert_eq!(plain(&key, b""), Err(Denied::NoKey));
         }
     }
 
@@ -130,18 +209,18 @@ mod tests {
     fn a_key_file_is_read_each_time() {
         let path = std::env::temp_dir().join(format!("kvm-key.{}", std::process::id()));
         let key = Key::File(path.clone());
-        assert!(matches!(key.check(b"a"), Err(Denied::Unreadable(_))));
+        assert!(matches!(plain(&key, b"a"), Err(Denied::Unreadable(_))));
         std::fs::write(&path, "a\n").unwrap();
-        assert_eq!(key.check(b"a"), Ok(()));
+        assert_eq!(plain(&key, b"a"), Ok(()));
         std::fs::write(&path, "b").unwrap();
         assert_eq!(
-            (key.check(b"a"), key.check(b"b")),
+            (plain(&key, b"a"), plain(&key, b"b")),
             (Err(Denied::Wrong), Ok(()))
         );
         std::fs::write(&path, "\n").unwrap();
-        assert_eq!(key.check(b"b"), Err(Denied::Disabled));
+        assert_eq!(plain(&key, b"b"), Err(Denied::Disabled));
         std::fs::write(&path, [b'a'; 5000]).unwrap();
-        assert!(matches!(key.check(b"a"), Err(Denied::Unreadable(_))));
+        assert!(matches!(plain(&key, b"a"), Err(Denied::Unreadable(_))));
         std::fs::remove_file(&path).unwrap();
     }
 }

@@ -12,6 +12,7 @@ pub mod registry;
 pub mod report;
 pub mod retry;
 pub mod settings;
+pub mod signature;
 pub mod store;
 pub mod table;
 pub mod tenant;

@@ -126,6 +126,16 @@ macro_rules! settings {
             /// around the key does not count.
             update_key_file: PathOrNone = "";
 
+            /// Whether updates, rollbacks and debugging need a signature with the key, as
+            /// ``forkvm`` sends it, and the key itself is refused. What clients send is in
+            /// Varnish's log; a signature is good for one order within five minutes
+            /// (see `live-update.md`).
+            signed_orders: Flag = false;
+
+            /// Longest program that an update may bring, where `kvm.live_update()`_ is not told
+            /// otherwise.
+            max_update_size: Size(KIB..=64 * GIB) = 50 * MIB;
+
             /// The folder that updates are stored in, each tenant's in *NAME*.versions.
             /// Varnish's child must be allowed to write there. Without it, the folder that
             /// *path* is in. A *NAME*.versions that others may write to is not used.

@@ -10,7 +10,9 @@ use forkvm::Program;
 use parking_lot::{Condvar, Mutex};
 
 use crate::file::Identity;
+use crate::tenants::keys::{Denied, Proof};
 use crate::tenants::settings::Settings;
+use crate::tenants::signature::Claim;
 use crate::tenants::store::Store;
 use crate::tenants::version::Version;
 
@@ -134,6 +136,38 @@ impl Tenant {
     /// Its name.
     pub fn name(&self) -> &str {
         &self.settings.config.name
+    }
+
+    /// Whether an order may be carried out: what was sent is the tenant's key, or a signature with it of a request with
+    /// this method that asks for this.
+    pub fn check<'a>(
+        &self,
+        sent: &'a [u8],
+        method: &str,
+        action: &'static str,
+    ) -> Result<Proof<'a>, Denied> {
+        let claim = Claim {
+            tenant: self.name(),
+            method,
+            action,
+        };
+        let signed_only = self.settings.values.signed_orders;
+        self.settings.key.check(sent, &claim, signed_only)
+    }
+
+    /// Whether what was sent allows some order that has a body. Nothing is used up.
+    pub fn check_any(&self, sent: &[u8]) -> Result<(), Denied> {
+        let orders = ["POST", "PUT"]
+            .into_iter()
+            .flat_map(|method| ["update", "rollback", "live-debug"].map(|action| (method, action)));
+        let mut result = Err(Denied::Wrong);
+        for (method, action) in orders {
+            result = self.check(sent, method, action).map(drop);
+            if result.is_ok() {
+                break;
+            }
+        }
+        result
     }
 
     /// The file of its path that it has.

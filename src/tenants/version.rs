@@ -38,6 +38,11 @@ impl Version {
         }
     }
 
+    /// Its bytes.
+    pub fn bytes(&self) -> [u8; 32] {
+        self.0
+    }
+
     /// The first digits, for logs.
     pub fn short(&self) -> String {
         let mut text = self.to_string();

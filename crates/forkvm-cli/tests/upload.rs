@@ -33,7 +33,7 @@ fn what_is_sent() {
     assert_eq!(sent.line, "POST /some/path?q=1 HTTP/1.1");
     assert!(sent.body == common::guest("hello"));
     assert_eq!(sent.header("host"), "x.com");
-    assert_eq!(sent.header("x-liveupdate"), KEY);
+    assert!(sent.header("x-liveupdate").starts_with("HMAC-SHA256 time="));
     assert_eq!(sent.header("x-sha256"), version);
     assert_eq!(sent.header("content-type"), "application/octet-stream");
     assert_eq!(sent.all("transfer-encoding"), [""; 0]);
@@ -95,7 +95,11 @@ fn the_key_from_a_file() {
         let key = folder.file("key", text.as_bytes());
         let output = upload_with(&[&hello(), "-u", &peer.url(), "--key-file", &key]);
         assert_eq!(output.status.code(), Some(0));
-        assert_eq!(peer.only().header("x-liveupdate"), KEY);
+        assert!(
+            peer.only()
+                .header("x-liveupdate")
+                .starts_with("HMAC-SHA256 time=")
+        );
         assert!(!stderr(&output).contains("warning"), "{}", stderr(&output));
     }
     let peer = Peer::willing();
@@ -140,7 +144,11 @@ fn a_refused_key_costs_no_upload() {
         assert_eq!(asked.len(), 1);
         assert_eq!(asked[0].line, "GET / HTTP/1.1");
         assert_eq!(asked[0].header("host"), "x.com");
-        assert_eq!(asked[0].header("x-liveupdate"), KEY);
+        assert!(
+            asked[0]
+                .header("x-liveupdate")
+                .starts_with("HMAC-SHA256 time=")
+        );
         let code = if sent == 0 { 22 } else { 0 };
         assert_eq!(output.status.code(), Some(code), "{}", stderr(&output));
         if sent == 0 {
@@ -330,7 +338,10 @@ fn rollback() {
         let sent = peer.only();
         assert_eq!(sent.line, "POST / HTTP/1.1");
         assert_eq!(sent.header("host"), "x.com");
-        assert_eq!(sent.header("x-liverollback"), KEY);
+        assert!(
+            sent.header("x-liverollback")
+                .starts_with("HMAC-SHA256 time=")
+        );
         assert_eq!(sent.header("content-length"), "0");
         assert_eq!(sent.all("x-liveupdate"), [""; 0]);
         assert!(sent.body.is_empty());

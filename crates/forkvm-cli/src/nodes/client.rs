@@ -13,7 +13,7 @@ use ureq::unversioned::transport::{
 };
 use ureq::{Agent, Error, SendBody};
 
-use super::key::Key;
+use super::key::{Claim, Key};
 
 /// Longest time to find a node's address, and to connect.
 const CONNECT: Duration = Duration::from_secs(5);
@@ -40,6 +40,29 @@ pub enum Lost {
     Broken(String),
 }
 
+/// The SHA-256 of nothing.
+pub const NO_BODY: &str = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
+
+/// What is asked for: its header, and its name in what is signed.
+#[derive(Debug, Clone, Copy)]
+pub struct Order {
+    header: &'static str,
+    action: &'static str,
+}
+
+impl Order {
+    /// Another program; asked without a body, which programs there are.
+    pub const UPDATE: Self = Self {
+        header: "X-LiveUpdate",
+        action: "update",
+    };
+    /// The program before.
+    pub const ROLLBACK: Self = Self {
+        header: "X-LiveRollback",
+        action: "rollback",
+    };
+}
+
 /// Whom to ask, and as whom.
 pub struct Node<'a> {
     /// The node's address.
@@ -53,29 +76,43 @@ pub struct Node<'a> {
 }
 
 impl Node<'_> {
-    /// Asks without a body. The header `order` has the key.
-    pub fn get(&self, order: &str) -> Result<Answer, Lost> {
+    /// Asks without a body.
+    pub fn get(&self, order: Order) -> Result<Answer, Lost> {
+        let signature = self.sign("GET", order, NO_BODY)?;
         self.exchange(|agent| {
             let request = agent.get(self.url).header("Host", self.tenant);
-            request.header(order, self.key.header()).call()
+            request.header(order.header, signature).call()
         })
     }
 
-    /// Sends a body. The header `order` has the key, and there may be more headers.
+    /// Sends a body with this SHA-256 in hex. There may be more headers.
     pub fn post(
         &self,
-        order: &str,
+        order: Order,
+        sha256: &str,
         headers: &[(&str, &str)],
         body: &mut dyn Read,
     ) -> Result<Answer, Lost> {
+        let signature = self.sign("POST", order, sha256)?;
         self.exchange(|agent| {
             let mut request = agent.post(self.url).header("Host", self.tenant);
-            request = request.header(order, self.key.header());
+            request = request.header(order.header, signature);
             for &(name, value) in headers {
                 request = request.header(name, value);
             }
             request.send(SendBody::from_reader(&mut &mut *body))
         })
+    }
+
+    fn sign(&self, method: &str, order: Order, sha256: &str) -> Result<String, Lost> {
+        let claim = Claim {
+            tenant: self.tenant,
+            method,
+            action: order.action,
+            sha256,
+        };
+        let signed = self.key.sign(&claim);
+        signed.map_err(|error| Lost::Broken(format!("the order can't be signed: {error}")))
     }
 
     fn exchange(

@@ -1,19 +1,42 @@
-//! The key that allows updates. It goes into one header of the request and nowhere else.
+//! The key that allows updates. It is sent nowhere: what is sent in one header of the request is a signature with it,
+//! since that header is in the log of every Varnish (`src/tenants/signature.rs` in the VMOD says what is signed).
 
+use std::fmt;
 use std::fs::File;
 use std::io::{self, IsTerminal, Read};
 use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
+use std::time::{SystemTime, UNIX_EPOCH};
 
-use ureq::http::HeaderValue;
+use hmac::{Hmac, KeyInit, Mac};
+use sha2::{Digest, Sha256};
 
 /// Longest key, and file with a key, as in the VMOD. A header has to fit into http_req_hdr_len, 8 KiB by default.
 const LONGEST: usize = 4096;
 
-/// A key, as the value of a header that no debug output shows.
-#[derive(Debug, Clone)]
-pub struct Key(HeaderValue);
+/// A key, which no debug output shows.
+#[derive(Clone)]
+pub struct Key(Vec<u8>);
+
+impl fmt::Debug for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a key")
+    }
+}
+
+/// An order to be signed.
+#[derive(Debug, Clone, Copy)]
+pub struct Claim<'a> {
+    /// The tenant, as the VMOD writes its name.
+    pub tenant: &'a str,
+    /// The request's method.
+    pub method: &'a str,
+    /// What is asked for: `update` or `rollback`.
+    pub action: &'a str,
+    /// The SHA-256 of the request's body in hex.
+    pub sha256: &'a str,
+}
 
 impl Key {
     /// The key in a file. The second value is a warning.
@@ -76,16 +99,44 @@ impl Key {
                 "{source}: a key is one line of text; this has a line break or a control character in it"
             ));
         }
-        let mut value = HeaderValue::from_bytes(bytes)
-            .map_err(|_| format!("{source}: no header can carry this key"))?;
-        value.set_sensitive(true);
-        Ok(Self(value))
+        Ok(Self(bytes.to_vec()))
     }
 
-    /// The header's value.
-    pub fn header(&self) -> &HeaderValue {
+    /// The key itself, to be kept out of what is shown.
+    pub fn bytes(&self) -> &[u8] {
         &self.0
     }
+
+    /// The header's value for an order that is made now.
+    pub fn sign(&self, claim: &Claim<'_>) -> io::Result<String> {
+        let time = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .map_err(io::Error::other)?
+            .as_secs();
+        let mut nonce = [0; 16];
+        File::open("/dev/urandom")?.read_exact(&mut nonce)?;
+        let nonce = hex(&nonce);
+        let Claim {
+            tenant,
+            method,
+            action,
+            sha256,
+        } = claim;
+        // A name's case and its trailing dot do not count.
+        let tenant = tenant.trim_end_matches('.').to_ascii_lowercase();
+        let text = format!("forkvm 1\n{tenant}\n{method}\n{action}\n{sha256}\n{time}\n{nonce}");
+        let mut mac =
+            Hmac::<Sha256>::new_from_slice(&Sha256::digest(&self.0)).map_err(io::Error::other)?;
+        mac.update(text.as_bytes());
+        let mac = hex(&mac.finalize().into_bytes());
+        Ok(format!(
+            "HMAC-SHA256 time={time}, nonce={nonce}, sha256={sha256}, mac={mac}"
+        ))
+    }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 #[cfg(test)]
@@ -93,7 +144,7 @@ mod tests {
     use super::*;
 
     fn key(bytes: &[u8]) -> Result<Vec<u8>, String> {
-        Key::new(bytes, "here").map(|key| key.header().as_bytes().to_vec())
+        Key::new(bytes, "here").map(|key| key.0)
     }
 
     #[test]

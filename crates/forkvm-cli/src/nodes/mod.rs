@@ -34,9 +34,6 @@ If nodes failed in different ways, it is 22 if one refused, else that of the fir
 Varnish speaks plain HTTP, and so does this command: whoever sees the traffic sees the key. Send it over loopback,
 a private network or an SSH tunnel.";
 
-/// The header with the key: an update if there is a body with it, and else the question which programs there are.
-const LIVE_UPDATE: &str = "X-LiveUpdate";
-
 /// The nodes, and the tenant there.
 #[derive(Debug, Args)]
 pub struct Nodes {
@@ -145,7 +142,7 @@ impl Nodes {
     fn ask_one(&self, url: &str, order: &Order<'_>, key: &Key) -> Outcome {
         let mut question = Question {
             version: None,
-            secret: key.header().as_bytes(),
+            secret: key.bytes(),
             timeout: self.timeout,
         };
         let mut node = Node {
@@ -159,7 +156,7 @@ impl Nodes {
                 question.version = Some(version);
                 // Whether the program would be taken is asked before it is sent: a key is wrong more often than a program.
                 let start = Instant::now();
-                let asked = node.get(LIVE_UPDATE);
+                let asked = node.get(client::Order::UPDATE);
                 if let Some(refused) = Outcome::refused_beforehand(asked, &question) {
                     return refused;
                 }
@@ -169,13 +166,25 @@ impl Nodes {
                     ("Content-Length", &program.len().to_string()),
                     ("X-Sha256", version),
                 ];
-                node.post(LIVE_UPDATE, &headers, &mut Body::new(url, program))
+                node.post(
+                    client::Order::UPDATE,
+                    version,
+                    &headers,
+                    &mut Body::new(url, program),
+                )
             }
             Order::Rollback => {
                 let headers = [("Content-Length", "0")];
-                node.post("X-LiveRollback", &headers, &mut io::empty())
+                node.post(
+                    client::Order::ROLLBACK,
+                    client::NO_BODY,
+                    &headers,
+                    &mut io::empty(),
+                )
             }
-            Order::Versions => return Outcome::of_versions(node.get(LIVE_UPDATE), &question),
+            Order::Versions => {
+                return Outcome::of_versions(node.get(client::Order::UPDATE), &question);
+            }
         };
         Outcome::of(answer, &question)
     }

@@ -1,0 +1,80 @@
+# What tenants need of a VCL, as subroutines for a site that has backends of its own. Call all of them, each where its name
+# says, before what your VCL does there:
+#
+#     vcl 4.1;
+#     include "kvm_subs.vcl";
+#     backend shop { .host = "127.0.0.1"; .port = "8081"; }
+#     sub vcl_init { kvm.tenant("xpizza.com", "/srv/tenants/xpizza", update_key_file = "/etc/varnish/xpizza.key"); }
+#     sub vcl_recv { call kvm_recv; }
+#     sub vcl_synth { call kvm_synth; }
+#     sub vcl_backend_fetch { call kvm_backend_fetch; }
+#
+# Requests whose Host header names a tenant go to its program, all others where they would go without this. Where there
+# are tenants only, kvm.vcl has the calls too. What the headers mean that have a key stands there.
+
+import kvm;
+
+# Orders end vcl_recv here; requests go on after the call.
+sub kvm_recv {
+    if (req.http.X-PostKey && !req.http.X-LiveUpdate) {
+        set req.http.X-LiveUpdate = req.http.X-PostKey;
+    }
+    unset req.http.X-PostKey;
+    # Which programs the tenant has.
+    if (req.method == "GET" && req.http.X-LiveUpdate) {
+        return (pass);
+    }
+    if (req.method == "POST" || req.method == "PUT") {
+        # Before the body comes: nobody waits for what is sent along with a wrong key.
+        if ((req.http.X-LiveUpdate && !kvm.check_key(req.http.Host, req.http.X-LiveUpdate)) ||
+            (req.http.X-LiveRollback && !kvm.check_key(req.http.Host, req.http.X-LiveRollback)) ||
+            (req.http.X-LiveDebug && !kvm.check_key(req.http.Host, req.http.X-LiveDebug))) {
+            return (synth(403, "Wrong key"));
+        }
+        if (req.http.X-LiveUpdate || req.http.X-LiveRollback || req.http.X-LiveDebug) {
+            return (pass);
+        }
+    }
+    # Keys are nothing for programs.
+    unset req.http.X-LiveUpdate;
+    unset req.http.X-LiveRollback;
+    unset req.http.X-LiveDebug;
+    if (req.http.X-DebugKey) {
+        return (pass);
+    }
+}
+
+# The answer to a wrong key.
+sub kvm_synth {
+    if (resp.status == 403 && resp.reason == "Wrong key") {
+        set resp.http.Connection = "close";
+        set resp.http.Content-Type = "application/json";
+        synthetic({"{ "error": "the key is wrong, or this host has none" }
+"});
+        return (deliver);
+    }
+}
+
+# Sets bereq.backend for tenants and for orders, and leaves it as it is for all else.
+sub kvm_backend_fetch {
+    if (bereq.http.X-LiveRollback) {
+        set bereq.backend = kvm.live_rollback(bereq.http.Host, bereq.http.X-LiveRollback);
+        return (fetch);
+    }
+    if (bereq.http.X-LiveUpdate) {
+        set bereq.backend = kvm.live_update(bereq.http.Host, bereq.http.X-LiveUpdate);
+        return (fetch);
+    }
+    if (bereq.http.X-LiveDebug) {
+        set bereq.backend = kvm.live_debug(bereq.http.Host, bereq.http.X-LiveDebug);
+        return (fetch);
+    }
+    if (bereq.http.X-DebugKey) {
+        set bereq.backend = kvm.vm_debug_backend(bereq.http.Host, bereq.http.X-DebugKey, bereq.url);
+        return (fetch);
+    }
+    if (kvm.has_tenant(bereq.http.Host)) {
+        # The tenant by the Host header, the program's URL by bereq.url.
+        set bereq.backend = kvm.backend();
+    }
+}
