@@ -1,6 +1,6 @@
 use std::time::Duration;
 
-use forkvm::{AllowedPath, Config, Debugging, Header, Limits, WarmUp};
+use forkvm::{AllowedPath, Config, Debugging, Header, Limits, Queue, WarmUp};
 
 use super::*;
 use crate::tenants::keys::Key;
@@ -63,6 +63,7 @@ fn every_setting_is_taken_over() {
                 "group": "G", "filename": "/srv/a", "key": "secret", "max_boot_time": 1.5,
                 "max_request_time": 2, "max_wait": 0, "idle_time": 3, "max_memory": 4,
                 "max_request_memory": 5, "req_mem_limit_after_reset": 6, "concurrency": 255,
+                "max_queue": 9, "max_response_size": 10, "max_response_memory": 11,
                 "main_arguments": ["a b"], "environment": ["A=b c"], "allowed_paths": ["/etc"],
                 "current_working_directory": "/tmp", "stdout": true,
                 "warmup": { "url": "/w", "method": "POST", "headers": ["A: b"], "num_requests": 7 },
@@ -82,6 +83,7 @@ fn every_setting_is_taken_over() {
         allowed_paths: vec!["/etc".into()],
         current_working_directory: "/tmp".into(),
         concurrency: 255,
+        queue: Queue::new(9),
         idle_time: Duration::from_secs(3),
         warm_up: Some(WarmUp {
             num_requests: 7,
@@ -103,7 +105,7 @@ fn every_setting_is_taken_over() {
             max_memory: 4 << 20,
             max_request_memory: 5 << 20,
             req_mem_limit_after_reset: 6 << 20,
-            max_response_size: 64 << 20,
+            max_response_size: 10 << 20,
         },
         ..Config::new("all")
     };
@@ -113,6 +115,7 @@ fn every_setting_is_taken_over() {
     assert_eq!(settings.state_dir, Path::new("/var/lib"));
     let values = &settings.values;
     assert_eq!(values.keep_versions, 0);
+    assert_eq!(values.max_response_memory, 11 << 20);
     assert!(values.stdout && values.update_without_state && values.watch && values.version_header);
 }
 
