@@ -100,7 +100,7 @@ impl Refusal {
     }
 
     /// What the client is told.
-    fn text(&self, tenant: &str) -> String {
+    fn text(&self) -> String {
         match self {
             // Where things are on this host is the operator's business, who finds it in the log.
             Self::Denied(Denied::Unreadable(_)) => {
@@ -113,7 +113,7 @@ impl Refusal {
             Self::Refused(Refused::NoResources(_)) => {
                 "the host lacks something for it now, the log says what".to_owned()
             }
-            other => logging::without_tenant(tenant, &other.to_string()).to_owned(),
+            other => other.to_string(),
         }
     }
 
@@ -127,7 +127,7 @@ impl Refusal {
         if let Self::Unreadable(what) = self {
             return Err(format!("upload: {what}").into());
         }
-        let mut body = json!({ "tenant": tenant, "error": self.text(tenant) });
+        let mut body = json!({ "tenant": tenant, "error": self.text() });
         if let Self::Refused(Refused::BadProgram { stderr, .. }) = self {
             body["stderr"] = String::from_utf8_lossy(stderr).into();
         }

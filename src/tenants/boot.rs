@@ -134,7 +134,7 @@ fn adopt(tenant: &Tenant, elf: &Stored) {
 pub struct BootFailure {
     /// What kind of failure.
     pub error: BootError,
-    /// In words, without the tenant's name.
+    /// In words.
     pub reason: String,
     /// The last it wrote to stderr.
     pub stderr: Vec<u8>,
@@ -200,10 +200,7 @@ pub fn start(
 ) -> Result<Arc<Program>, BootFailure> {
     if let Some(fault) = &tenant.settings.fault {
         return Err(BootFailure {
-            error: BootError::Setting {
-                tenant: tenant.name().into(),
-                what: fault.clone(),
-            },
+            error: BootError::Setting(fault.clone()),
             reason: fault.clone(),
             stderr: Vec::new(),
         });
@@ -224,7 +221,7 @@ pub fn start(
     }
     let stderr = written.stderr;
     result.map_err(|error| BootFailure {
-        reason: logging::without_tenant(tenant.name(), &error.to_string()).to_owned(),
+        reason: error.to_string(),
         error,
         stderr,
     })

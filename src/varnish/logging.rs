@@ -44,19 +44,9 @@ pub fn write(tag: LogTag, record: &str) {
     println!("{tag:?} {record}");
 }
 
-/// Records about a tenant, each with its name in front. The engine's messages begin with it already.
+/// Records about a tenant, each with its name in front.
 pub fn about(tenant: &str, text: &str) -> impl Iterator<Item = String> {
-    records(without_tenant(tenant, text).as_bytes())
-        .map(move |record| format!("kvm: tenant {tenant}: {record}"))
-}
-
-/// A message of the engine without the "tenant NAME: " it begins with.
-pub fn without_tenant<'a>(tenant: &str, text: &'a str) -> &'a str {
-    let rest = text
-        .strip_prefix("tenant ")
-        .and_then(|text| text.strip_prefix(tenant));
-    rest.and_then(|text| text.strip_prefix(": "))
-        .unwrap_or(text)
+    records(text.as_bytes()).map(move |record| format!("kvm: tenant {tenant}: {record}"))
 }
 
 /// Cuts text into records: at line ends, and where it is too long. Anything but printable ASCII is escaped, since
@@ -340,9 +330,8 @@ mod tests {
 
     #[test]
     fn a_tenant_is_named_once() {
-        let records: Vec<_> = about("x", "tenant x: it broke\nbadly").collect();
+        let records: Vec<_> = about("x", "it broke\nbadly").collect();
         assert_eq!(records, ["kvm: tenant x: it broke", "kvm: tenant x: badly"]);
-        assert_eq!(without_tenant("x", "tenant xy: a"), "tenant xy: a");
     }
 
     #[test]

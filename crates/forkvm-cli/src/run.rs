@@ -72,6 +72,13 @@ impl<E: std::error::Error> From<E> for Problem {
     }
 }
 
+impl Problem {
+    /// Something went wrong with a program.
+    fn of(tenant: &str, error: &dyn std::error::Error) -> Self {
+        Self(format!("tenant {tenant}: {error}"))
+    }
+}
+
 impl Run {
     /// Runs the requests. 0 for responses, 22 with `-f` for one of 400 and up, 1 for a failure.
     pub fn execute(&self) -> ExitCode {
@@ -108,16 +115,19 @@ impl Run {
                 body: &body,
             };
             let deadline = Instant::now() + self.settings.max_request_time;
+            let tenant = &program.config().name;
             let mut terminal = Terminal {
                 program: &self.program,
+                tenant,
             };
-            let mut answer = if self.gdb.is_some() {
-                program.debug(&request, deadline, &mut terminal)?
+            let answer = if self.gdb.is_some() {
+                program.debug(&request, deadline, &mut terminal)
             } else {
-                program.answer(&request, deadline, &mut terminal)?
+                program.answer(&request, deadline, &mut terminal)
             };
+            let mut answer = answer.map_err(|failure| Problem::of(tenant, &failure))?;
             if let Some(failure) = answer.failure() {
-                err!("forkvm: answered by on_error: {failure}");
+                err!("forkvm: answered by on_error: tenant {tenant}: {failure}");
             }
             let failed = self.fail && answer.status() >= 400;
             http_error |= failed;
@@ -183,10 +193,12 @@ impl Run {
                 only: false,
             };
         }
+        let tenant = config.name.clone();
         let mut terminal = Terminal {
             program: &self.program,
+            tenant: &tenant,
         };
-        Ok(Program::boot(&elf, config, &mut terminal)?)
+        Program::boot(&elf, config, &mut terminal).map_err(|error| Problem::of(&tenant, &error))
     }
 
     fn headers(&self) -> Vec<Header<'static>> {

@@ -74,13 +74,16 @@ pub fn parse_seconds(text: &str) -> Result<Duration, String> {
 pub struct Terminal<'a> {
     /// The program's file.
     pub program: &'a Path,
+    /// The name it goes by.
+    pub tenant: &'a str,
 }
 
 impl Host for Terminal<'_> {
     fn note(&mut self, line: &str) {
         // A command to be copied names the file.
         let program = self.program.display().to_string();
-        err!("forkvm: {}", line.replace("PROGRAM", &program));
+        let line = line.replace("PROGRAM", &program);
+        err!("forkvm: tenant {}: {line}", self.tenant);
     }
 
     fn output(&mut self, stream: Stream, bytes: &[u8]) {

@@ -96,34 +96,62 @@ impl Exception {
 
 /// What ended a guest's run without an answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Cause {
+#[non_exhaustive]
+pub enum Cause {
+    /// A processor exception that the program can't handle.
     Exception(Exception),
+    /// It was not done by its deadline.
     Timeout,
+    /// It was not done within so long after its first stop for a debugger.
     DebugTimeout(Duration),
+    /// The debugger ended it.
     DebuggerKilled,
+    /// It was to stop for a debugger, and none can connect: why.
     NoDebugger(String),
+    /// It needs more memory than it may.
     MemoryLimit,
+    /// The handler returned without a response.
     NoResponse,
+    /// `main()` returned this, not 0.
     MainReturned(i32),
+    /// It called `exit` with this status.
     Exit(i32),
+    /// It ended itself by this signal.
     Killed(i32),
+    /// It waits for something that can't come: which call, and why.
     Deadlock(&'static str),
+    /// Its response is invalid: why.
     BadResponse(String),
-    LongResponse { len: u64, most: u64 },
+    /// Its response is longer than it may be, both in bytes.
+    LongResponse {
+        /// Its length.
+        len: u64,
+        /// What it may have.
+        most: u64,
+    },
+    /// It set an invalid header: why.
     BadHeader(String),
+    /// It made a hypercall that can't be made so: which, and why.
     BadCall(&'static str, &'static str),
+    /// The state of a live update can't be handed over: why.
     BadState(String),
+    /// It accessed an I/O port.
     BadPort(u16),
+    /// It answers by the first interface's hypercall, which had two meanings in its time.
     OldApi,
+    /// A request of so many bytes does not fit in its memory.
     TooLarge(u64),
+    /// It has no handler for such a request.
     NotForThis,
+    /// It has no handler at all.
     NothingToCall,
+    /// The virtual machine failed: how.
     Machine(String),
 }
 
 impl Cause {
     /// The phrase for a log line. `time` and `memory` name the limits in force with their settings.
-    pub fn describe(
+    pub(crate) fn describe(
         &self,
         symbols: &Symbols,
         stack: &std::ops::Range<u64>,
@@ -198,56 +226,47 @@ pub fn what_to_raise(errno: Option<i32>) -> &'static str {
     }
 }
 
-/// Why a request got no answer from the guest. One line of `Display` says which tenant, what, where, and which limit.
+/// Why a request got no answer from the guest. One line of `Display` says what, where, and which limit; the
+/// tenant's name is for the caller to add.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Failure {
     /// No fork became free in time. The client should try again (503 with Retry-After).
     #[error(
-        "tenant {tenant}: all {concurrency} forks are busy (concurrency), none came free within {waited:?} (max_wait)"
+        "all {concurrency} forks are busy (concurrency), none came free within {waited:?} (max_wait)"
     )]
     Busy {
-        /// The tenant.
-        tenant: String,
         /// How many forks it may have.
         concurrency: usize,
         /// How long the request waited.
         waited: Duration,
     },
     /// All forks are busy, and no more requests may wait. The client should try again (503 with Retry-After).
-    #[error("tenant {tenant}: all forks are busy, and {waiting} requests wait for one (max_queue)")]
+    #[error("all forks are busy, and {waiting} requests wait for one (max_queue)")]
     QueueFull {
-        /// The tenant.
-        tenant: String,
         /// How many may wait.
         waiting: usize,
     },
     /// The guest failed.
-    #[error("tenant {tenant}: request failed: {what}")]
+    #[error("request failed: {what}")]
     Guest {
-        /// The tenant.
-        tenant: String,
-        /// What happened and where.
+        /// What ended it.
+        cause: Cause,
+        /// In words: what happened, where, and which limit.
         what: String,
-        /// It was not done in time.
-        timeout: bool,
     },
     /// The request was to be debugged, and can't be.
-    #[error("tenant {tenant}: {}", if *.busy {
+    #[error("{}", if *.busy {
         "another request is being debugged, one at a time can be"
     } else {
         "debugging is not allowed (allow_debug)"
     })]
     NotDebugged {
-        /// The tenant.
-        tenant: String,
         /// Another one is being debugged.
         busy: bool,
     },
     /// No fork could be made.
-    #[error("tenant {tenant}: no virtual machine for the request: {reason}")]
+    #[error("no virtual machine for the request: {reason}")]
     NoFork {
-        /// The tenant.
-        tenant: String,
         /// Why.
         reason: String,
     },
@@ -268,74 +287,53 @@ impl Failure {
 
     /// True if the guest ran out of time.
     pub fn is_timeout(&self) -> bool {
-        matches!(self, Self::Guest { timeout: true, .. })
+        matches!(
+            self,
+            Self::Guest {
+                cause: Cause::Timeout | Cause::DebugTimeout(_),
+                ..
+            }
+        )
     }
 }
 
-/// Why a program did not become ready to answer requests.
+/// Why a program did not become ready to answer requests. As with [`Failure`], whose it is the caller knows.
 #[derive(Debug, thiserror::Error)]
 pub enum BootError {
     /// There is no KVM for us.
-    #[error("tenant {tenant}: {source}")]
-    Kvm {
-        /// The tenant.
-        tenant: String,
-        /// What is wrong and what to do.
-        source: KvmUnavailable,
-    },
+    #[error(transparent)]
+    Kvm(#[from] KvmUnavailable),
     /// The file is not a program we can run.
-    #[error("tenant {tenant}: the program can't be loaded: {source}")]
-    Elf {
-        /// The tenant.
-        tenant: String,
-        /// What is wrong with it.
-        source: ElfError,
-    },
+    #[error("the program can't be loaded: {0}")]
+    Elf(#[from] ElfError),
     /// The settings don't fit the program or make no sense.
-    #[error("tenant {tenant}: {what}")]
-    Setting {
-        /// The tenant.
-        tenant: String,
-        /// Which setting, and what to do.
-        what: String,
-    },
+    #[error("{0}")]
+    Setting(String),
     /// `main()` failed.
-    #[error("tenant {tenant}: main() failed: {what}")]
+    #[error("main() failed: {what}")]
     Main {
-        /// The tenant.
-        tenant: String,
-        /// What happened and where.
+        /// What ended it.
+        cause: Cause,
+        /// In words: what happened, where, and which limit.
         what: String,
     },
     /// `main()` is done but nothing can be called.
     #[error(
-        "tenant {tenant}: nothing to call: the program registered no handler and has no symbol my_backend{}",
+        "nothing to call: the program registered no handler and has no symbol my_backend{}",
         advice_for_symbols(*.stripped, .mangled.as_deref())
     )]
     NoHandler {
-        /// The tenant.
-        tenant: String,
         /// It has no symbol table.
         stripped: bool,
         /// A my_backend with a name that only its own language knows.
         mangled: Option<String>,
     },
     /// The state of the program before could not be handed over.
-    #[error("tenant {tenant}: the state could not be carried over: {what}")]
-    State {
-        /// The tenant.
-        tenant: String,
-        /// What happened and where.
-        what: String,
-    },
+    #[error("the state could not be carried over: {0}")]
+    State(String),
     /// The host has no memory, descriptors or such for it.
-    #[error("tenant {tenant}: the host can't set up the machine: {what}")]
-    Host {
-        /// The tenant.
-        tenant: String,
-        /// What failed.
-        what: String,
-    },
+    #[error("the host can't set up the machine: {0}")]
+    Host(String),
 }
 
 /// What to do about a program whose function isn't found.

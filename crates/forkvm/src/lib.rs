@@ -1,9 +1,70 @@
 //! The engine: loads a static Linux program into a KVM guest, runs its `main()`, freezes the machine,
 //! and answers every request in a copy-on-write fork of that frozen state.
 //!
-//! The way through it: [`Program::boot`] makes a [`Program`] (a frozen master and its pool of forks);
-//! [`Program::answer`] runs one request in a fork and hands back an [`Answer`], which holds the fork while
-//! its body is being read; dropping the answer resets the fork and gives it back to the pool.
+//! ```
+//! use std::time::{Duration, Instant};
+//!
+//! use forkvm::{Config, Program, Quiet, Request};
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # if let Err(error) = forkvm::probe() {
+//! #     assert!(std::env::var_os("CI").is_none(), "{error}");
+//! #     eprintln!("SKIPPED: {error}");
+//! #     return Ok(());
+//! # }
+//! # let dir = std::env::var_os("GUESTS_DIR").map_or_else(
+//! #     || std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/guests"),
+//! #     Into::into,
+//! # );
+//! # let path = dir.join("hello");
+//! // Runs main() up to where the program waits for requests, and freezes it. Once.
+//! let program = Program::boot(&std::fs::read(path)?, Config::new("hello"), &mut Quiet)?;
+//!
+//! // Every request gets a fork of its own, that no other request has left anything in.
+//! let request = Request {
+//!     url: b"/",
+//!     ..Default::default()
+//! };
+//! let deadline = Instant::now() + Duration::from_secs(8);
+//! let mut answer = program.answer(&request, deadline, &mut Quiet)?;
+//! let mut body = vec![0; usize::try_from(answer.body_len())?];
+//! answer.read_body(&mut body);
+//! assert_eq!((answer.status(), &body[..]), (200, &b"Hello, World!\n"[..]));
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # The life of a program
+//!
+//! ```text
+//! ELF file, Config
+//!     | Program::boot             BootError: no KVM, no program for us, main() failed
+//!     v
+//! Program ---- a frozen master: its memory sealed, its registers constants
+//!     | Program::answer           Failure: all forks busy, the guest failed (Cause), no fork to be had
+//!     v
+//! Answer ----- holds a fork, whose memory has the body
+//!     | drop
+//!     v
+//! the fork is reset and waits for its next request
+//!     |
+//!     | Program::boot_successor   the next version, with this one's state; this one goes on until it is dropped
+//!     | drop(Program)             its forks and its memory are freed on a thread of the engine
+//! ```
+//!
+//! # What a guest's memory looks like
+//!
+//! ```text
+//! virtual                                                      guest-physical (one piece, a memfd)
+//!                                                              0x0000_1000  GDT, TSS, IDT      not dirty-logged:
+//! 0x7ffd_0000_0000  end of the stack                           0x0000_4000  ring-0 stubs       every exception
+//! 0x7f00_0000_0000  mmap window  ---+                          0x0000_6000  ring-0 stack       writes the stack
+//! 0x7e00_0000_0000  the monitor's   | one run of               0x0000_8000  ring-3 stubs
+//!                   pages           | physical pages,          0x0000_9000  frozen vector state, FS and GS base
+//! after the ELF     brk window   ---+ seen twice               0x0000_e000  request area, 64 KiB
+//! 0x5555_0000_0000  the ELF, if static-PIE                     0x0001_e000  page tables, never written again
+//! as linked         the ELF otherwise (from 0x1_0000)          then         the ELF, the stack, the heap
+//! ```
 //!
 //! The engine knows nothing of Varnish. Its two users are the VMOD and the command `forkvm`.
 
@@ -36,7 +97,7 @@ pub use call::http::{HeaderError, parse_header};
 pub use config::{Config, Limits, WarmUp};
 pub use debug::{BadDebugAddress, DebugAddress, Debugging};
 pub use exec::{Ended, NotRun, Sandbox, exec};
-pub use failure::{BootError, Exception, Failure};
+pub use failure::{BootError, Cause, Exception, Failure};
 pub use image::elf::{ElfError, check as check_elf};
 pub use image::exec::{Command, ExecError};
 pub use linux::AllowedPath;

@@ -11,8 +11,8 @@ use crate::debug::{Debugger, Gate};
 use crate::failure::{BootError, Cause, Failure};
 use crate::fork::Fork;
 use crate::master::Master;
-use crate::pool::{Pool, TakeError};
-use crate::request::{CachePolicy, Header, Host, Request};
+use crate::pool::{Pool, TakeError, Taken};
+use crate::request::{CachePolicy, Header, Host, Quiet, Request};
 
 /// Time `on_error` gets beyond the request's deadline, which a timeout has used up.
 const ON_ERROR_TIME: Duration = Duration::from_secs(1);
@@ -79,11 +79,8 @@ impl Program {
     }
 
     fn of(master: Master) -> Result<Arc<Self>, BootError> {
-        let tenant = master.config.name.clone();
-        let pool = Pool::new(Arc::new(master)).map_err(|error| BootError::Host {
-            tenant,
-            what: error.to_string(),
-        })?;
+        let pool =
+            Pool::new(Arc::new(master)).map_err(|error| BootError::Host(error.to_string()))?;
         Ok(Arc::new(Self {
             pool,
             counters: Counters::default(),
@@ -151,7 +148,13 @@ impl Program {
         host: &mut dyn Host,
     ) -> Result<Answer, Failure> {
         let debugger = self.config().debugging.allowed.then(|| self.debugger());
-        self.run(self.lease(deadline)?, request, deadline, host, debugger)
+        self.run(
+            self.lease(deadline, host)?,
+            request,
+            deadline,
+            host,
+            debugger,
+        )
     }
 
     /// Runs one request and stops it at its handler's entry for a debugger, which is told to `host` ([`Host::note`]). The
@@ -167,10 +170,7 @@ impl Program {
         deadline: Instant,
         host: &mut dyn Host,
     ) -> Result<Answer, Failure> {
-        let refused = |busy| Failure::NotDebugged {
-            tenant: self.config().name.clone(),
-            busy,
-        };
+        let refused = |busy| Failure::NotDebugged { busy };
         if !self.config().debugging.allowed {
             return Err(refused(false));
         }
@@ -182,12 +182,7 @@ impl Program {
     fn debugger(&self) -> Debugger<'_> {
         let master = self.pool.master();
         let config = &master.config;
-        Debugger::new(
-            &config.debugging,
-            &config.name,
-            &master.auxiliary,
-            &self.debug_gate,
-        )
+        Debugger::new(&config.debugging, &master.auxiliary, &self.debug_gate)
     }
 
     fn run(
@@ -214,17 +209,16 @@ impl Program {
             }
             Err(cause) => cause,
         };
-        let failure = self.failed(&cause);
-        if self
-            .pool
-            .master()
-            .wait_point
-            .handlers
-            .get(Handlers::ON_ERROR)
-            .is_none()
-            || !lease.fork()?.reset()
-        {
+        let failure = self.failed(cause);
+        let handlers = &self.pool.master().wait_point.handlers;
+        if handlers.get(Handlers::ON_ERROR).is_none() {
             return Err(failure);
+        }
+        if let Err(error) = lease.fork()?.reset() {
+            return Err(failed_again(
+                failure,
+                &format!("on_error can't be called: {error}"),
+            ));
         }
         let now = Instant::now();
         // The time in a debugger is not the request's.
@@ -244,7 +238,10 @@ impl Program {
                 position: 0,
                 failure: Some(failure),
             }),
-            Err(second) => Err(self.failed_twice(failure, &second)),
+            Err(second) => {
+                let second = format!("on_error failed: {}", self.describe(&second));
+                Err(failed_again(failure, &second))
+            }
         }
     }
 
@@ -278,6 +275,7 @@ impl Program {
     }
 
     /// For tests: how many pages of any idle fork differ from the master's. 0 unless a reset missed something. Slow.
+    #[doc(hidden)]
     pub fn differing_pages(&self) -> usize {
         self.pool
             .idle_forks(Fork::differing_pages)
@@ -289,24 +287,29 @@ impl Program {
     ///
     /// # Errors
     /// See [`Failure`]: no fork is free.
+    #[doc(hidden)]
     pub fn round_trips(self: &Arc<Self>, n: usize) -> Result<Vec<Duration>, Failure> {
-        let mut lease = self.lease(Instant::now() + self.config().limits.max_wait)?;
+        let mut lease = self.lease(Instant::now() + self.config().limits.max_wait, &mut Quiet)?;
         Ok(lease.fork()?.round_trips(n))
     }
 
-    fn lease(self: &Arc<Self>, deadline: Instant) -> Result<Lease, Failure> {
+    fn lease(self: &Arc<Self>, deadline: Instant, host: &mut dyn Host) -> Result<Lease, Failure> {
         let config = self.config();
         let start = Instant::now();
         match self.pool.take(deadline.min(start + config.limits.max_wait)) {
-            Ok(fork) => Ok(Lease {
-                program: self.clone(),
-                fork: Some(fork),
-                of_pool: true,
-            }),
+            Ok(Taken { fork, loss }) => {
+                if let Some(loss) = loss {
+                    host.note(&format!("a fork was given up after its request: {loss}"));
+                }
+                Ok(Lease {
+                    program: self.clone(),
+                    fork: Some(fork),
+                    of_pool: true,
+                })
+            }
             Err(TakeError::Busy) => {
                 self.counters.busy.fetch_add(1, Ordering::Relaxed);
                 Err(Failure::Busy {
-                    tenant: config.name.clone(),
                     concurrency: config.concurrency,
                     waited: start.elapsed(),
                 })
@@ -314,14 +317,10 @@ impl Program {
             Err(TakeError::QueueFull) => {
                 self.counters.busy.fetch_add(1, Ordering::Relaxed);
                 Err(Failure::QueueFull {
-                    tenant: config.name.clone(),
                     waiting: config.queue.limit(),
                 })
             }
-            Err(TakeError::NoFork(reason)) => Err(Failure::NoFork {
-                tenant: config.name.clone(),
-                reason,
-            }),
+            Err(TakeError::NoFork(reason)) => Err(Failure::NoFork { reason }),
         }
     }
 
@@ -334,7 +333,6 @@ impl Program {
                 of_pool: false,
             }),
             Err(error) => Err(Failure::NoFork {
-                tenant: self.config().name.clone(),
                 reason: error.to_string(),
             }),
         }
@@ -353,35 +351,25 @@ impl Program {
         )
     }
 
-    fn failed(&self, cause: &Cause) -> Failure {
+    fn failed(&self, cause: Cause) -> Failure {
         self.counters.failures.fetch_add(1, Ordering::Relaxed);
-        let timeout = matches!(cause, Cause::Timeout | Cause::DebugTimeout(_));
-        if timeout {
+        let what = self.describe(&cause);
+        let failure = Failure::Guest { cause, what };
+        if failure.is_timeout() {
             self.counters.timeouts.fetch_add(1, Ordering::Relaxed);
         }
-        Failure::Guest {
-            tenant: self.config().name.clone(),
-            what: self.describe(cause),
-            timeout,
-        }
+        failure
     }
+}
 
-    fn failed_twice(&self, first: Failure, second: &Cause) -> Failure {
-        match first {
-            Failure::Guest {
-                tenant,
-                what,
-                timeout,
-            } => {
-                let what = format!("{what}; then on_error failed: {}", self.describe(second));
-                Failure::Guest {
-                    tenant,
-                    what,
-                    timeout,
-                }
-            }
-            other => other,
-        }
+/// A failure that is not all: what else went wrong is told with it.
+fn failed_again(first: Failure, second: &str) -> Failure {
+    match first {
+        Failure::Guest { cause, what } => Failure::Guest {
+            cause,
+            what: format!("{what}; then {second}"),
+        },
+        other => other,
     }
 }
 
@@ -403,9 +391,7 @@ struct Lease {
 impl Lease {
     fn fork(&mut self) -> Result<&mut Fork, Failure> {
         // There is one until drop; an error instead of a panic all the same.
-        let tenant = || self.program.config().name.clone();
         self.fork.as_deref_mut().ok_or_else(|| Failure::NoFork {
-            tenant: tenant(),
             reason: "it was given back".into(),
         })
     }
@@ -415,8 +401,8 @@ impl Drop for Lease {
     fn drop(&mut self) {
         match self.fork.take() {
             Some(mut fork) if self.of_pool => {
-                let usable = fork.reset();
-                self.program.pool.give_back(fork, usable);
+                let reset = fork.reset();
+                self.program.pool.give_back(fork, reset);
             }
             Some(fork) => self.program.pool.free(fork),
             None => {}

@@ -14,10 +14,8 @@ fn refused(name: &str, change: impl FnOnce(&mut Config)) -> BootError {
     let Err(error) = Tenant::try_boot(name, change) else {
         panic!("{name} was booted")
     };
-    assert!(
-        error.to_string().starts_with(&format!("tenant {name}: ")),
-        "{name}: {error}"
-    );
+    // Whose program it is the caller knows.
+    assert!(!error.to_string().contains("tenant"), "{name}: {error}");
     error
 }
 
@@ -378,7 +376,7 @@ fn memory_is_limited() {
     kvm_or_skip!();
     let error = refused("hello", |config| config.limits.max_memory = 1 << 20);
     assert!(
-        matches!(&error, BootError::Setting { what, .. } if what.contains("max_memory")),
+        matches!(&error, BootError::Setting(what) if what.contains("max_memory")),
         "{error}"
     );
     for limit in [0, 1, 4095, 4096, 100_000] {
@@ -388,10 +386,10 @@ fn memory_is_limited() {
         let tenant = Tenant::boot_with("hello", |config| config.limits.max_memory = limit);
         assert_eq!(tenant.get("/").text(), "Hello, World!\n", "{limit}");
     }
-    let wild = Tenant::try_boot("hello", |config| config.limits.max_memory = u64::MAX)
-        .err()
-        .unwrap();
-    assert!(wild.to_string().starts_with("tenant hello: "), "{wild}");
+    assert!(
+        Tenant::try_boot("hello", |config| config.limits.max_memory = u64::MAX).is_err(),
+        "more memory than there are addresses"
+    );
 }
 
 #[test]
@@ -400,7 +398,7 @@ fn a_path_that_is_allowed_but_not_there() {
     let error = refused("hello", |config| {
         config.allowed_paths = vec!["/no/such/folder".into()]
     });
-    let BootError::Setting { what, .. } = &error else {
+    let BootError::Setting(what) = &error else {
         panic!("{error}")
     };
     assert!(

@@ -646,7 +646,7 @@ fn on_error_answers() {
             .failure
             .unwrap()
             .to_string()
-            .starts_with("tenant get_post: ")
+            .starts_with("request failed: ")
     );
     assert_eq!(tenant.get("/u").failure, None);
 

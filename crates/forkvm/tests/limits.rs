@@ -6,7 +6,7 @@ mod common;
 use std::time::{Duration, Instant};
 
 use common::{ENOUGH, Tenant, eventually, headers, kvm_or_skip, scaled};
-use forkvm::{Config, Failure, Queue, Quiet, Request, WarmUp};
+use forkvm::{BootError, Config, Failure, Queue, Quiet, Request, WarmUp};
 
 /// A time that a request is stopped after.
 fn short() -> Duration {
@@ -114,7 +114,7 @@ fn so_many_wait_and_no_more() {
         let failure = tenant.failure("/counter");
         assert!(failure.is_busy() && !failure.is_timeout(), "{failure}");
         assert!(
-            matches!(failure, Failure::QueueFull { ref tenant, waiting: 2 } if tenant == "echo"),
+            matches!(failure, Failure::QueueFull { waiting: 2 }),
             "{failure:?}"
         );
         assert!(failure.to_string().contains("max_queue"), "{failure}");
@@ -184,7 +184,7 @@ fn no_fork_in_time() {
     let failure = tenant.failure("/counter");
     assert!(failure.is_busy() && !failure.is_timeout(), "{failure}");
     assert!(
-        matches!(failure, Failure::Busy { ref tenant, concurrency: 1, .. } if tenant == "echo"),
+        matches!(failure, Failure::Busy { concurrency: 1, .. }),
         "{failure:?}"
     );
     assert!(
@@ -447,7 +447,7 @@ fn warm_up_requests_are_part_of_the_frozen_state() {
     });
     match crash {
         Ok(tenant) => assert_eq!(tenant.get("/ok").text(), "ok\n"),
-        Err(error) => assert!(error.to_string().starts_with("tenant crash: "), "{error}"),
+        Err(error) => assert!(matches!(error, BootError::Main { .. }), "{error}"),
     }
 }
 
@@ -488,8 +488,5 @@ fn arguments_longer_than_the_stack_are_a_matter_of_settings() {
         config.environment = vec!["X=".to_owned() + &"x".repeat(64 << 20)];
     });
     let error = failure.err().unwrap();
-    assert!(
-        matches!(error, forkvm::BootError::Setting { .. }),
-        "{error}"
-    );
+    assert!(matches!(error, BootError::Setting { .. }), "{error}");
 }

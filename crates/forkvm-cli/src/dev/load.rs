@@ -97,6 +97,7 @@ impl Loaded {
         let path = self.path.display();
         let mut terminal = Terminal {
             program: &self.path,
+            tenant: &self.config.name,
         };
         let before = self.program();
         let start = Instant::now();

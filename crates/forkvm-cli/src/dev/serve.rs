@@ -183,6 +183,7 @@ fn ask(loaded: &Loaded, asked: &Asked) -> Result<Response<Full<Bytes>>, Refused>
     let deadline = Instant::now() + loaded.config().limits.max_request_time;
     let mut terminal = Terminal {
         program: loaded.path(),
+        tenant: &loaded.config().name,
     };
     let answer = program.answer(&request, deadline, &mut terminal)?;
     if let Some(failure) = answer.failure() {

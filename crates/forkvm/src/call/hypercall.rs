@@ -55,15 +55,13 @@ pub struct Response {
     pub body: (u64, u64),
 }
 
-/// What to do after a hypercall.
+/// What comes of a hypercall.
 #[derive(Debug, PartialEq)]
-pub enum Step {
+pub enum Outcome {
     /// Resume with this in RAX.
-    Resume(i64),
+    Return(i64),
     /// The request is answered.
     Respond(Response),
-    /// The request has failed.
-    Fail(Cause),
 }
 
 /// Carries out a hypercall of a request.
@@ -72,14 +70,14 @@ pub fn during_request(
     machine: &mut Machine,
     exchange: &mut Exchange<'_>,
     host: &mut dyn Host,
-) -> Step {
+) -> Result<Outcome, Cause> {
     let regs = machine.vcpu().regs();
-    match number {
-        BACKEND_RESPONSE => match response(machine, exchange) {
-            Ok(response) => Step::Respond(response),
-            Err(what) => Step::Fail(Cause::BadResponse(what)),
-        },
-        HANDLER_RETURNED => Step::Fail(Cause::NoResponse),
+    let result = match number {
+        BACKEND_RESPONSE => {
+            let response = response(machine, exchange).map_err(Cause::BadResponse)?;
+            return Ok(Outcome::Respond(response));
+        }
+        HANDLER_RETURNED => return Err(Cause::NoResponse),
         SET_CACHEABLE => {
             let seconds = |milliseconds: u64| (milliseconds as i64).max(0) as f32 / 1000.0;
             exchange.cache = (regs.rdi & 0xff != 0).then(|| CachePolicy {
@@ -87,22 +85,20 @@ pub fn during_request(
                 grace: seconds(regs.rdx),
                 keep: seconds(regs.rcx),
             });
-            Step::Resume(0)
+            0
         }
-        HTTP_APPEND | HTTP_SET => match change_header(machine, exchange, number == HTTP_APPEND) {
-            Ok(index) => Step::Resume(index as i64),
-            Err(what) => Step::Fail(Cause::BadHeader(what)),
-        },
-        HTTP_FIND => Step::Resume(find_header(machine, exchange)),
+        HTTP_APPEND | HTTP_SET => {
+            let index = change_header(machine, exchange, number == HTTP_APPEND);
+            index.map_err(Cause::BadHeader)? as i64
+        }
+        HTTP_FIND => find_header(machine, exchange),
         HTTP_METHOD => {
             let method = exchange.method().as_bytes().to_vec();
-            Step::Resume(copy_out(machine, regs.rdi, regs.rsi, &method))
+            copy_out(machine, regs.rdi, regs.rsi, &method)
         }
-        _ => match common(number, machine, host) {
-            Ok(result) => Step::Resume(result),
-            Err(cause) => Step::Fail(cause),
-        },
-    }
+        _ => common(number, machine, host)?,
+    };
+    Ok(Outcome::Return(result))
 }
 
 /// Carries out a hypercall that means the same in `main()` and in a request. Those that never return can't be, and end

@@ -14,7 +14,7 @@ use crate::arch::regs::{RFLAGS, RFLAGS_USER};
 use crate::arch::stubs::{self, EntryBlock};
 use crate::call::handlers::Handlers;
 use crate::call::http::Exchange;
-use crate::call::hypercall::{Response, Step};
+use crate::call::hypercall::{Outcome, Response};
 use crate::debug::{Debugger, Start};
 use crate::failure::Cause;
 use crate::machine::probe::KvmReport;
@@ -104,10 +104,9 @@ impl WaitPoint {
                 Event::Exception(exception) => return Err(Cause::Exception(exception)),
                 Event::Ended(cause) => return Err(cause),
             };
-            match hypercall::during_request(number, machine, exchange, host) {
-                Step::Resume(result) => machine.vcpu().set_result(result as u64),
-                Step::Respond(response) => return Ok(response),
-                Step::Fail(cause) => return Err(cause),
+            match hypercall::during_request(number, machine, exchange, host)? {
+                Outcome::Return(result) => machine.vcpu().set_result(result as u64),
+                Outcome::Respond(response) => return Ok(response),
             }
         }
     }

@@ -51,17 +51,15 @@ pub enum Stop {
     Exception(Exception),
 }
 
-/// What a run of the machine came to.
+/// Why a run of the machine ended that can go on.
 #[derive(Debug)]
-pub enum Happened {
+pub enum Pause {
     /// It stopped.
     Stop(Stop),
     /// A hypercall to be served.
     Hypercall(u32),
-    /// Nothing before the time was over.
-    Nothing,
-    /// It can't go on.
-    Ended(Cause),
+    /// The time for this run is over.
+    Time,
 }
 
 /// A stopped program's registers, all in ring 3.
@@ -118,23 +116,28 @@ impl<'a> Debuggee<'a> {
     }
 
     /// Runs until something happens, `until` at the latest. `deadline` is the request's, for system calls that wait.
-    pub fn run(&mut self, until: Instant, deadline: Instant, host: &mut dyn Host) -> Happened {
+    pub fn run(
+        &mut self,
+        until: Instant,
+        deadline: Instant,
+        host: &mut dyn Host,
+    ) -> Result<Pause, Cause> {
         loop {
             self.enter();
             self.machine.rearm(until);
             let event = self.machine.run(deadline, host);
             self.remove_breakpoints();
-            let happened = match event {
-                Event::Hypercall(number) => Happened::Hypercall(number),
-                Event::SystemCall => self.system_call_stepped(),
-                Event::Exception(exception) => self.exception(exception),
-                Event::Ended(Cause::Timeout) if Instant::now() < deadline => Happened::Nothing,
-                Event::Ended(cause) => Happened::Ended(cause),
+            let pause = match event {
+                Event::Hypercall(number) => Pause::Hypercall(number),
+                Event::SystemCall => self.system_call_stepped()?,
+                Event::Exception(exception) => self.exception(exception)?,
+                Event::Ended(Cause::Timeout) if Instant::now() < deadline => Pause::Time,
+                Event::Ended(cause) => return Err(cause),
             };
-            match (&happened, &self.resume, &self.cpu) {
-                (Happened::Stop(Stop::Step), Resume::Step(range), Some(cpu))
+            match (&pause, &self.resume, &self.cpu) {
+                (Pause::Stop(Stop::Step), Resume::Step(range), Some(cpu))
                     if range.contains(&cpu.regs.rip) && Instant::now() < until => {}
-                _ => return happened,
+                _ => return Ok(pause),
             }
         }
     }
@@ -184,13 +187,13 @@ impl<'a> Debuggee<'a> {
     }
 
     /// The user registers at an exception, from its frame.
-    fn exception(&mut self, exception: Exception) -> Happened {
+    fn exception(&mut self, exception: Exception) -> Result<Pause, Cause> {
         let Some(frame) = self.machine.exception_frame() else {
-            return Happened::Ended(Cause::Exception(exception));
+            return Err(Cause::Exception(exception));
         };
         // Ring 0 and 32-bit code are not for a debugger.
         if frame.cs & 0xffff != u64::from(USER_CODE) {
-            return Happened::Ended(Cause::Exception(exception));
+            return Err(Cause::Exception(exception));
         }
         let mut regs = self.machine.vcpu().regs();
         (regs.rip, regs.rsp, regs.rflags) = (frame.rip, frame.rsp, user_flags(frame.rflags));
@@ -229,19 +232,19 @@ impl<'a> Debuggee<'a> {
         }
     }
 
-    fn stop(&mut self, regs: kvm_regs, stop: Stop) -> Happened {
+    fn stop(&mut self, regs: kvm_regs, stop: Stop) -> Result<Pause, Cause> {
         match self.machine.user_sregs() {
             Ok(sregs) => {
                 self.cpu = Some(Cpu { regs, sregs });
-                Happened::Stop(stop)
+                Ok(Pause::Stop(stop))
             }
-            Err(error) => Happened::Ended(Cause::Machine(format!("KVM_GET_SREGS: {error}"))),
+            Err(error) => Err(Cause::Machine(format!("KVM_GET_SREGS: {error}"))),
         }
     }
 
     /// A system call was served in a single step, which ends behind it: where the processor's own trap would come
     /// differs between KVMs.
-    fn system_call_stepped(&mut self) -> Happened {
+    fn system_call_stepped(&mut self) -> Result<Pause, Cause> {
         let mut regs = self.machine.vcpu().regs();
         regs.rip = regs.rcx;
         regs.r11 &= !TRAP_FLAG;
@@ -250,11 +253,11 @@ impl<'a> Debuggee<'a> {
     }
 
     /// Stops after a hypercall, whose result is in RAX.
-    pub fn stop_after_hypercall(&mut self, stop: Stop) -> Happened {
+    pub fn stop_after_hypercall(&mut self, stop: Stop) -> Result<Pause, Cause> {
         let mut regs = self.machine.vcpu().regs();
         // Only a finished `out` has RIP behind it on every KVM.
         if !self.machine.vcpu().drain() {
-            return Happened::Ended(Cause::Machine(
+            return Err(Cause::Machine(
                 "the last hypercall can't be finished".into(),
             ));
         }
@@ -263,11 +266,11 @@ impl<'a> Debuggee<'a> {
         self.stop(regs, stop)
     }
 
-    /// Stops where it is, after a run in which nothing happened. [`Happened::Nothing`] if it can't be stopped at this
+    /// Stops where it is, after a run whose time was over. [`Pause::Time`] if it can't be stopped at this
     /// very place.
-    pub fn interrupt(&mut self) -> Happened {
+    pub fn interrupt(&mut self) -> Result<Pause, Cause> {
         if self.cpu.is_some() {
-            return Happened::Stop(Stop::Interrupt);
+            return Ok(Pause::Stop(Stop::Interrupt));
         }
         let vcpu = self.machine.vcpu();
         match (vcpu.sregs(), vcpu.events()) {
@@ -279,13 +282,13 @@ impl<'a> Debuggee<'a> {
                     && events.exception.pending == 0
                     && !self.in_stub(regs.rip);
                 if !in_program {
-                    return Happened::Nothing;
+                    return Ok(Pause::Time);
                 }
                 regs.rflags = user_flags(regs.rflags);
                 self.stop(regs, Stop::Interrupt)
             }
             (Err(error), _) | (_, Err(error)) => {
-                Happened::Ended(Cause::Machine(format!("its registers: {error}")))
+                Err(Cause::Machine(format!("its registers: {error}")))
             }
         }
     }

@@ -16,11 +16,11 @@ use kvm_bindings::kvm_vcpu_events;
 
 pub use address::{BadDebugAddress, DebugAddress};
 use client::Listener;
-use debuggee::{Debuggee, Happened, Resume, Stop};
-use session::{Session, Then, Word};
+use debuggee::{Debuggee, Pause, Resume, Stop};
+use session::{Command, Session};
 
 use crate::call::http::Exchange;
-use crate::call::hypercall::{self, Response, Step};
+use crate::call::hypercall::{self, Outcome, Response};
 use crate::failure::Cause;
 use crate::machine::Machine;
 use crate::request::Host;
@@ -66,7 +66,7 @@ pub struct Permit<'a>(&'a Gate);
 impl Gate {
     /// Takes the place, if it is free.
     pub fn enter(&self) -> Option<Permit<'_>> {
-        // Not `then_some`: a permit made in vain would free the place when dropped.
+        // Not `then_some`: a permit that is made and dropped would free the place.
         (!self.0.swap(true, Ordering::AcqRel)).then(|| Permit(self))
     }
 }
@@ -81,7 +81,6 @@ impl Drop for Permit<'_> {
 #[derive(Debug)]
 pub struct Debugger<'a> {
     settings: &'a Debugging,
-    tenant: &'a str,
     auxiliary: &'a [u8],
     gate: &'a Gate,
     permit: Option<Permit<'a>>,
@@ -110,15 +109,9 @@ enum Side<'a> {
 
 impl<'a> Debugger<'a> {
     /// For a request that stops by itself: at `breakpoint()`, or at an exception if the settings say so.
-    pub fn new(
-        settings: &'a Debugging,
-        tenant: &'a str,
-        auxiliary: &'a [u8],
-        gate: &'a Gate,
-    ) -> Self {
+    pub fn new(settings: &'a Debugging, auxiliary: &'a [u8], gate: &'a Gate) -> Self {
         Self {
             settings,
-            tenant,
             auxiliary,
             gate,
             permit: None,
@@ -206,22 +199,24 @@ impl<'a> Run<'_, '_, 'a> {
                 }
                 until = until.min(self.listen_at);
             }
-            let mut happened = debuggee.run(until, deadline, host);
-            if let Happened::Hypercall(number) = happened {
-                happened = match self.hypercall(number, debuggee, exchange, host)? {
-                    Served::Response(response) => return Ok(response),
-                    Served::Stopped(happened) => happened,
-                    Served::Done => continue,
-                };
-            }
-            if matches!(happened, Happened::Nothing) && self.interrupt {
-                happened = debuggee.interrupt();
-            }
-            match happened {
-                Happened::Stop(stop) => self.stop(stop, debuggee, host)?,
-                Happened::Ended(Cause::Timeout) if self.is_over() => return Err(self.time_over()),
-                Happened::Ended(cause) => return Err(cause),
-                Happened::Nothing | Happened::Hypercall(_) => {}
+            let pause = match debuggee.run(until, deadline, host) {
+                Err(Cause::Timeout) if self.is_over() => return Err(self.time_over()),
+                pause => pause?,
+            };
+            let stopped = match pause {
+                Pause::Hypercall(number) => {
+                    match self.hypercall(number, debuggee, exchange, host)? {
+                        Outcome::Respond(response) => return Ok(response),
+                        Outcome::Return(result) => {
+                            self.after_hypercall(result, number, debuggee)?
+                        }
+                    }
+                }
+                Pause::Time if self.interrupt => debuggee.interrupt()?,
+                other => other,
+            };
+            if let Pause::Stop(stop) = stopped {
+                self.stop(stop, debuggee, host)?;
             }
         }
     }
@@ -240,42 +235,40 @@ impl<'a> Run<'_, '_, 'a> {
         debuggee: &mut Debuggee<'a>,
         exchange: &mut Exchange<'_>,
         host: &mut dyn Host,
-    ) -> Result<Served, Cause> {
-        let mut stop = match debuggee.resume {
-            Resume::Step(_) => Some(Stop::Step),
-            _ if self.interrupt => Some(Stop::Interrupt),
-            _ => None,
-        };
-        let result = match number {
-            hypercall::IS_DEBUG => self.debugger.at_entry.into(),
-            hypercall::BREAKPOINT if !matches!(self.side, Side::Gone) => {
-                stop = Some(Stop::Hypercall);
-                0
-            }
-            _ => match hypercall::during_request(number, debuggee.machine, exchange, host) {
-                Step::Resume(result) => result,
-                Step::Respond(response) => return Ok(Served::Response(response)),
-                Step::Fail(cause) => return Err(cause),
-            },
-        };
+    ) -> Result<Outcome, Cause> {
+        match number {
+            hypercall::IS_DEBUG => Ok(Outcome::Return(self.debugger.at_entry.into())),
+            hypercall::BREAKPOINT => Ok(Outcome::Return(0)),
+            _ => hypercall::during_request(number, debuggee.machine, exchange, host),
+        }
+    }
+
+    /// Gives the program a hypercall's result, and stops it there if somebody wants that.
+    fn after_hypercall(
+        &self,
+        result: i64,
+        number: u32,
+        debuggee: &mut Debuggee<'a>,
+    ) -> Result<Pause, Cause> {
         debuggee.machine.vcpu().set_result(result as u64);
-        Ok(match stop {
-            Some(stop) => Served::Stopped(debuggee.stop_after_hypercall(stop)),
-            None => Served::Done,
-        })
+        let stop = match debuggee.resume {
+            _ if number == hypercall::BREAKPOINT && !matches!(self.side, Side::Gone) => {
+                Stop::Hypercall
+            }
+            Resume::Step(_) => Stop::Step,
+            _ if self.interrupt => Stop::Interrupt,
+            _ => return Ok(Pause::Hypercall(number)),
+        };
+        debuggee.stop_after_hypercall(stop)
     }
 
     /// Hears the debugger while the program runs.
     fn listen(&mut self, debuggee: &mut Debuggee<'a>) -> Result<(), Cause> {
         match std::mem::replace(&mut self.side, Side::Gone) {
-            Side::Connected(session) => match session.listen(debuggee) {
-                Word::Quiet(session) => self.side = Side::Connected(session),
-                Word::Interrupt(session) => {
-                    self.side = Side::Connected(session);
-                    self.interrupt = true;
-                }
-                Word::Ended(then) => self.go_on(then, debuggee)?,
-            },
+            Side::Connected(session) => {
+                let command = session.listen(debuggee);
+                self.obey(command, debuggee)?;
+            }
             other => self.side = other,
         }
         Ok(())
@@ -290,7 +283,7 @@ impl<'a> Run<'_, '_, 'a> {
     ) -> Result<(), Cause> {
         let stopped = Instant::now();
         self.interrupt = false;
-        let then = match std::mem::replace(&mut self.side, Side::Gone) {
+        let command = match std::mem::replace(&mut self.side, Side::Gone) {
             Side::Connected(session) => {
                 let end = self.end.unwrap_or(stopped);
                 session.stop(debuggee, &stop, end)
@@ -306,32 +299,37 @@ impl<'a> Run<'_, '_, 'a> {
             }
         };
         self.deadline += stopped.elapsed();
-        match (&then, &debuggee.resume, stop) {
-            (Then::Run(_), Resume::Die(_), Stop::Exception(exception)) => {
-                self.go_on(then, debuggee)?;
+        match (&command, &debuggee.resume, stop) {
+            (Command::Run(_), Resume::Die(_), Stop::Exception(exception)) => {
+                self.obey(command, debuggee)?;
                 Err(Cause::Exception(exception))
             }
-            (Then::Run(_), Resume::Die(_), _) => {
-                self.go_on(then, debuggee)?;
+            (Command::Run(_), Resume::Die(_), _) => {
+                self.obey(command, debuggee)?;
                 Err(Cause::DebuggerKilled)
             }
-            _ => self.go_on(then, debuggee),
+            _ => self.obey(command, debuggee),
         }
     }
 
-    fn go_on(&mut self, then: Then<'a>, debuggee: &mut Debuggee<'a>) -> Result<(), Cause> {
-        match then {
-            Then::Run(session) => {
+    fn obey(&mut self, command: Command<'a>, debuggee: &mut Debuggee<'a>) -> Result<(), Cause> {
+        match command {
+            Command::Run(session) => {
                 self.side = Side::Connected(session);
                 Ok(())
             }
-            Then::Detached => {
+            Command::Interrupt(session) => {
+                self.side = Side::Connected(session);
+                self.interrupt = true;
+                Ok(())
+            }
+            Command::Detach => {
                 debuggee.detach();
                 self.side = Side::Gone;
                 Ok(())
             }
-            Then::Killed => Err(Cause::DebuggerKilled),
-            Then::TimeOver => Err(self.time_over()),
+            Command::Kill => Err(Cause::DebuggerKilled),
+            Command::TimeOver => Err(self.time_over()),
         }
     }
 
@@ -356,11 +354,10 @@ impl<'a> Run<'_, '_, 'a> {
         stop: &Stop,
         debuggee: &mut Debuggee<'a>,
         host: &mut dyn Host,
-    ) -> Result<Then<'a>, Cause> {
+    ) -> Result<Command<'a>, Cause> {
         let Debugging {
             address, timeout, ..
         } = self.debugger.settings;
-        let tenant = self.debugger.tenant;
         self.debugger.stopped = true;
         let end = Instant::now() + *timeout;
         self.end = Some(end);
@@ -368,7 +365,7 @@ impl<'a> Run<'_, '_, 'a> {
             Ok(listener) => listener,
             Err(error) => {
                 host.note(&format!(
-                    "tenant {tenant}: debugger: nobody can debug it at {address} (debug_address): {error}"
+                    "debugger: nobody can debug it at {address} (debug_address): {error}"
                 ));
                 return match stop {
                     // Without the address: whoever is told why the request failed need not know paths of this host.
@@ -376,7 +373,7 @@ impl<'a> Run<'_, '_, 'a> {
                         "nobody can debug it at debug_address: {error}"
                     ))),
                     Stop::Exception(exception) => Err(Cause::Exception(exception.clone())),
-                    _ => Ok(Then::Detached),
+                    _ => Ok(Command::Detach),
                 };
             }
         };
@@ -393,7 +390,7 @@ impl<'a> Run<'_, '_, 'a> {
             _ => "where it stopped".to_owned(),
         };
         host.note(&format!(
-            "tenant {tenant}: debugger: waits {why} for gdb on {at}, {timeout:?} (debug_timeout) at most \
+            "debugger: waits {why} for gdb on {at}, {timeout:?} (debug_timeout) at most \
              (gdb PROGRAM -ex 'target remote {at}')"
         ));
         match Session::attach(&listener, debuggee, end) {
@@ -407,11 +404,4 @@ impl<'a> Run<'_, '_, 'a> {
             }),
         }
     }
-}
-
-/// What came of a hypercall.
-enum Served {
-    Done,
-    Stopped(Happened),
-    Response(Response),
 }

@@ -20,26 +20,18 @@ type Reason = SingleThreadStopReason<u64>;
 /// A session with a client that has proved to be a debugger.
 pub struct Session<'a>(Protocol<'a>);
 
-/// How a session goes on after a stop.
-pub enum Then<'a> {
-    /// The program is to run; what it may do is in [`Debuggee::resume`].
+/// What the debugger wants.
+pub enum Command<'a> {
+    /// The program is to run, or to go on running; what it may do is in [`Debuggee::resume`].
     Run(Session<'a>),
-    /// The debugger is gone. The program goes on without it.
-    Detached,
-    /// The debugger killed the program.
-    Killed,
-    /// The session's time is over.
-    TimeOver,
-}
-
-/// What came from the debugger while the program ran.
-pub enum Word<'a> {
-    /// Nothing.
-    Quiet(Session<'a>),
-    /// It wants the program to stop.
+    /// The running program is to stop.
     Interrupt(Session<'a>),
-    /// It is gone, or killed the program.
-    Ended(Then<'a>),
+    /// Nothing any more, it is gone. The program goes on without it.
+    Detach,
+    /// The program is to end.
+    Kill,
+    /// It has not said before the session's time was over.
+    TimeOver,
 }
 
 /// Gives the protocol one byte. `None` if the client does not speak it. A panic in there must not be ours.
@@ -52,10 +44,10 @@ fn feed<'a>(protocol: Protocol<'a>, debuggee: &mut Debuggee<'a>, byte: u8) -> Op
     fed.ok()?.ok()
 }
 
-fn end_of<'a>(reason: DisconnectReason) -> Then<'a> {
+fn end_of<'a>(reason: DisconnectReason) -> Command<'a> {
     match reason {
-        DisconnectReason::Kill => Then::Killed,
-        _ => Then::Detached,
+        DisconnectReason::Kill => Command::Kill,
+        _ => Command::Detach,
     }
 }
 
@@ -89,11 +81,11 @@ impl<'a> Session<'a> {
     }
 
     /// Serves the debugger until it lets the program run.
-    pub fn serve(self, debuggee: &mut Debuggee<'a>, end: Instant) -> Then<'a> {
+    pub fn serve(self, debuggee: &mut Debuggee<'a>, end: Instant) -> Command<'a> {
         let mut protocol = self.0;
         loop {
             let fed = match protocol {
-                GdbStubStateMachine::Running(_) => return Then::Run(Self(protocol)),
+                GdbStubStateMachine::Running(_) => return Command::Run(Self(protocol)),
                 GdbStubStateMachine::Disconnected(gone) => return end_of(gone.get_reason()),
                 // It is stopped already: told when it is to run next.
                 GdbStubStateMachine::CtrlCInterrupt(interrupt) => interrupt
@@ -101,38 +93,38 @@ impl<'a> Session<'a> {
                     .ok(),
                 GdbStubStateMachine::Idle(mut idle) => match idle.borrow_conn().receive(end) {
                     Received::Byte(byte) => feed(idle.into(), debuggee, byte),
-                    Received::Nothing => return Then::TimeOver,
+                    Received::Nothing => return Command::TimeOver,
                     Received::Closed => None,
                 },
             };
             match fed {
                 Some(next) => protocol = next,
-                None => return Then::Detached,
+                None => return Command::Detach,
             }
         }
     }
 
-    /// Looks for words of the debugger while the program runs.
-    pub fn listen(self, debuggee: &mut Debuggee<'a>) -> Word<'a> {
+    /// Looks whether the debugger wants something while the program runs.
+    pub fn listen(self, debuggee: &mut Debuggee<'a>) -> Command<'a> {
         let mut protocol = self.0;
         loop {
             let fed = match protocol {
-                GdbStubStateMachine::CtrlCInterrupt(_) => return Word::Interrupt(Self(protocol)),
-                GdbStubStateMachine::Disconnected(gone) => {
-                    return Word::Ended(end_of(gone.get_reason()));
+                GdbStubStateMachine::CtrlCInterrupt(_) => {
+                    return Command::Interrupt(Self(protocol));
                 }
+                GdbStubStateMachine::Disconnected(gone) => return end_of(gone.get_reason()),
                 GdbStubStateMachine::Idle(_) => None,
                 GdbStubStateMachine::Running(mut running) => {
                     match running.borrow_conn().receive(Instant::now()) {
                         Received::Byte(byte) => feed(running.into(), debuggee, byte),
-                        Received::Nothing => return Word::Quiet(Self(running.into())),
+                        Received::Nothing => return Command::Run(Self(running.into())),
                         Received::Closed => None,
                     }
                 }
             };
             match fed {
                 Some(next) => protocol = next,
-                None => return Word::Ended(Then::Detached),
+                None => return Command::Detach,
             }
         }
     }
@@ -149,7 +141,7 @@ impl<'a> Session<'a> {
     }
 
     /// Tells the debugger of a stop and serves it until it lets the program run.
-    pub fn stop(self, debuggee: &mut Debuggee<'a>, stop: &Stop, end: Instant) -> Then<'a> {
+    pub fn stop(self, debuggee: &mut Debuggee<'a>, stop: &Stop, end: Instant) -> Command<'a> {
         let reason = match stop {
             Stop::Breakpoint | Stop::Entry => Reason::SwBreak(()),
             Stop::Step => Reason::DoneStep,
@@ -159,7 +151,7 @@ impl<'a> Session<'a> {
         };
         match self.tell(debuggee, reason) {
             Some(protocol) => Self(protocol).serve(debuggee, end),
-            None => Then::Detached,
+            None => Command::Detach,
         }
     }
 

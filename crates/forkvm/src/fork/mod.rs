@@ -46,6 +46,20 @@ pub enum ForkError {
     Keeper(std::io::Error),
 }
 
+/// Why a fork can't be used again after a request.
+#[derive(Debug, thiserror::Error)]
+pub enum ResetError {
+    /// Its machine ended in a way that nothing brings back. The request's failure says how.
+    #[error("its machine can't go on")]
+    Ended,
+    /// KVM or the kernel refused something.
+    #[error("its reset failed: {0}")]
+    Host(#[from] std::io::Error),
+    /// A panic, of which the panic hook has said more.
+    #[error("an internal error in its reset")]
+    Panicked,
+}
+
 /// A fork of a master.
 #[derive(Debug)]
 pub struct Fork {
@@ -182,17 +196,16 @@ impl Fork {
         Ok(response)
     }
 
-    /// Puts the fork back to the master's state. False if it can't be used again, also after a panic on the way: forks
-    /// are reset where their leases are dropped, maybe by another panic.
-    pub fn reset(&mut self) -> bool {
+    /// Puts the fork back to the master's state. After an error it is not to be used again, also after a panic on the
+    /// way: forks are reset where their leases are dropped, maybe by another panic.
+    pub fn reset(&mut self) -> Result<(), ResetError> {
         // Nobody looks at a fork again that a panic left half reset: its machine is poisoned.
-        let reset = catch_unwind(AssertUnwindSafe(|| self.try_reset()));
-        matches!(reset, Ok(Ok(true)))
+        catch_unwind(AssertUnwindSafe(|| self.try_reset())).unwrap_or(Err(ResetError::Panicked))
     }
 
-    fn try_reset(&mut self) -> std::io::Result<bool> {
+    fn try_reset(&mut self) -> Result<(), ResetError> {
         if !self.machine.settle() {
-            return Ok(false);
+            return Err(ResetError::Ended);
         }
         self.machine.set_poisoned(true);
         if self.shrink.is_due(self.machine.memory.dirty_len()) || self.over_limit {
@@ -221,7 +234,7 @@ impl Fork {
             .vcpu()
             .clear_events_at_next_run(wait_point.events);
         self.machine.set_poisoned(false);
-        Ok(true)
+        Ok(())
     }
 
     /// Times `n` bare round trips: one `out` in ring 3, nothing written, nothing reset. What a request costs at least.

@@ -4,15 +4,10 @@
 mod handshake;
 pub mod probe;
 mod space;
+mod sync;
 mod tasks;
 #[allow(unsafe_code)]
 pub mod watchdog;
-
-/// What `handshake.rs` is made of.
-mod sync {
-    pub use std::hint::spin_loop;
-    pub use std::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
-}
 
 use std::time::{Duration, Instant};
 

@@ -50,27 +50,6 @@ pub struct Master {
     pub numbers: Arc<Numbers>,
 }
 
-/// Builds the errors of one tenant's boot.
-struct Errors<'a> {
-    tenant: &'a str,
-}
-
-impl Errors<'_> {
-    fn host(&self, error: impl std::fmt::Display) -> BootError {
-        BootError::Host {
-            tenant: self.tenant.into(),
-            what: error.to_string(),
-        }
-    }
-
-    fn main(&self, what: impl Into<String>) -> BootError {
-        BootError::Main {
-            tenant: self.tenant.into(),
-            what: what.into(),
-        }
-    }
-}
-
 impl Master {
     /// Loads an ELF file, runs its `main()`, has it take over its predecessor's state, and freezes it.
     pub fn boot(
@@ -79,113 +58,19 @@ impl Master {
         predecessor: Option<Predecessor<'_>>,
         output: &mut dyn Host,
     ) -> Result<Self, BootError> {
-        let tenant = config.name.clone();
-        config.check().map_err(|bad| BootError::Setting {
-            tenant: tenant.clone(),
-            what: bad.to_string(),
-        })?;
-        let deadline = Instant::now() + config.limits.max_boot_time;
-        let errors = Errors { tenant: &tenant };
-        let host = probe::host().map_err(|source| BootError::Kvm {
-            tenant: tenant.clone(),
-            source,
-        })?;
-        let image =
-            Image::parse(file, config.limits.max_memory).map_err(|source| BootError::Elf {
-                tenant: tenant.clone(),
-                source,
-            })?;
-        let layout =
-            loader::plan(&image, config.limits.max_memory).map_err(|small| BootError::Setting {
-                tenant: tenant.clone(),
-                what: small.to_string(),
-            })?;
-
-        let memfd = memfd(&layout).map_err(|error| {
-            let hint = what_to_raise(error.raw_os_error());
-            errors.host(format!("its memory: {error}{hint}"))
-        })?;
-        let mapping =
-            Mapping::shared(&memfd, layout.memory_len()).map_err(|error| errors.host(error))?;
-        crate::arch::monitor::install(&mapping, host.entry).map_err(|error| errors.host(error))?;
-        loader::load(&mapping, &layout, &image, file).map_err(|error| errors.host(error))?;
-        let rsp = put_stack(&mapping, &layout, &image, &config, host)
-            .map_err(|error| errors.host(error))?
-            .ok_or_else(|| BootError::Setting {
-                tenant: tenant.clone(),
-                what: "main_arguments and environment are longer than half the stack".into(),
-            })?;
-        // `main()` runs into an int3 at its first instruction, where its return address is replaced by ours.
-        let main = start::find_main(&image, file)
-            .map(|main| Patch::apply(&mapping, main))
-            .transpose()
-            .map_err(|bad| errors.host(bad))?;
-
-        let linux = Linux::new(setup(&config, &layout));
-        if let Some((path, error)) = linux.unusable_paths().next() {
-            let what = format!("allowed_paths: {}: {error}", path.display());
-            return Err(BootError::Setting { tenant, what });
-        }
-        let mut booting = Booting::new(host, mapping, linux, (image.entry, rsp), main, deadline)
-            .map_err(|error| errors.host(error))?;
-        booting.machine.set_slice(output.slice());
-        let end = booting.run_main(output);
-        let describe = |cause: Cause| {
-            let time = format!("{:?} (max_boot_time)", config.limits.max_boot_time);
-            cause.describe(&image.symbols, &layout.stack_window(), &time, "max_memory")
-        };
-        let end = end.map_err(|cause| {
-            let advice = advice(&cause, file);
-            errors.main(describe(cause) + advice)
-        })?;
-
-        let symbol = |name| {
-            image
-                .symbols
-                .find(name)
-                .filter(|&function| image.is_code(function))
-        };
-        booting
-            .handlers
-            .set_default(Handlers::GET, symbol("my_backend"));
-        booting.handlers.post_symbol = symbol("my_post_backend");
-        let waiting = match end {
-            End::Waits(waiting) => waiting,
-            End::Returned if booting.handlers.any() => Waiting::Handlers,
-            End::Returned => {
-                return Err(BootError::NoHandler {
-                    tenant,
-                    stripped: image.symbols.is_empty(),
-                    mangled: image.symbols.find_mangled("my_backend"),
-                });
-            }
-        };
-        let wait_point = booting
-            .wait_point(waiting, &layout, host.report)
-            .map_err(|cause| match cause {
-                Cause::Machine(what) => errors.host(what),
-                cause => errors.main(describe(cause)),
-            })?;
+        let boot = Boot::plan(file, &config)?;
+        let (memfd, mut booting) = boot.load()?;
+        let wait_point = boot.run_main(&mut booting, output)?;
         let restored = match predecessor {
-            Some(predecessor) => booting
-                .restore(&wait_point, predecessor, describe, output)
-                .map_err(|what| BootError::State {
-                    tenant: tenant.clone(),
-                    what,
-                })?,
+            Some(predecessor) => boot.restore(&mut booting, &wait_point, predecessor, output)?,
             None => None,
         };
-        if let Some(warm_up) = &config.warm_up {
-            booting
-                .warm_up(&wait_point, warm_up, config.limits.max_request_time, output)
-                .map_err(|cause| {
-                    errors.main(format!("its warm-up request failed: {}", describe(cause)))
-                })?;
-        }
+        boot.warm_up(&mut booting, &wait_point, output)?;
         let deadline = booting.deadline;
-        let linux = booting.finish().map_err(|error| errors.host(error))?;
-        let (memory, unused) = freeze(&memfd, &layout, deadline)
-            .map_err(|error| errors.host(format!("freezing its memory: {error}")))?;
+        let linux = booting.finish().map_err(BootError::Host)?;
+        let (memory, unused) = freeze(&memfd, &boot.layout, deadline)
+            .map_err(|error| BootError::Host(format!("freezing its memory: {error}")))?;
+        let Boot { host, image, .. } = boot;
         Ok(Self {
             auxiliary: crate::image::stack::debugger_auxiliary(image.placed()),
             config,
@@ -200,6 +85,157 @@ impl Master {
             numbers: Arc::default(),
         })
     }
+}
+
+/// What a boot is made from.
+struct Boot<'a> {
+    file: &'a [u8],
+    config: &'a Config,
+    host: &'static KvmHost,
+    image: Image,
+    layout: Layout,
+    deadline: Instant,
+}
+
+impl<'a> Boot<'a> {
+    /// Looks at the file and says where everything is to lie.
+    fn plan(file: &'a [u8], config: &'a Config) -> Result<Self, BootError> {
+        config
+            .check()
+            .map_err(|bad| BootError::Setting(bad.to_string()))?;
+        let deadline = Instant::now() + config.limits.max_boot_time;
+        let host = probe::host()?;
+        let image = Image::parse(file, config.limits.max_memory)?;
+        let layout = loader::plan(&image, config.limits.max_memory)
+            .map_err(|small| BootError::Setting(small.to_string()))?;
+        Ok(Self {
+            file,
+            config,
+            host,
+            image,
+            layout,
+            deadline,
+        })
+    }
+
+    /// A machine that is about to run the program, and the file that is its memory.
+    fn load(&self) -> Result<(Arc<File>, Booting), BootError> {
+        let linux = self.linux()?;
+        let memfd = memfd(&self.layout).map_err(|error| {
+            let hint = what_to_raise(error.raw_os_error());
+            BootError::Host(format!("its memory: {error}{hint}"))
+        })?;
+        let memory = Mapping::shared(&memfd, self.layout.memory_len()).map_err(no_machine)?;
+        crate::arch::monitor::install(&memory, self.host.entry).map_err(no_machine)?;
+        loader::load(&memory, &self.layout, &self.image, self.file).map_err(no_machine)?;
+        let rsp = put_stack(&memory, &self.layout, &self.image, self.config, self.host)
+            .map_err(no_machine)?
+            .ok_or_else(|| {
+                let what = "main_arguments and environment are longer than half the stack";
+                BootError::Setting(what.into())
+            })?;
+        // `main()` runs into an int3 at its first instruction, where its return address is replaced by ours.
+        let main = start::find_main(&self.image, self.file)
+            .map(|main| Patch::apply(&memory, main))
+            .transpose()
+            .map_err(no_machine)?;
+        let start = (self.image.entry, rsp);
+        let booting = Booting::new(self.host, memory, linux, start, main, self.deadline);
+        Ok((memfd, booting.map_err(no_machine)?))
+    }
+
+    fn linux(&self) -> Result<Linux, BootError> {
+        let linux = Linux::new(setup(self.config, &self.layout));
+        if let Some((path, error)) = linux.unusable_paths().next() {
+            let what = format!("allowed_paths: {}: {error}", path.display());
+            return Err(BootError::Setting(what));
+        }
+        Ok(linux)
+    }
+
+    /// Runs the program until it waits for requests.
+    fn run_main(
+        &self,
+        booting: &mut Booting,
+        output: &mut dyn Host,
+    ) -> Result<WaitPoint, BootError> {
+        booting.machine.set_slice(output.slice());
+        let end = booting.run_main(output).map_err(|cause| BootError::Main {
+            what: self.describe(&cause) + advice(&cause, self.file),
+            cause,
+        })?;
+        let symbol = |name| {
+            let function = self.image.symbols.find(name);
+            function.filter(|&function| self.image.is_code(function))
+        };
+        let handlers = &mut booting.handlers;
+        handlers.set_default(Handlers::GET, symbol("my_backend"));
+        handlers.post_symbol = symbol("my_post_backend");
+        let waiting = match end {
+            End::Waits(waiting) => waiting,
+            End::Returned if handlers.any() => Waiting::Handlers,
+            End::Returned => {
+                return Err(BootError::NoHandler {
+                    stripped: self.image.symbols.is_empty(),
+                    mangled: self.image.symbols.find_mangled("my_backend"),
+                });
+            }
+        };
+        booting
+            .wait_point(waiting, &self.layout, self.host.report)
+            .map_err(|cause| match cause {
+                Cause::Machine(what) => BootError::Host(what),
+                cause => self.main_failed(cause),
+            })
+    }
+
+    fn restore(
+        &self,
+        booting: &mut Booting,
+        wait_point: &WaitPoint,
+        predecessor: Predecessor<'_>,
+        output: &mut dyn Host,
+    ) -> Result<Option<u64>, BootError> {
+        let describe = |cause| self.describe(&cause);
+        booting
+            .restore(wait_point, predecessor, describe, output)
+            .map_err(BootError::State)
+    }
+
+    fn warm_up(
+        &self,
+        booting: &mut Booting,
+        wait_point: &WaitPoint,
+        output: &mut dyn Host,
+    ) -> Result<(), BootError> {
+        let Some(warm_up) = &self.config.warm_up else {
+            return Ok(());
+        };
+        let time = self.config.limits.max_request_time;
+        booting
+            .warm_up(wait_point, warm_up, time, output)
+            .map_err(|cause| BootError::Main {
+                what: format!("its warm-up request failed: {}", self.describe(&cause)),
+                cause,
+            })
+    }
+
+    fn main_failed(&self, cause: Cause) -> BootError {
+        BootError::Main {
+            what: self.describe(&cause),
+            cause,
+        }
+    }
+
+    fn describe(&self, cause: &Cause) -> String {
+        let time = format!("{:?} (max_boot_time)", self.config.limits.max_boot_time);
+        let stack = self.layout.stack_window();
+        cause.describe(&self.image.symbols, &stack, &time, "max_memory")
+    }
+}
+
+fn no_machine(error: impl std::fmt::Display) -> BootError {
+    BootError::Host(error.to_string())
 }
 
 /// What to do about a `main()` that ended so, where its language makes the cause hard to see.

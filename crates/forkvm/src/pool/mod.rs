@@ -11,7 +11,7 @@ use std::time::Instant;
 
 use parking_lot::{Condvar, Mutex};
 
-use crate::fork::{Fork, ForkError};
+use crate::fork::{Fork, ForkError, ResetError};
 use crate::master::Master;
 use crate::pool::keeper::Keeper;
 
@@ -24,6 +24,15 @@ pub enum TakeError {
     QueueFull,
     /// None could be made.
     NoFork(String),
+}
+
+/// A fork for a request.
+#[derive(Debug)]
+pub struct Taken {
+    /// The fork.
+    pub fork: Box<Fork>,
+    /// Why another one was given up, if nobody has been told yet.
+    pub loss: Option<String>,
 }
 
 /// The forks of one master.
@@ -49,6 +58,8 @@ struct State {
     created: u64,
     /// Why the last attempt to make a fork failed.
     error: Option<String>,
+    /// Why the last fork that was given up for a failed reset was.
+    loss: Option<String>,
 }
 
 /// Numbers for [`crate::Stats`].
@@ -93,13 +104,14 @@ impl Pool {
     }
 
     /// Takes a fork, waiting until `until` at most, if there is a place to wait in.
-    pub fn take(self: &Arc<Self>, until: Instant) -> Result<Box<Fork>, TakeError> {
+    pub fn take(self: &Arc<Self>, until: Instant) -> Result<Taken, TakeError> {
         let mut state = self.state.lock();
         let mut asked = false;
         let mut place = None;
         loop {
             if let Some((fork, _)) = state.idle.pop_back() {
-                return Ok(fork);
+                let loss = state.loss.take();
+                return Ok(Taken { fork, loss });
             }
             // What has just failed is not tried again at once, but for the next request.
             let may_ask = !asked || state.error.is_none();
@@ -168,15 +180,20 @@ impl Pool {
         }
     }
 
-    /// Takes a fork back. One that is not usable any more is replaced if somebody waits.
-    pub fn give_back(self: &Arc<Self>, fork: Box<Fork>, usable: bool) {
+    /// Takes a fork back. One that could not be reset is replaced if somebody waits.
+    pub fn give_back(self: &Arc<Self>, fork: Box<Fork>, reset: Result<(), ResetError>) {
         let mut state = self.state.lock();
-        if usable {
-            state.idle.push_back((fork, Instant::now()));
-            if state.waiting > 0 {
-                self.given_back.notify_one();
+        match reset {
+            Ok(()) => {
+                state.idle.push_back((fork, Instant::now()));
+                if state.waiting > 0 {
+                    self.given_back.notify_one();
+                }
+                return;
             }
-            return;
+            // Its request's failure has told why.
+            Err(ResetError::Ended) => {}
+            Err(error) => state.loss = Some(error.to_string()),
         }
         state.total -= 1;
         // The next request should find one.

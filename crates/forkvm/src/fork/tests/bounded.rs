@@ -48,10 +48,10 @@ fn no_single_call_takes_more_than_the_request_may() {
         // Those that the program wrote itself count as well, when the ring is looked at.
         let dirtied = fork.machine.memory.request_pages();
         assert!(dirtied < LIMIT + 32, "{url} dirtied {dirtied} pages");
-        assert!(fork.reset(), "{url}");
+        assert!(fork.reset().is_ok(), "{url}");
         assert_eq!(fork.differing_pages(), 0, "{url}");
         assert!(get(&mut fork, "/main").is_ok());
-        assert!(fork.reset());
+        assert!(fork.reset().is_ok());
     }
 }
 
@@ -74,7 +74,7 @@ fn a_body_costs_no_more_than_the_request_may() {
     };
     let result = fork.call(&request, deadline(), &mut Quiet, None);
     assert!(matches!(result, Err(Cause::MemoryLimit)), "{result:?}");
-    assert!(fork.reset());
+    assert!(fork.reset().is_ok());
     assert_eq!(fork.differing_pages(), 0);
     assert!(get(&mut fork, "/main").is_ok());
 }

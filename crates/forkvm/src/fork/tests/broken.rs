@@ -88,11 +88,11 @@ impl Fork {
 fn found(master: &Arc<Master>, list: (Finale, Vec<Op>), breakage: &Breakage) -> Option<String> {
     let mut fork = Fork::new(master.clone()).unwrap();
     let first = fork.probe().unwrap();
-    assert!(fork.reset());
+    assert!(fork.reset().is_ok());
     let _ = fork.perform(&list.0, &list.1);
-    assert!(fork.reset());
+    assert!(fork.reset().is_ok());
     assert_eq!(fork.leftovers(&first), None, "after {list:?}");
-    assert!(fork.reset());
+    assert!(fork.reset().is_ok());
     let _ = fork.perform(&list.0, &list.1);
     assert!(breakage(&mut fork), "it was not to end like this: {list:?}");
     fork.leftovers(&first)
@@ -132,9 +132,9 @@ fn found_without(
 ) -> Option<String> {
     let mut fork = Fork::new(master.clone()).unwrap();
     let first = fork.probe().unwrap();
-    assert!(fork.reset());
+    assert!(fork.reset().is_ok());
     let _ = fork.perform(&list.0, &list.1);
-    assert!(fork.reset());
+    assert!(fork.reset().is_ok());
     patch(&fork, instruction, other);
     match fork.probe() {
         Ok(now) if now == first => None,
@@ -164,14 +164,14 @@ fn any_page_left_out_is_found() {
             assert!((2..=listed).contains(&found), "{found} of {listed} pages");
             break;
         };
-        assert!(fork.reset());
+        assert!(fork.reset().is_ok());
         match fork.differing_pages() {
             0 => {}
             1 => found += 1,
             n => panic!("{n} pages differ, one was left out"),
         }
         fork.machine.memory.dirty().unwrap().add(page);
-        assert!(fork.reset());
+        assert!(fork.reset().is_ok());
         assert_eq!(fork.differing_pages(), 0);
     }
 }
@@ -186,7 +186,7 @@ fn the_ring_0_stack_left_out_is_found() {
             .mapping()
             .read(KERNEL_STACK, &mut stack)
             .unwrap();
-        let reset = fork.reset();
+        let reset = fork.reset().is_ok();
         fork.machine
             .memory
             .mapping()
@@ -271,15 +271,15 @@ fn selectors_of_another_machine_are_not_seen() {
     (list.0.selectors, list.0.set) = ([0x2b; 4], 1);
     let [mut one, mut other] = [(); 2].map(|()| Fork::new(master.clone()).unwrap());
     let first = other.probe().unwrap();
-    assert!(other.reset());
+    assert!(other.reset().is_ok());
     let _ = one.perform(&list.0, &list.1);
     assert_eq!(other.probe().unwrap(), first);
-    assert!(other.reset());
+    assert!(other.reset().is_ok());
     if master.wait_point.report.syscall_enters_ring0 || !master.wait_point.report.fsgsbase {
         return;
     }
     patch(&other, &[0x8e, 0xd8], &[0x90; 2]);
-    assert!(one.reset());
+    assert!(one.reset().is_ok());
     let _ = one.perform(&list.0, &list.1);
     let seen = other.probe().unwrap();
     assert!(seen.contains("ds 2b"), "KVM keeps them apart now: {seen}");
@@ -296,7 +296,7 @@ fn an_undrained_port_access_is_found() {
         finale.address = 0x7f00_0000_0000;
         let found = found(&master, (finale, ops), &|fork| {
             fork.machine.forget_residue();
-            fork.reset()
+            fork.reset().is_ok()
         });
         assert_eq!(found.is_some(), kept, "{kind:?}: {found:?}");
     }
@@ -327,7 +327,7 @@ fn entries_given_back_unseen_are_found() {
                 machine.vcpu().ring().unwrap().harvest(|_, _| {});
             }
         });
-        assert!(fork.reset());
+        assert!(fork.reset().is_ok());
         assert_eq!(fork.differing_pages() > 0, lose);
         // For the second turn, all pages are to be logged again.
         fork.machine.shrink().unwrap();
@@ -342,11 +342,11 @@ fn exceptions_fill_no_ring() {
     let finale = ending(Ending::Divide).0;
     let used = |fork: &mut Fork| fork.machine.vcpu().ring().unwrap().used();
     let _ = fork.perform(&finale, &[]);
-    assert!(fork.reset());
+    assert!(fork.reset().is_ok());
     let before = used(&mut fork);
     for _ in 0..50 {
         let _ = fork.perform(&finale, &[]);
-        assert!(fork.reset());
+        assert!(fork.reset().is_ok());
     }
     assert_eq!(used(&mut fork), before);
     let tables = &master.wait_point.layout.tables;
@@ -362,7 +362,7 @@ fn registers_left_out_are_found() {
     let Some(master) = frozen() else { return };
     // In ring 0, in the stub of an exception.
     let found = found(&master, ending(Ending::Divide), &|fork| {
-        let reset = fork.reset();
+        let reset = fork.reset().is_ok();
         fork.machine.vcpu().keep_registers();
         reset
     });
@@ -412,7 +412,7 @@ fn the_personality_left_out_is_found() {
     ] {
         let found = found(&master, (Finale::default(), vec![op]), &|fork| {
             let kept = fork.machine.linux.clone();
-            let reset = fork.reset();
+            let reset = fork.reset().is_ok();
             fork.machine.linux = kept;
             reset
         });
@@ -445,7 +445,7 @@ fn the_master_never_changes() {
             finale.address = address;
             ops.extend(writes());
             let _ = fork.perform(&finale, &ops);
-            if !fork.reset() {
+            if fork.reset().is_err() {
                 fork = Fork::new(master.clone()).unwrap();
             }
         }

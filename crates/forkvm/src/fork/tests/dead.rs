@@ -23,8 +23,8 @@ fn memory_the_host_cannot_give_is_named() {
         panic!("{result:?}");
     };
     assert!(text.starts_with("KVM_RUN: Bad address"), "{text}");
-    assert!(!fork.reset());
-    assert!(!fork.reset());
+    assert!(fork.reset().is_err());
+    assert!(fork.reset().is_err());
 }
 
 /// An exception where there is no way to handle one.
@@ -48,5 +48,5 @@ fn a_triple_fault_is_named() {
         .machine
         .watched(deadline(), |machine| machine.run(deadline(), &mut Quiet));
     assert_eq!(event, Event::Ended(Cause::Machine("a triple fault".into())));
-    assert!(!fork.reset());
+    assert!(fork.reset().is_err());
 }
