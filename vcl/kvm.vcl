@@ -27,12 +27,6 @@ include "./kvm_subs.vcl";
 backend default none;
 
 sub vcl_recv {
-
-include "./kvm_subs.vcl";
-
-backend default none;
-
-sub vcl_recv {
     call kvm_recv;
 }
 
