@@ -65,9 +65,11 @@ pub struct Signature<'a> {
     mac: [u8; 32],
 }
 
-/// By tenant: the signatures that were used, and their times.
-static USED: LazyLock<Mutex<HashMap<String, HashMap<[u8; 32], u64>>>> =
-    LazyLock::new(Mutex::default);
+/// The signatures that were used, and their times.
+type Used = HashMap<[u8; 32], u64>;
+
+/// By tenant.
+static USED: LazyLock<Mutex<HashMap<String, Used>>> = LazyLock::new(Mutex::default);
 
 /// What was signed before can have been used before: nothing is remembered over a restart.
 static START: LazyLock<u64> = LazyLock::new(now);
