@@ -65,6 +65,7 @@ vtc! {
     backend_list
     body
     boot
+    boot_queue
     cache
     deadline
     debug

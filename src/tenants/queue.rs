@@ -39,8 +39,8 @@ struct Queue {
 }
 
 static QUEUE: LazyLock<Mutex<Queue>> = LazyLock::new(Mutex::default);
-/// A boot has ended.
-static ENDED: Condvar = Condvar::new();
+/// Something that decides which job may start has changed: a boot has ended, or there is another job.
+static CHANGED: Condvar = Condvar::new();
 
 /// Has `tenant`'s program booted, after those that are already in the queue.
 pub fn enqueue(tenant: &Arc<Tenant>, file: Result<File, String>) {
@@ -51,6 +51,8 @@ pub fn enqueue(tenant: &Arc<Tenant>, file: Result<File, String>) {
         file,
     });
     if queue.dispatched {
+        // It sleeps if there were only jobs of tenants that boot already.
+        CHANGED.notify_all();
         return;
     }
     match spawn("kvm-boot-queue", dispatch) {
@@ -108,7 +110,7 @@ fn dispatch() {
             Err(_) if !queue.booting.is_empty() => {
                 queue.jobs.push_front(job);
                 drop(place);
-                ENDED.wait_for(&mut queue, RETRY);
+                CHANGED.wait_for(&mut queue, RETRY);
             }
             Err(reason) => MutexGuard::unlocked(&mut queue, || {
                 if let Some(tenant) = job.tenant.upgrade() {
@@ -126,7 +128,7 @@ struct UnderWay(String);
 impl Drop for UnderWay {
     fn drop(&mut self) {
         QUEUE.lock().booting.remove(&self.0);
-        ENDED.notify_all();
+        CHANGED.notify_all();
     }
 }
 
@@ -136,7 +138,7 @@ fn wait_for_job(queue: &mut MutexGuard<'_, Queue>) -> bool {
         if next(queue).is_some() {
             return true;
         }
-        ENDED.wait(queue);
+        CHANGED.wait(queue);
     }
     false
 }
