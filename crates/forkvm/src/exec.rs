@@ -103,17 +103,16 @@ pub fn exec(command: Command, sandbox: &Sandbox, host: &mut dyn Host) -> Result<
         rflags: RFLAGS,
         ..Default::default()
     });
-    let event = machine.watched(deadline, |machine| machine.run(deadline, host));
-    let cause = match event {
-        Event::Ended(Cause::Exit(status)) => return Ok(Ended::Exited(status)),
-        Event::Ended(Cause::Killed(signal)) => return Ok(Ended::Signalled(signal)),
+    let result = machine.watched(deadline, |machine| machine.run(deadline, host));
+    let cause = match result {
+        Err(Cause::Exit(status)) => return Ok(Ended::Exited(status)),
+        Err(Cause::Killed(signal)) => return Ok(Ended::Signalled(signal)),
         // As for any access to a port, which no program may have.
-        Event::Hypercall(_) | Event::Ended(Cause::BadPort(_)) => {
+        Ok(Event::Hypercall(_)) | Err(Cause::BadPort(_)) => {
             return Ok(Ended::Signalled(libc::SIGSEGV));
         }
-        Event::Exception(exception) => Cause::Exception(exception),
-        Event::Ended(cause) => cause,
-        Event::SystemCall => Cause::Machine("it stopped after a system call".into()),
+        Err(cause) => cause,
+        Ok(Event::SystemCall) => Cause::Machine("it stopped after a system call".into()),
     };
     Err(NotRun::Stopped(cause.describe(
         &Symbols::default(),

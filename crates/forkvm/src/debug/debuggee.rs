@@ -51,17 +51,6 @@ pub enum Stop {
     Exception(Exception),
 }
 
-/// Why a run of the machine ended that can go on.
-#[derive(Debug)]
-pub enum Pause {
-    /// It stopped.
-    Stop(Stop),
-    /// A hypercall to be served.
-    Hypercall(u32),
-    /// The time for this run is over.
-    Time,
-}
-
 /// A stopped program's registers, all in ring 3.
 #[derive(Debug, Clone, Copy)]
 struct Cpu {
@@ -79,6 +68,8 @@ pub struct Debuggee<'a> {
     /// What the debugger wants to happen next.
     pub resume: Resume,
     events: kvm_vcpu_events,
+    /// Why it stopped just now, until somebody asks.
+    stop: Option<Stop>,
     /// The registers while stopped; while it runs KVM has them.
     cpu: Option<Cpu>,
     breakpoints: BTreeSet<u64>,
@@ -103,6 +94,7 @@ impl<'a> Debuggee<'a> {
             auxiliary,
             resume: Resume::Continue,
             events,
+            stop: None,
             cpu: None,
             breakpoints: BTreeSet::new(),
             entry,
@@ -116,30 +108,44 @@ impl<'a> Debuggee<'a> {
     }
 
     /// Runs until something happens, `until` at the latest. `deadline` is the request's, for system calls that wait.
+    /// Gives the hypercall that is to be served, if that is what happened; else see [`Debuggee::take_stop`].
     pub fn run(
         &mut self,
         until: Instant,
         deadline: Instant,
         host: &mut dyn Host,
-    ) -> Result<Pause, Cause> {
+    ) -> Result<Option<u32>, Cause> {
         loop {
             self.enter();
             self.machine.rearm(until);
-            let event = self.machine.run(deadline, host);
+            let result = self.machine.run(deadline, host);
             self.remove_breakpoints();
-            let pause = match event {
-                Event::Hypercall(number) => Pause::Hypercall(number),
-                Event::SystemCall => self.system_call_stepped()?,
-                Event::Exception(exception) => self.exception(exception)?,
-                Event::Ended(Cause::Timeout) if Instant::now() < deadline => Pause::Time,
-                Event::Ended(cause) => return Err(cause),
-            };
-            match (&pause, &self.resume, &self.cpu) {
-                (Pause::Stop(Stop::Step), Resume::Step(range), Some(cpu))
-                    if range.contains(&cpu.regs.rip) && Instant::now() < until => {}
-                _ => return Ok(pause),
+            match result {
+                Ok(Event::Hypercall(number)) => return Ok(Some(number)),
+                Ok(Event::SystemCall) => self.system_call_stepped()?,
+                Err(Cause::Exception(exception)) => self.exception(exception)?,
+                Err(Cause::Timeout) if Instant::now() < deadline => {}
+                Err(cause) => return Err(cause),
+            }
+            match (&self.stop, &self.resume, &self.cpu) {
+                (Some(Stop::Step), Resume::Step(range), Some(cpu))
+                    if range.contains(&cpu.regs.rip) && Instant::now() < until =>
+                {
+                    self.stop = None;
+                }
+                _ => return Ok(None),
             }
         }
+    }
+
+    /// True if it stopped in its last run; false if the time for that was over.
+    pub fn has_stopped(&self) -> bool {
+        self.stop.is_some()
+    }
+
+    /// Why it stopped in its last run, if it did.
+    pub fn take_stop(&mut self) -> Option<Stop> {
+        self.stop.take()
     }
 
     /// Gives KVM the registers, if they are here, and memory the breakpoints.
@@ -187,7 +193,7 @@ impl<'a> Debuggee<'a> {
     }
 
     /// The user registers at an exception, from its frame.
-    fn exception(&mut self, exception: Exception) -> Result<Pause, Cause> {
+    fn exception(&mut self, exception: Exception) -> Result<(), Cause> {
         let Some(frame) = self.machine.exception_frame() else {
             return Err(Cause::Exception(exception));
         };
@@ -232,11 +238,12 @@ impl<'a> Debuggee<'a> {
         }
     }
 
-    fn stop(&mut self, regs: kvm_regs, stop: Stop) -> Result<Pause, Cause> {
+    fn stop(&mut self, regs: kvm_regs, stop: Stop) -> Result<(), Cause> {
         match self.machine.user_sregs() {
             Ok(sregs) => {
                 self.cpu = Some(Cpu { regs, sregs });
-                Ok(Pause::Stop(stop))
+                self.stop = Some(stop);
+                Ok(())
             }
             Err(error) => Err(Cause::Machine(format!("KVM_GET_SREGS: {error}"))),
         }
@@ -244,7 +251,7 @@ impl<'a> Debuggee<'a> {
 
     /// A system call was served in a single step, which ends behind it: where the processor's own trap would come
     /// differs between KVMs.
-    fn system_call_stepped(&mut self) -> Result<Pause, Cause> {
+    fn system_call_stepped(&mut self) -> Result<(), Cause> {
         let mut regs = self.machine.vcpu().regs();
         regs.rip = regs.rcx;
         regs.r11 &= !TRAP_FLAG;
@@ -253,7 +260,7 @@ impl<'a> Debuggee<'a> {
     }
 
     /// Stops after a hypercall, whose result is in RAX.
-    pub fn stop_after_hypercall(&mut self, stop: Stop) -> Result<Pause, Cause> {
+    pub fn stop_after_hypercall(&mut self, stop: Stop) -> Result<(), Cause> {
         let mut regs = self.machine.vcpu().regs();
         // Only a finished `out` has RIP behind it on every KVM.
         if !self.machine.vcpu().drain() {
@@ -266,11 +273,11 @@ impl<'a> Debuggee<'a> {
         self.stop(regs, stop)
     }
 
-    /// Stops where it is, after a run whose time was over. [`Pause::Time`] if it can't be stopped at this
-    /// very place.
-    pub fn interrupt(&mut self) -> Result<Pause, Cause> {
+    /// Stops where it is, after a run whose time was over, unless it can't be stopped at this very place.
+    pub fn interrupt(&mut self) -> Result<(), Cause> {
         if self.cpu.is_some() {
-            return Ok(Pause::Stop(Stop::Interrupt));
+            self.stop = Some(Stop::Interrupt);
+            return Ok(());
         }
         let vcpu = self.machine.vcpu();
         match (vcpu.sregs(), vcpu.events()) {
@@ -282,7 +289,7 @@ impl<'a> Debuggee<'a> {
                     && events.exception.pending == 0
                     && !self.in_stub(regs.rip);
                 if !in_program {
-                    return Ok(Pause::Time);
+                    return Ok(());
                 }
                 regs.rflags = user_flags(regs.rflags);
                 self.stop(regs, Stop::Interrupt)

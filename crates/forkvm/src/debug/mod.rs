@@ -16,7 +16,7 @@ use kvm_bindings::kvm_vcpu_events;
 
 pub use address::{BadDebugAddress, DebugAddress};
 use client::Listener;
-use debuggee::{Debuggee, Pause, Resume, Stop};
+use debuggee::{Debuggee, Resume, Stop};
 use session::{Command, Session};
 
 use crate::call::http::Exchange;
@@ -199,23 +199,19 @@ impl<'a> Run<'_, '_, 'a> {
                 }
                 until = until.min(self.listen_at);
             }
-            let pause = match debuggee.run(until, deadline, host) {
+            let hypercall = match debuggee.run(until, deadline, host) {
                 Err(Cause::Timeout) if self.is_over() => return Err(self.time_over()),
-                pause => pause?,
+                result => result?,
             };
-            let stopped = match pause {
-                Pause::Hypercall(number) => {
-                    match self.hypercall(number, debuggee, exchange, host)? {
-                        Outcome::Respond(response) => return Ok(response),
-                        Outcome::Return(result) => {
-                            self.after_hypercall(result, number, debuggee)?
-                        }
-                    }
+            if let Some(number) = hypercall {
+                match self.hypercall(number, debuggee, exchange, host)? {
+                    Outcome::Respond(response) => return Ok(response),
+                    Outcome::Return(result) => self.after_hypercall(result, number, debuggee)?,
                 }
-                Pause::Time if self.interrupt => debuggee.interrupt()?,
-                other => other,
-            };
-            if let Pause::Stop(stop) = stopped {
+            } else if self.interrupt && !debuggee.has_stopped() {
+                debuggee.interrupt()?;
+            }
+            if let Some(stop) = debuggee.take_stop() {
                 self.stop(stop, debuggee, host)?;
             }
         }
@@ -249,7 +245,7 @@ impl<'a> Run<'_, '_, 'a> {
         result: i64,
         number: u32,
         debuggee: &mut Debuggee<'a>,
-    ) -> Result<Pause, Cause> {
+    ) -> Result<(), Cause> {
         debuggee.machine.vcpu().set_result(result as u64);
         let stop = match debuggee.resume {
             _ if number == hypercall::BREAKPOINT && !matches!(self.side, Side::Gone) => {
@@ -257,7 +253,7 @@ impl<'a> Run<'_, '_, 'a> {
             }
             Resume::Step(_) => Stop::Step,
             _ if self.interrupt => Stop::Interrupt,
-            _ => return Ok(Pause::Hypercall(number)),
+            _ => return Ok(()),
         };
         debuggee.stop_after_hypercall(stop)
     }

@@ -1,6 +1,9 @@
 //! A running machine, before the freeze or after the fork: the vCPU loop that serves system calls and hands
 //! everything else to its caller.
 
+mod calls;
+mod dirtied;
+mod exceptions;
 mod handshake;
 pub mod probe;
 mod space;
@@ -11,41 +14,34 @@ pub mod watchdog;
 
 use std::time::{Duration, Instant};
 
-use kvm_bindings::{kvm_regs, kvm_sregs};
+use kvm_bindings::kvm_sregs;
 
-use crate::arch::layout::{KERNEL_STACK_TOP, PAGE};
-use crate::arch::regs::{RFLAGS, RFLAGS_USER, user_sregs};
+use crate::arch::regs::user_sregs;
 use crate::arch::stubs::{
-    PORT_EXCEPTION, PORT_HYPERCALL, PORT_PAGE_FAULT, PORT_SYSCALL, PORT_SYSCALL_32, SyscallEntry,
+    PORT_EXCEPTION, PORT_HYPERCALL, PORT_PAGE_FAULT, PORT_SYSCALL, PORT_SYSCALL_32,
 };
-use crate::failure::{Cause, Exception, PAGE_FAULT, what_to_raise};
+use crate::failure::{Cause, PAGE_FAULT, what_to_raise};
 use crate::kvm::{Death, Exit, Vcpu, Vm};
-use crate::linux::{Call, FIRST_TID, Linux, Outcome};
+use crate::linux::{FIRST_TID, Linux};
 use crate::machine::probe::KvmHost;
 use crate::machine::watchdog::{Watch, WatchdogError};
 use crate::memory::faults::FaultError;
 use crate::memory::guest::GuestMemory;
-use crate::memory::space::Space;
-use crate::memory::user::UserMemory;
 use crate::random::Random;
 use crate::request::Host;
 
-/// Why the guest stopped.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// What the vCPU loop leaves to its caller. The guest goes on from there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Event {
     /// A hypercall; its arguments are in the registers.
     Hypercall(u32),
-    /// A processor exception. The vCPU is in ring 0, in the exception's stub.
-    Exception(Exception),
     /// A system call was served; only told while stepping.
     SystemCall,
-    /// It ended otherwise.
-    Ended(Cause),
 }
 
 /// What the vCPU's last exit left behind in KVM.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Residue {
+enum Residue {
     /// Nothing that new registers don't overwrite.
     Clean,
     /// The completion of a port access, to be drained.
@@ -81,19 +77,6 @@ pub struct Machine {
     slice: Option<Duration>,
     /// How long others have kept it from running since [`Machine::watched`] began: its deadline is so much later.
     kept: Duration,
-}
-
-/// Where ring 3 was when an exception came (Intel SDM Vol. 3A, 6.14.2).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct ExceptionFrame {
-    /// The instruction.
-    pub rip: u64,
-    /// The code segment, whose lowest two bits are the ring.
-    pub cs: u64,
-    /// The flags.
-    pub rflags: u64,
-    /// The stack pointer.
-    pub rsp: u64,
 }
 
 /// A machine could not be made.
@@ -202,16 +185,15 @@ impl Machine {
     }
 
     /// Runs the guest, serving its system calls, until something else happens. `deadline` is that of
-    /// [`Machine::watched`].
-    pub fn run(&mut self, deadline: Instant, host: &mut dyn Host) -> Event {
+    /// [`Machine::watched`]. At [`Cause::Exception`] the vCPU is in ring 0, in the exception's stub: whoever has an
+    /// answer to the exception can go on from there.
+    pub fn run(&mut self, deadline: Instant, host: &mut dyn Host) -> Result<Event, Cause> {
         loop {
             // What the host writes is not in the ring, which a program that only makes calls never fills.
             if self.over_memory_limit() {
-                return Event::Ended(Cause::MemoryLimit);
+                return Err(Cause::MemoryLimit);
             }
-            if let Err(cause) = self.apply_removals() {
-                return Event::Ended(cause);
-            }
+            self.apply_removals()?;
             let exit = self.vcpu.run();
             self.residue = match exit {
                 Exit::Out(_) | Exit::Interrupted | Exit::RingFull => Residue::Clean,
@@ -219,11 +201,13 @@ impl Machine {
                 Exit::Dead(_) => Residue::Unknown,
             };
             let ended = match exit {
-                Exit::Out(PORT_HYPERCALL) => return Event::Hypercall(self.vcpu.regs().rax as u32),
+                Exit::Out(PORT_HYPERCALL) => {
+                    return Ok(Event::Hypercall(self.vcpu.regs().rax as u32));
+                }
                 Exit::Out(PORT_SYSCALL) => {
                     let ended = self.system_call(deadline, host);
                     if ended.is_none() && self.stepping {
-                        return Event::SystemCall;
+                        return Ok(Event::SystemCall);
                     }
                     ended
                 }
@@ -231,11 +215,11 @@ impl Machine {
                     match self.page_fault() {
                         Ok(()) => None,
                         Err(FaultError::NoMemory) => Some(Cause::MemoryLimit),
-                        Err(_) => return self.exception(PAGE_FAULT),
+                        Err(_) => Some(self.exception(PAGE_FAULT)),
                     }
                 }
                 Exit::Out(port @ PORT_EXCEPTION..=0x9f) => {
-                    return self.exception((port - PORT_EXCEPTION) as u8);
+                    Some(self.exception((port - PORT_EXCEPTION) as u8))
                 }
                 Exit::Out(PORT_SYSCALL_32) => {
                     Some(Cause::Machine("a system call from 32-bit code".into()))
@@ -252,7 +236,7 @@ impl Machine {
                 })),
             };
             if let Some(cause) = ended {
-                return Event::Ended(cause);
+                return Err(cause);
             }
         }
     }
@@ -294,248 +278,10 @@ impl Machine {
         }
     }
 
-    /// Serves a system call. `Some` if it ends the run.
-    fn system_call(&mut self, deadline: Instant, host: &mut dyn Host) -> Option<Cause> {
-        let regs = self.vcpu.regs();
-        let call = Call {
-            number: regs.rax,
-            args: [regs.rdi, regs.rsi, regs.rdx, regs.r10, regs.r8, regs.r9],
-        };
-        let outcome = self
-            .linux
-            .call(call, &mut self.memory, host, &mut self.random);
-        if self.memory.take_lost_permission()
-            && let Err(error) = self.vm.forget_translations()
-        {
-            return Some(Cause::Machine(format!("memslot: {error}")));
-        }
-        if self.memory.space().is_some() {
-            return self.task_outcome(call, outcome, deadline, host);
-        }
-        let result = match outcome {
-            Outcome::Return(value) => value,
-            Outcome::Block(wait) => match wait.time {
-                Some(time) if self.sleep(time, deadline, host) => wait.result,
-                Some(_) => return Some(Cause::Timeout),
-                // It is the machine's only task: nobody can end the wait.
-                None => return Some(Cause::Deadlock(wait.on.why_never())),
-            },
-            Outcome::SetFsBase(base) => return self.set_bases(Some(base), None),
-            Outcome::SetGsBase(base) => return self.set_bases(None, Some(base)),
-            Outcome::GetFsBase(address) => return self.get_base(address, |sregs| sregs.fs.base),
-            Outcome::GetGsBase(address) => return self.get_base(address, |sregs| sregs.gs.base),
-            Outcome::Exit(status) | Outcome::ExitThread(status) => {
-                return Some(Cause::Exit(status));
-            }
-            Outcome::Killed(signal) => return Some(Cause::Killed(signal)),
-            // Only of programs with an address space.
-            Outcome::Yield | Outcome::Clone(_) | Outcome::Exec(_) => -i64::from(libc::ENOSYS),
-        };
-        self.return_from_call(result)
-    }
-
-    /// Resumes the program after a system call with this in RAX.
-    fn return_from_call(&mut self, result: i64) -> Option<Cause> {
-        if self.memory.space().is_some_and(Space::has_removals) {
-            // A stub runs first, which returns to ring 3 itself.
-            let regs = kvm_regs {
-                rax: result as u64,
-                ..self.after_call()
-            };
-            self.resume_user(regs);
-            return None;
-        }
-        let mut regs = self.vcpu.regs();
-        regs.rax = result as u64;
-        if self.host.entry == SyscallEntry::Ring0 {
-            // `sysretq` loads RFLAGS from R11, which the program may not have chosen freely: it was RFLAGS at
-            // `syscall`, and stays harmless whatever it holds.
-            regs.r11 = regs.r11 & RFLAGS_USER | RFLAGS;
-        }
-        self.vcpu.set_regs(regs);
-        None
-    }
-
-    fn set_bases(&mut self, fs: Option<u64>, gs: Option<u64>) -> Option<Cause> {
-        if self.memory.space().is_some() {
-            let mut sregs = self.vcpu.synced_sregs();
-            sregs.fs.base = fs.unwrap_or(sregs.fs.base);
-            sregs.gs.base = gs.unwrap_or(sregs.gs.base);
-            self.vcpu.set_sregs_at_next_run(sregs);
-            return self.return_from_call(0);
-        }
-        let set = || {
-            let mut sregs = self.vcpu.sregs()?;
-            sregs.fs.base = fs.unwrap_or(sregs.fs.base);
-            sregs.gs.base = gs.unwrap_or(sregs.gs.base);
-            self.vcpu.set_sregs(&sregs)
-        };
-        match set() {
-            Ok(()) => self.return_from_call(0),
-            Err(error) => Some(Cause::Machine(format!("segment base: {error}"))),
-        }
-    }
-
-    fn get_base(&mut self, address: u64, base: impl Fn(&kvm_sregs) -> u64) -> Option<Cause> {
-        match self.vcpu.sregs() {
-            Ok(sregs) => {
-                let written = self.memory.write(address, &base(&sregs).to_le_bytes());
-                self.return_from_call(if written.is_ok() {
-                    0
-                } else {
-                    -i64::from(libc::EFAULT)
-                })
-            }
-            Err(error) => Some(Cause::Machine(format!("segment base: {error}"))),
-        }
-    }
-
     /// The registers a program's ring-3 code has now, with the bases it gave itself, ready to be set in another
     /// machine or at another place.
     pub fn user_sregs(&self) -> Result<kvm_sregs, kvm_ioctls::Error> {
         let now = self.vcpu.sregs()?;
         Ok(user_sregs(&now, self.host.choice, now.fs.base, now.gs.base))
-    }
-
-    /// Reads a number that an exception pushed: SS first, then RSP, RFLAGS, CS, RIP and for some vectors an error code
-    /// (Intel SDM Vol. 3A, 6.14.2).
-    fn pushed(&self, nth: u64) -> Option<u64> {
-        let address = KERNEL_STACK_TOP - 8 * (nth + 1);
-        self.memory.mapping().read_u64(address).ok()
-    }
-
-    /// Where ring 3 was when the last exception came.
-    pub fn exception_frame(&self) -> Option<ExceptionFrame> {
-        Some(ExceptionFrame {
-            rsp: self.pushed(1)?,
-            rflags: self.pushed(2)?,
-            cs: self.pushed(3)?,
-            rip: self.pushed(4)?,
-        })
-    }
-
-    /// Reads an exception from the ring-0 stack.
-    fn exception(&mut self, vector: u8) -> Event {
-        let Some(ExceptionFrame { rip, rsp, .. }) = self.exception_frame() else {
-            return Event::Ended(Cause::Machine("no exception frame".into()));
-        };
-        let error_code = if Exception::has_error_code(vector) {
-            self.pushed(5)
-        } else {
-            None
-        };
-        match self.vcpu.sregs() {
-            Ok(sregs) => Event::Exception(Exception {
-                vector,
-                error_code,
-                rip,
-                rsp,
-                cr2: sregs.cr2,
-            }),
-            Err(error) => Event::Ended(Cause::Machine(format!("KVM_GET_SREGS: {error}"))),
-        }
-    }
-
-    /// Takes the ring's new entries over into the list of dirtied pages.
-    ///
-    /// KVM looks whether the ring is nearly full only now and then, and goes on writing over old entries if it has come
-    /// too late: `kvm_pvm` does when it has to emulate the program, as after a load of a non-canonical RSP. So a full
-    /// ring means that entries may be lost, and the machine is not to be used again.
-    fn harvest(&mut self) {
-        let first = self.memory.logged_from() / PAGE;
-        let (Some(ring), Some(dirty)) = (self.vcpu.ring(), self.memory.dirty()) else {
-            return;
-        };
-        // Only the logged slot is recorded.
-        ring.harvest(|_slot, offset| dirty.add((offset + first) as u32));
-        if ring.used() == ring.len() {
-            self.residue = Residue::Unknown;
-        }
-    }
-
-    /// Harvests the ring and has KVM take its entries back.
-    fn recycle_ring(&mut self) -> std::io::Result<()> {
-        const ATTEMPTS: usize = 100;
-        self.harvest();
-        let Some(ring) = self.vcpu.ring() else {
-            return Ok(());
-        };
-        ring.mark_reset();
-        // Since Linux 6.16 the ioctl stops at a pending signal, such as a kick, and calls that success. The signal is
-        // taken on its way out, so the next one gets further.
-        for _ in 0..ATTEMPTS {
-            self.vm.reset_dirty_rings()?;
-            if ring.is_reset() {
-                return Ok(());
-            }
-        }
-        self.residue = Residue::Unknown;
-        Err(std::io::Error::other("KVM does not take its entries back"))
-    }
-
-    fn ring_full(&mut self) -> Option<Cause> {
-        if let Err(error) = self.recycle_ring() {
-            return Some(Cause::Machine(format!("dirty ring: {error}")));
-        }
-        if self.residue == Residue::Unknown {
-            return Some(Cause::Machine("KVM lost track of what it wrote".into()));
-        }
-        self.over_memory_limit().then_some(Cause::MemoryLimit)
-    }
-
-    /// True if the request has dirtied more pages than it may. Counts what has been harvested.
-    pub fn over_memory_limit(&self) -> bool {
-        self.memory.request_pages() > self.memory.page_limit()
-    }
-
-    /// What `get_meminfo` gives: guest memory, the request limit, the most and the present pages of requests, in bytes.
-    pub fn memory_info(&self) -> [u64; 4] {
-        let bytes = |pages: usize| (pages as u64).saturating_mul(PAGE);
-        [
-            self.memory.mapping().len(),
-            bytes(self.memory.page_limit()),
-            bytes(self.memory.dirty_len()),
-            bytes(self.memory.request_pages()),
-        ]
-    }
-
-    /// Finishes what the last exit left pending. False if the machine can't be used any more.
-    pub fn settle(&mut self) -> bool {
-        match self.residue {
-            _ if self.poisoned => false,
-            Residue::Clean => true,
-            Residue::PendingIo => {
-                // What can't be finished stays so: whoever asks again gets the same answer.
-                self.residue = if self.vcpu.drain() {
-                    Residue::Clean
-                } else {
-                    Residue::Unknown
-                };
-                // The rest of an `ins` has written to memory just now.
-                self.harvest();
-                self.residue == Residue::Clean
-            }
-            Residue::Unknown => false,
-        }
-    }
-
-    /// Leaves undone what the last exit left pending.
-    #[cfg(test)]
-    pub fn forget_residue(&mut self) {
-        self.residue = Residue::Clean;
-    }
-
-    /// Between requests: keeps room in the ring.
-    pub fn keep_ring_low(&mut self) -> std::io::Result<()> {
-        match self.vcpu.ring() {
-            Some(ring) if ring.used() > ring.len() / 2 => self.recycle_ring(),
-            _ => Ok(()),
-        }
-    }
-
-    /// Forgets all dirtied pages: gives them back to the host and has KVM log them again when next written.
-    pub fn shrink(&mut self) -> std::io::Result<()> {
-        self.recycle_ring()?;
-        self.memory.shrink()
     }
 }

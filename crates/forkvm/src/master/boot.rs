@@ -13,7 +13,7 @@ use crate::arch::stubs::{self, EntryBlock, MAIN_RETURNED, STATE_SAVED};
 use crate::call::handlers::Handlers;
 use crate::call::http::Exchange;
 use crate::call::hypercall::{self, REGISTER_FUNC, WAIT_FOR_REQUESTS, WAIT_FOR_REQUESTS_PAUSED};
-use crate::call::{Circumstances, WaitPoint, Waiting};
+use crate::call::{Circumstances, WaitPoint, WayIn};
 use crate::config::WarmUp;
 use crate::failure::{BREAKPOINT, Cause};
 use crate::linux::Linux;
@@ -55,15 +55,6 @@ impl Patch {
     }
 }
 
-/// How `main()` came to its end.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum End {
-    /// It waits for requests: it says that it is ready, whatever becomes of them.
-    Waits(Waiting),
-    /// It returned 0.
-    Returned,
-}
-
 /// A machine on its way through `main()`.
 pub struct Booting {
     pub machine: Machine,
@@ -103,18 +94,18 @@ impl Booting {
         })
     }
 
-    /// Runs until the program waits for requests.
-    pub fn run_main(&mut self, output: &mut dyn Host) -> Result<End, Cause> {
+    /// Runs until the program waits for requests: it is ready, whatever becomes of them. `None` if `main()` returned 0.
+    pub fn run_main(&mut self, output: &mut dyn Host) -> Result<Option<WayIn>, Cause> {
         let (deadline, handlers, main) = (self.deadline, &mut self.handlers, &mut self.main);
-        let end = self.machine.watched(deadline, |machine| {
+        let result = self.machine.watched(deadline, |machine| {
             run_until_waiting(machine, handlers, main, deadline, output)
         });
         // The watchdog looks now and then; a main() that ended between two looks may be late all the same.
         self.deadline += self.machine.kept();
         let late = Instant::now() >= self.deadline;
-        match end {
+        match result {
             Ok(_) if late => Err(Cause::Timeout),
-            end => end,
+            result => result,
         }
     }
 
@@ -122,7 +113,7 @@ impl Booting {
     /// does not give all of it everywhere.
     pub fn wait_point(
         &mut self,
-        waiting: Waiting,
+        way_in: WayIn,
         layout: &Layout,
         report: KvmReport,
     ) -> Result<WaitPoint, Cause> {
@@ -155,7 +146,7 @@ impl Booting {
             sregs,
             events,
             handlers: self.handlers,
-            waiting,
+            way_in,
             layout: layout.clone(),
             report,
         })
@@ -283,15 +274,15 @@ impl Booting {
         self.machine.vcpu().set_sregs_at_next_run(*sregs);
         self.machine.vcpu().set_regs(regs);
         let deadline = Instant::now() + std::time::Duration::from_secs(1);
-        let event = self
+        let result = self
             .machine
             .watched(deadline, |machine| machine.run(deadline, &mut Quiet));
-        match event {
-            Event::Hypercall(STATE_SAVED) => {}
+        match result {
+            Ok(Event::Hypercall(STATE_SAVED)) => {}
             // The program has denied the stub its memory, by protection keys.
-            Event::Exception(exception) => return Err(Cause::Exception(exception)),
-            event => {
-                let what = format!("the vector state can't be saved: {event:?}");
+            Err(Cause::Exception(exception)) => return Err(Cause::Exception(exception)),
+            other => {
+                let what = format!("the vector state can't be saved: {other:?}");
                 return Err(Cause::Machine(what));
             }
         }
@@ -313,12 +304,13 @@ fn run_until_waiting(
     main: &mut Option<Patch>,
     deadline: Instant,
     output: &mut dyn Host,
-) -> Result<End, Cause> {
+) -> Result<Option<WayIn>, Cause> {
     loop {
         let number = match machine.run(deadline, output) {
-            Event::Hypercall(number) => number,
+            Ok(Event::Hypercall(number)) => number,
+            Ok(Event::SystemCall) => continue,
             // RIP is just past the `int3`.
-            Event::Exception(exception)
+            Err(Cause::Exception(exception))
                 if exception.vector == BREAKPOINT
                     && let Some(patch) =
                         main.take_if(|main| main.address.wrapping_add(1) == exception.rip) =>
@@ -326,15 +318,13 @@ fn run_until_waiting(
                 enter_main(machine, patch, exception.rsp)?;
                 continue;
             }
-            Event::Exception(exception) => return Err(Cause::Exception(exception)),
-            Event::SystemCall => continue,
-            Event::Ended(cause) => return Err(cause),
+            Err(cause) => return Err(cause),
         };
         let regs = machine.vcpu().regs();
         let result = match number {
-            WAIT_FOR_REQUESTS => return Ok(End::Waits(Waiting::Handlers)),
-            WAIT_FOR_REQUESTS_PAUSED => return Ok(End::Waits(Waiting::Paused(regs.rdi))),
-            MAIN_RETURNED if regs.rdi as i32 == 0 => return Ok(End::Returned),
+            WAIT_FOR_REQUESTS => return Ok(Some(WayIn::Handler)),
+            WAIT_FOR_REQUESTS_PAUSED => return Ok(Some(WayIn::Paused(regs.rdi))),
+            MAIN_RETURNED if regs.rdi as i32 == 0 => return Ok(None),
             MAIN_RETURNED => return Err(Cause::MainReturned(regs.rdi as i32)),
             REGISTER_FUNC => handlers.register(regs.rdi, regs.rsi),
             _ => hypercall::common(number, machine, output)?,

@@ -111,15 +111,13 @@ fn run_until(
     ends: &[u32],
 ) -> Result<u32, Cause> {
     loop {
-        match machine.run(deadline, host) {
+        match machine.run(deadline, host)? {
             Event::Hypercall(number) if ends.contains(&number) => return Ok(number),
             Event::Hypercall(number) => {
                 let result = hypercall::common(number, machine, host)?;
                 machine.vcpu().set_result(result as u64);
             }
             Event::SystemCall => {}
-            Event::Exception(exception) => return Err(Cause::Exception(exception)),
-            Event::Ended(cause) => return Err(cause),
         }
     }
 }

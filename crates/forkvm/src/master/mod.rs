@@ -15,7 +15,7 @@ use rustix::io::Errno;
 
 use crate::arch::layout::{Layout, MMAP_WINDOW, STACK_TOP, XSAVE_LEN};
 use crate::call::handlers::Handlers;
-use crate::call::{WaitPoint, Waiting};
+use crate::call::{WaitPoint, WayIn};
 use crate::config::Config;
 use crate::failure::{BootError, Cause, what_to_raise};
 use crate::image::elf::Image;
@@ -23,7 +23,7 @@ use crate::image::symbols::Symbols;
 use crate::image::{loader, start, toolchain};
 use crate::linux::{HeapLayout, Linux, Setup};
 use crate::machine::probe::{self, KvmHost};
-use crate::master::boot::{Booting, End, Patch};
+use crate::master::boot::{Booting, Patch};
 use crate::master::handover::Predecessor;
 use crate::master::numbers::Numbers;
 use crate::memory::mapping::Mapping;
@@ -160,7 +160,7 @@ impl<'a> Boot<'a> {
         output: &mut dyn Host,
     ) -> Result<WaitPoint, BootError> {
         booting.machine.set_slice(output.slice());
-        let end = booting.run_main(output).map_err(|cause| BootError::Main {
+        let waits = booting.run_main(output).map_err(|cause| BootError::Main {
             what: self.describe(&cause) + advice(&cause, self.file),
             cause,
         })?;
@@ -171,10 +171,10 @@ impl<'a> Boot<'a> {
         let handlers = &mut booting.handlers;
         handlers.set_default(Handlers::GET, symbol("my_backend"));
         handlers.post_symbol = symbol("my_post_backend");
-        let waiting = match end {
-            End::Waits(waiting) => waiting,
-            End::Returned if handlers.any() => Waiting::Handlers,
-            End::Returned => {
+        let way_in = match waits {
+            Some(way_in) => way_in,
+            None if handlers.any() => WayIn::Handler,
+            None => {
                 return Err(BootError::NoHandler {
                     stripped: self.image.symbols.is_empty(),
                     mangled: self.image.symbols.find_mangled("my_backend"),
@@ -182,7 +182,7 @@ impl<'a> Boot<'a> {
             }
         };
         booting
-            .wait_point(waiting, &self.layout, self.host.report)
+            .wait_point(way_in, &self.layout, self.host.report)
             .map_err(|cause| match cause {
                 Cause::Machine(what) => BootError::Host(what),
                 cause => self.main_failed(cause),

@@ -2,7 +2,6 @@
 
 use crate::fork::tests::testing::{deadline, frozen, get};
 use crate::fork::*;
-use crate::machine::Event;
 use crate::request::Quiet;
 
 /// As where the host takes away what it gave.
@@ -44,9 +43,9 @@ fn a_triple_fault_is_named() {
     let vcpu = fork.machine.vcpu();
     vcpu.set_sregs_at_next_run(sregs);
     vcpu.set_regs(nothing_there);
-    let event = fork
+    let result = fork
         .machine
         .watched(deadline(), |machine| machine.run(deadline(), &mut Quiet));
-    assert_eq!(event, Event::Ended(Cause::Machine("a triple fault".into())));
+    assert_eq!(result, Err(Cause::Machine("a triple fault".into())));
     assert!(fork.reset().is_err());
 }

@@ -1,0 +1,116 @@
+//! Serving the system calls of a program: the personality says what comes of one, and the registers are set by it.
+
+use std::time::Instant;
+
+use kvm_bindings::{kvm_regs, kvm_sregs};
+
+use crate::arch::regs::{RFLAGS, RFLAGS_USER};
+use crate::arch::stubs::SyscallEntry;
+use crate::failure::Cause;
+use crate::linux::{Call, Outcome};
+use crate::machine::Machine;
+use crate::memory::space::Space;
+use crate::memory::user::UserMemory;
+use crate::request::Host;
+
+impl Machine {
+    /// Serves a system call. `Some` if it ends the run.
+    pub(super) fn system_call(&mut self, deadline: Instant, host: &mut dyn Host) -> Option<Cause> {
+        let regs = self.vcpu.regs();
+        let call = Call {
+            number: regs.rax,
+            args: [regs.rdi, regs.rsi, regs.rdx, regs.r10, regs.r8, regs.r9],
+        };
+        let outcome = self
+            .linux
+            .call(call, &mut self.memory, host, &mut self.random);
+        if self.memory.take_lost_permission()
+            && let Err(error) = self.vm.forget_translations()
+        {
+            return Some(Cause::Machine(format!("memslot: {error}")));
+        }
+        if self.memory.space().is_some() {
+            return self.task_outcome(call, outcome, deadline, host);
+        }
+        let result = match outcome {
+            Outcome::Return(value) => value,
+            Outcome::Block(wait) => match wait.time {
+                Some(time) if self.sleep(time, deadline, host) => wait.result,
+                Some(_) => return Some(Cause::Timeout),
+                // It is the machine's only task: nobody can end the wait.
+                None => return Some(Cause::Deadlock(wait.on.why_never())),
+            },
+            Outcome::SetFsBase(base) => return self.set_bases(Some(base), None),
+            Outcome::SetGsBase(base) => return self.set_bases(None, Some(base)),
+            Outcome::GetFsBase(address) => return self.get_base(address, |sregs| sregs.fs.base),
+            Outcome::GetGsBase(address) => return self.get_base(address, |sregs| sregs.gs.base),
+            Outcome::Exit(status) | Outcome::ExitThread(status) => {
+                return Some(Cause::Exit(status));
+            }
+            Outcome::Killed(signal) => return Some(Cause::Killed(signal)),
+            // Only of programs with an address space.
+            Outcome::Yield | Outcome::Clone(_) | Outcome::Exec(_) => -i64::from(libc::ENOSYS),
+        };
+        self.return_from_call(result)
+    }
+
+    /// Resumes the program after a system call with this in RAX.
+    pub(super) fn return_from_call(&mut self, result: i64) -> Option<Cause> {
+        if self.memory.space().is_some_and(Space::has_removals) {
+            // A stub runs first, which returns to ring 3 itself.
+            let regs = kvm_regs {
+                rax: result as u64,
+                ..self.after_call()
+            };
+            self.resume_user(regs);
+            return None;
+        }
+        let mut regs = self.vcpu.regs();
+        regs.rax = result as u64;
+        if self.host.entry == SyscallEntry::Ring0 {
+            // `sysretq` loads RFLAGS from R11, which the program may not have chosen freely: it was RFLAGS at
+            // `syscall`, and stays harmless whatever it holds.
+            regs.r11 = regs.r11 & RFLAGS_USER | RFLAGS;
+        }
+        self.vcpu.set_regs(regs);
+        None
+    }
+
+    pub(super) fn set_bases(&mut self, fs: Option<u64>, gs: Option<u64>) -> Option<Cause> {
+        if self.memory.space().is_some() {
+            let mut sregs = self.vcpu.synced_sregs();
+            sregs.fs.base = fs.unwrap_or(sregs.fs.base);
+            sregs.gs.base = gs.unwrap_or(sregs.gs.base);
+            self.vcpu.set_sregs_at_next_run(sregs);
+            return self.return_from_call(0);
+        }
+        let set = || {
+            let mut sregs = self.vcpu.sregs()?;
+            sregs.fs.base = fs.unwrap_or(sregs.fs.base);
+            sregs.gs.base = gs.unwrap_or(sregs.gs.base);
+            self.vcpu.set_sregs(&sregs)
+        };
+        match set() {
+            Ok(()) => self.return_from_call(0),
+            Err(error) => Some(Cause::Machine(format!("segment base: {error}"))),
+        }
+    }
+
+    pub(super) fn get_base(
+        &mut self,
+        address: u64,
+        base: impl Fn(&kvm_sregs) -> u64,
+    ) -> Option<Cause> {
+        match self.vcpu.sregs() {
+            Ok(sregs) => {
+                let written = self.memory.write(address, &base(&sregs).to_le_bytes());
+                self.return_from_call(if written.is_ok() {
+                    0
+                } else {
+                    -i64::from(libc::EFAULT)
+                })
+            }
+            Err(error) => Some(Cause::Machine(format!("segment base: {error}"))),
+        }
+    }
+}
