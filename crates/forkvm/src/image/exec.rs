@@ -4,15 +4,14 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use goblin::elf::header::{EM_X86_64, ET_DYN, ET_EXEC, Header};
-use goblin::elf::program_header::{PF_R, PF_W, PF_X, PT_INTERP, PT_LOAD, ProgramHeader};
 use rustix::io::Errno;
 
 use crate::arch::layout::{
-    LOWEST_SEGMENT, PAGE, PIE_BASE, SERVER_MMAP_TOP, SERVER_STACK_TOP, page_down, page_up,
+    LOWEST_SEGMENT, PAGE, PIE_BASE, SERVER_MMAP_TOP, SERVER_STACK_TOP, page_down,
 };
+pub use crate::image::object::ExecError;
+use crate::image::object::{Object, map};
 use crate::image::stack::{InitialStack, Placed};
-use crate::image::symbols::CONTEXT;
 use crate::memory::access::Protection;
 use crate::memory::guest::GuestMemory;
 use crate::memory::space::vmas::{Backing, PageSource, Vma};
@@ -78,200 +77,11 @@ pub struct Placement {
     pub xsave_len: u64,
 }
 
-/// Why a program can't be run: an errno for execve(2), and words for whoever started the machine.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{path}: {what}")]
-pub struct ExecError {
-    /// What execve(2) gives.
-    pub errno: Errno,
-    /// The program before is gone already.
-    pub too_late: bool,
-    path: String,
-    what: String,
-}
-
-impl ExecError {
-    fn new(path: &[u8], errno: Errno, what: impl std::fmt::Display) -> Self {
-        Self {
-            errno,
-            too_late: false,
-            path: String::from_utf8_lossy(path).into_owned(),
-            what: what.to_string(),
-        }
-    }
-}
-
-/// A file's ELF headers, checked.
-struct Elf {
-    file: Arc<dyn PageSource>,
-    header: Header,
-    loads: Vec<ProgramHeader>,
-    interpreter: Option<Vec<u8>>,
-}
-
-impl Elf {
-    fn read(path: &[u8], file: Arc<dyn PageSource>, head: &[u8]) -> Result<Self, ExecError> {
-        let bad = |what: &str| ExecError::new(path, Errno::NOEXEC, what);
-        if head.get(..4) != Some(goblin::elf::header::ELFMAG.as_slice()) {
-            return Err(bad(
-                "not an ELF program, nor a script that names its interpreter by `#!`",
-            ));
-        }
-        let header =
-            goblin::elf::Elf::parse_header(head).map_err(|_| bad("its header is damaged"))?;
-        if header.e_machine != EM_X86_64 || !matches!(header.e_type, ET_EXEC | ET_DYN) {
-            return Err(bad("not an executable for x86-64"));
-        }
-        // Elf64_Phdr is 56 bytes.
-        if header.e_phentsize != 56 {
-            return Err(bad("its program headers are damaged"));
-        }
-        let headers = usize::try_from(header.e_phoff)
-            .ok()
-            .and_then(|at| ProgramHeader::parse(head, at, header.e_phnum.into(), CONTEXT).ok())
-            .ok_or_else(|| bad("its program headers are damaged"))?;
-        let loads: Vec<_> = headers
-            .iter()
-            .filter(|ph| ph.p_type == PT_LOAD && ph.p_memsz > 0)
-            .cloned()
-            .collect();
-        for load in &loads {
-            let fits = load.p_filesz <= load.p_memsz
-                && (load.p_filesz == 0 || load.p_offset % PAGE == load.p_vaddr % PAGE)
-                && load.p_offset.checked_add(load.p_filesz).is_some()
-                && load
-                    .p_vaddr
-                    .checked_add(load.p_memsz)
-                    .is_some_and(|end| end <= SERVER_MMAP_TOP);
-            if !fits {
-                return Err(bad("a segment is damaged"));
-            }
-        }
-        if loads.is_empty()
-            || loads
-                .windows(2)
-                .any(|pair| pair[0].p_vaddr > pair[1].p_vaddr)
-        {
-            return Err(bad("it has no loadable segments in order"));
-        }
-        let interpreter = headers
-            .iter()
-            .find(|ph| ph.p_type == PT_INTERP)
-            .map(|ph| {
-                let start = usize::try_from(ph.p_offset).ok()?;
-                let len = usize::try_from(ph.p_filesz).ok()?;
-                let text = head.get(start..start.checked_add(len)?)?;
-                Some(text.split(|&byte| byte == 0).next()?.to_vec())
-            })
-            .map(|text| text.ok_or_else(|| bad("the name of its dynamic linker is damaged")))
-            .transpose()?;
-        Ok(Self {
-            file,
-            header,
-            loads,
-            interpreter,
-        })
-    }
-
-    /// The addresses its segments take before a bias is added, in whole pages.
-    fn span(&self) -> Range<u64> {
-        let start = self.loads.first().map_or(0, |load| page_down(load.p_vaddr));
-        let end = self
-            .loads
-            .iter()
-            .map(|load| load.p_vaddr + load.p_memsz)
-            .max();
-        start..page_up(end.unwrap_or(0)).unwrap_or(u64::MAX)
-    }
-
-    fn is_relocatable(&self) -> bool {
-        self.header.e_type == ET_DYN
-    }
-
-    /// The address of its program headers in memory, 0 if no segment has them.
-    fn program_headers(&self, bias: u64) -> u64 {
-        let at = self.header.e_phoff;
-        self.loads
-            .iter()
-            .find(|load| (load.p_offset..load.p_offset + load.p_filesz).contains(&at))
-            .map_or(0, |load| load.p_vaddr + bias + (at - load.p_offset))
-    }
-
-    /// Maps its segments.
-    fn map(&self, path: &[u8], memory: &mut GuestMemory, bias: u64) -> Result<(), ExecError> {
-        let no_memory = |error: &dyn std::fmt::Display| ExecError::new(path, Errno::NOMEM, error);
-        for load in &self.loads {
-            let protection = Protection {
-                read: load.p_flags & (PF_R | PF_W | PF_X) != 0,
-                write: load.p_flags & PF_W != 0,
-                execute: load.p_flags & PF_X != 0,
-            };
-            let start = load.p_vaddr + bias;
-            let (file_end, end) = (start + load.p_filesz, start + load.p_memsz);
-            let first = page_down(start);
-            let file_pages = if load.p_filesz > 0 {
-                page_up(file_end).unwrap_or(file_end)
-            } else {
-                first
-            };
-            let last = page_up(end).unwrap_or(end);
-            if file_pages > first {
-                let offset = page_down(load.p_offset);
-                map(
-                    memory,
-                    path,
-                    Vma {
-                        start: first,
-                        end: file_pages,
-                        protection,
-                        shared: false,
-                        backing: Backing::File(self.file.clone(), offset),
-                    },
-                )?;
-            }
-            if last > file_pages {
-                map(
-                    memory,
-                    path,
-                    Vma {
-                        start: file_pages,
-                        end: last,
-                        protection,
-                        shared: false,
-                        backing: Backing::Anonymous(None),
-                    },
-                )?;
-            }
-            // The rest of the last page of the file is memory, not file.
-            if end > file_end && file_pages > file_end && protection.write {
-                let rest = vec![0; (file_pages - file_end) as usize];
-                memory
-                    .load(file_end, &rest)
-                    .map_err(|error| no_memory(&error))?;
-            }
-        }
-        Ok(())
-    }
-}
-
-fn map(memory: &mut GuestMemory, path: &[u8], vma: Vma) -> Result<(), ExecError> {
-    let Some(mut space) = memory.address_space() else {
-        return Err(ExecError::new(
-            path,
-            Errno::NOMEM,
-            "the machine has no address space",
-        ));
-    };
-    space
-        .map(vma)
-        .map_err(|error| ExecError::new(path, Errno::NOMEM, error))
-}
-
 /// A program found and checked, with its dynamic linker.
 pub struct Program {
     command: Command,
-    elf: Elf,
-    interpreter: Option<Elf>,
+    elf: Object,
+    interpreter: Option<Object>,
 }
 
 /// Finds a program's files. Nothing is changed yet.
@@ -308,14 +118,11 @@ fn load(
     placement: &Placement,
 ) -> Result<Loaded, ExecError> {
     let Program {
-        command,
-        elf,
-        interpreter,
+        elf, interpreter, ..
     } = program;
     let path = elf.file.path().to_vec();
     let random =
         |nth: usize, pages: u64| placement.random.map_or(0, |random| random[nth] % pages) * PAGE;
-    let no_memory = |error: &dyn std::fmt::Display| ExecError::new(&path, Errno::NOMEM, error);
     let bias = if elf.is_relocatable() {
         PIE_BASE + random(0, MMAP_RANDOM_PAGES) - elf.span().start
     } else {
@@ -338,32 +145,47 @@ fn load(
     };
 
     let top = SERVER_STACK_TOP - random(2, STACK_RANDOM_PAGES);
-    let stack = top - STACK_LEN..top;
-    map(
-        memory,
-        &path,
-        Vma {
-            start: stack.start,
-            end: stack.end,
-            protection: Protection {
-                read: true,
-                write: true,
-                execute: false,
-            },
-            shared: false,
-            backing: Backing::Anonymous(Some("[stack]")),
+    let placed = Placed {
+        entry,
+        base,
+        program_headers: elf.program_headers(bias),
+        program_header_count: elf.header.e_phnum,
+    };
+    Ok(Loaded {
+        entry: start,
+        rsp: put_stack(memory, program, placement, placed, top)?,
+        brk: span.end + bias + PAGE + random(3, BRK_RANDOM_PAGES),
+        stack: top - STACK_LEN..top,
+        executable: path,
+    })
+}
+
+/// Maps the stack that ends at `top`, with what is on it at the start. Gives RSP.
+fn put_stack(
+    memory: &mut GuestMemory,
+    program: &Program,
+    placement: &Placement,
+    placed: Placed,
+    top: u64,
+) -> Result<u64, ExecError> {
+    let (command, path) = (&program.command, program.elf.file.path());
+    let stack = Vma {
+        start: top - STACK_LEN,
+        end: top,
+        protection: Protection {
+            read: true,
+            write: true,
+            execute: false,
         },
-    )?;
+        shared: false,
+        backing: Backing::Anonymous(Some("[stack]")),
+    };
+    map(memory, path, stack)?;
     let bytes = InitialStack {
         arguments: &command.arguments,
         environment: &command.environment,
         executable: &command.path,
-        placed: Placed {
-            entry,
-            base,
-            program_headers: elf.program_headers(bias),
-            program_header_count: elf.header.e_phnum,
-        },
+        placed,
         random: placement.at_random,
         fsgsbase: placement.fsgsbase,
         xsave_len: placement.xsave_len,
@@ -372,18 +194,12 @@ fn load(
     let rsp = top - bytes.len() as u64;
     memory
         .load(rsp, &bytes)
-        .map_err(|error| no_memory(&error))?;
-    Ok(Loaded {
-        entry: start,
-        rsp,
-        brk: span.end + bias + PAGE + random(3, BRK_RANDOM_PAGES),
-        stack,
-        executable: path,
-    })
+        .map_err(|error| ExecError::new(path, Errno::NOMEM, error))?;
+    Ok(rsp)
 }
 
 /// Opens the program, going through the interpreters of scripts.
-fn resolve(files: &mut dyn Files, command: &mut Command) -> Result<Elf, ExecError> {
+fn resolve(files: &mut dyn Files, command: &mut Command) -> Result<Object, ExecError> {
     let total: usize = command
         .arguments
         .iter()
@@ -407,7 +223,7 @@ fn resolve(files: &mut dyn Files, command: &mut Command) -> Result<Elf, ExecErro
             read_head(&*file, &mut head).map_err(|error| ExecError::new(path, Errno::IO, error))?;
         head.truncate(len);
         let Some(script) = head.strip_prefix(b"#!") else {
-            return Elf::read(path, file, &head);
+            return Object::read(path, file, &head);
         };
         let line = &script[..script.len().min(SCRIPT_LINE_LEN - 2)];
         let (interpreter, argument) = script_line(line).ok_or_else(|| {
@@ -444,7 +260,7 @@ fn script_line(line: &[u8]) -> Option<(Vec<u8>, Option<Vec<u8>>)> {
     })
 }
 
-fn open_interpreter(files: &mut dyn Files, path: &[u8]) -> Result<Elf, ExecError> {
+fn open_interpreter(files: &mut dyn Files, path: &[u8]) -> Result<Object, ExecError> {
     let file = files
         .open_executable(path)
         .map_err(|errno| ExecError::new(path, errno, format!("the dynamic linker: {errno}")))?;
@@ -452,13 +268,13 @@ fn open_interpreter(files: &mut dyn Files, path: &[u8]) -> Result<Elf, ExecError
     let len =
         read_head(&*file, &mut head).map_err(|error| ExecError::new(path, Errno::IO, error))?;
     head.truncate(len);
-    Elf::read(path, file, &head)
+    Object::read(path, file, &head)
 }
 
 /// Loads the dynamic linker at the top of the mappings. Gives its entry point and its bias (`AT_BASE`).
 fn load_interpreter(
     memory: &mut GuestMemory,
-    elf: &Elf,
+    elf: &Object,
     random: u64,
 ) -> Result<(u64, u64), ExecError> {
     let span = elf.span();

@@ -4,6 +4,7 @@
 pub mod elf;
 pub mod exec;
 pub mod loader;
+pub mod object;
 pub mod stack;
 pub mod start;
 pub mod symbols;

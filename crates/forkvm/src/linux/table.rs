@@ -6,7 +6,7 @@ use syscalls::Sysno;
 use crate::linux::abi::{Guest, HERE, Reply, Value, flags, int};
 use crate::linux::call::{Call, Outcome};
 use crate::linux::files::stat::Change;
-use crate::linux::files::{control, fds, folders, io, open, poll, stat};
+use crate::linux::files::{control, fds, folders, io, open, poll, reports, stat};
 use crate::linux::memory::{MapRequest, space};
 use crate::linux::net::sockets;
 use crate::linux::state::Linux;
@@ -117,41 +117,15 @@ fn dispatch(linux: &mut Linux, guest: &mut Guest<'_>, call: Call) -> Outcome {
         Sysno::ioctl => control::ioctl(files, guest, a, b, c).into(),
 
         // Files and folders.
-        Sysno::open => open::openat(
-            &open::Seen {
-                shared,
-                process,
-                heap,
-            },
-            files,
-            guest,
-            [HERE, a, b, c],
-        )
-        .into(),
-        Sysno::openat => open::openat(
-            &open::Seen {
-                shared,
-                process,
-                heap,
-            },
-            files,
-            guest,
-            [a, b, c, d],
-        )
-        .into(),
-        Sysno::creat => {
-            let how = u64::from(fds::O_CREAT | fds::O_TRUNC | 1);
-            open::openat(
-                &open::Seen {
-                    shared,
-                    process,
-                    heap,
-                },
-                files,
-                guest,
-                [HERE, a, how, b],
-            )
-            .into()
+        Sysno::open | Sysno::openat | Sysno::creat => {
+            let creat = u64::from(fds::O_CREAT | fds::O_TRUNC | 1);
+            let args = match number {
+                Sysno::open => [HERE, a, b, c],
+                Sysno::openat => [a, b, c, d],
+                _ => [HERE, a, creat, b],
+            };
+            let seen = reports::Seen { process, heap };
+            open::openat(shared, &seen, files, guest, args).into()
         }
         Sysno::fstat => stat::fstat(files, guest, a, b).into(),
         Sysno::stat => stat::fstatat(shared, files, guest, [HERE, a, b, 0, 0, 0]).into(),

@@ -9,4 +9,5 @@ pub mod open;
 pub mod paths;
 pub mod pipes;
 pub mod poll;
+pub mod reports;
 pub mod stat;

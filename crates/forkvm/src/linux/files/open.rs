@@ -1,6 +1,6 @@
 //! openat(2), and where calls with path names begin.
 
-use std::ops::Range;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use rustix::fs::FileType;
@@ -13,15 +13,10 @@ use crate::linux::files::fds::{
     O_TRUNC, OpenFile,
 };
 use crate::linux::files::host_files::{HostFile, HostFiles};
-use crate::linux::files::paths::{Absolute, Report, Roots, Target};
+use crate::linux::files::paths::{Absolute, Place, Roots, Target};
+use crate::linux::files::reports::{self, Seen};
 use crate::linux::memory::MapSource;
-use crate::linux::memory::heap::{Heap, Window};
-use crate::linux::process::Process;
-use crate::memory::space::vmas::{Backing, PageSource, Vmas};
-use crate::memory::user::Protection;
-
-/// Most mappings in `/proc/self/maps`: every open one holds its text in the host.
-const MAX_MAPS: usize = 4096;
+use crate::memory::space::vmas::PageSource;
 
 /// What never changes while a program and its forks live.
 #[derive(Debug)]
@@ -77,16 +72,6 @@ pub fn explain(errno: Errno, files: &mut Files, guest: &mut Guest<'_>) -> Errno 
     Errno::ACCESS
 }
 
-/// What a file's name and contents may depend on.
-pub struct Seen<'a> {
-    /// What never changes.
-    pub shared: &'a Shared,
-    /// The process.
-    pub process: &'a Process,
-    /// The heap.
-    pub heap: &'a Heap,
-}
-
 /// Opens programs and their dynamic linkers, by the rules that hold for all files.
 pub struct Executables<'a> {
     /// What may be read.
@@ -117,72 +102,33 @@ impl exec::Files for Executables<'_> {
 }
 
 /// open(2), openat(2), creat(2): read-only, from what is allowed, and a few devices and reports.
-pub fn openat(seen: &Seen<'_>, files: &mut Files, guest: &mut Guest<'_>, args: [u64; 4]) -> Value {
-    let shared = seen.shared;
+pub fn openat(
+    shared: &Shared,
+    seen: &Seen<'_>,
+    files: &mut Files,
+    guest: &mut Guest<'_>,
+    args: [u64; 4],
+) -> Value {
     let [dirfd, path, how, _mode] = args;
-    let how = flags(how);
-    let path = guest.read_path(path)?;
-    let writes = how & O_ACCMODE != 0 || how & O_TRUNC != 0;
-    let creates = how & O_CREAT != 0;
-
+    let how = How(flags(how));
     let lookup = Lookup {
         dirfd,
-        path,
+        path: guest.read_path(path)?,
         empty_is_here: false,
     };
     let (absolute, target) = match shared.find(files, &lookup) {
         // Nothing can be made there.
-        Err(Errno::NOENT) if creates && !lookup.path.is_empty() => return Err(Errno::ACCESS),
+        Err(Errno::NOENT) if how.creates() && !lookup.path.is_empty() => {
+            return Err(Errno::ACCESS);
+        }
         found => found?,
     };
     let kind = match target {
-        _ if how & O_PATH == 0
-            && creates
-            && how & O_EXCL != 0
-            && !matches!(target, Target::Host(_)) =>
-        {
-            return Err(Errno::EXIST);
-        }
-        Target::Device(device) => Kind::Device(device),
-        Target::Report(_) if writes => return Err(Errno::ACCESS),
-        Target::Report(report) => Kind::Text(text_of(report, seen, guest)),
-        // The program's own file is not its to read, and need not be where its name says.
-        Target::Executable => {
-            return Err(if how & O_NOFOLLOW != 0 {
-                Errno::LOOP
-            } else {
-                Errno::ACCESS
-            });
-        }
-        Target::Passage if writes || creates => return Err(Errno::ISDIR),
-        Target::Passage => Kind::Folder(None, absolute.text().into()),
         Target::Host(place) => {
             let right = shared.host_files.take()?;
-            let follow = how & O_NOFOLLOW == 0 || absolute.folder;
-            let opened = if how & O_PATH != 0 {
-                place.handle(follow).and_then(|file| {
-                    let kind = FileType::from_raw_mode(rustix::fs::fstat(&file)?.st_mode);
-                    Ok((file, kind))
-                })
-            } else {
-                place.open(follow)
-            };
-            let (file, found) = match opened {
-                Err(Errno::NOENT) if creates => return Err(Errno::ROFS),
-                opened => opened.map_err(|errno| explain(errno, files, guest))?,
-            };
-            if how & O_PATH == 0 {
-                if creates && how & O_EXCL != 0 {
-                    return Err(Errno::EXIST);
-                }
-                if writes {
-                    return Err(if found == FileType::Directory {
-                        Errno::ISDIR
-                    } else {
-                        Errno::ROFS
-                    });
-                }
-            }
+            let follow = !how.has(O_NOFOLLOW) || absolute.folder;
+            let (file, found) =
+                open_host(&place, follow, how).map_err(|errno| explain(errno, files, guest))?;
             let file = Arc::new(HostFile::new(file, &absolute.text(), right));
             match found {
                 FileType::Directory => Kind::Folder(Some(file), absolute.text().into()),
@@ -190,12 +136,64 @@ pub fn openat(seen: &Seen<'_>, files: &mut Files, guest: &mut Guest<'_>, args: [
                 _ => Kind::Handle(file),
             }
         }
+        _ if !how.has(O_PATH) && how.creates() && how.has(O_EXCL) => return Err(Errno::EXIST),
+        Target::Device(device) => Kind::Device(device),
+        Target::Report(_) if how.writes() => return Err(Errno::ACCESS),
+        Target::Report(report) => Kind::Text(reports::text(report, seen, guest)),
+        // The program's own file is not its to read, and need not be where its name says.
+        Target::Executable => {
+            return Err(if how.has(O_NOFOLLOW) {
+                Errno::LOOP
+            } else {
+                Errno::ACCESS
+            });
+        }
+        Target::Passage if how.writes() || how.creates() => return Err(Errno::ISDIR),
+        Target::Passage => Kind::Folder(None, absolute.text().into()),
     };
-    if (absolute.folder || how & O_DIRECTORY != 0) && !matches!(kind, Kind::Folder(..)) {
+    if (absolute.folder || how.has(O_DIRECTORY)) && !matches!(kind, Kind::Folder(..)) {
         return Err(Errno::NOTDIR);
     }
-    let number = files.add(OpenFile::new(kind, how), how & O_CLOEXEC != 0)?;
+    let number = files.add(OpenFile::new(kind, how.0), how.has(O_CLOEXEC))?;
     i64::try_from(number).map_err(|_| Errno::MFILE)
+}
+
+/// How a file is to be opened: `O_*`.
+#[derive(Debug, Clone, Copy)]
+struct How(u32);
+
+impl How {
+    fn has(self, flag: u32) -> bool {
+        self.0 & flag != 0
+    }
+
+    fn writes(self) -> bool {
+        self.has(O_ACCMODE | O_TRUNC)
+    }
+
+    fn creates(self) -> bool {
+        self.has(O_CREAT)
+    }
+}
+
+/// Opens something in the host, as far as that makes and changes nothing.
+fn open_host(place: &Place<'_>, follow: bool, how: How) -> Result<(OwnedFd, FileType), Errno> {
+    let not_there = |errno| match errno {
+        Errno::NOENT if how.creates() => Errno::ROFS,
+        errno => errno,
+    };
+    if how.has(O_PATH) {
+        let file = place.handle(follow).map_err(not_there)?;
+        let kind = FileType::from_raw_mode(rustix::fs::fstat(&file)?.st_mode);
+        return Ok((file, kind));
+    }
+    let (file, kind) = place.open(follow).map_err(not_there)?;
+    match kind {
+        _ if how.creates() && how.has(O_EXCL) => Err(Errno::EXIST),
+        FileType::Directory if how.writes() => Err(Errno::ISDIR),
+        _ if how.writes() => Err(Errno::ROFS),
+        _ => Ok((file, kind)),
+    }
 }
 
 /// What `mmap` of a descriptor maps: nothing if it is `/dev/zero`, else a regular file.
@@ -224,117 +222,10 @@ pub fn as_source(found: &Option<(Arc<HostFile>, u64)>) -> Option<MapSource<'_>> 
     })
 }
 
-fn text_of(report: Report, seen: &Seen<'_>, guest: &mut Guest<'_>) -> Arc<[u8]> {
-    let heap = seen.heap;
-    let memory = guest
-        .memory
-        .space()
-        .map(|space| space.memory())
-        .map(|(used, all)| (all / 1024, (all - used) / 1024));
-    let kib = |pages: u64| pages.saturating_mul(PAGE) / 1024;
-    let text = match report {
-        Report::Cpus => "0\n".to_owned(),
-        Report::CpuInfo => {
-            "processor\t: 0\nvendor_id\t: GenuineIntel\ncpu cores\t: 1\nsiblings\t: 1\n\n"
-                .to_owned()
-        }
-        Report::MemInfo => {
-            let (total, free) =
-                memory.unwrap_or_else(|| (kib(heap.pages()), kib(heap.free_pages())));
-            format!(
-                "MemTotal: {total:>15} kB\nMemFree: {free:>16} kB\nMemAvailable: {free:>11} kB\n"
-            )
-        }
-        Report::Maps => match guest.memory.space() {
-            Some(space) => space_maps(space.vmas()),
-            None => maps(seen),
-        },
-    };
-    text.into_bytes().into()
-}
-
-/// A line of `/proc/self/maps` (proc_pid_maps(5)).
-fn map_line(
-    addresses: Range<u64>,
-    protection: Protection,
-    shared: bool,
-    offset: u64,
-    (device, inode): (u64, u64),
-    name: &[u8],
-) -> String {
-    let letter = |on: bool, letter: char| if on { letter } else { '-' };
-    let (r, w, x) = (
-        letter(protection.read, 'r'),
-        letter(protection.write, 'w'),
-        letter(protection.execute, 'x'),
-    );
-    let s = if shared { 's' } else { 'p' };
-    let (major, minor) = (rustix::fs::major(device), rustix::fs::minor(device));
-    let text = format!(
-        "{:08x}-{:08x} {r}{w}{x}{s} {offset:08x} {major:02x}:{minor:02x} {inode}",
-        addresses.start, addresses.end
-    );
-    // The kernel aligns names at column 73.
-    if name.is_empty() {
-        format!("{text} \n")
-    } else {
-        format!("{text:<73}{}\n", String::from_utf8_lossy(name))
-    }
-}
-
-/// `/proc/self/maps` of a program with an address space.
-fn space_maps(vmas: &Vmas) -> String {
-    vmas.iter()
-        .take(MAX_MAPS)
-        .map(|vma| {
-            let (offset, identity, name): (_, _, &[u8]) = match &vma.backing {
-                Backing::Anonymous(name) => (0, (0, 0), name.unwrap_or_default().as_bytes()),
-                Backing::File(file, offset) => (*offset, file.identity(), file.path()),
-            };
-            map_line(
-                vma.range(),
-                vma.protection,
-                vma.shared,
-                offset,
-                identity,
-                name,
-            )
-        })
-        .collect()
-}
-
-/// `/proc/self/maps` (proc_pid_maps(5)) as far as it is known here: the heap, the mappings and the stack, which
-/// glibc's pthread_getattr_np(3) looks for. The program's own segments are missing.
-fn maps(seen: &Seen<'_>) -> String {
-    let heap = seen.heap;
-    let line = |addresses: Range<u64>, protection: Protection, name: &str| {
-        map_line(addresses, protection, false, 0, (0, 0), name.as_bytes())
-    };
-    let read_write = Protection {
-        read: true,
-        write: true,
-        execute: false,
-    };
-    let mut lines = Vec::new();
-    if heap.brk_pages() > 0 {
-        let brk = heap.address(Window::Brk, 0)..heap.address(Window::Brk, heap.brk_pages());
-        lines.push((brk.start, line(brk, read_write, "[heap]")));
-    }
-    for (pages, mapping) in heap.mappings().iter().take(MAX_MAPS) {
-        let addresses =
-            heap.address(Window::Mmap, pages.start)..heap.address(Window::Mmap, pages.end);
-        lines.push((addresses.start, line(addresses, mapping.protection, "")));
-    }
-    let stack = seen.process.stack.clone();
-    lines.push((stack.start, line(stack, read_write, "[stack]")));
-    lines.sort();
-    lines.into_iter().map(|(_, line)| line).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::linux::testing::{MMAP, Machine, SCRATCH, TestFolder};
+    use crate::linux::testing::{Machine, SCRATCH, TestFolder};
     use std::os::unix::fs::symlink;
     use syscalls::Sysno;
 
@@ -496,32 +387,6 @@ mod tests {
         assert_eq!(open(&mut machine, "/proc/self/maps", 1), -13);
         assert_eq!(open(&mut machine, "/proc/self/exe", 0), -13);
         assert!(open(&mut machine, "/", 0) > 0);
-    }
-
-    #[test]
-    fn the_map_shows_heap_and_stack() {
-        let mut machine = Machine::new(Vec::new());
-        machine.call(Sysno::brk, &[0x60_1000]);
-        machine.call(Sysno::mmap, &[0, 4096, 1, 0x22, u64::MAX, 0]);
-        let fd = open(&mut machine, "/proc/self/maps", 0);
-        let text = String::from_utf8(contents(&mut machine, fd)).unwrap();
-        let lines: Vec<_> = text.lines().collect();
-        assert!(
-            lines[0].starts_with("00600000-00601000 rw-p 00000000 00:00 0 "),
-            "{text}"
-        );
-        assert!(lines[0].ends_with(" [heap]"));
-        let mapping = MMAP + 63 * 4096;
-        assert!(
-            lines[1].starts_with(&format!("{mapping:x}-{:x} r--p", mapping + 4096)),
-            "{text}"
-        );
-        assert!(
-            lines[2].starts_with("7ffe00000000-7ffe00100000 rw-p"),
-            "{text}"
-        );
-        assert_eq!(lines[2].find("[stack]"), Some(73));
-        assert_eq!(lines.len(), 3);
     }
 
     #[test]
