@@ -231,6 +231,7 @@ pub fn not_written(error: WriteError) -> Cause {
     match error {
         WriteError::OverLimit => Cause::MemoryLimit,
         WriteError::OutOfRange(bug) => Cause::Machine(bug.to_string()),
+        WriteError::NoRecord(error) => Cause::Machine(error.to_string()),
     }
 }
 

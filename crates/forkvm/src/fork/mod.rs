@@ -20,6 +20,7 @@ use crate::kvm::Exit;
 use crate::machine::{Machine, MachineError};
 use crate::master::Master;
 use crate::master::numbers::Number;
+use crate::memory::dirty::NoRecord;
 use crate::memory::guest::GuestMemory;
 use crate::memory::mapping::Mapping;
 use crate::memory::user::UserMemory;
@@ -35,6 +36,9 @@ pub enum ForkError {
     /// Its memory could not be mapped.
     #[error("mapping its memory: {0}")]
     Map(#[from] vm_memory::mmap::MmapRegionError),
+    /// What it writes could not be recorded.
+    #[error(transparent)]
+    Record(#[from] NoRecord),
     /// KVM refused.
     #[error(transparent)]
     Machine(#[from] MachineError),
@@ -83,7 +87,7 @@ impl Fork {
         let limits = &master.config.limits;
         let pages = |bytes: u64| usize::try_from(bytes / PAGE).unwrap_or(usize::MAX);
         let page_limit = pages(limits.max_request_memory);
-        let memory = GuestMemory::forked(mapping, &master.wait_point.layout.tables, page_limit);
+        let memory = GuestMemory::forked(mapping, &master.wait_point.layout.tables, page_limit)?;
         let shrink = ShrinkPolicy::new(pages(limits.req_mem_limit_after_reset));
         let ring = master.host.ring_entries(page_limit as u64);
         let mut machine = Machine::new(master.host, memory, master.linux.clone(), Some(ring))?;

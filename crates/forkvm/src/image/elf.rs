@@ -1,8 +1,6 @@
 //! Reading the program: its segments, and in `symbols` its symbols. The file is hostile input: every number is checked before it is
 //! used, and what is kept is bounded by the file's own length and `max_memory`, whatever numbers it names.
 
-use std::collections::BTreeMap;
-
 use goblin::elf::dynamic;
 use goblin::elf::header::{
     EI_CLASS, EI_VERSION, ELFCLASS32, ELFCLASS64, EM_X86_64, ET_DYN, ET_EXEC, EV_CURRENT, Header,
@@ -74,6 +72,9 @@ pub enum ElfError {
         /// The limit in bytes.
         limit: u64,
     },
+    /// It has more symbols than the host has memory for.
+    #[error("the host has no memory for its symbols; link it with -s, or run `strip`")]
+    NoMemory,
     /// The entry point is not in executable memory.
     #[error("entry point {0:#x} is not inside an executable segment")]
     BadEntry(u64),
@@ -88,6 +89,22 @@ pub struct Segment {
     pub file: std::ops::Range<usize>,
 }
 
+/// Pages with the same permissions.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PageRun {
+    /// Their addresses.
+    pub addresses: std::ops::Range<u64>,
+    /// What the program may do there.
+    pub protection: Protection,
+}
+
+impl PageRun {
+    /// Their bytes.
+    pub fn len(&self) -> u64 {
+        self.addresses.end - self.addresses.start
+    }
+}
+
 /// A checked program.
 #[derive(Debug, Clone)]
 pub struct Image {
@@ -99,8 +116,9 @@ pub struct Image {
     pub program_header_count: u16,
     /// What to copy where.
     pub segments: Vec<Segment>,
-    /// Every page of the program with its permissions, by virtual address.
-    pub pages: BTreeMap<u64, Protection>,
+    /// The pages of the program with their permissions, in order of their addresses. As few runs as there are segments,
+    /// or twice as many, however long these are.
+    pub pages: Vec<PageRun>,
     /// The functions' names.
     pub symbols: Symbols,
 }
@@ -118,20 +136,20 @@ impl Image {
         if loads.is_empty() {
             return Err(ElfError::Truncated("it has no loadable segment"));
         }
-        let mut segments = Vec::new();
-        let mut pages = BTreeMap::new();
-        for load in &loads {
-            segments.push(check_segment(file, load, bias)?);
-            let needed = add_pages(&mut pages, load, bias, limit)?;
-            if needed > limit {
-                return Err(ElfError::TooBig { needed, limit });
-            }
-        }
-        if let Some((&address, _)) = pages
+        let segments = loads
             .iter()
-            .find(|(_, page): &(_, &Protection)| page.write && page.execute)
+            .map(|load| check_segment(file, load, bias))
+            .collect::<Result<_, _>>()?;
+        let pages = page_runs(&loads, bias)?;
+        let needed = pages.iter().map(PageRun::len).sum();
+        if needed > limit {
+            return Err(ElfError::TooBig { needed, limit });
+        }
+        if let Some(run) = pages
+            .iter()
+            .find(|run| run.protection.write && run.protection.execute)
         {
-            return Err(ElfError::WritableCode(address));
+            return Err(ElfError::WritableCode(run.addresses.start));
         }
         let entry = header.e_entry.wrapping_add(bias);
         let program_headers = loads
@@ -149,7 +167,7 @@ impl Image {
             program_header_count: header.e_phnum,
             segments,
             pages,
-            symbols: symbols::read(file, &header, bias),
+            symbols: symbols::read(file, &header, bias).map_err(|_| ElfError::NoMemory)?,
         };
         if image.is_code(entry) {
             Ok(image)
@@ -171,20 +189,29 @@ impl Image {
     /// True if an address lies in the program's executable memory.
     pub fn is_code(&self, address: u64) -> bool {
         self.pages
-            .get(&page_down(address))
-            .is_some_and(|page| page.execute)
+            .iter()
+            .any(|run| run.protection.execute && run.addresses.contains(&address))
     }
 
     /// First address after the program's last page.
     pub fn end(&self) -> u64 {
-        self.pages
-            .last_key_value()
-            .map_or(0, |(&address, _)| address + PAGE)
+        self.pages.last().map_or(0, |run| run.addresses.end)
     }
 
     /// Bytes of all pages.
     pub fn memory_len(&self) -> u64 {
-        self.pages.len() as u64 * PAGE
+        self.pages.iter().map(PageRun::len).sum()
+    }
+
+    /// Where an address of the program is in the bytes of all pages.
+    pub fn offset(&self, address: u64) -> u64 {
+        self.pages
+            .iter()
+            .map(|run| {
+                let end = address.min(run.addresses.end);
+                end.saturating_sub(run.addresses.start)
+            })
+            .sum()
     }
 }
 
@@ -290,36 +317,86 @@ fn check_segment(file: &[u8], load: &ProgramHeader, bias: u64) -> Result<Segment
     })
 }
 
-/// Adds a segment's pages and gives the bytes that all pages so far take. Stops at the limit, so that a huge segment
-/// costs nothing.
-fn add_pages(
-    pages: &mut BTreeMap<u64, Protection>,
-    load: &ProgramHeader,
-    bias: u64,
-    limit: u64,
-) -> Result<u64, ElfError> {
-    let bad = ElfError::BadSegment {
-        address: load.p_vaddr,
-        len: load.p_memsz,
-    };
-    let start = page_down(load.p_vaddr + bias);
-    let end = page_up(load.p_vaddr + bias + load.p_memsz).ok_or(bad)?;
-    if end - start > limit {
-        return Err(ElfError::TooBig {
-            needed: end - start,
-            limit,
-        });
+/// The pages of all segments. Two segments may share some: those then need what both need.
+fn page_runs(loads: &[&ProgramHeader], bias: u64) -> Result<Vec<PageRun>, ElfError> {
+    let mut ranges = Vec::new();
+    let mut borders = Vec::new();
+    for load in loads {
+        let start = page_down(load.p_vaddr + bias);
+        let end = page_up(load.p_vaddr + bias + load.p_memsz).ok_or(ElfError::BadSegment {
+            address: load.p_vaddr,
+            len: load.p_memsz,
+        })?;
+        ranges.push((start..end, load.p_flags));
+        borders.extend([start, end]);
     }
-    for page in (start..end).step_by(PAGE as usize) {
-        let entry = pages.entry(page).or_insert(Protection {
-            read: false,
-            write: false,
-            execute: false,
-        });
-        // Two segments may share a page; it then needs what both need.
-        entry.read |= load.p_flags & PF_R != 0;
-        entry.write |= load.p_flags & PF_W != 0;
-        entry.execute |= load.p_flags & PF_X != 0;
+    borders.sort_unstable();
+    borders.dedup();
+    let mut runs: Vec<PageRun> = Vec::new();
+    for pair in borders.windows(2) {
+        let (start, end) = (pair[0], pair[1]);
+        let flags = ranges
+            .iter()
+            .filter(|(range, _)| range.contains(&start))
+            .map(|(_, flags)| *flags)
+            .reduce(|all, flags| all | flags);
+        let Some(flags) = flags else {
+            continue;
+        };
+        let protection = Protection {
+            read: flags & PF_R != 0,
+            write: flags & PF_W != 0,
+            execute: flags & PF_X != 0,
+        };
+        match runs.last_mut() {
+            Some(last) if last.addresses.end == start && last.protection == protection => {
+                last.addresses.end = end;
+            }
+            _ => runs.push(PageRun {
+                addresses: start..end,
+                protection,
+            }),
+        }
     }
-    Ok(pages.len() as u64 * PAGE)
+    Ok(runs)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pages_that_segments_share_need_what_all_of_them_need() {
+        let load = |start: u64, len: u64, p_flags| ProgramHeader {
+            p_vaddr: start,
+            p_memsz: len,
+            p_flags,
+            ..ProgramHeader::default()
+        };
+        let loads = [
+            load(0x1_0000, 0x1800, PF_R | PF_X),
+            load(0x1_1800, 0x2000, PF_R),
+            load(0x1_4000, 0x1000, PF_R),
+            load(0x2_0000, 1 << 40, PF_R | PF_W),
+        ];
+        let runs = page_runs(&loads.each_ref(), 0).unwrap();
+        let found: Vec<_> = runs
+            .iter()
+            .map(|run| {
+                (
+                    run.addresses.clone(),
+                    run.protection.write,
+                    run.protection.execute,
+                )
+            })
+            .collect();
+        assert_eq!(
+            found,
+            [
+                (0x1_0000..0x1_2000, false, true),
+                (0x1_2000..0x1_5000, false, false),
+                (0x2_0000..0x2_0000 + (1 << 40), true, false),
+            ]
+        );
+    }
 }

@@ -47,7 +47,7 @@ pub fn plan(image: &Image, limit: u64) -> Result<Layout, TooSmall> {
         MMAP_WINDOW..MMAP_WINDOW + memory,
         STACK_TOP - stack..STACK_TOP,
     ];
-    let pages = image.pages.keys().map(|&page| page..page + PAGE);
+    let pages = image.pages.iter().map(|run| run.addresses.clone());
     let monitor = monitor::ranges()
         .into_iter()
         .map(|range| range.virtual_range());
@@ -95,48 +95,23 @@ pub fn load(
         ),
     )?;
     tables.map(memory, &user(MMAP_WINDOW, &layout.heap))?;
-    for (physical, (&address, &protection)) in
-        (layout.image..).step_by(PAGE as usize).zip(&image.pages)
-    {
+    for run in &image.pages {
         tables.map(
             memory,
             &MapRange {
-                address,
-                physical,
-                len: PAGE,
+                address: run.addresses.start,
+                physical: layout.image + image.offset(run.addresses.start),
+                len: run.len(),
                 owner: Owner::User,
-                protection,
+                protection: run.protection,
             },
         )?;
     }
     for segment in &image.segments {
-        copy_segment(
-            memory,
-            layout,
-            image,
-            segment.address,
-            file.get(segment.file.clone()).unwrap_or_default(),
-        )?;
-    }
-    Ok(())
-}
-
-/// Copies a segment's bytes to its pages, which are contiguous only virtually.
-fn copy_segment(
-    memory: &Mapping,
-    layout: &Layout,
-    image: &Image,
-    address: u64,
-    mut bytes: &[u8],
-) -> Result<(), OutOfRange> {
-    let mut at = address;
-    let first = page_down(address);
-    let mut physical = layout.image + image.pages.range(..first).count() as u64 * PAGE;
-    while !bytes.is_empty() {
-        let offset = at - page_down(at);
-        let (now, rest) = bytes.split_at(bytes.len().min((PAGE - offset) as usize));
-        memory.write(physical + offset, now)?;
-        (bytes, at, physical) = (rest, at + now.len() as u64, physical + PAGE);
+        // Its pages follow each other, so they do as well in guest-physical memory.
+        let physical = layout.image + image.offset(segment.address);
+        let bytes = file.get(segment.file.clone()).unwrap_or_default();
+        memory.write(physical, bytes)?;
     }
     Ok(())
 }

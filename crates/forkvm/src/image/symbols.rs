@@ -1,6 +1,8 @@
 //! The functions' names, by which `main()` and handlers are found and failures are explained. Like the rest of the file
 //! they are hostile: what is kept is no longer than the file, and what is shown is harmless on a terminal.
 
+use std::collections::TryReserveError;
+
 use goblin::container::{Container, Ctx};
 use goblin::elf::Symtab;
 use goblin::elf::header::Header;
@@ -26,6 +28,8 @@ struct Symbol {
     address: u64,
     size: u64,
     name: u32,
+    /// Its place in the file's table.
+    nth: u32,
 }
 
 /// The program's symbols, if it has not been stripped. Their names may overlap, so they are kept as the file has them:
@@ -33,7 +37,7 @@ struct Symbol {
 #[derive(Debug, Clone, Default)]
 pub struct Symbols {
     by_address: Vec<Symbol>,
-    names: Box<[u8]>,
+    names: Vec<u8>,
 }
 
 impl Symbols {
@@ -96,43 +100,68 @@ fn name_at(names: &[u8], start: u32) -> Option<&[u8]> {
 }
 
 /// The functions in the symbol table; none if there is no table or it is damaged (the program runs all the same).
-pub fn read(file: &[u8], header: &Header, bias: u64) -> Symbols {
-    let find = || -> Option<Symbols> {
-        let offset = usize::try_from(header.e_shoff)
-            .ok()
-            .filter(|&offset| offset != 0)?;
-        let sections = SectionHeader::parse(file, offset, header.e_shnum.into(), CONTEXT).ok()?;
-        let table = sections
-            .iter()
-            .find(|section| section.sh_type == SHT_SYMTAB)?;
-        let names = sections.get(usize::try_from(table.sh_link).ok()?)?;
-        let start = usize::try_from(names.sh_offset).ok()?;
-        let end = start.checked_add(usize::try_from(names.sh_size).ok()?)?;
-        let names = file.get(start..end)?;
-        // Elf64_Sym is 24 bytes.
-        let count = usize::try_from(table.sh_size / 24).ok()?.min(MOST_SYMBOLS);
-        let table =
-            Symtab::parse(file, usize::try_from(table.sh_offset).ok()?, count, CONTEXT).ok()?;
-        let mut by_address: Vec<_> = table
-            .iter()
-            .filter(|symbol| {
-                symbol.st_value != 0 && matches!(symbol.st_type(), STT_FUNC | STT_NOTYPE)
-            })
-            .filter(|symbol| symbol.st_shndx != 0)
-            .map(|symbol| Symbol {
-                address: symbol.st_value.wrapping_add(bias),
-                size: symbol.st_size,
-                name: u32::try_from(symbol.st_name).unwrap_or(u32::MAX),
-            })
-            .filter(|symbol| name_at(names, symbol.name).is_some())
-            .collect();
-        by_address.sort_by_key(|symbol| symbol.address);
-        Some(Symbols {
-            by_address,
-            names: names.into(),
-        })
+///
+/// # Errors
+/// The host has no memory for so many.
+pub fn read(file: &[u8], header: &Header, bias: u64) -> Result<Symbols, TryReserveError> {
+    let Some((table, names)) = find_table(file, header) else {
+        return Ok(Symbols::default());
     };
-    find().unwrap_or_default()
+    let mut by_address = Vec::new();
+    for (symbol, nth) in table.iter().zip(0..) {
+        let is_function = symbol.st_value != 0 && matches!(symbol.st_type(), STT_FUNC | STT_NOTYPE);
+        let name = u32::try_from(symbol.st_name).unwrap_or(u32::MAX);
+        if !is_function || symbol.st_shndx == 0 || name_at(names, name).is_none() {
+            continue;
+        }
+        by_address.try_reserve(1)?;
+        by_address.push(Symbol {
+            address: symbol.st_value.wrapping_add(bias),
+            size: symbol.st_size,
+            name,
+            nth,
+        });
+    }
+    // In place: a stable sort would need memory.
+    by_address.sort_unstable_by_key(|symbol| (symbol.address, symbol.nth));
+    let mut copy = Vec::new();
+    copy.try_reserve_exact(names.len())?;
+    copy.extend_from_slice(names);
+    Ok(Symbols {
+        by_address,
+        names: copy,
+    })
+}
+
+/// The symbol table and the names that it points to.
+fn find_table<'a>(file: &'a [u8], header: &Header) -> Option<(Symtab<'a>, &'a [u8])> {
+    let sections = usize::try_from(header.e_shoff)
+        .ok()
+        .filter(|&offset| offset != 0)?;
+    // One at a time, since there may be as many as the file has room for. Elf64_Shdr is 64 bytes.
+    let section = |nth: u64| {
+        let offset = usize::try_from(nth).ok()?.checked_mul(64)?;
+        let offset = sections.checked_add(offset)?;
+        SectionHeader::parse(file, offset, 1, CONTEXT).ok()?.pop()
+    };
+    // The first says how many there are where the header has no room for that.
+    let count = match header.e_shnum {
+        0 => section(0)?.sh_size,
+        count => count.into(),
+    };
+    let table = (0..count)
+        .map_while(section)
+        .find(|section| section.sh_type == SHT_SYMTAB)?;
+    let link = u64::from(table.sh_link);
+    let names = (link < count).then(|| section(link)).flatten()?;
+    let start = usize::try_from(names.sh_offset).ok()?;
+    let end = start.checked_add(usize::try_from(names.sh_size).ok()?)?;
+    let names = file.get(start..end)?;
+    // Elf64_Sym is 24 bytes.
+    let count = usize::try_from(table.sh_size / 24).ok()?.min(MOST_SYMBOLS);
+    let offset = usize::try_from(table.sh_offset).ok()?;
+    let table = Symtab::parse(file, offset, count, CONTEXT).ok()?;
+    Some((table, names))
 }
 
 #[cfg(test)]
@@ -166,7 +195,7 @@ mod tests {
             file.extend([link.to_le_bytes(), [0; 4]].concat());
             file.extend([0; 16]);
         }
-        read(&file, &header, 0)
+        read(&file, &header, 0).unwrap()
     }
 
     #[test]

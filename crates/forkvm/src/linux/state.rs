@@ -15,7 +15,7 @@ use crate::linux::files::host_files::HostFiles;
 use crate::linux::files::open::{Executables, Shared};
 use crate::linux::files::paths::{Absolute, Roots};
 use crate::linux::kept::Kept;
-use crate::linux::memory::heap::Heap;
+use crate::linux::memory::heap::{Full, Heap};
 use crate::linux::memory::space::Break;
 use crate::linux::process::Process;
 use crate::linux::setup::Setup;
@@ -25,7 +25,7 @@ use crate::linux::tasks::task::{State, Task, Tasks};
 use crate::linux::time::Clocks;
 use crate::linux::told::Told;
 use crate::memory::guest::GuestMemory;
-use crate::memory::user::{BadAddress, UserMemory};
+use crate::memory::user::UserMemory;
 use crate::random::Random;
 use crate::request::Host;
 
@@ -225,7 +225,7 @@ impl Linux {
 
     /// Gets a master ready to be frozen: memory that the program had and freed is cleared now, once, so that no
     /// request has to clear (and dirty) it before using it again. To be called while the memory may still be written.
-    pub fn before_freeze(&mut self, memory: &mut dyn UserMemory) -> Result<(), BadAddress> {
+    pub fn before_freeze(&mut self, memory: &mut dyn UserMemory) -> Result<(), Full> {
         self.heap.clear_free_pages(memory)
     }
 

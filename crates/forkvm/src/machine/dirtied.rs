@@ -9,15 +9,17 @@ impl Machine {
     ///
     /// KVM looks whether the ring is nearly full only now and then, and goes on writing over old entries if it has come
     /// too late: `kvm_pvm` does when it has to emulate the program, as after a load of a non-canonical RSP. So a full
-    /// ring means that entries may be lost, and the machine is not to be used again.
+    /// ring means that entries may be lost, and the machine is not to be used again. Nor is it where the host has no
+    /// memory for the list.
     pub(super) fn harvest(&mut self) {
         let first = self.memory.logged_from() / PAGE;
         let (Some(ring), Some(dirty)) = (self.vcpu.ring(), self.memory.dirty()) else {
             return;
         };
+        let mut recorded = true;
         // Only the logged slot is recorded.
-        ring.harvest(|_slot, offset| dirty.add((offset + first) as u32));
-        if ring.used() == ring.len() {
+        ring.harvest(|_slot, offset| recorded &= dirty.add((offset + first) as u32).is_ok());
+        if !recorded || ring.used() == ring.len() {
             self.residue = Residue::Unknown;
         }
     }
@@ -47,7 +49,7 @@ impl Machine {
             return Some(Cause::Machine(format!("dirty ring: {error}")));
         }
         if self.residue == Residue::Unknown {
-            return Some(Cause::Machine("KVM lost track of what it wrote".into()));
+            return Some(Cause::Machine("nobody knows any more what it wrote".into()));
         }
         self.over_memory_limit().then_some(Cause::MemoryLimit)
     }

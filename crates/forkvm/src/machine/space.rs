@@ -2,7 +2,7 @@
 
 use kvm_bindings::{kvm_regs, kvm_sregs};
 
-use crate::arch::layout::{KERNEL_STACK_TOP, PAGE, REMOVALS, monitor};
+use crate::arch::layout::{KERNEL_STACK_TOP, REMOVALS, monitor};
 use crate::arch::regs::{RFLAGS, RFLAGS_USER, kernel_sregs, user_sregs};
 use crate::arch::stubs;
 use crate::arch::tables::{USER_CODE, USER_DATA};
@@ -10,12 +10,7 @@ use crate::failure::Cause;
 use crate::machine::Machine;
 use crate::memory::access::Touch;
 use crate::memory::faults::FaultError;
-use crate::memory::space::Removal;
-
-/// Bytes of an entry of the page that tells the stub what to do: a table entry's address and its page's.
-const REMOVAL_LEN: u64 = 16;
-/// With more removals than this the memslot is given to KVM anew, which costs as much as some hundred of them.
-const MOST_REMOVALS: usize = (PAGE / REMOVAL_LEN) as usize;
+use crate::memory::space::{MOST_REMOVALS, Removal};
 
 /// RFLAGS after a removal's stub has started: the bit that is always set.
 const RFLAGS_RING0: u64 = 1 << 1;

@@ -4,6 +4,11 @@ use std::ops::Range;
 
 use crate::arch::layout::PAGE;
 
+/// The host has no memory for the record of what a machine writes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the host has no memory for the record of what it writes")]
+pub struct NoRecord;
+
 /// The pages a fork may differ from the master in, each once.
 ///
 /// Page tables are never among them: nobody changes them after the freeze. KVM on AMD names them all the same, because
@@ -20,10 +25,14 @@ pub struct DirtyPages {
 
 impl DirtyPages {
     /// For a machine of so many pages, whose page tables are in this guest-physical range, and whose requests may add `limit`.
-    pub fn new(pages: u64, tables: &Range<u64>, limit: usize) -> Self {
+    pub fn new(pages: u64, tables: &Range<u64>, limit: usize) -> Result<Self, NoRecord> {
+        let words = usize::try_from(pages.div_ceil(64)).map_err(|_| NoRecord)?;
+        let mut seen = Vec::new();
+        seen.try_reserve_exact(words).map_err(|_| NoRecord)?;
+        seen.resize(words, 0);
         let mut new = Self {
             list: Vec::with_capacity(64),
-            seen: vec![0; pages.div_ceil(64) as usize],
+            seen,
             at_start: 0,
             limit,
         };
@@ -31,18 +40,21 @@ impl DirtyPages {
         for page in tables.start / PAGE..tables.end / PAGE {
             new.seen[page as usize / 64] |= 1 << (page % 64);
         }
-        new
+        Ok(new)
     }
 
-    /// Adds a page. A page number outside the machine is ignored.
-    pub fn add(&mut self, page: u32) {
+    /// Adds a page. A page number outside the machine is ignored. A fork that wrote to a page that could not be added is
+    /// not to be used again.
+    pub fn add(&mut self, page: u32) -> Result<(), NoRecord> {
         let (word, bit) = (page as usize / 64, 1u64 << (page % 64));
         if let Some(word) = self.seen.get_mut(word)
             && *word & bit == 0
         {
+            self.list.try_reserve(1).map_err(|_| NoRecord)?;
             *word |= bit;
             self.list.push(page);
         }
+        Ok(())
     }
 
     /// How many pages there are.
@@ -85,5 +97,27 @@ impl DirtyPages {
         }
         self.list = Vec::with_capacity(64);
         self.at_start = 0;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pages_are_listed_once_and_tables_never() {
+        let mut dirty = DirtyPages::new(256, &(8 * PAGE..10 * PAGE), 3).unwrap();
+        for page in [7, 8, 9, 7, 255, 256, u32::MAX] {
+            dirty.add(page).unwrap();
+        }
+        assert_eq!(dirty.iter().collect::<Vec<_>>(), [7, 255]);
+        dirty.clear();
+        dirty.add(7).unwrap();
+        assert_eq!(dirty.len(), 1);
+    }
+
+    #[test]
+    fn what_the_host_has_no_memory_for_is_an_error() {
+        assert_eq!(DirtyPages::new(u64::MAX, &(0..0), 1).err(), Some(NoRecord));
     }
 }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use crate::arch::layout::{KERNEL_STACK, MONITOR, PAGE, UNLOGGED_END, page_down};
 use crate::arch::paging::{self, Access};
 use crate::memory::access::Touch;
-use crate::memory::dirty::DirtyPages;
+use crate::memory::dirty::{DirtyPages, NoRecord};
 use crate::memory::mapping::{Mapping, OutOfRange};
 use crate::memory::space::{AddressSpace, Space};
 use crate::memory::user::{BadAddress, Protection, UserMemory};
@@ -21,6 +21,9 @@ pub enum WriteError {
     /// The request has dirtied more pages than it may.
     #[error("the request is over its memory limit")]
     OverLimit,
+    /// The write could not be recorded.
+    #[error(transparent)]
+    NoRecord(#[from] NoRecord),
 }
 
 /// Why a piece of a program's memory was not copied out.
@@ -67,14 +70,18 @@ impl GuestMemory {
 
     /// The memory of a fork whose page tables are in this guest-physical range, and whose requests may each newly
     /// dirty so many pages.
-    pub fn forked(mapping: Mapping, tables: &Range<u64>, page_limit: usize) -> Self {
+    pub fn forked(
+        mapping: Mapping,
+        tables: &Range<u64>,
+        page_limit: usize,
+    ) -> Result<Self, NoRecord> {
         let pages = mapping.len() / PAGE;
-        Self {
+        Ok(Self {
             mapping: Arc::new(mapping),
-            dirty: Some(DirtyPages::new(pages, tables, page_limit)),
+            dirty: Some(DirtyPages::new(pages, tables, page_limit)?),
             space: None,
             lost_permission: false,
-        }
+        })
     }
 
     /// Guest-physical address from which on the guest's writes are logged in a fork.
@@ -121,15 +128,15 @@ impl GuestMemory {
         std::mem::take(&mut self.lost_permission)
     }
 
-    /// Writes by guest-physical address and records the pages. Writes nothing when that takes the request over its
-    /// limit; its next look at the limit ends it.
+    /// Writes by guest-physical address and records the pages. Writes nothing when they can't be recorded, or when that
+    /// takes the request over its limit; its next look at the limit ends it.
     pub fn write_physical(&mut self, address: u64, bytes: &[u8]) -> Result<(), WriteError> {
         let place = self.mapping.slice(address, bytes.len() as u64)?;
         if let Some(dirty) = &mut self.dirty
             && !bytes.is_empty()
         {
             for page in address / PAGE..=(address + bytes.len() as u64 - 1) / PAGE {
-                dirty.add(page as u32);
+                dirty.add(page as u32)?;
             }
             if dirty.added() > dirty.limit() {
                 return Err(WriteError::OverLimit);

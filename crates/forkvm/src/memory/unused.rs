@@ -67,7 +67,13 @@ fn extend(runs: &mut Vec<Range<u64>>, next: Range<u64>) {
         _ if next.is_empty() => {}
         Some(last) if last.end == next.start => last.end = next.end,
         Some(last) if len(last) < LEAST => *last = next,
-        _ => runs.push(next),
+        _ => {
+            // There may be as many as memory has room for.
+            if runs.len() >= 2 * MOST {
+                *runs = longest(std::mem::take(runs));
+            }
+            runs.push(next);
+        }
     }
 }
 

@@ -170,7 +170,7 @@ fn any_page_left_out_is_found() {
             1 => found += 1,
             n => panic!("{n} pages differ, one was left out"),
         }
-        fork.machine.memory.dirty().unwrap().add(page);
+        fork.machine.memory.dirty().unwrap().add(page).unwrap();
         assert!(fork.reset().is_ok());
         assert_eq!(fork.differing_pages(), 0);
     }

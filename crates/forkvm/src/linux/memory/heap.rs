@@ -4,6 +4,8 @@
 //! final at the freeze, so a page whose permissions the program changed in `main()` can be given to somebody
 //! else only before that; afterwards it is retired.
 
+use std::collections::TryReserveError;
+
 use crate::linux::abi::{PAGE, USER_END};
 use crate::linux::memory::ranges::{Pages, Ranges};
 use crate::linux::setup::HeapLayout;
@@ -11,6 +13,10 @@ use crate::memory::user::{BadAddress, Protection, UserMemory};
 
 /// Most mappings at a time. Linux has 65,530 (`vm.max_map_count`); each costs host memory in every fork.
 pub const MAX_MAPPINGS: usize = 16 << 10;
+
+/// More entries than one call adds to any of the heap's maps: it changes two ranges at most, each by a step or two that
+/// add two.
+const ROOM: usize = 8;
 
 /// Most ranges of pages known to be used; beyond it the gaps between them count as used too.
 const MAX_USED: usize = 4 << 10;
@@ -41,8 +47,15 @@ pub enum Window {
 }
 
 /// Why pages can't be had.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the heap is full, or the host has no memory for the record of its pages")]
 pub struct Full;
+
+impl From<TryReserveError> for Full {
+    fn from(_: TryReserveError) -> Self {
+        Full
+    }
+}
 
 impl From<BadAddress> for Full {
     fn from(_: BadAddress) -> Self {
@@ -114,6 +127,15 @@ impl Heap {
             brk_tables: Ranges::default(),
             mmap_tables: Ranges::default(),
         }
+    }
+
+    /// Has memory for what one call changes. To be called before each that changes anything: how many ranges there are
+    /// is the program's choice, and must not be what ends the host's process when memory is short.
+    pub fn make_room(&mut self) -> Result<(), Full> {
+        self.mappings.make_room(ROOM)?;
+        self.used.make_room(ROOM)?;
+        self.brk_tables.make_room(ROOM)?;
+        Ok(self.mmap_tables.make_room(ROOM)?)
     }
 
     /// Number of pages, used or not.
@@ -259,17 +281,19 @@ impl Heap {
     }
 
     /// Notes what a program wants of its mappings now, whatever the page tables allow.
-    pub fn set_wanted(&mut self, pages: Pages, protection: Protection) {
-        let changed: Vec<_> = self.mappings.overlapping(pages).collect();
-        for (pages, mapping) in changed {
-            self.mappings.insert(
-                pages,
-                Mapping {
-                    protection,
-                    ..mapping
-                },
-            );
+    pub fn set_wanted(&mut self, mut pages: Pages, protection: Protection) {
+        while let Some((piece, mapping)) = self.first_mapping(&pages) {
+            pages.start = piece.end;
+            let changed = Mapping {
+                protection,
+                ..mapping
+            };
+            self.mappings.insert(piece, changed);
         }
+    }
+
+    fn first_mapping(&self, pages: &Pages) -> Option<(Pages, Mapping)> {
+        self.mappings.overlapping(pages.clone()).next()
     }
 
     /// Sets the permissions of pages in the page tables. Before the freeze only.
@@ -319,15 +343,17 @@ impl Heap {
     }
 
     /// Clears all free pages that were ever used, so that no fork has to do it. For the freeze.
-    pub fn clear_free_pages(&mut self, memory: &mut dyn UserMemory) -> Result<(), BadAddress> {
-        let mut free = self.used.clone();
-        free.remove(0..self.brk_pages());
-        for (pages, _) in self.mappings.iter() {
-            free.remove(pages);
-        }
-        for (pages, ()) in free.iter() {
-            self.zero(pages.clone(), memory)?;
-            self.used.remove(pages);
+    pub fn clear_free_pages(&mut self, memory: &mut dyn UserMemory) -> Result<(), Full> {
+        let mut at = self.brk_pages();
+        while at < self.pages {
+            let next = self.first_mapping(&(at..self.pages));
+            let (end, after) = next.map_or((self.pages, self.pages), |(mapped, _)| {
+                (mapped.start, mapped.end)
+            });
+            self.zero(at..end, memory)?;
+            self.used.make_room(ROOM)?;
+            self.used.remove(at..end);
+            at = after;
         }
         Ok(())
     }
@@ -376,17 +402,17 @@ impl Heap {
     fn open(
         &mut self,
         window: Window,
-        pages: Pages,
+        mut pages: Pages,
         memory: &mut dyn UserMemory,
     ) -> Result<(), Full> {
-        let unusual: Vec<_> = self
-            .tables(window)
-            .overlapping(pages)
-            .map(|(pages, _)| pages)
-            .collect();
-        unusual
-            .into_iter()
-            .try_for_each(|pages| self.protect(window, pages, READ_WRITE, memory))
+        loop {
+            let first = self.tables(window).overlapping(pages.clone()).next();
+            let Some((unusual, _)) = first else {
+                return Ok(());
+            };
+            pages.start = unusual.end;
+            self.protect(window, unusual, READ_WRITE, memory)?;
+        }
     }
 
     fn mark_used(&mut self, pages: Pages) {

@@ -86,7 +86,9 @@ fn whole_pages(address: u64, len: u64) -> Option<std::ops::Range<u64>> {
 
 /// brk(2), the system call: gives the new break, or the old one if it can't be changed.
 pub fn brk(heap: &mut Heap, guest: &mut Guest<'_>, address: u64) -> Value {
-    if let Some(wanted) = address.checked_sub(heap.address(Window::Brk, 0)) {
+    if let Some(wanted) = address.checked_sub(heap.address(Window::Brk, 0))
+        && heap.make_room().is_ok()
+    {
         // The break that comes back tells the program whether it worked.
         let _ = heap.set_brk(wanted, guest.memory);
     }
@@ -120,6 +122,7 @@ pub fn mmap(
     if wanted.execute && !guest.memory.can_protect() {
         return Err(Errno::ACCESS);
     }
+    heap.make_room()?;
     let count = request.len.div_ceil(PAGE);
     let mapping = Mapping {
         protection: wanted,
@@ -221,6 +224,7 @@ pub fn munmap(heap: &mut Heap, guest: &mut Guest<'_>, address: u64, len: u64) ->
     if heap.is_crowded() && heap.would_split(&pages) {
         return Err(Errno::NOMEM);
     }
+    heap.make_room()?;
     heap.unmap(pages, guest.memory);
     Ok(0)
 }
@@ -249,6 +253,7 @@ pub fn mremap(heap: &mut Heap, guest: &mut Guest<'_>, args: [u64; 6]) -> Value {
         return Err(Errno::FAULT);
     };
 
+    heap.make_room()?;
     if !fixed {
         let old_count = old.end - old.start;
         if new_count <= old_count {
@@ -337,6 +342,7 @@ pub fn mprotect(
     if !mapped || heap.is_crowded() {
         return Err(Errno::NOMEM);
     }
+    heap.make_room()?;
     if guest.memory.can_protect() {
         heap.protect(window, pages.clone(), wanted, guest.memory)?;
     } else if !heap.allows(window, pages.clone(), wanted) {
@@ -404,13 +410,9 @@ pub fn madvise(
             heap.zero(pages, guest.memory)?
         }
         Some((Window::Mmap, pages)) if heap.mappings().covers(pages.clone()) => {
-            let anonymous: Vec<_> = heap
-                .mappings()
+            heap.mappings()
                 .overlapping(pages)
                 .filter(|(_, mapping)| !mapping.file)
-                .collect();
-            anonymous
-                .into_iter()
                 .try_for_each(|(pages, _)| heap.zero(pages, guest.memory))?;
         }
         Some(_) => return Err(Errno::NOMEM),
@@ -428,6 +430,7 @@ pub fn madvise(
 /// Memory for the engine: zeroed, read-write, the program's to free.
 pub fn map_for_engine(heap: &mut Heap, memory: &mut dyn UserMemory, len: u64) -> Option<u64> {
     let count = len.div_ceil(PAGE).max(1);
+    heap.make_room().ok()?;
     let pages = heap
         .map(
             count,

@@ -1,11 +1,13 @@
 //! A sorted map from ranges of page numbers to a value. Neighbours with the same value are one entry.
 
+use std::collections::TryReserveError;
 use std::ops::Range;
 
 /// Page numbers, half open.
 pub type Pages = Range<u64>;
 
-/// The map. Its length is the caller's to limit: no operation adds more than two entries.
+/// The map. Its length is the caller's to limit, and so is where memory for it comes from ([`Ranges::make_room`]): no
+/// operation adds more than two entries.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Ranges<V> {
     entries: Vec<(Pages, V)>,
@@ -36,6 +38,11 @@ impl<V: Copy + PartialEq> Ranges<V> {
     /// Number of entries.
     pub fn len(&self) -> usize {
         self.entries.len()
+    }
+
+    /// Has memory for so many more entries, so that what adds them needs none.
+    pub fn make_room(&mut self, more: usize) -> Result<(), TryReserveError> {
+        self.entries.try_reserve(more)
     }
 
     /// All entries in order.
@@ -105,6 +112,7 @@ impl<V: Copy + PartialEq> Ranges<V> {
             merged.end = next.end;
             self.entries.remove(at);
         }
+        self.check_room(1);
         self.entries.insert(at, (merged, value));
     }
 
@@ -130,6 +138,8 @@ impl<V: Copy + PartialEq> Ranges<V> {
             .then_some((first_entry.start..pages.start, *first_value));
         let after =
             (last_entry.end > pages.end).then_some((pages.end..last_entry.end, *last_value));
+        let added = usize::from(before.is_some()) + usize::from(after.is_some());
+        self.check_room(added.saturating_sub(end - first));
         self.entries
             .splice(first..end, before.into_iter().chain(after));
     }
@@ -141,6 +151,12 @@ impl<V: Copy + PartialEq> Ranges<V> {
             self.entries.clear();
             self.entries.push((all, value));
         }
+    }
+
+    /// All tests of memory calls check that room was made.
+    fn check_room(&self, more: usize) {
+        let room = self.entries.capacity() - self.entries.len();
+        assert!(!cfg!(test) || room >= more, "no room was made");
     }
 
     fn first_ending_after(&self, page: u64) -> usize {
@@ -156,6 +172,7 @@ mod tests {
     #[test]
     fn neighbours_merge_and_split() {
         let mut ranges = Ranges::default();
+        ranges.make_room(8).unwrap();
         ranges.insert(0..4, 'a');
         ranges.insert(4..8, 'a');
         assert_eq!(ranges.iter().collect::<Vec<_>>(), [(0..8, 'a')]);
@@ -180,6 +197,7 @@ mod tests {
             let mut ranges = Ranges::default();
             for (start, len, value) in steps {
                 let pages = start..(start + len).min(64);
+                ranges.make_room(2).unwrap();
                 match value {
                     Some(value) => ranges.insert(pages.clone(), value),
                     None => ranges.remove(pages.clone()),

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::ops::Range;
 
 use crate::arch::layout::PAGE;
+use crate::memory::dirty::NoRecord;
 
 /// A frame for a page.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -73,9 +74,11 @@ impl Frames {
         })
     }
 
-    /// Gives a frame back with what is in it.
-    pub fn give_back(&mut self, address: u64) {
+    /// Gives a frame back with what is in it. After an error nobody gets it any more.
+    pub fn give_back(&mut self, address: u64) -> Result<(), NoRecord> {
+        self.used.try_reserve(1).map_err(|_| NoRecord)?;
         self.used.push(address);
+        Ok(())
     }
 
     /// Frames in use and frames there are.
@@ -138,7 +141,7 @@ mod tests {
     fn every_frame_is_given_out_once() {
         let mut frames = Frames::new(0..8 * PAGE);
         let first = frames.take().unwrap().address;
-        frames.give_back(first);
+        frames.give_back(first).unwrap();
         assert_eq!(
             frames.take(),
             Some(Frame {
@@ -146,7 +149,7 @@ mod tests {
                 used: true
             })
         );
-        frames.give_back(first);
+        frames.give_back(first).unwrap();
         assert_eq!(drain(&mut frames).len(), 8);
     }
 
@@ -154,7 +157,7 @@ mod tests {
     fn what_a_fork_keeps_is_not_given_out_again() {
         let mut master = Frames::new(0..16 * PAGE);
         let taken: Vec<_> = (0..4).map(|_| master.take().unwrap().address).collect();
-        master.give_back(taken[1]);
+        master.give_back(taken[1]).unwrap();
         master.take_used();
         let mut fork = master.clone();
         let kept: BTreeSet<_> = [taken[1], 6 * PAGE].into();

@@ -16,7 +16,7 @@ use std::ops::Range;
 use crate::arch::layout::{PAGE, SERVER_MMAP_TOP, SpaceLayout};
 use crate::arch::paging::{self, LOWER_HALF_END, Owner, TablePages};
 use crate::memory::access::Protection;
-use crate::memory::dirty::DirtyPages;
+use crate::memory::dirty::{DirtyPages, NoRecord};
 use crate::memory::mapping::{Mapping, OutOfRange};
 use crate::memory::space::frames::Frames;
 use crate::memory::space::vmas::{Backing, TooManyVmas, Vma, Vmas};
@@ -37,7 +37,13 @@ pub enum SpaceError {
     /// The tables are full, or broken by a bug of the engine.
     #[error(transparent)]
     OutOfRange(#[from] OutOfRange),
+    /// What it writes could not be recorded.
+    #[error(transparent)]
+    NoRecord(#[from] NoRecord),
 }
+
+/// With more removals than this the memslot is given to KVM anew, which costs as much as some hundred of them.
+pub const MOST_REMOVALS: usize = (PAGE / Removal::LEN) as usize;
 
 /// A table entry that lost something, to be rewritten by the ring-0 stub.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,6 +52,24 @@ pub struct Removal {
     pub address: u64,
     /// Guest-physical address of the entry.
     pub entry: u64,
+}
+
+impl Removal {
+    /// Its bytes in the page that tells the stub what to do: the entry's address and its page's.
+    pub const LEN: u64 = 16;
+}
+
+/// The entries to be rewritten before the program runs again.
+#[derive(Debug, Default)]
+struct Removals(Vec<Removal>);
+
+impl Removals {
+    /// Adds one. Beyond [`MOST_REMOVALS`] and one more nobody looks at them.
+    fn push(&mut self, removal: Removal) {
+        if self.0.len() <= MOST_REMOVALS {
+            self.0.push(removal);
+        }
+    }
 }
 
 #[allow(
@@ -83,7 +107,7 @@ pub struct Space {
     pub(in crate::memory) tables: TablePages,
     /// In a fork only.
     journal: Option<Journal>,
-    removals: Vec<Removal>,
+    removals: Removals,
     /// VMAs or frames are not the master's.
     pub(in crate::memory) changed: bool,
 }
@@ -98,7 +122,7 @@ impl Space {
             layout,
             tables,
             journal: None,
-            removals: Vec::new(),
+            removals: Removals::default(),
             changed: false,
         }
     }
@@ -116,7 +140,7 @@ impl Space {
             mmap_top: self.mmap_top,
             tables: self.tables.clone(),
             journal: Some(Journal::default()),
-            removals: Vec::new(),
+            removals: Removals::default(),
             changed: false,
         }
     }
@@ -146,14 +170,15 @@ impl Space {
         self.mmap_top = top;
     }
 
-    /// Entries to be rewritten before the program runs again. The caller does so.
+    /// Entries to be rewritten before the program runs again, all of them unless there are more than [`MOST_REMOVALS`].
+    /// The caller does so.
     pub fn take_removals(&mut self) -> Vec<Removal> {
-        std::mem::take(&mut self.removals)
+        std::mem::take(&mut self.removals.0)
     }
 
     /// True if there are some.
     pub fn has_removals(&self) -> bool {
-        !self.removals.is_empty()
+        !self.removals.0.is_empty()
     }
 
     pub(in crate::memory) fn set_entry(
@@ -182,11 +207,11 @@ impl Space {
     }
 
     /// Takes the pages of a range out of the tables and their frames back.
-    fn drop_pages(&mut self, mapping: &Mapping, range: Range<u64>) -> Result<(), OutOfRange> {
+    fn drop_pages(&mut self, mapping: &Mapping, range: Range<u64>) -> Result<(), SpaceError> {
         let mut at = range.start;
         while let Some(page) = paging::next_entry(mapping, at..range.end) {
             self.set_entry(mapping, page.address, page.entry, 0)?;
-            self.frames.give_back(paging::frame_of(page.value));
+            self.frames.give_back(paging::frame_of(page.value))?;
             at = page.address + PAGE;
         }
         self.changed = true;
@@ -327,13 +352,13 @@ impl AddressSpace<'_> {
     pub fn map(&mut self, vma: Vma) -> Result<(), SpaceError> {
         let range = vma.range();
         self.space.vmas.insert(vma)?;
-        Ok(self.space.drop_pages(self.mapping, range)?)
+        self.space.drop_pages(self.mapping, range)
     }
 
     /// Unmaps a range.
     pub fn unmap(&mut self, range: Range<u64>) -> Result<(), SpaceError> {
         self.space.vmas.remove(range.clone())?;
-        Ok(self.space.drop_pages(self.mapping, range)?)
+        self.space.drop_pages(self.mapping, range)
     }
 
     /// Unmaps everything.
@@ -383,7 +408,7 @@ impl AddressSpace<'_> {
             while let Some(page) = paging::next_entry(self.mapping, at..vma.end) {
                 let frame = paging::frame_of(page.value);
                 if let Some(dirty) = &mut self.dirty {
-                    dirty.add((frame / PAGE) as u32);
+                    dirty.add((frame / PAGE) as u32)?;
                 }
                 self.mapping.write(frame, &ZEROES)?;
                 at = page.address + PAGE;
