@@ -22,7 +22,7 @@ use crate::tenants::document::{BadDocument, Described};
 use crate::tenants::keys::Denied;
 use crate::tenants::registry::Shared;
 use crate::tenants::settings::{BadSetting, Settings};
-use crate::tenants::signature;
+use crate::tenants::signature::{self, Action};
 use crate::tenants::tenant::{State, Tenant};
 use crate::tenants::version::Version;
 use crate::tenants::{boot, name, queue, registry, report};
@@ -203,7 +203,7 @@ impl Director {
         let tenant = self.named(name).ok_or("no such tenant")?;
         if let Some(key) = key {
             tenant
-                .check(key, "POST", "rollback")
+                .check(key, "POST", Action::Rollback)
                 .and_then(|proof| proof.spend(tenant.name()))
                 .map_err(|denied| denied.to_string())?;
         }

@@ -3,6 +3,8 @@
 
 use std::fmt;
 
+use crate::tenants::signature::Action;
+
 /// What `kvm.backend()` or one like it was called with. `None` is the default: Host, and bereq.url.
 #[derive(Debug, Default)]
 pub struct Target {
@@ -41,20 +43,20 @@ pub enum Upload {
 
 impl Upload {
     /// The key that was sent, and what for.
-    pub fn key(&self) -> (&Sent, &'static str) {
+    pub fn key(&self) -> (&Sent, Action) {
         match self {
-            Self::Update { key, .. } => (key, "update"),
-            Self::Rollback { key } => (key, "rollback"),
+            Self::Update { key, .. } => (key, Action::Update),
+            Self::Rollback { key } => (key, Action::Rollback),
         }
     }
 }
 
 impl Debug {
     /// What the key was sent for.
-    pub fn action(&self) -> &'static str {
+    pub fn action(&self) -> Action {
         match self.upload {
-            Some(_) => "live-debug",
-            None => "debug",
+            Some(_) => Action::LiveDebug,
+            None => Action::Debug,
         }
     }
 }

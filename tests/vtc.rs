@@ -67,6 +67,7 @@ vtc! {
     boot
     boot_queue
     cache
+    connection
     deadline
     debug
     debug_vcl

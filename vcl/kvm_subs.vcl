@@ -16,30 +16,50 @@ import kvm;
 
 # Orders end vcl_recv here; requests go on after the call.
 sub kvm_recv {
+    # Which order it is, for the fetch. A client can send neither this nor have it left out: the fetch gets no header that
+    # the client has named in Connection, but those that are set here.
+    unset req.http.X-Kvm-Order;
     if (req.http.X-PostKey && !req.http.X-LiveUpdate) {
         set req.http.X-LiveUpdate = req.http.X-PostKey;
     }
     unset req.http.X-PostKey;
-    # Which programs the tenant has.
-    if (req.method == "GET" && req.http.X-LiveUpdate) {
-        return (pass);
-    }
     if (req.method == "POST" || req.method == "PUT") {
         # Before the body comes: nobody waits for what is sent along with a wrong key.
         if ((req.http.X-LiveUpdate && !kvm.check_key(req.http.Host, req.http.X-LiveUpdate)) ||
             (req.http.X-LiveRollback && !kvm.check_key(req.http.Host, req.http.X-LiveRollback)) ||
-            (req.http.X-LiveDebug && !kvm.check_key(req.http.Host, req.http.X-LiveDebug))) {
+            (req.http.X-LiveDebug && !kvm.check_key(req.http.Host, req.http.X-LiveDebug)) ||
+            (req.http.X-DebugKey && !kvm.check_key(req.http.Host, req.http.X-DebugKey))) {
             return (synth(403, "Wrong key"));
         }
-        if (req.http.X-LiveUpdate || req.http.X-LiveRollback || req.http.X-LiveDebug) {
+        if (req.http.X-LiveRollback) {
+            set req.http.X-LiveRollback = req.http.X-LiveRollback;
+            set req.http.X-Kvm-Order = "rollback";
             return (pass);
         }
+        if (req.http.X-LiveUpdate) {
+            set req.http.X-LiveUpdate = req.http.X-LiveUpdate;
+            set req.http.X-Kvm-Order = "update";
+            return (pass);
+        }
+        if (req.http.X-LiveDebug) {
+            set req.http.X-LiveDebug = req.http.X-LiveDebug;
+            set req.http.X-Kvm-Order = "live-debug";
+            return (pass);
+        }
+    }
+    # Which programs the tenant has.
+    if (req.method == "GET" && req.http.X-LiveUpdate) {
+        set req.http.X-LiveUpdate = req.http.X-LiveUpdate;
+        set req.http.X-Kvm-Order = "update";
+        return (pass);
     }
     # Keys are nothing for programs.
     unset req.http.X-LiveUpdate;
     unset req.http.X-LiveRollback;
     unset req.http.X-LiveDebug;
     if (req.http.X-DebugKey) {
+        set req.http.X-DebugKey = req.http.X-DebugKey;
+        set req.http.X-Kvm-Order = "debug";
         return (pass);
     }
 }
@@ -55,21 +75,22 @@ sub kvm_synth {
     }
 }
 
-# Sets bereq.backend for tenants and for orders, and leaves it as it is for all else.
+# Sets bereq.backend for tenants and for orders, and leaves it as it is for all else. What kvm_recv passed as an order is one
+# here, with a key or without.
 sub kvm_backend_fetch {
-    if (bereq.http.X-LiveRollback) {
+    if (bereq.http.X-Kvm-Order == "rollback") {
         set bereq.backend = kvm.live_rollback(bereq.http.Host, bereq.http.X-LiveRollback);
         return (fetch);
     }
-    if (bereq.http.X-LiveUpdate) {
+    if (bereq.http.X-Kvm-Order == "update") {
         set bereq.backend = kvm.live_update(bereq.http.Host, bereq.http.X-LiveUpdate);
         return (fetch);
     }
-    if (bereq.http.X-LiveDebug) {
+    if (bereq.http.X-Kvm-Order == "live-debug") {
         set bereq.backend = kvm.live_debug(bereq.http.Host, bereq.http.X-LiveDebug);
         return (fetch);
     }
-    if (bereq.http.X-DebugKey) {
+    if (bereq.http.X-Kvm-Order == "debug") {
         set bereq.backend = kvm.vm_debug_backend(bereq.http.Host, bereq.http.X-DebugKey, bereq.url);
         return (fetch);
     }

@@ -84,11 +84,11 @@ impl Key {
         *self != Self::None
     }
 
-    /// Whether `sent` is the key, or a signature of this order with it. With `signed_only` only the latter will do.
+    /// Whether `sent` is the key, or a signature of one of these orders with it. With `signed_only` only the latter will do.
     pub fn check<'a>(
         &self,
         sent: &'a [u8],
-        claim: &Claim<'_>,
+        claims: &[Claim<'_>],
         signed_only: bool,
     ) -> Result<Proof<'a>, Denied> {
         let sent = sent.trim_ascii();
@@ -99,7 +99,10 @@ impl Key {
         match Signature::parse(sent) {
             Some(signature) => {
                 let signature = signature?;
-                let digest = signature.verify(&key, claim)?;
+                let mut verified = claims.iter().map(|claim| signature.verify(&key, claim));
+                // At most one has been signed, and what is wrong with that is the answer.
+                let signed = verified.find(|result| *result != Err(BadSignature::Wrong));
+                let digest = signed.unwrap_or(Err(BadSignature::Wrong))?;
                 Ok(Proof::Signature(signature, digest))
             }
             None if !bool::from(digest(sent).ct_eq(&key)) => Err(Denied::Wrong),
@@ -151,14 +154,15 @@ fn read(path: &Path) -> Result<Vec<u8>, Denied> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::tenants::signature::Action;
 
     fn plain(key: &Key, sent: &[u8]) -> Result<(), Denied> {
         let claim = Claim {
             tenant: "example.com",
             method: "POST",
-            action: "update",
+            action: Action::Update,
         };
-        key.check(sent, &claim, false).map(drop)
+        key.check(sent, &[claim], false).map(drop)
     }
 
     #[test]
@@ -167,9 +171,9 @@ mod tests {
         let claim = Claim {
             tenant: "example.com",
             method: "POST",
-            action: "update",
+            action: Action::Update,
         };
-        let check = |sent| key.check(sent, &claim, true).map(drop);
+        let check = |sent| key.check(sent, &[claim], true).map(drop);
         assert_eq!(check(b"correct horse"), Err(Denied::Unsigned));
         assert_eq!(check(b"wrong"), Err(Denied::Wrong));
         assert_eq!(

@@ -23,6 +23,34 @@ const MOST_USED: usize = 1024;
 /// What a header starts with that has a signature.
 const SCHEME: &[u8] = b"HMAC-SHA256 ";
 
+/// What is asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Action {
+    /// Another program; without a body, which programs there are.
+    Update,
+    /// The program before.
+    Rollback,
+    /// A request that is debugged.
+    Debug,
+    /// A request that is debugged in a program which is sent along.
+    LiveDebug,
+}
+
+impl Action {
+    /// Each of them.
+    pub const ALL: [Self; 4] = [Self::Update, Self::Rollback, Self::Debug, Self::LiveDebug];
+
+    /// Its name in what is signed.
+    fn name(self) -> &'static str {
+        match self {
+            Self::Update => "update",
+            Self::Rollback => "rollback",
+            Self::Debug => "debug",
+            Self::LiveDebug => "live-debug",
+        }
+    }
+}
+
 /// What is asked for, and of whom.
 #[derive(Debug, Clone, Copy)]
 pub struct Claim<'a> {
@@ -31,7 +59,7 @@ pub struct Claim<'a> {
     /// The request's method.
     pub method: &'a str,
     /// What is asked for.
-    pub action: &'static str,
+    pub action: Action,
 }
 
 /// Why a signature is no good.
@@ -115,7 +143,7 @@ impl<'a> Signature<'a> {
             "forkvm 1",
             claim.tenant,
             claim.method,
-            claim.action,
+            claim.action.name(),
             self.sha256,
             self.time,
             self.nonce,
@@ -159,7 +187,7 @@ mod tests {
     const CLAIM: Claim<'_> = Claim {
         tenant: "example.com",
         method: "POST",
-        action: "update",
+        action: Action::Update,
     };
 
     fn signed(time: u64, nonce: u64, claim: &Claim<'_>) -> String {
@@ -170,6 +198,7 @@ mod tests {
             method,
             action,
         } = claim;
+        let action = action.name();
         let text =
             format!("forkvm 1\n{tenant}\n{method}\n{action}\n{digest}\n{time}\n{nonce:032x}");
         mac.update(text.as_bytes());
@@ -203,7 +232,7 @@ mod tests {
                 ..CLAIM
             },
             Claim {
-                action: "rollback",
+                action: Action::Rollback,
                 ..CLAIM
             },
         ] {

@@ -12,7 +12,7 @@ use parking_lot::{Condvar, Mutex};
 use crate::file::Identity;
 use crate::tenants::keys::{Denied, Proof};
 use crate::tenants::settings::Settings;
-use crate::tenants::signature::Claim;
+use crate::tenants::signature::{Action, Claim};
 use crate::tenants::store::Store;
 use crate::tenants::version::Version;
 
@@ -144,30 +144,29 @@ impl Tenant {
         &self,
         sent: &'a [u8],
         method: &str,
-        action: &'static str,
+        action: Action,
     ) -> Result<Proof<'a>, Denied> {
-        let claim = Claim {
-            tenant: self.name(),
-            method,
-            action,
-        };
-        let signed_only = self.settings.values.signed_orders;
-        self.settings.key.check(sent, &claim, signed_only)
+        self.check_some(sent, &[self.claim(method, action)])
     }
 
     /// Whether what was sent allows some order that has a body. Nothing is used up.
     pub fn check_any(&self, sent: &[u8]) -> Result<(), Denied> {
-        let orders = ["POST", "PUT"]
-            .into_iter()
-            .flat_map(|method| ["update", "rollback", "live-debug"].map(|action| (method, action)));
-        let mut result = Err(Denied::Wrong);
-        for (method, action) in orders {
-            result = self.check(sent, method, action).map(drop);
-            if result.is_ok() {
-                break;
-            }
+        let of = |action| ["POST", "PUT"].map(|method| self.claim(method, action));
+        self.check_some(sent, Action::ALL.map(of).as_flattened())
+            .map(drop)
+    }
+
+    fn claim<'a>(&'a self, method: &'a str, action: Action) -> Claim<'a> {
+        Claim {
+            tenant: self.name(),
+            method,
+            action,
         }
-        result
+    }
+
+    fn check_some<'a>(&self, sent: &'a [u8], claims: &[Claim<'_>]) -> Result<Proof<'a>, Denied> {
+        let signed_only = self.settings.values.signed_orders;
+        self.settings.key.check(sent, claims, signed_only)
     }
 
     /// The file of its path that it has.
