@@ -98,6 +98,10 @@ static void moves(void)
     CALL((long)mremap(r, PAGE, PAGE, 64));
     CALL((long)mremap(r, PAGE, 2 * PAGE, MREMAP_FIXED, room));
     CALL((long)mremap(r, 3 * PAGE, 3 * PAGE, MREMAP_MAYMOVE | MREMAP_FIXED, r + PAGE));
+    for (int how = 0; how <= MREMAP_MAYMOVE; how++) { /* which of the two differs between kernels */
+        CHECK(mremap(p, PAGE, -PAGE, how) == MAP_FAILED && (errno == ENOMEM || errno == EINVAL));
+        CHECK(mremap(p, PAGE, 1ul << 63, how) == MAP_FAILED && (errno == ENOMEM || errno == EINVAL));
+    }
     CALL(munmap(p, PAGE));
     CALL((long)mremap(p, PAGE, 2 * PAGE, MREMAP_MAYMOVE));
 }
@@ -117,6 +121,8 @@ static void files(const char *self)
     CHECK(w[0] == 0x7f);
     CALL((long)mmap(0, PAGE, RW, MAP_SHARED, fd, 0));
     CALL((long)mmap(0, PAGE, PROT_READ, MAP_PRIVATE, fd, 100));
+    CALL((long)mmap(0, 2 * PAGE, PROT_READ, MAP_PRIVATE, fd, 0x7ffffffffffff000));
+    CALL((long)mmap(0, PAGE, PROT_READ, MAP_PRIVATE, fd, -(long)PAGE));
     CHECK(mmap(0, PAGE, PROT_READ, MAP_SHARED, fd, 0) != MAP_FAILED);
     close(fd);
     CHECK(p[1] == 'E');

@@ -3,16 +3,13 @@
 use rustix::io::Errno;
 
 use crate::linux::call::Outcome;
+pub use crate::memory::user::USER_END;
 use crate::memory::user::{BadAddress, UserMemory};
 use crate::random::Random;
 use crate::request::{Host, Stream};
 
 /// Size of a page.
 pub const PAGE: u64 = 4096;
-
-/// First address that no program may use: Linux keeps the last page of the lower half unmapped too, because
-/// `sysretq` to a non-canonical address faults in ring 0 on Intel.
-pub const USER_END: u64 = 0x7fff_ffff_f000;
 
 /// Longest path including its NUL (`PATH_MAX`, linux/limits.h).
 pub const PATH_MAX: usize = 4096;

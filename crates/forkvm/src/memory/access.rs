@@ -1,5 +1,9 @@
 //! What may be done with a page, and the error when it may not.
 
+/// First address that no program may use: Linux keeps the last page of the lower half unmapped too, because
+/// `sysretq` to a non-canonical address faults in ring 0 on Intel.
+pub const USER_END: u64 = 0x7fff_ffff_f000;
+
 /// A pointer from the program that is not (wholly) mapped with the needed permission: EFAULT.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("bad guest address {0:#x}")]

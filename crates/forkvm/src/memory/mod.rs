@@ -10,5 +10,7 @@ pub mod guest;
 #[allow(unsafe_code)]
 pub mod mapping;
 pub mod space;
+#[cfg(test)]
+pub mod testing;
 pub mod unused;
 pub mod user;

@@ -1,6 +1,6 @@
 //! The program's memory as its own instructions see it. The Linux personality stands on this alone.
 
-pub use crate::memory::access::{BadAddress, Protection};
+pub use crate::memory::access::{BadAddress, Protection, USER_END};
 use crate::memory::space::AddressSpace;
 
 /// The program's memory as its own instructions see it: user pages only, with their permissions.

@@ -28,8 +28,11 @@ const MS_KNOWN: u32 = 7;
 const LOWEST: u64 = 0x1_0000;
 
 impl From<SpaceError> for Errno {
-    fn from(_: SpaceError) -> Self {
-        Errno::NOMEM
+    fn from(error: SpaceError) -> Self {
+        match error {
+            SpaceError::BeyondFiles => Errno::OVERFLOW,
+            _ => Errno::NOMEM,
+        }
     }
 }
 
@@ -53,9 +56,8 @@ pub struct File {
 
 /// The addresses of whole pages that a program may map, or `None`.
 fn pages(space: &AddressSpace<'_>, address: u64, len: u64) -> Option<Range<u64>> {
-    let end = address.checked_add(len.checked_next_multiple_of(PAGE)?)?;
-    let ours = space.monitor();
-    (end <= USER_END && (end <= ours.start || ours.end <= address)).then_some(address..end)
+    let range = address..address.checked_add(len.checked_next_multiple_of(PAGE)?)?;
+    space.check(&range).is_ok().then_some(range)
 }
 
 fn value(address: u64) -> Value {
@@ -127,11 +129,15 @@ pub fn mmap(space: &mut AddressSpace<'_>, request: MapRequest, file: Option<File
         return Err(Errno::INVAL);
     }
     let shared = kind & MAP_TYPE != MAP_PRIVATE;
-    if let Some(file) = &file {
-        file.offset.checked_add(len).ok_or(Errno::OVERFLOW)?;
-        if shared && prot & PROT_WRITE != 0 {
-            return Err(Errno::ACCESS);
-        }
+    let backing = match file {
+        Some(file) => Backing::File(file.source, file.offset),
+        None => Backing::Anonymous(None),
+    };
+    if !backing.reaches(len) {
+        return Err(Errno::OVERFLOW);
+    }
+    if shared && prot & PROT_WRITE != 0 && matches!(backing, Backing::File(..)) {
+        return Err(Errno::ACCESS);
     }
     // Before MAP_FIXED takes anything away.
     if kind & MAP_HUGETLB != 0 {
@@ -157,10 +163,7 @@ pub fn mmap(space: &mut AddressSpace<'_>, request: MapRequest, file: Option<File
         end: range.end,
         protection: protection(prot),
         shared,
-        backing: match file {
-            Some(file) => Backing::File(file.source, file.offset),
-            None => Backing::Anonymous(None),
-        },
+        backing,
     })?;
     value(range.start)
 }
@@ -222,7 +225,12 @@ pub fn mremap(space: &mut AddressSpace<'_>, args: [u64; 6]) -> Value {
     let old = pages(space, address, old_len).ok_or(Errno::INVAL)?;
     let new_len = new_len.checked_next_multiple_of(PAGE).ok_or(Errno::NOMEM)?;
     let vma = space.vmas().find(old.start).ok_or(Errno::FAULT)?.clone();
-    let kept = old.start..old.end.min(old.start + new_len);
+    let old_len = old.end - old.start;
+    let kept = old.start..old.start + old_len.min(new_len);
+    let before = old.start - vma.start;
+    if new_len > old_len && !vma.backing.reaches(before.saturating_add(new_len)) {
+        return Err(Errno::INVAL);
+    }
     if fixed {
         let target = pages(space, new_address, new_len).ok_or(Errno::INVAL)?;
         if target.start < old.end && old.start < target.end {
@@ -233,7 +241,7 @@ pub fn mremap(space: &mut AddressSpace<'_>, args: [u64; 6]) -> Value {
         }
         return relocate(space, &vma, old, kept, target);
     }
-    if new_len <= old.end - old.start {
+    if new_len <= old_len {
         if kept.end < old.end {
             space.unmap(kept.end..old.end)?;
         }
@@ -242,12 +250,11 @@ pub fn mremap(space: &mut AddressSpace<'_>, args: [u64; 6]) -> Value {
     if old.end > vma.end {
         return Err(Errno::FAULT);
     }
-    let grown = old.end..old.start + new_len;
     if old.end == vma.end
-        && pages(space, old.start, new_len).is_some()
-        && space.vmas().is_free(grown.clone())
+        && let Some(whole) = pages(space, old.start, new_len)
+        && space.vmas().is_free(old.end..whole.end)
     {
-        space.map(continued(&vma, grown))?;
+        space.map(continued(&vma, old.end..whole.end))?;
         return value(old.start);
     }
     if how & MREMAP_MAYMOVE == 0 {
@@ -343,5 +350,82 @@ pub fn msync(space: &AddressSpace<'_>, address: u64, len: u64, how: u64) -> Valu
         Ok(0)
     } else {
         Err(Errno::NOMEM)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::memory::testing::with_space;
+
+    const LAST_PAGE: u64 = i64::MAX as u64 / PAGE * PAGE - PAGE;
+    const PRIVATE: u64 = MAP_PRIVATE as u64;
+
+    #[derive(Debug)]
+    struct Endless;
+
+    impl PageSource for Endless {
+        fn read_at(&self, _: u64, buf: &mut [u8]) -> std::io::Result<usize> {
+            Ok(buf.len())
+        }
+        fn path(&self) -> &[u8] {
+            b"/endless"
+        }
+        fn identity(&self) -> (u64, u64) {
+            (0, 1)
+        }
+    }
+
+    fn map(space: &mut AddressSpace<'_>, len: u64, offset: Option<u64>) -> Value {
+        let request = MapRequest {
+            address: 0,
+            len,
+            prot: 1,
+            flags: PRIVATE,
+        };
+        let file = offset.map(|offset| File {
+            source: Arc::new(Endless),
+            offset,
+        });
+        mmap(space, request, file)
+    }
+
+    #[test]
+    fn lengths_that_are_no_lengths() {
+        let mut memory = with_space();
+        let mut space = memory.address_space().unwrap();
+        let at = map(&mut space, PAGE, None).unwrap() as u64;
+        for len in [0u64.wrapping_sub(PAGE), 1 << 63, USER_END] {
+            for how in [0, u64::from(MREMAP_MAYMOVE)] {
+                let result = mremap(&mut space, [at, PAGE, len, how, 0, 0]);
+                assert_eq!(result, Err(Errno::NOMEM), "{len:#x} {how}");
+            }
+            assert!(map(&mut space, len, None).is_err());
+            assert!(space.vmas().covers(at..at + PAGE));
+        }
+        let longer = mremap(&mut space, [at, PAGE, 2 * PAGE, 0, 0, 0]);
+        assert_eq!(longer, Ok(at as i64));
+    }
+
+    #[test]
+    fn no_mapping_reaches_beyond_the_largest_file() {
+        let mut memory = with_space();
+        let mut space = memory.address_space().unwrap();
+        for (len, offset) in [
+            (2 * PAGE, LAST_PAGE),
+            (PAGE, LAST_PAGE + PAGE),
+            (PAGE, 0u64.wrapping_sub(PAGE)),
+            (USER_END / 2, LAST_PAGE),
+        ] {
+            assert_eq!(map(&mut space, len, Some(offset)), Err(Errno::OVERFLOW));
+        }
+        let at = map(&mut space, 2 * PAGE, Some(LAST_PAGE - PAGE)).unwrap() as u64;
+        for how in [0, u64::from(MREMAP_MAYMOVE)] {
+            let grown = mremap(&mut space, [at + PAGE, PAGE, 2 * PAGE, how, 0, 0]);
+            assert_eq!(grown, Err(Errno::INVAL));
+        }
+        memory
+            .fault(at + PAGE, crate::memory::access::Touch::Read)
+            .unwrap();
     }
 }

@@ -14,8 +14,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
 use crate::arch::layout::{PAGE, SERVER_MMAP_TOP, SpaceLayout};
-use crate::arch::paging::{self, LOWER_HALF_END, Owner, TablePages};
-use crate::memory::access::Protection;
+use crate::arch::paging::{self, Owner, TablePages};
+use crate::memory::access::{Protection, USER_END};
 use crate::memory::dirty::{DirtyPages, NoRecord};
 use crate::memory::mapping::{Mapping, OutOfRange};
 use crate::memory::space::frames::Frames;
@@ -31,6 +31,17 @@ const MOST_KEPT: usize = 64 << 10;
 /// A mapping can't be made or changed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum SpaceError {
+    /// Some of the addresses are no program's to have.
+    #[error("{start:#x}-{end:#x} is not where a program may have memory")]
+    NotForPrograms {
+        /// First address.
+        start: u64,
+        /// First address after them.
+        end: u64,
+    },
+    /// More of a file than can be, by its offset and its length.
+    #[error("the mapping ends beyond the end of the largest file")]
+    BeyondFiles,
     /// Too many VMAs.
     #[error(transparent)]
     TooMany(#[from] TooManyVmas),
@@ -315,7 +326,7 @@ impl Space {
     }
 }
 
-/// An address space as calls use it. All ranges are whole pages of the lower half, outside [`AddressSpace::monitor`].
+/// An address space as calls use it. What changes it refuses all ranges but those of [`AddressSpace::check`].
 pub struct AddressSpace<'a> {
     pub(in crate::memory) mapping: &'a Mapping,
     pub(in crate::memory) dirty: Option<&'a mut DirtyPages>,
@@ -331,6 +342,22 @@ impl AddressSpace<'_> {
     /// Addresses that are the engine's.
     pub fn monitor(&self) -> Range<u64> {
         self.space.layout.monitor()
+    }
+
+    /// Fails unless a range is whole pages that a program may have: below [`USER_END`], and none of the engine's.
+    pub fn check(&self, range: &Range<u64>) -> Result<(), SpaceError> {
+        let Range { start, end } = *range;
+        let ours = self.monitor();
+        let fine = start.is_multiple_of(PAGE)
+            && end.is_multiple_of(PAGE)
+            && start <= end
+            && end <= USER_END
+            && (end <= ours.start || ours.end <= start);
+        if fine {
+            Ok(())
+        } else {
+            Err(SpaceError::NotForPrograms { start, end })
+        }
     }
 
     /// First address after those that mmap(2) chooses from.
@@ -351,12 +378,17 @@ impl AddressSpace<'_> {
     /// Maps a VMA in place of whatever was there.
     pub fn map(&mut self, vma: Vma) -> Result<(), SpaceError> {
         let range = vma.range();
+        self.check(&range)?;
+        if !vma.backing.reaches(range.end - range.start) {
+            return Err(SpaceError::BeyondFiles);
+        }
         self.space.vmas.insert(vma)?;
         self.space.drop_pages(self.mapping, range)
     }
 
     /// Unmaps a range.
     pub fn unmap(&mut self, range: Range<u64>) -> Result<(), SpaceError> {
+        self.check(&range)?;
         self.space.vmas.remove(range.clone())?;
         self.space.drop_pages(self.mapping, range)
     }
@@ -364,7 +396,7 @@ impl AddressSpace<'_> {
     /// Unmaps everything.
     pub fn clear(&mut self) {
         let ours = self.monitor();
-        for range in [0..ours.start, ours.end..LOWER_HALF_END] {
+        for range in [0..ours.start, ours.end..USER_END] {
             // To take away all VMAs splits none.
             let _ = self.unmap(range);
         }
@@ -376,14 +408,17 @@ impl AddressSpace<'_> {
         range: Range<u64>,
         protection: Protection,
     ) -> Result<(), SpaceError> {
+        self.check(&range)?;
         self.space.vmas.protect(range.clone(), protection)?;
         Ok(self.space.protect_pages(self.mapping, range, protection)?)
     }
 
     /// Moves the VMAs and pages of a range to another place, where whatever was there goes.
     pub fn move_range(&mut self, from: Range<u64>, to: u64) -> Result<(), SpaceError> {
+        self.check(&from)?;
+        let end = to.saturating_add(from.end - from.start);
         let moved = self.space.vmas.cut_out(from.clone());
-        self.unmap(to..to + (from.end - from.start))?;
+        self.unmap(to..end)?;
         for vma in moved {
             let start = to + (vma.start - from.start);
             self.space.vmas.insert(Vma {
@@ -420,3 +455,79 @@ impl AddressSpace<'_> {
 
 /// A page of zeroes.
 pub(in crate::memory) const ZEROES: [u8; PAGE as usize] = [0; PAGE as usize];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::arch::paging::Page;
+    use crate::memory::testing::with_space;
+
+    const RW: Protection = Protection {
+        read: true,
+        write: true,
+        execute: false,
+    };
+
+    fn anonymous(range: Range<u64>) -> Vma {
+        Vma {
+            start: range.start,
+            end: range.end,
+            protection: RW,
+            shared: false,
+            backing: Backing::Anonymous(None),
+        }
+    }
+
+    /// Entries of the monitor's pages.
+    fn monitors(space: &AddressSpace<'_>) -> Vec<Page> {
+        let ours = space.monitor();
+        std::iter::successors(paging::next_entry(space.mapping, ours.clone()), |page| {
+            paging::next_entry(space.mapping, page.address + PAGE..ours.end)
+        })
+        .collect()
+    }
+
+    #[test]
+    fn what_is_no_programs_is_refused_and_stays() {
+        let mut memory = with_space();
+        let mut space = memory.address_space().unwrap();
+        let ours = space.monitor();
+        let before = monitors(&space);
+        let at = 16 * PAGE;
+        space.map(anonymous(at..at + 2 * PAGE)).unwrap();
+        for range in [
+            ours.clone(),
+            ours.start - PAGE..ours.start + PAGE,
+            ours.end - PAGE..ours.end + PAGE,
+            ours.start - PAGE..ours.end + PAGE,
+            USER_END - PAGE..USER_END + PAGE,
+            1 << 63..(1 << 63) + 2 * PAGE,
+            1..PAGE,
+        ] {
+            let refused = Err(SpaceError::NotForPrograms {
+                start: range.start,
+                end: range.end,
+            });
+            assert_eq!(space.map(anonymous(range.clone())), refused);
+            assert_eq!(space.unmap(range.clone()), refused);
+            assert_eq!(space.protect_range(range.clone(), RW), refused);
+            assert_eq!(space.move_range(range, at), refused);
+        }
+        for to in [
+            ours.start - PAGE,
+            ours.end - PAGE,
+            USER_END - PAGE,
+            0u64.wrapping_sub(PAGE),
+        ] {
+            space.move_range(at..at + 2 * PAGE, to).unwrap_err();
+        }
+        assert_eq!(monitors(&space), before);
+        assert!(space.vmas().covers(at..at + 2 * PAGE));
+        space.map(anonymous(ours.end..ours.end + PAGE)).unwrap();
+        space.map(anonymous(ours.start - PAGE..ours.start)).unwrap();
+        space.map(anonymous(USER_END - PAGE..USER_END)).unwrap();
+        space.clear();
+        assert_eq!(space.vmas().iter().count(), 0);
+        assert_eq!(monitors(&space), before);
+    }
+}

@@ -10,6 +10,9 @@ use crate::memory::access::Protection;
 /// Most VMAs of a program (Linux: `vm.max_map_count`, Documentation/admin-guide/sysctl/vm.rst).
 pub const MAX_VMAS: usize = 65_530;
 
+/// Largest offset of a file's end (`loff_t` is signed). No VMA reaches beyond, so that offsets can be added to.
+pub const MAX_OFFSET: u64 = i64::MAX as u64;
+
 /// A file that is mapped: its bytes are copied into guest memory when a page is first touched. It is never mapped from
 /// the host's file, where a truncation would be SIGBUS in this process.
 pub trait PageSource: Debug + Send + Sync {
@@ -33,6 +36,14 @@ pub enum Backing {
 }
 
 impl Backing {
+    /// True if it has so many bytes.
+    pub fn reaches(&self, len: u64) -> bool {
+        match self {
+            Self::Anonymous(_) => true,
+            Self::File(_, offset) => offset.checked_add(len).is_some_and(|end| end <= MAX_OFFSET),
+        }
+    }
+
     /// The backing of what lies `by` bytes further on.
     fn at(&self, by: u64) -> Self {
         match self {
