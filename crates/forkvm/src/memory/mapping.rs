@@ -4,12 +4,12 @@ use std::fs::File;
 use std::ops::Range;
 use std::sync::Arc;
 
-use rustix::io::Errno;
-use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap_anonymous};
+use rustix::mm::ProtFlags;
 use vm_memory::mmap::{MmapRegion, MmapRegionBuilder, MmapRegionError};
 use vm_memory::{FileOffset, VolatileMemory, VolatileSlice};
 
 use crate::arch::layout::PAGE;
+use crate::memory::pieces::Pieces;
 
 /// A guest-physical range that is not inside the machine's memory: a bug of the engine, never the guest's doing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -25,31 +25,22 @@ pub struct OutOfRange {
 #[derive(Debug)]
 pub struct Mapping {
     region: MmapRegion,
+    /// What a fork's is made of. Dropped last: the region only points there.
+    _pieces: Option<Pieces>,
 }
 
 impl Mapping {
-    fn new(
-        file: &Arc<File>,
-        len: u64,
-        protection: i32,
-        flags: i32,
-    ) -> Result<Self, MmapRegionError> {
-        let region = MmapRegionBuilder::new(len as usize)
-            .with_file_offset(FileOffset::from_arc(file.clone(), 0))
-            .with_mmap_prot(protection)
-            .with_mmap_flags(flags)
-            .build()?;
-        Ok(Self { region })
-    }
-
     /// The memory itself, writable: for the machine that becomes the master.
     pub fn shared(file: &Arc<File>, len: u64) -> Result<Self, MmapRegionError> {
-        Self::new(
-            file,
-            len,
-            libc::PROT_READ | libc::PROT_WRITE,
-            libc::MAP_SHARED,
-        )
+        let region = MmapRegionBuilder::new(len as usize)
+            .with_file_offset(FileOffset::from_arc(file.clone(), 0))
+            .with_mmap_prot(libc::PROT_READ | libc::PROT_WRITE)
+            .with_mmap_flags(libc::MAP_SHARED)
+            .build()?;
+        Ok(Self {
+            region,
+            _pieces: None,
+        })
     }
 
     /// The sealed master, for reading. Private, since Linux before 6.7 refuses even a read-only shared mapping of a
@@ -59,8 +50,7 @@ impl Mapping {
         len: u64,
         unused: &[Range<u64>],
     ) -> Result<Self, MmapRegionError> {
-        let flags = libc::MAP_PRIVATE | libc::MAP_NORESERVE;
-        Self::new(file, len, libc::PROT_READ, flags)?.without(unused, ProtFlags::READ)
+        Self::pieces(file, len, unused, ProtFlags::READ)
     }
 
     /// A fork: copy-on-write of the sealed master. The parts that the master has no memory for
@@ -70,38 +60,26 @@ impl Mapping {
         len: u64,
         unused: &[Range<u64>],
     ) -> Result<Self, MmapRegionError> {
-        let protection = libc::PROT_READ | libc::PROT_WRITE;
-        let flags = libc::MAP_PRIVATE | libc::MAP_NORESERVE;
-        Self::new(file, len, protection, flags)?.without(unused, ProtFlags::READ | ProtFlags::WRITE)
+        Self::pieces(file, len, unused, ProtFlags::READ | ProtFlags::WRITE)
     }
 
-    /// Puts anonymous memory in the place of these parts of the file.
-    fn without(
-        self,
+    fn pieces(
+        file: &Arc<File>,
+        len: u64,
         unused: &[Range<u64>],
         protection: ProtFlags,
     ) -> Result<Self, MmapRegionError> {
-        for range in unused {
-            let len = range.end.saturating_sub(range.start);
-            let place = self
-                .slice(range.start, len)
-                .map_err(|_| MmapRegionError::InvalidOffsetLength)?;
-            let address = place.ptr_guard_mut().as_ptr().cast();
-            let how = MapFlags::PRIVATE | MapFlags::FIXED | MapFlags::NORESERVE;
-            // SAFETY: the range lies inside of this mapping, which is not in use yet, and is unmapped with it. A huge
-            // page would be far more memory than the request's limit counts; a kernel without them (EINVAL) has none.
-            unsafe {
-                mmap_anonymous(address, place.len(), protection, how)
-                    .and_then(
-                        |_| match madvise(address, place.len(), Advice::LinuxNoHugepage) {
-                            Err(Errno::INVAL) => Ok(()),
-                            result => result,
-                        },
-                    )
-                    .map_err(|error| MmapRegionError::Mmap(error.into()))?;
-            }
-        }
-        Ok(self)
+        let pieces =
+            Pieces::map(file, len as usize, unused, protection).map_err(MmapRegionError::Mmap)?;
+        let builder = MmapRegionBuilder::new(len as usize)
+            .with_mmap_prot(protection.bits() as i32)
+            .with_mmap_flags(libc::MAP_PRIVATE | libc::MAP_NORESERVE);
+        // SAFETY: the pieces are a mapping of this length, and stay as long as the region.
+        let region = unsafe { builder.with_raw_mmap_pointer(pieces.start()) }.build()?;
+        Ok(Self {
+            region,
+            _pieces: Some(pieces),
+        })
     }
 
     /// Length in bytes.

@@ -9,6 +9,8 @@ pub mod faults;
 pub mod guest;
 #[allow(unsafe_code)]
 pub mod mapping;
+#[allow(unsafe_code)]
+mod pieces;
 pub mod space;
 #[cfg(test)]
 pub mod testing;
