@@ -3,11 +3,13 @@
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
 
-# One profile for everything: "cargo test" does not rebuild the VMOD's shared
-# object, so the build before it must be of the same profile.
-CARGO_FLAGS := --release --workspace
+# "cargo test" does not rebuild the VMOD's shared object: the build before it must be
+# of the same profile. Tests run in "checked", with overflows and assertions watched.
+PROFILE ?= release
+CARGO_FLAGS = --profile $(PROFILE) --workspace
 GUESTS := $(CURDIR)/target/guests
 TARGET := $(or $(CARGO_TARGET_DIR),$(CURDIR)/target)
+BUILT = $(TARGET)/$(PROFILE)
 PREFIX ?= /usr/local
 
 # Varnish's own folder (set up by scripts/setup.sh) for every cargo command.
@@ -22,13 +24,14 @@ help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: build guests ## seven tenants on http://127.0.0.1:8080 (PORT=), until Ctrl-C
-	@$(ENV) LIB=$(TARGET)/release GUESTS_DIR=$(GUESTS) scripts/demo.sh
+	@$(ENV) LIB=$(BUILT) GUESTS_DIR=$(GUESTS) scripts/demo.sh
 
 demo-check: build guests ## the demo on a free port, every answer checked
-	@$(ENV) LIB=$(TARGET)/release GUESTS_DIR=$(GUESTS) scripts/demo.sh --check
+	@$(ENV) LIB=$(BUILT) GUESTS_DIR=$(GUESTS) scripts/demo.sh --check
 
-test: build guests test-guests ## all tests (needs /dev/kvm)
-	$(ENV) GUESTS_DIR=$(GUESTS) cargo test $(CARGO_FLAGS)
+test: guests test-guests ## all tests (needs /dev/kvm)
+	@$(MAKE) build PROFILE=checked
+	$(ENV) GUESTS_DIR=$(GUESTS) cargo test --profile checked --workspace
 	cd guest-sdk/rust && CARGO_TARGET_DIR=$(TARGET)/guest-crates cargo test
 
 test-svm: setup guests test-guests ## the engine's tests on a stock kernel's KVM, in QEMU (NPT=0: shadow paging)
@@ -52,11 +55,11 @@ check: setup ## formatting, lints, import circles, shell syntax, file names
 	if command -v shellcheck >/dev/null; then shellcheck -x $(SCRIPTS); fi
 
 bench: build ## speed and memory, as a table, JSON and a page (QUICK=1, ROWS=call,memory,...)
-	@$(ENV) LIB=$(TARGET)/release GUESTS_DIR=$(GUESTS) scripts/bench.sh
+	@$(ENV) LIB=$(BUILT) GUESTS_DIR=$(GUESTS) scripts/bench.sh
 
 # Builds nothing ("make build && sudo make install"): root may have no Rust.
 install: ## what "make build" made: VMOD (VMODDIR=), kvm.vcl and kvm_subs.vcl (VCLDIR=), command, man pages and completions (PREFIX=/usr/local); DESTDIR= honoured
-	@set -e; built=$(TARGET)/release; \
+	@set -e; built=$(BUILT); \
 	for f in libvmod_kvm.so forkvm man1/forkvm.1 forkvm.bash vmod_kvm.3 varnish-folders; do \
 	  [ -e $$built/$$f ] || { echo "$$built/$$f is missing: run \"make build\" first"; exit 1; }; done; \
 	{ read -r vmoddir; read -r vcldir; read -r prefix; } <$$built/varnish-folders; \
@@ -75,23 +78,23 @@ install: ## what "make build" made: VMOD (VMODDIR=), kvm.vcl and kvm_subs.vcl (V
 # What is made from Varnish's headers depends on the very Varnish they are of. Cargo
 # does not see that (packaged headers are older than what was built): another ABI
 # string means that it is built anew.
-build: setup ## the VMOD and the command, in target/release (VARNISH_PREFIX=/usr: for an installed Varnish)
+build: setup ## the VMOD and the command, in target/PROFILE (PROFILE=release; VARNISH_PREFIX=/usr: for an installed Varnish)
 	@$(ENV) mkdir -p $(TARGET); \
 	header=$$(pkg-config --variable=pkgincludedir varnishapi)/vmod_abi.h; \
 	abi=$$(sed -n 's/^#define VMOD_ABI_Version "\(.*\)".*/\1/p' "$$header"); \
 	[ -n "$$abi" ] || { echo "$$header has no VMOD_ABI_Version"; exit 1; }; \
 	if [ "$$abi" != "$$(cat $(TARGET)/.vinyl-build 2>/dev/null)" ]; then \
-	  for p in release dev; do \
+	  for p in release checked dev; do \
 	    cargo clean -q --profile $$p -p varnish -p varnish-sys -p vmod_kvm 2>/dev/null || true; done; \
 	  echo "$$abi" >$(TARGET)/.vinyl-build; \
 	fi
 	@command -v cargo >/dev/null || { echo "Rust 1.95 or later is needed (rustup.rs)"; exit 1; }
 	$(ENV) cargo build $(CARGO_FLAGS)
-	@rm -rf $(TARGET)/release/man1 && $(TARGET)/release/forkvm man $(TARGET)/release/man1
-	@for s in bash zsh fish; do $(TARGET)/release/forkvm completions $$s >$(TARGET)/release/forkvm.$$s; done
-	@$(ENV) rst2man "$$(ls -t $(TARGET)/release/build/vmod_kvm-*/out/vmod_kvm.man.rst | head -n 1)" $(TARGET)/release/vmod_kvm.3
+	@rm -rf $(BUILT)/man1 && $(BUILT)/forkvm man $(BUILT)/man1
+	@for s in bash zsh fish; do $(BUILT)/forkvm completions $$s >$(BUILT)/forkvm.$$s; done
+	@$(ENV) rst2man "$$(ls -t $(BUILT)/build/vmod_kvm-*/out/vmod_kvm.man.rst | head -n 1)" $(BUILT)/vmod_kvm.3
 	@$(ENV) { for v in vmoddir vcldir; do pkg-config --variable=$$v varnishapi; done; \
-	  echo "$$VARNISH_PREFIX"; } >$(TARGET)/release/varnish-folders
+	  echo "$$VARNISH_PREFIX"; } >$(BUILT)/varnish-folders
 
 guests: setup ## the example programs, in target/guests
 	@$(MAKE) -s -C guest-sdk/examples OUT=$(GUESTS)

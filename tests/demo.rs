@@ -61,6 +61,7 @@ fn what_was_built_is_installed() {
         .arg("install")
         .args(["VMODDIR=/vmods", "VCLDIR=/vcl", "PREFIX=/usr"])
         .arg(format!("DESTDIR={}", folder.path().display()))
+        .arg(format!("PROFILE={}", profile().file_name().unwrap().display()))
         .env("CARGO_TARGET_DIR", profile().parent().unwrap())
         // A `make test` around this one has flags of its own.
         .env_remove("MAKEFLAGS")
