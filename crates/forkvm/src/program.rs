@@ -11,6 +11,7 @@ use crate::debug::{Debugger, Gate};
 use crate::failure::{BootError, Cause, Failure};
 use crate::fork::Fork;
 use crate::master::Master;
+use crate::master::handover::HandedOver;
 use crate::pool::{Pool, TakeError, Taken};
 use crate::request::{CachePolicy, Header, Host, Quiet, Request};
 
@@ -94,7 +95,7 @@ impl Program {
         most: u64,
         deadline: Instant,
         host: &mut dyn Host,
-    ) -> Result<Option<Vec<u8>>, String> {
+    ) -> Result<HandedOver, String> {
         let master = self.pool.master();
         if master
             .wait_point
@@ -102,7 +103,7 @@ impl Program {
             .get(Handlers::ON_LIVE_UPDATE)
             .is_none()
         {
-            return Ok(None);
+            return Ok(HandedOver::default());
         }
         let mut fork = Fork::new(master.clone()).map_err(|error| error.to_string())?;
         fork.give_state(most, deadline, host).map_err(|cause| {

@@ -110,6 +110,43 @@ fn requests_neither_wait_for_the_handler_nor_see_what_it_does() {
     }
 }
 
+/// A host with others to run, who keep a program from running on for a while, the first few times.
+#[derive(Default)]
+struct Shared {
+    slices: u32,
+}
+
+const KEPT: Duration = Duration::from_millis(600);
+
+impl Host for Shared {
+    fn output(&mut self, _: Stream, _: &[u8]) {}
+
+    fn slice(&self) -> Option<Duration> {
+        Some(Duration::from_millis(10))
+    }
+
+    fn give_way(&mut self, _: Duration) {
+        self.slices += 1;
+        if self.slices <= 4 {
+            std::thread::sleep(KEPT);
+        }
+    }
+}
+
+#[test]
+fn the_handler_shares_the_processor_as_the_boot_does() {
+    kvm_or_skip!();
+    let old = boot("state-give-hangs");
+    let mut host = Shared::default();
+    let mut config = settings("t");
+    config.limits.max_boot_time = KEPT * 2;
+    let booted = old.boot_successor(&guest("state-two"), config, &mut host);
+    let error = booted.unwrap_err();
+    assert!(error.to_string().contains("max_boot_time"), "{error}");
+    // It was kept for twice its time, which did not count.
+    assert!(host.slices >= 4, "{} slices", host.slices);
+}
+
 #[test]
 fn a_state_that_cannot_go_over_is_an_error_and_the_old_program_stays() {
     kvm_or_skip!();

@@ -19,6 +19,7 @@ use crate::fork::shrink::ShrinkPolicy;
 use crate::kvm::Exit;
 use crate::machine::{Machine, MachineError};
 use crate::master::Master;
+use crate::master::handover::HandedOver;
 use crate::master::numbers::Number;
 use crate::memory::dirty::NoRecord;
 use crate::memory::guest::GuestMemory;
@@ -131,17 +132,27 @@ impl Fork {
         self.run(request, Some(failure), deadline, host, None)
     }
 
-    /// Runs the program's `on_live_update` handler, whose state may have `most` bytes.
+    /// Runs the program's `on_live_update` handler, whose state may have `most` bytes. It is part of another program's
+    /// boot, and shares the processor as that does.
     pub fn give_state(
         &mut self,
         most: u64,
         deadline: Instant,
         host: &mut dyn Host,
-    ) -> Result<Option<Vec<u8>>, Cause> {
+    ) -> Result<HandedOver, Cause> {
         let wait_point = &self.master.wait_point;
-        self.machine.watched(deadline, |machine| {
+        self.machine.set_slice(host.slice());
+        let state = self.machine.watched(deadline, |machine| {
             wait_point.give_state(machine, most, deadline, host)
-        })
+        })?;
+        let kept = self.machine.kept();
+        Ok(HandedOver { state, kept })
+    }
+
+    /// Gives what memory it has back to the host, where it is not to run again. To free the machine takes longer.
+    pub fn give_memory_back(&self) {
+        // What is left is given back with the machine.
+        let _ = self.machine.memory.mapping().drop_private_pages();
     }
 
     /// Copies from the body of a response of this fork.

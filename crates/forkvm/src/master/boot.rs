@@ -164,7 +164,9 @@ impl Booting {
         if self.handlers.get(Handlers::ON_LIVE_RESTORE).is_none() {
             return Ok(None);
         }
-        let Some(state) = predecessor(self.deadline, output)? else {
+        let handed_over = predecessor(self.deadline, output)?;
+        self.deadline += handed_over.kept;
+        let Some(state) = handed_over.state else {
             return Ok(None);
         };
         self.take_state(wait_point, &state, output)

@@ -3,7 +3,7 @@
 //! The old program's `on_live_update` runs in a fork of its own and gives its state by `storage_return(data, len)`. The
 //! new one's `on_live_restore(len)` runs before its freeze, and gives a buffer by the same call, which fills it.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::arch::stubs::HANDLER_RETURNED;
 use crate::call::WaitPoint;
@@ -14,9 +14,17 @@ use crate::machine::{Event, Machine};
 use crate::memory::user::UserMemory;
 use crate::request::Host;
 
-/// Where the state of the program before comes from: asked once the new one's `main()` is done. `None` if that program
-/// hands none over.
-pub type Predecessor<'a> = &'a dyn Fn(Instant, &mut dyn Host) -> Result<Option<Vec<u8>>, String>;
+/// What the program before hands over.
+#[derive(Debug, Default)]
+pub struct HandedOver {
+    /// Its state, if it has one to hand over.
+    pub state: Option<Vec<u8>>,
+    /// How long others have kept it from running meanwhile.
+    pub kept: Duration,
+}
+
+/// Where the state of the program before comes from: asked once the new one's `main()` is done.
+pub type Predecessor<'a> = &'a dyn Fn(Instant, &mut dyn Host) -> Result<HandedOver, String>;
 
 impl WaitPoint {
     /// Runs `on_live_update` and returns the state that it hands over, `most` bytes at most. `None` if there is no such

@@ -38,7 +38,7 @@ impl Keeper {
         KEEPER.get_or_try_init(Self::start)
     }
 
-    fn start() -> io::Result<Self> {
+    pub(super) fn start() -> io::Result<Self> {
         Ok(Self {
             making: thread("forkvm-make", SWEEP)?,
             freeing: thread("forkvm-free", RETRY)?,
@@ -58,7 +58,16 @@ impl Keeper {
 
     /// Drops something, after all that was handed over before.
     pub fn free(&self, thing: impl Send + 'static) {
-        let _ = self.freeing.send(Order::Once(Box::new(|| drop(thing))));
+        self.free_then(thing, || ());
+    }
+
+    /// Drops something as [`Keeper::free`] does, then calls `after`.
+    pub fn free_then(&self, thing: impl Send + 'static, after: impl FnOnce() + Send + 'static) {
+        let job = || {
+            carried_out(|| drop(thing));
+            after();
+        };
+        let _ = self.freeing.send(Order::Once(Box::new(job)));
     }
 
     /// Drops something as soon as `may` says so.

@@ -54,12 +54,22 @@ struct State {
     /// Forks there are: idle, in use, and being made.
     total: usize,
     being_made: usize,
+    /// Forks of no use any more that are not freed yet. They are not in `total`, but still take memory.
+    dying: usize,
     waiting: usize,
     created: u64,
     /// Why the last attempt to make a fork failed.
     error: Option<String>,
     /// Why the last fork that was given up for a failed reset was.
     loss: Option<String>,
+}
+
+impl State {
+    /// Whether another fork may be made. One that died may have its successor before it is freed, but not without end:
+    /// a program that kills its forks faster than they are freed has to wait for that.
+    fn has_room(&self, concurrency: usize) -> bool {
+        self.total < concurrency && self.total + self.dying < 2 * concurrency
+    }
 }
 
 /// Numbers for [`crate::Stats`].
@@ -73,7 +83,10 @@ pub struct PoolStats {
 impl Pool {
     /// A pool with its first fork.
     pub fn new(master: Arc<Master>) -> Result<Arc<Self>, ForkError> {
-        let keeper = Keeper::get().map_err(ForkError::Keeper)?;
+        Self::with_keeper(master, Keeper::get().map_err(ForkError::Keeper)?)
+    }
+
+    fn with_keeper(master: Arc<Master>, keeper: &'static Keeper) -> Result<Arc<Self>, ForkError> {
         let first = Box::new(Fork::new(master.clone())?);
         let state = State {
             idle: [(first, Instant::now())].into(),
@@ -115,7 +128,7 @@ impl Pool {
             }
             // What has just failed is not tried again at once, but for the next request.
             let may_ask = !asked || state.error.is_none();
-            let has_room = state.total < self.master.config.concurrency;
+            let has_room = state.has_room(self.master.config.concurrency);
             if may_ask && has_room && state.being_made <= state.waiting {
                 self.ask_for_one(&mut state);
             }
@@ -196,12 +209,26 @@ impl Pool {
             Err(error) => state.loss = Some(error.to_string()),
         }
         state.total -= 1;
-        // The next request should find one.
-        if state.waiting > 0 || state.total == 0 {
-            self.ask_for_one(&mut state);
-        }
+        state.dying += 1;
+        self.ask_if_needed(&mut state);
         drop(state);
-        self.free(fork);
+        fork.give_memory_back();
+        let pool = Arc::downgrade(self);
+        self.keeper.free_then(fork, move || {
+            if let Some(pool) = pool.upgrade() {
+                let mut state = pool.state.lock();
+                state.dying -= 1;
+                pool.ask_if_needed(&mut state);
+            }
+        });
+    }
+
+    /// After the loss of a fork: the next request should find one.
+    fn ask_if_needed(self: &Arc<Self>, state: &mut State) {
+        let needed = state.waiting > state.being_made || state.total == 0;
+        if needed && state.has_room(self.master.config.concurrency) {
+            self.ask_for_one(state);
+        }
     }
 
     /// Has a fork freed off the request's thread.
@@ -311,6 +338,28 @@ mod tests {
         assert!(pool.make(Fork::new));
         assert!(pool.take(Instant::now()).is_ok());
         drop(held);
+    }
+
+    /// A program that kills its forks gets others, but not more than there would be twice as many as it may have.
+    #[test]
+    fn dead_forks_that_are_not_freed_yet_count() {
+        let Some(master) = frozen("hostile", |_| {}) else {
+            return;
+        };
+        let keeper = Box::leak(Box::new(Keeper::start().unwrap()));
+        let pool = Pool::with_keeper(master, keeper).unwrap();
+        let (go_on, wait) = std::sync::mpsc::channel::<()>();
+        // Freeing takes its time.
+        keeper.free_then((), move || drop(wait.recv()));
+        let soon = || Instant::now() + Duration::from_secs(60);
+        for _ in 0..2 {
+            let fork = pool.take(soon()).unwrap().fork;
+            pool.give_back(fork, Err(ResetError::Ended));
+        }
+        let result = pool.take(Instant::now() + Duration::from_millis(100));
+        assert!(matches!(result, Err(TakeError::Busy)), "{result:?}");
+        drop(go_on);
+        pool.take(soon()).unwrap();
     }
 
     /// All who wait are told, long before they would give up.
