@@ -350,7 +350,9 @@ mod tests {
         let pool = Pool::with_keeper(master, keeper).unwrap();
         let (go_on, wait) = std::sync::mpsc::channel::<()>();
         // Freeing takes its time.
-        keeper.free_then((), move || drop(wait.recv()));
+        keeper.free_then((), move || {
+            let _ = wait.recv();
+        });
         let soon = || Instant::now() + Duration::from_secs(60);
         for _ in 0..2 {
             let fork = pool.take(soon()).unwrap().fork;
