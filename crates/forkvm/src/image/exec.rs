@@ -6,13 +6,11 @@ use std::sync::Arc;
 
 use rustix::io::Errno;
 
-use crate::arch::layout::{
-    LOWEST_SEGMENT, PAGE, PIE_BASE, SERVER_MMAP_TOP, SERVER_STACK_TOP, page_down,
-};
+use crate::arch::layout::{PAGE, PIE_BASE, SERVER_MMAP_TOP, SERVER_STACK_TOP, page_down};
 pub use crate::image::object::ExecError;
 use crate::image::object::{Object, map};
 use crate::image::stack::{InitialStack, Placed};
-use crate::memory::access::Protection;
+use crate::memory::access::{Protection, USER_END};
 use crate::memory::guest::GuestMemory;
 use crate::memory::space::vmas::{Backing, PageSource, Vma};
 
@@ -124,25 +122,21 @@ fn load(
     let random =
         |nth: usize, pages: u64| placement.random.map_or(0, |random| random[nth] % pages) * PAGE;
     let bias = if elf.is_relocatable() {
-        PIE_BASE + random(0, MMAP_RANDOM_PAGES) - elf.span().start
+        (PIE_BASE + random(0, MMAP_RANDOM_PAGES)).wrapping_sub(elf.span().start)
     } else {
         0
     };
-    let span = elf.span();
-    if span.start + bias < LOWEST_SEGMENT || span.end + bias > SERVER_MMAP_TOP {
-        return Err(ExecError::new(
-            &path,
-            Errno::NOEXEC,
-            "its segments lie where no program may have any",
-        ));
-    }
-    elf.map(&path, memory, bias)?;
+    let end = elf.map(&path, memory, bias)?.end;
     let entry = elf.header.e_entry.wrapping_add(bias);
 
     let (start, base) = match interpreter {
         None => (entry, 0),
         Some(interpreter) => load_interpreter(memory, interpreter, random(1, MMAP_RANDOM_PAGES))?,
     };
+    if start >= USER_END {
+        let what = "it starts where no program may have code";
+        return Err(ExecError::new(&path, Errno::NOEXEC, what));
+    }
 
     let top = SERVER_STACK_TOP - random(2, STACK_RANDOM_PAGES);
     let placed = Placed {
@@ -154,7 +148,7 @@ fn load(
     Ok(Loaded {
         entry: start,
         rsp: put_stack(memory, program, placement, placed, top)?,
-        brk: span.end + bias + PAGE + random(3, BRK_RANDOM_PAGES),
+        brk: end + PAGE + random(3, BRK_RANDOM_PAGES),
         stack: top - STACK_LEN..top,
         executable: path,
     })
@@ -280,7 +274,8 @@ fn load_interpreter(
     let span = elf.span();
     let bias = if elf.is_relocatable() {
         let top = SERVER_MMAP_TOP - random % (1 << 36);
-        page_down(top - (span.end - span.start)) - span.start
+        // Below 0 is nowhere, as mapping it says.
+        page_down(top.saturating_sub(span.end - span.start)).wrapping_sub(span.start)
     } else {
         0
     };
@@ -300,18 +295,4 @@ fn read_head(file: &dyn PageSource, head: &mut [u8]) -> std::io::Result<usize> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn first_lines_of_scripts() {
-        let line = |text: &str| script_line(text.as_bytes());
-        let path = |text: &str| text.as_bytes().to_vec();
-        assert_eq!(line("/bin/sh\nrest"), Some((path("/bin/sh"), None)));
-        assert_eq!(
-            line(" /usr/bin/env  python3 -u \n"),
-            Some((path("/usr/bin/env"), Some(path("python3 -u"))))
-        );
-        assert_eq!(line("  \n/bin/sh"), None);
-    }
-}
+mod tests;

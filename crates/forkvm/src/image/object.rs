@@ -7,10 +7,11 @@ use goblin::elf::header::{EM_X86_64, ET_DYN, ET_EXEC, Header};
 use goblin::elf::program_header::{PF_R, PF_W, PF_X, PT_INTERP, PT_LOAD, ProgramHeader};
 use rustix::io::Errno;
 
-use crate::arch::layout::{PAGE, SERVER_MMAP_TOP, page_down, page_up};
+use crate::arch::layout::{LOWEST_SEGMENT, PAGE, SERVER_MMAP_TOP, page_down, page_up};
 use crate::image::symbols::CONTEXT;
 use crate::memory::access::Protection;
 use crate::memory::guest::GuestMemory;
+use crate::memory::space::SpaceError;
 use crate::memory::space::vmas::{Backing, PageSource, Vma};
 
 /// Why a program can't be run: an errno for execve(2), and words for whoever started the machine.
@@ -119,6 +120,21 @@ impl Object {
         start..page_up(end.unwrap_or(0)).unwrap_or(u64::MAX)
     }
 
+    /// The same once `bias` is added, which may wrap around. Programs may have all of these addresses but the monitor's,
+    /// which their mapping refuses.
+    fn placed(&self, path: &[u8], bias: u64) -> Result<Range<u64>, ExecError> {
+        let span = self.span();
+        let start = span.start.wrapping_add(bias);
+        start
+            .checked_add(span.end - span.start)
+            .filter(|&end| LOWEST_SEGMENT <= start && end <= SERVER_MMAP_TOP)
+            .map(|end| start..end)
+            .ok_or_else(|| {
+                let what = "its segments lie where no program may have any";
+                ExecError::new(path, Errno::NOEXEC, what)
+            })
+    }
+
     pub fn is_relocatable(&self) -> bool {
         self.header.e_type == ET_DYN
     }
@@ -129,11 +145,19 @@ impl Object {
         self.loads
             .iter()
             .find(|load| (load.p_offset..load.p_offset + load.p_filesz).contains(&at))
-            .map_or(0, |load| load.p_vaddr + bias + (at - load.p_offset))
+            .map_or(0, |load| {
+                load.p_vaddr.wrapping_add(bias) + (at - load.p_offset)
+            })
     }
 
-    /// Maps its segments.
-    pub fn map(&self, path: &[u8], memory: &mut GuestMemory, bias: u64) -> Result<(), ExecError> {
+    /// Maps its segments and gives the addresses from the first to the last.
+    pub fn map(
+        &self,
+        path: &[u8],
+        memory: &mut GuestMemory,
+        bias: u64,
+    ) -> Result<Range<u64>, ExecError> {
+        let placed = self.placed(path, bias)?;
         let no_memory = |error: &dyn std::fmt::Display| ExecError::new(path, Errno::NOMEM, error);
         for load in &self.loads {
             let protection = Protection {
@@ -141,7 +165,7 @@ impl Object {
                 write: load.p_flags & PF_W != 0,
                 execute: load.p_flags & PF_X != 0,
             };
-            let start = load.p_vaddr + bias;
+            let start = load.p_vaddr.wrapping_add(bias);
             let (file_end, end) = (start + load.p_filesz, start + load.p_memsz);
             let first = page_down(start);
             let file_pages = if load.p_filesz > 0 {
@@ -185,7 +209,7 @@ impl Object {
                     .map_err(|error| no_memory(&error))?;
             }
         }
-        Ok(())
+        Ok(placed)
     }
 }
 
@@ -198,7 +222,11 @@ pub fn map(memory: &mut GuestMemory, path: &[u8], vma: Vma) -> Result<(), ExecEr
             "the machine has no address space",
         ));
     };
-    space
-        .map(vma)
-        .map_err(|error| ExecError::new(path, Errno::NOMEM, error))
+    space.map(vma).map_err(|error| {
+        let errno = match error {
+            SpaceError::NotForPrograms { .. } | SpaceError::BeyondFiles => Errno::NOEXEC,
+            _ => Errno::NOMEM,
+        };
+        ExecError::new(path, errno, error)
+    })
 }
