@@ -16,6 +16,9 @@ use crate::request::Stream;
 /// Most descriptors of one fork (`RLIMIT_NOFILE`); those of the host behind them are counted in `host_files`.
 pub const MAX_DESCRIPTORS: usize = 256;
 
+/// Most bytes of all texts that a fork has open, which the host holds for it.
+const MAX_TEXT_BYTES: usize = 1 << 20;
+
 /// `O_*` of asm-generic/fcntl.h, as far as they are looked at.
 pub const O_ACCMODE: u32 = 3;
 pub const O_CREAT: u32 = 0o100;
@@ -89,6 +92,13 @@ impl OpenFile {
             offset: 0,
             flags: flags & (O_ACCMODE | SETTABLE | O_PATH | O_DIRECTORY | O_NOFOLLOW),
             references: 0,
+        }
+    }
+
+    fn text_len(&self) -> usize {
+        match &self.kind {
+            Kind::Text(text) => text.len(),
+            _ => 0,
         }
     }
 
@@ -173,8 +183,17 @@ impl Files {
         files
     }
 
+    /// Bytes of all texts that are open.
+    fn text_bytes(&self) -> usize {
+        self.open.iter().flatten().map(OpenFile::text_len).sum()
+    }
+
     /// Gives an open file the lowest free descriptor.
     pub fn add(&mut self, file: OpenFile, close_on_exec: bool) -> Result<u64, Errno> {
+        let text = file.text_len();
+        if text > 0 && self.text_bytes().saturating_add(text) > MAX_TEXT_BYTES {
+            return Err(Errno::NOMEM);
+        }
         let number = self.free_from(0).ok_or(Errno::MFILE)?;
         let index = match self.open.iter().position(Option::is_none) {
             Some(index) => index,
@@ -402,6 +421,27 @@ mod tests {
     use crate::linux::files::host_files::MAX_HOST_FILES;
     use crate::linux::testing::{Machine, SCRATCH, TestFolder};
     use syscalls::Sysno;
+
+    #[test]
+    fn texts_have_a_limit_together() {
+        const THIRD: usize = MAX_TEXT_BYTES / 3 + 1;
+        let mut files = Files::new(b"/");
+        let open = |files: &mut Files| {
+            files.add(OpenFile::new(Kind::Text(vec![0; THIRD].into()), 0), false)
+        };
+        let first = open(&mut files).unwrap();
+        open(&mut files).unwrap();
+        // The same text once more.
+        files.duplicate(first, 0, false).unwrap();
+        assert_eq!(open(&mut files), Err(Errno::NOMEM));
+        files
+            .add(OpenFile::new(Kind::Text(vec![0; 9].into()), 0), false)
+            .unwrap();
+        close(&mut files, first).unwrap();
+        assert_eq!(open(&mut files), Err(Errno::NOMEM));
+        close(&mut files, 5).unwrap();
+        open(&mut files).unwrap();
+    }
 
     #[test]
     fn descriptors_are_the_lowest_free_ones() {

@@ -10,8 +10,10 @@ use crate::linux::process::Process;
 use crate::memory::space::vmas::{Backing, Vmas};
 use crate::memory::user::Protection;
 
-/// Most mappings in `/proc/self/maps`: every open one holds its text in the host.
+/// Most mappings in `/proc/self/maps`, and most bytes from which on no more are added: every open one holds its text in
+/// the host, and names can be long.
 const MAX_MAPS: usize = 4096;
+const MAX_MAPS_LEN: usize = 512 << 10;
 
 /// What reports are about.
 pub struct Seen<'a> {
@@ -82,23 +84,25 @@ fn map_line(
 
 /// `/proc/self/maps` of a program with an address space.
 fn space_maps(vmas: &Vmas) -> String {
-    vmas.iter()
-        .take(MAX_MAPS)
-        .map(|vma| {
-            let (offset, identity, name): (_, _, &[u8]) = match &vma.backing {
-                Backing::Anonymous(name) => (0, (0, 0), name.unwrap_or_default().as_bytes()),
-                Backing::File(file, offset) => (*offset, file.identity(), file.path()),
-            };
-            map_line(
-                vma.range(),
-                vma.protection,
-                vma.shared,
-                offset,
-                identity,
-                name,
-            )
-        })
-        .collect()
+    let mut text = String::new();
+    for vma in vmas.iter().take(MAX_MAPS) {
+        let (offset, identity, name): (_, _, &[u8]) = match &vma.backing {
+            Backing::Anonymous(name) => (0, (0, 0), name.unwrap_or_default().as_bytes()),
+            Backing::File(file, offset) => (*offset, file.identity(), file.path()),
+        };
+        text += &map_line(
+            vma.range(),
+            vma.protection,
+            vma.shared,
+            offset,
+            identity,
+            name,
+        );
+        if text.len() >= MAX_MAPS_LEN {
+            break;
+        }
+    }
+    text
 }
 
 /// `/proc/self/maps` (proc_pid_maps(5)) as far as it is known here: the heap, the mappings and the stack, which
