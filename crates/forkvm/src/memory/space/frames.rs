@@ -16,7 +16,7 @@ pub struct Frame {
 }
 
 /// The frames of a machine: those never given out lie from `next` on, those given back are in two lists.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Frames {
     next: u64,
     end: u64,
@@ -24,17 +24,6 @@ pub struct Frames {
     clean: Vec<u64>,
     /// Given back with what the page held.
     used: Vec<u64>,
-}
-
-impl Clone for Frames {
-    fn clone(&self) -> Self {
-        Self {
-            next: self.next,
-            end: self.end,
-            clean: self.clean.clone(),
-            used: self.used.clone(),
-        }
-    }
 }
 
 impl Frames {
