@@ -93,9 +93,11 @@ impl Vm {
             memory_size: place.end - place.start,
             userspace_addr: self.memory.host_address() + place.start,
         };
-        // SAFETY: the range lies inside the mapping (looked at above). The machine ends when this VM and its vCPUs are closed;
-        // each has a share in the mapping, and lets go of it afterwards. The guest may do with it as it likes, since no
-        // reference into it exists.
+        // SAFETY: the range lies inside the mapping (looked at above). KVM looks memory up by this address only while a
+        // vCPU runs, for which its descriptor is needed, or a call on this VM's is served: both have a share in the mapping
+        // and let go of it after their descriptor is closed. A mapping of the vCPU, such as a run page, may keep the machine
+        // longer; when the memory is unmapped KVM then forgets its translations (as an MMU notifier), and never looks
+        // for them again. The guest may do with the memory as it likes, since no reference into it exists.
         unsafe { self.fd.set_user_memory_region(region) }
     }
 
