@@ -22,7 +22,7 @@ use crate::tenants::document::{BadDocument, Described};
 use crate::tenants::keys::Denied;
 use crate::tenants::registry::Shared;
 use crate::tenants::settings::{BadSetting, Settings};
-use crate::tenants::signature::{self, Action};
+use crate::tenants::signature::Action;
 use crate::tenants::tenant::{State, Tenant};
 use crate::tenants::version::Version;
 use crate::tenants::{boot, name, queue, registry, report};
@@ -77,7 +77,6 @@ impl Director {
                 return Err(BadSetting::new(name.as_bytes(), "name", twice).into());
             }
         }
-        signature::start();
         for settings in tenants {
             if let Some(denied) = settings.key.problem() {
                 logging::log(
@@ -204,7 +203,7 @@ impl Director {
         if let Some(key) = key {
             tenant
                 .check(key, "POST", Action::Rollback)
-                .and_then(|proof| proof.spend(tenant.name()))
+                .and_then(|proof| proof.spend(tenant.name())?.check_no_body())
                 .map_err(|denied| denied.to_string())?;
         }
         let turn = Turn::take(&tenant).map_err(|busy| busy.to_string())?;

@@ -83,6 +83,7 @@ fn debug<'t>(
             let release = tenant.program(Instant::now() + config.limits.max_request_time)?;
             let url = target.url.clone().unwrap_or_else(|| fetch.url());
             let asked = Asked::read(fetch, url, target.arg.clone(), tenant)?;
+            signed.check(|| Version::of(asked.request().body))?;
             (release, asked)
         }
     };

@@ -35,7 +35,7 @@ pub enum Refusal {
     #[error("X-Sha256 {0}")]
     BadDigest(#[from] NotAVersion),
     /// The upload is damaged.
-    #[error("the upload's SHA-256 is {got}, not {wanted} as X-Sha256 or the signature says")]
+    #[error("the upload's SHA-256 is {got}, not {wanted} as X-Sha256 says")]
     WrongDigest {
         /// The upload's.
         got: Version,

@@ -1,6 +1,7 @@
 //! An update or a rollback that is asked for by HTTP: who may, the body, and an answer that tells the truth.
 #![forbid(unsafe_code)]
 
+use std::cell::LazyCell;
 use std::sync::Arc;
 
 use serde_json::{Value, json};
@@ -12,6 +13,7 @@ use crate::orders::outcome::{Done, Refused};
 use crate::orders::refusal::{self, Refusal};
 use crate::orders::update::{self, Source, Turn};
 use crate::orders::versions;
+use crate::tenants::keys::Signed;
 use crate::tenants::tenant::Tenant;
 use crate::tenants::version::Version;
 use crate::varnish::fetch::Fetch;
@@ -65,7 +67,8 @@ fn carry_out(
             (Source::Given(elf), Some(upload))
         }
         Upload::Rollback { .. } => {
-            proof.spend(tenant.name())?;
+            // Its body is not read.
+            proof.spend(tenant.name())?.check_no_body()?;
             (Source::Rollback, None)
         }
     };
@@ -80,7 +83,7 @@ pub fn read(
     fetch: &mut Fetch<'_, '_>,
     max_size: usize,
     tenant: &Tenant,
-    signed: Option<Version>,
+    signed: Signed,
 ) -> Result<Vec<u8>, Refusal> {
     let max_size = match max_size {
         0 => tenant.settings.values.max_update_size as usize,
@@ -95,15 +98,14 @@ pub fn read(
         BadBody::NoRoom => Refusal::OutOfMemory,
         bad => bad.into(),
     })?;
-    if wanted.is_none() && signed.is_none() {
-        return Ok(elf);
+    let got = LazyCell::new(|| Version::of(&elf));
+    if let Some(wanted) = wanted
+        && wanted != *got
+    {
+        return Err(Refusal::WrongDigest { got: *got, wanted });
     }
-    let got = Version::of(&elf);
-    let differs = |wanted: &Version| *wanted != got;
-    match [wanted, signed].into_iter().flatten().find(differs) {
-        Some(wanted) => Err(Refusal::WrongDigest { got, wanted }),
-        None => Ok(elf),
-    }
+    signed.check(|| *got)?;
+    Ok(elf)
 }
 
 fn of_done(tenant: &str, done: &Done) -> Value {

@@ -1,9 +1,11 @@
-//! The programs that a tenant has: the one that runs, and those that are kept for going back.
+//! The programs that a tenant has: the one that runs, and those that are kept for going back. And what an order to change
+//! that has to name, if it is signed.
 #![forbid(unsafe_code)]
 
 use serde_json::{Value, json};
 
 use crate::orders::outcome::Refused;
+use crate::tenants::signature;
 use crate::tenants::tenant::{State, Tenant};
 
 /// Lists them, the newest first.
@@ -31,6 +33,7 @@ pub fn list(tenant: &Tenant) -> Result<Value, Refused> {
         .collect();
     Ok(json!({
         "tenant": tenant.name(),
+        "node": signature::node(),
         "running": running,
         "versions": versions,
     }))

@@ -58,15 +58,35 @@ pub enum Proof<'a> {
 }
 
 impl Proof<'_> {
-    /// The order is carried out. Gives what the body's SHA-256 has to be, if that was signed.
-    pub fn spend(self, tenant: &str) -> Result<Option<Version>, Denied> {
+    /// The order is carried out, if its body is the right one.
+    pub fn spend(self, tenant: &str) -> Result<Signed, Denied> {
         match self {
-            Self::Key => Ok(None),
+            Self::Key => Ok(Signed(None)),
             Self::Signature(signature, digest) => {
                 signature.spend(tenant)?;
-                Ok(Some(digest))
+                Ok(Signed(Some(digest)))
             }
         }
+    }
+}
+
+/// What an order's body has to be, if that was signed.
+#[derive(Debug)]
+#[must_use]
+pub struct Signed(Option<Version>);
+
+impl Signed {
+    /// Whether it is this one, by its SHA-256.
+    pub fn check(self, digest: impl FnOnce() -> Version) -> Result<(), Denied> {
+        match self.0 {
+            Some(signed) if signed != digest() => Err(BadSignature::OtherBody.into()),
+            _ => Ok(()),
+        }
+    }
+
+    /// For an order that has none.
+    pub fn check_no_body(self) -> Result<(), Denied> {
+        self.check(|| Version::of(b""))
     }
 }
 
@@ -155,6 +175,7 @@ fn read(path: &Path) -> Result<Vec<u8>, Denied> {
 mod tests {
     use super::*;
     use crate::tenants::signature::Action;
+    use crate::tenants::signature::tests::signed_now;
 
     fn plain(key: &Key, sent: &[u8]) -> Result<(), Denied> {
         let claim = Claim {
@@ -180,6 +201,35 @@ mod tests {
             check(b"HMAC-SHA256 nothing"),
             Err(Denied::Signature(BadSignature::Malformed))
         );
+    }
+
+    /// What is asked before an order's body comes: it may be a signature of any order that has one.
+    #[test]
+    fn a_signature_of_one_of_several_orders() {
+        let key = Key::given(b"correct horse");
+        let claims = Action::ALL.map(|action| Claim {
+            tenant: "example.com",
+            method: "POST",
+            action,
+        });
+        for claim in &claims {
+            let sent = signed_now(&digest(b"correct horse"), claim, b"body");
+            let signed = || match key.check(sent.as_bytes(), &claims, true) {
+                Ok(Proof::Signature(_, digest)) => Signed(Some(digest)),
+                other => panic!("{other:?}"),
+            };
+            assert_eq!(signed().check(|| Version::of(b"body")), Ok(()));
+            let other = Err(Denied::Signature(BadSignature::OtherBody));
+            assert_eq!(signed().check(|| Version::of(b"b")), other);
+            assert_eq!(signed().check_no_body(), other);
+            let get = Claim {
+                method: "GET",
+                ..*claim
+            };
+            let sent = signed_now(&digest(b"correct horse"), &get, b"body");
+            let refused = key.check(sent.as_bytes(), &claims, true).map(drop);
+            assert_eq!(refused, Err(Denied::Signature(BadSignature::Wrong)));
+        }
     }
 
     #[test]

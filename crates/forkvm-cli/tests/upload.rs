@@ -12,7 +12,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::process::{Command, Output, Stdio};
 
 use common::guest_path;
-use peer::Peer;
+use peer::{Peer, STAMP};
 use uploading::{Folder, KEY, check, command, hello, sha256, stderr, stdout, upload};
 
 #[test]
@@ -33,7 +33,12 @@ fn what_is_sent() {
     assert_eq!(sent.line, "POST /some/path?q=1 HTTP/1.1");
     assert!(sent.body == common::guest("hello"));
     assert_eq!(sent.header("host"), "x.com");
-    assert!(sent.header("x-liveupdate").starts_with("HMAC-SHA256 time="));
+    let signature = sent.header("x-liveupdate");
+    assert!(signature.starts_with("HMAC-SHA256 time="), "{signature}");
+    assert!(
+        signature.contains(&format!(", node={STAMP}, ")),
+        "{signature}"
+    );
     assert_eq!(sent.header("x-sha256"), version);
     assert_eq!(sent.header("content-type"), "application/octet-stream");
     assert_eq!(sent.all("transfer-encoding"), [""; 0]);
@@ -110,53 +115,72 @@ fn the_key_from_a_file() {
     assert!(stderr(&output).contains("warning") && stderr(&output).contains("chmod 600"));
 }
 
-/// A program is long, and a key is wrong more often than it.
+/// A program is long, and a key is wrong more often than it. And an order is signed for a node that says who it is.
 #[test]
-fn a_refused_key_costs_no_upload() {
-    for (status, body, sent) in [
+fn who_does_not_say_who_it_is_gets_no_program() {
+    for (status, body, code) in [
         (
             403,
             r#"{"tenant": "x.com", "error": "the key is wrong"}"#,
-            0,
+            22,
         ),
-        (401, r#"{"tenant": "x.com", "error": "no key was sent"}"#, 0),
+        (
+            401,
+            r#"{"tenant": "x.com", "error": "no key was sent"}"#,
+            22,
+        ),
         (
             404,
             r#"{"tenant": "x.com", "error": "there is no such tenant"}"#,
-            0,
+            22,
         ),
-        // Not an answer to that question: a program's, or an older node's.
-        (404, "Not found.", 1),
-        (
-            422,
-            r#"{"tenant": "x.com", "error": "not an ELF program"}"#,
-            1,
-        ),
-        (200, "<html>", 1),
+        // Not an answer to that question: a program's, say.
+        (404, "Not found.", 22),
+        (200, "<html>", 56),
+        (201, r#"{"version": "VERSION"}"#, 56),
+        (200, r#"{"tenant": "x.com", "versions": []}"#, 56),
+        (200, r#"{"node": "too short"}"#, 56),
+        (200, r#"{"node": "0123456789abcdef\r\nX-Other: abc"}"#, 56),
     ] {
         let refusal = peer::response(status, "application/json", body);
         let done = r#"{"version": "VERSION", "ready_ms": 34}"#;
         let done = peer::response(201, "application/json", done);
         let peer = Peer::with_answer(refusal, peer::Does::Answers(done));
         let output = upload(&[peer.url()]);
-        assert_eq!(peer.received().len(), sent, "{status} {body}");
+        assert!(peer.received().is_empty(), "{status} {body}");
         let asked = peer.asked();
         assert_eq!(asked.len(), 1);
         assert_eq!(asked[0].line, "GET / HTTP/1.1");
         assert_eq!(asked[0].header("host"), "x.com");
-        assert!(
-            asked[0]
-                .header("x-liveupdate")
-                .starts_with("HMAC-SHA256 time=")
-        );
-        let code = if sent == 0 { 22 } else { 0 };
+        let signature = asked[0].header("x-liveupdate");
+        assert!(signature.starts_with("HMAC-SHA256 time="), "{signature}");
+        assert!(signature.contains(", node=, "), "{signature}");
         assert_eq!(output.status.code(), Some(code), "{}", stderr(&output));
-        if sent == 0 {
-            let line = format!("{}: {status} ", peer.url());
-            assert!(stdout(&output).starts_with(&line), "{}", stdout(&output));
-            assert!(!stderr(&output).contains("sending"), "{}", stderr(&output));
-        }
+        let line = format!("{}: {status} ", peer.url());
+        assert!(stdout(&output).starts_with(&line), "{}", stdout(&output));
+        assert!(!stderr(&output).contains("sending"), "{}", stderr(&output));
     }
+}
+
+/// As the VMOD names tenants, since that is what it takes to be signed: see `nodes/tenant.rs`.
+#[test]
+fn a_tenants_name_has_no_port() {
+    let peer = Peer::willing();
+    let output = Command::new(env!("CARGO_BIN_EXE_forkvm"))
+        .args([
+            "upload",
+            &hello(),
+            "--tenant",
+            "X.Com.:8080",
+            "-u",
+            &peer.url(),
+        ])
+        .args(["--key-env", "TEST_KEY"])
+        .env("TEST_KEY", KEY)
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    assert_eq!(peer.only().header("host"), "x.com");
 }
 
 #[test]
@@ -304,6 +328,7 @@ fn help_tells_the_exit_status() {
         "  28 ",
         "  56 ",
         "plain HTTP",
+        "not the key",
     ] {
         assert!(help.contains(words), "{words}: {help}");
     }

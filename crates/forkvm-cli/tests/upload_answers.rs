@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use common::guest_path;
 use peer::{Does, Peer, response};
-use uploading::{Folder, KEY, check, command, hello, sha256, stderr, stdout, upload};
+use uploading::{Folder, check, command, hello, sha256, stderr, stdout, upload};
 
 #[test]
 fn what_an_update_answers() {
@@ -45,7 +45,7 @@ fn what_an_update_answers() {
 fn refusals() {
     for (status, advice) in [
         (400, ""),
-        (401, "--key-file"),
+        (401, "what is between"),
         (403, "update_key_file of x.com"),
         (404, "--tenant"),
         (409, "try again"),
@@ -119,22 +119,21 @@ fn refusals_that_are_not_an_updates() {
 fn text_from_the_network_does_not_reach_the_terminal_as_it_is() {
     let peer = Peer::json(
         422,
-        &format!(
-            r#"{{"error": "a\u001b[31mb {KEY}\r\u009b", "stderr": "c\u001b]0;d\u0007\n{KEY}"}}"#
-        ),
+        r#"{"error": "a\u001b[31mb\r\u009b", "stderr": "c\u001b]0;d\u0007\ne"}"#,
     );
     let output = upload(&[peer.url()]);
     assert_eq!(output.status.code(), Some(22));
     let text = format!("{}{}", stdout(&output), stderr(&output));
-    assert!(!text.contains(KEY), "{text}");
-    assert!(text.contains("[the key]"), "{text}");
     assert!(
         text.chars().all(|c| c == '\n' || !c.is_control()),
         "{text:?}"
     );
     // A program that shows its request, where the VCL has no live update.
-    let echo = format!("POST / HTTP/1.1\nX-LiveUpdate: {KEY}\n");
-    let peer = Peer::start(Does::Answers(response(500, "text/plain", &echo)));
+    let peer = Peer::start(Does::Answers(response(
+        500,
+        "text/plain",
+        "POST / HTTP/1.1\nHost: x.com\n",
+    )));
     check(
         &upload(&[peer.url()]),
         22,

@@ -78,22 +78,23 @@ pub struct Node<'a> {
 impl Node<'_> {
     /// Asks without a body.
     pub fn get(&self, order: Order) -> Result<Answer, Lost> {
-        let signature = self.sign("GET", order, NO_BODY)?;
+        let signature = self.sign("GET", order, "", NO_BODY)?;
         self.exchange(|agent| {
             let request = agent.get(self.url).header("Host", self.tenant);
             request.header(order.header, signature).call()
         })
     }
 
-    /// Sends a body with this SHA-256 in hex. There may be more headers.
+    /// Sends a body with this SHA-256 in hex to the node that calls itself so. There may be more headers.
     pub fn post(
         &self,
         order: Order,
+        stamp: &str,
         sha256: &str,
         headers: &[(&str, &str)],
         body: &mut dyn Read,
     ) -> Result<Answer, Lost> {
-        let signature = self.sign("POST", order, sha256)?;
+        let signature = self.sign("POST", order, stamp, sha256)?;
         self.exchange(|agent| {
             let mut request = agent.post(self.url).header("Host", self.tenant);
             request = request.header(order.header, signature);
@@ -104,12 +105,13 @@ impl Node<'_> {
         })
     }
 
-    fn sign(&self, method: &str, order: Order, sha256: &str) -> Result<String, Lost> {
+    fn sign(&self, method: &str, order: Order, stamp: &str, sha256: &str) -> Result<String, Lost> {
         let claim = Claim {
             tenant: self.tenant,
             method,
             action: order.action,
             sha256,
+            node: stamp,
         };
         let signed = self.key.sign(&claim);
         signed.map_err(|error| Lost::Broken(format!("the order can't be signed: {error}")))
@@ -143,7 +145,7 @@ fn config(timeout: Duration) -> Config {
         .max_redirects(0)
         .max_redirects_will_error(false)
         .max_idle_connections(0)
-        // The key is for the node and for nobody between.
+        // The order is for the node and for nobody between.
         .proxy(None)
         .accept_encoding(AutoHeaderValue::None)
         .accept("application/json")

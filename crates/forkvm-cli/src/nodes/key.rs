@@ -12,7 +12,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use hmac::{Hmac, KeyInit, Mac};
 use sha2::{Digest, Sha256};
 
-/// Longest key, and file with a key, as in the VMOD. A header has to fit into http_req_hdr_len, 8 KiB by default.
+/// Longest key, and file with a key, as in the VMOD.
 const LONGEST: usize = 4096;
 
 /// A key, which no debug output shows.
@@ -36,6 +36,8 @@ pub struct Claim<'a> {
     pub action: &'a str,
     /// The SHA-256 of the request's body in hex.
     pub sha256: &'a str,
+    /// What the node calls itself, which it is asked first. Empty in that question.
+    pub node: &'a str,
 }
 
 impl Key {
@@ -93,18 +95,13 @@ impl Key {
         if bytes.is_empty() {
             return Err(format!("{source}: the key is empty"));
         }
-        // HeaderValue would let tabs through.
+        // What can't be sent in a header is no key of the VMOD's either.
         if bytes.iter().any(u8::is_ascii_control) {
             return Err(format!(
                 "{source}: a key is one line of text; this has a line break or a control character in it"
             ));
         }
         Ok(Self(bytes.to_vec()))
-    }
-
-    /// The key itself, to be kept out of what is shown.
-    pub fn bytes(&self) -> &[u8] {
-        &self.0
     }
 
     /// The header's value for an order that is made now.
@@ -121,16 +118,16 @@ impl Key {
             method,
             action,
             sha256,
+            node,
         } = claim;
-        // A name's case and its trailing dot do not count.
-        let tenant = tenant.trim_end_matches('.').to_ascii_lowercase();
-        let text = format!("forkvm 1\n{tenant}\n{method}\n{action}\n{sha256}\n{time}\n{nonce}");
+        let text =
+            format!("forkvm 1\n{tenant}\n{method}\n{action}\n{sha256}\n{time}\n{nonce}\n{node}");
         let mut mac =
             Hmac::<Sha256>::new_from_slice(&Sha256::digest(&self.0)).map_err(io::Error::other)?;
         mac.update(text.as_bytes());
         let mac = hex(&mac.finalize().into_bytes());
         Ok(format!(
-            "HMAC-SHA256 time={time}, nonce={nonce}, sha256={sha256}, mac={mac}"
+            "HMAC-SHA256 time={time}, nonce={nonce}, node={node}, sha256={sha256}, mac={mac}"
         ))
     }
 }

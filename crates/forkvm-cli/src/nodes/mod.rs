@@ -4,6 +4,7 @@ mod client;
 mod key;
 mod outcome;
 mod progress;
+mod tenant;
 
 use std::io;
 use std::path::PathBuf;
@@ -31,20 +32,20 @@ Exit status:
   56  a node's answer was cut short, or not that of a live update
 If nodes failed in different ways, it is 22 if one refused, else that of the first one that failed.
 
-Varnish speaks plain HTTP, and so does this command: whoever sees the traffic sees the key. Send it over loopback,
-a private network or an SSH tunnel.";
+Varnish speaks plain HTTP, and so does this command: whoever sees the traffic sees the program, but not the key, which is not
+sent. Orders are signed with it, each for one node: give the nodes themselves, not what shares requests out among them.";
 
 /// The nodes, and the tenant there.
 #[derive(Debug, Args)]
 pub struct Nodes {
     /// The tenant, as the nodes' kvm.tenant() names it.
-    #[arg(short, long, value_parser = parse_tenant)]
+    #[arg(short, long, value_parser = tenant::parse)]
     tenant: String,
     /// A node's address, such as http://127.0.0.1:8080; may be given several times.
     #[arg(short, long = "url", value_name = "URL", required = true, value_parser = parse_url)]
     urls: Vec<String>,
-    /// The file with the tenant's update key; white space around the key does not count. Without it and without --key-env,
-    /// a terminal is asked for the key.
+    /// The file with the tenant's update key, which signs the order and is not sent; white space around it does not count.
+    /// Without it and without --key-env, a terminal is asked for the key.
     #[arg(short, long, value_name = "FILE", conflicts_with = "key_env")]
     key_file: Option<PathBuf>,
     /// The environment variable with the tenant's update key.
@@ -53,15 +54,6 @@ pub struct Nodes {
     /// Longest time for one node, from the connection to its answer, in seconds.
     #[arg(long, value_name = "SECONDS", default_value = "60", value_parser = parse_seconds)]
     timeout: Duration,
-}
-
-fn parse_tenant(text: &str) -> Result<String, String> {
-    // As the VMOD names tenants.
-    let valid = |c: u8| c.is_ascii_alphanumeric() || b"._-:[]@+~".contains(&c);
-    if text.is_empty() || text.len() > 246 || !text.bytes().all(valid) {
-        return Err("not a tenant's name; that is a host name, such as example.com".into());
-    }
-    Ok(text.into())
 }
 
 fn parse_url(text: &str) -> Result<String, String> {
@@ -120,7 +112,7 @@ impl Nodes {
             let outcome = if stop {
                 Outcome::NotAsked
             } else {
-                self.ask_one(url, order, &key)
+                self.ask_one(url, order, &key).unwrap_or_else(|early| early)
             };
             stop |= matches!(order, Order::Update { .. }) && outcome.is_the_programs_fault();
             // Who reads the results may leave; the nodes are updated all the same.
@@ -139,10 +131,10 @@ impl Nodes {
         ExitCode::from(exit_code(&outcomes))
     }
 
-    fn ask_one(&self, url: &str, order: &Order<'_>, key: &Key) -> Outcome {
+    /// Asks a node. An error is what came of it before there was an order.
+    fn ask_one(&self, url: &str, order: &Order<'_>, key: &Key) -> Result<Outcome, Outcome> {
         let mut question = Question {
             version: None,
-            secret: key.bytes(),
             timeout: self.timeout,
         };
         let mut node = Node {
@@ -151,42 +143,36 @@ impl Nodes {
             key,
             timeout: self.timeout,
         };
+        // An order is signed for the node as it calls itself. And whether a program would be taken is known before it is sent:
+        // a key is wrong more often than a program.
+        let start = Instant::now();
+        let asked = node.get(client::Order::UPDATE);
+        node.timeout = self.timeout.saturating_sub(start.elapsed());
         let answer = match *order {
+            Order::Versions => return Ok(Outcome::of_versions(asked, &question)),
             Order::Update { program, version } => {
+                let stamp = outcome::stamp(asked, &question)?;
                 question.version = Some(version);
-                // Whether the program would be taken is asked before it is sent: a key is wrong more often than a program.
-                let start = Instant::now();
-                let asked = node.get(client::Order::UPDATE);
-                if let Some(refused) = Outcome::refused_beforehand(asked, &question) {
-                    return refused;
-                }
-                node.timeout = self.timeout.saturating_sub(start.elapsed());
                 let headers = [
                     ("Content-Type", "application/octet-stream"),
                     ("Content-Length", &program.len().to_string()),
                     ("X-Sha256", version),
                 ];
-                node.post(
-                    client::Order::UPDATE,
-                    version,
-                    &headers,
-                    &mut Body::new(url, program),
-                )
+                let mut body = Body::new(url, program);
+                node.post(client::Order::UPDATE, &stamp, version, &headers, &mut body)
             }
             Order::Rollback => {
-                let headers = [("Content-Length", "0")];
+                let stamp = outcome::stamp(asked, &question)?;
                 node.post(
                     client::Order::ROLLBACK,
+                    &stamp,
                     client::NO_BODY,
-                    &headers,
+                    &[("Content-Length", "0")],
                     &mut io::empty(),
                 )
             }
-            Order::Versions => {
-                return Outcome::of_versions(node.get(client::Order::UPDATE), &question);
-            }
         };
-        Outcome::of(answer, &question)
+        Ok(Outcome::of(answer, &question))
     }
 
     /// The key, with a warning on standard error if everyone can read it.

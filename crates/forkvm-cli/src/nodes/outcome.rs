@@ -27,8 +27,6 @@ const LONGEST_REASON: usize = 300;
 pub struct Question<'a> {
     /// The version that has to run now, if it is known.
     pub version: Option<&'a str>,
-    /// The key: a server that sends it back does not get it onto the screen.
-    pub secret: &'a [u8],
     /// How long was waited at most.
     pub timeout: Duration,
 }
@@ -65,7 +63,7 @@ impl Outcome {
             Err(lost) => return Self::lost(lost, question),
         };
         let json = serde_json::from_slice(&answer.body).unwrap_or(Value::Null);
-        let text = |name: &str| json[name].as_str().map(|text| question.printable(text));
+        let text = |name: &str| json[name].as_str().map(printable);
         let status = answer.status;
         match status {
             200 | 201 => match text("version") {
@@ -84,7 +82,7 @@ impl Outcome {
                 status,
                 reason: text("error").unwrap_or_else(|| {
                     let body = String::from_utf8_lossy(&answer.body);
-                    reason(&question.printable(body.trim()))
+                    reason(&printable(body.trim()))
                 }),
                 output: text("stderr").unwrap_or_default(),
             },
@@ -100,23 +98,6 @@ impl Outcome {
         }
     }
 
-    /// The outcome of an update, if the answer to the question before it says that there is no point in sending the
-    /// program. What is no answer to that question, such as an older node's, says nothing.
-    pub fn refused_beforehand(
-        answer: Result<Answer, Lost>,
-        question: &Question<'_>,
-    ) -> Option<Self> {
-        match answer {
-            Ok(answer) if matches!(answer.status, 401 | 403 | 404) => {
-                let json: Value = serde_json::from_slice(&answer.body).unwrap_or_default();
-                let is_answer = json["error"].is_string() && json["tenant"].is_string();
-                is_answer.then(|| Self::of(Ok(answer), question))
-            }
-            Ok(_) | Err(Lost::Broken(_)) => None,
-            Err(lost) => Some(Self::lost(lost, question)),
-        }
-    }
-
     /// Reads the list of a tenant's programs.
     pub fn of_versions(answer: Result<Answer, Lost>, question: &Question<'_>) -> Self {
         let answer = match answer {
@@ -128,7 +109,7 @@ impl Outcome {
             return Self::Broken(not_an_update(answer.status));
         };
         let lines = versions.iter().map(|program| {
-            let version = question.printable(program["version"].as_str().unwrap_or("?"));
+            let version = printable(program["version"].as_str().unwrap_or("?"));
             let mut line = short(&version);
             line += match program["running"].as_bool() {
                 Some(true) => " runs",
@@ -216,22 +197,30 @@ impl Outcome {
     }
 }
 
-impl Question<'_> {
-    /// Text from the network without the key, and without what could steer a terminal.
-    fn printable(&self, text: &str) -> String {
-        let secret = String::from_utf8_lossy(self.secret);
-        let text = match &*secret {
-            "" => text.to_owned(),
-            secret => text.replace(secret, "[the key]"),
-        };
-        text.chars()
-            .map(|c| match c {
-                '\n' | '\t' => c,
-                c if c.is_control() => char::REPLACEMENT_CHARACTER,
-                c => c,
-            })
-            .collect()
-    }
+/// What a node calls itself, by its answer to which programs there are; or what came of the order, which can't be given without.
+pub fn stamp(answer: Result<Answer, Lost>, question: &Question<'_>) -> Result<String, Outcome> {
+    let answer = match answer {
+        Ok(answer) if answer.status < 400 => answer,
+        failed => return Err(Outcome::of(failed, question)),
+    };
+    let json: Value = serde_json::from_slice(&answer.body).unwrap_or_default();
+    let stamp = json["node"].as_str();
+    // It goes into a header.
+    let is_stamp = |text: &&str| text.len() == 32 && text.bytes().all(|c| c.is_ascii_hexdigit());
+    let stamp = stamp.filter(is_stamp).map(str::to_owned);
+    // Such as the page of a tenant's program, or of another server.
+    stamp.ok_or_else(|| Outcome::Broken(not_an_update(answer.status)))
+}
+
+/// Text from the network without what could steer a terminal.
+fn printable(text: &str) -> String {
+    text.chars()
+        .map(|c| match c {
+            '\n' | '\t' => c,
+            c if c.is_control() => char::REPLACEMENT_CHARACTER,
+            c => c,
+        })
+        .collect()
 }
 
 const IS_IT_SET_UP: &str = "does its VCL have live updates (include vcl/kvm.vcl)?";
@@ -271,7 +260,7 @@ fn reason(body: &str) -> String {
 /// What to do about a status.
 fn advice(status: u16, tenant: &str) -> Option<String> {
     Some(match status {
-        401 => "The node got no key: give --key-file or --key-env.".into(),
+        401 => "The node got no signature: what is between lets no header of this name through.".into(),
         403 => format!(
             "Compare the key with the node's update_key or update_key_file of {tenant}; without one, updates are off."
         ),

@@ -8,6 +8,9 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
+/// What it calls itself.
+pub const STAMP: &str = "00112233445566778899aabbccddeeff";
+
 /// A request as it came.
 #[derive(Debug, Clone)]
 pub struct Received {
@@ -67,8 +70,9 @@ struct Noted {
 
 impl Peer {
     pub fn start(does: Does) -> Self {
-        let list = r#"{"tenant": "x.com", "running": null, "versions": []}"#;
-        Self::with_answer(response(200, "application/json", list), does)
+        let list =
+            format!(r#"{{"tenant": "x.com", "node": "{STAMP}", "running": null, "versions": []}}"#);
+        Self::with_answer(response(200, "application/json", &list), does)
     }
 
     /// One that answers GET so.
