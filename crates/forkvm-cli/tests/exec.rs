@@ -105,6 +105,26 @@ fn threads_and_futexes() {
 }
 
 #[test]
+fn ports_are_no_way_to_wild_addresses() {
+    kvm_or_skip!();
+    for at in [
+        "7ffffffff001",
+        "800000000000",
+        "8000000000000000",
+        "ffffffff80000000",
+    ] {
+        let output = exec(&[], &program("ports"), &[at]);
+        let said = text(&output.stderr);
+        // Where `out` itself is refused, that is told as the exception that it is.
+        let refused = output.status.code() == Some(126) && said.contains("general protection");
+        assert!(
+            output.status.code() == Some(128 + 11) || refused,
+            "{at}: {said}"
+        );
+    }
+}
+
+#[test]
 fn scripts_name_their_interpreter() {
     kvm_or_skip!();
     let folder = Folder::new("script");

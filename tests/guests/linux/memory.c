@@ -99,8 +99,8 @@ static void moves(void)
     CALL((long)mremap(r, PAGE, 2 * PAGE, MREMAP_FIXED, room));
     CALL((long)mremap(r, 3 * PAGE, 3 * PAGE, MREMAP_MAYMOVE | MREMAP_FIXED, r + PAGE));
     for (int how = 0; how <= MREMAP_MAYMOVE; how++) { /* which of the two differs between kernels */
-        CHECK(mremap(p, PAGE, -PAGE, how) == MAP_FAILED && (errno == ENOMEM || errno == EINVAL));
-        CHECK(mremap(p, PAGE, 1ul << 63, how) == MAP_FAILED && (errno == ENOMEM || errno == EINVAL));
+        CHECK(mremap(r, PAGE, -PAGE, how) == MAP_FAILED && (errno == ENOMEM || errno == EINVAL));
+        CHECK(mremap(r, PAGE, 1ul << 63, how) == MAP_FAILED && (errno == ENOMEM || errno == EINVAL));
     }
     CALL(munmap(p, PAGE));
     CALL((long)mremap(p, PAGE, 2 * PAGE, MREMAP_MAYMOVE));

@@ -5,6 +5,7 @@
 #include <linux/futex.h>
 #include <math.h>
 #include <pthread.h>
+#include <sched.h>
 #include <semaphore.h>
 #include <stdlib.h>
 #include <sys/syscall.h>
@@ -162,6 +163,15 @@ static void *calls_exit(void *argument)
     exit(9);
 }
 
+static void bad(void)
+{
+    static char stack[4096] __attribute__((aligned(16)));
+    const long thread = CLONE_VM | CLONE_SIGHAND | CLONE_THREAD | CLONE_SETTLS;
+    CALL(syscall(SYS_clone, thread, stack + sizeof stack, 0, 0, 0x7ffffffff000));
+    CALL(syscall(SYS_clone, thread, stack + sizeof stack, 0, 0, 1ul << 47));
+    CALL(syscall(SYS_clone, thread, stack + sizeof stack, 0, 0, ~0ul));
+}
+
 int main(int argc, char **argv)
 {
     if (argc == 2 && !strcmp(argv[1], "second")) {
@@ -174,6 +184,7 @@ int main(int argc, char **argv)
     conditions();
     futexes();
     robust_locks();
+    bad();
     printf("%d failed\n", failed_);
     /* Another thread than the first has the program replaced; the new one's first thread is the only one. */
     pthread_t thread;

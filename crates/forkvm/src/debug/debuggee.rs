@@ -253,6 +253,10 @@ impl<'a> Debuggee<'a> {
     /// differs between KVMs.
     fn system_call_stepped(&mut self) -> Result<(), Cause> {
         let mut regs = self.machine.vcpu().regs();
+        // By a program that reached for the stub's port; `syscall` leaves an address of its own.
+        if regs.rcx >= USER_END {
+            return Err(Cause::Killed(libc::SIGSEGV));
+        }
         regs.rip = regs.rcx;
         regs.r11 &= !TRAP_FLAG;
         regs.rflags = user_flags(regs.r11);

@@ -10,13 +10,17 @@ use crate::failure::Cause;
 use crate::linux::{Call, Outcome};
 use crate::machine::Machine;
 use crate::memory::space::Space;
-use crate::memory::user::UserMemory;
+use crate::memory::user::{USER_END, UserMemory};
 use crate::request::Host;
 
 impl Machine {
     /// Serves a system call. `Some` if it ends the run.
     pub(super) fn system_call(&mut self, deadline: Instant, host: &mut dyn Host) -> Option<Cause> {
         let regs = self.vcpu.regs();
+        // Where it goes on is in RCX, by `syscall` itself or by a program that reached for the stub's port.
+        if self.memory.space().is_some() && regs.rcx > USER_END {
+            return Some(Cause::Killed(libc::SIGSEGV));
+        }
         let call = Call {
             number: regs.rax,
             args: [regs.rdi, regs.rsi, regs.rdx, regs.r10, regs.r8, regs.r9],

@@ -4,7 +4,7 @@
 use rustix::io::Errno;
 
 use crate::image::exec::Command;
-use crate::linux::abi::{Guest, PAGE, Reply, field_u64};
+use crate::linux::abi::{Guest, PAGE, Reply, USER_END, field_u64};
 use crate::linux::call::{NewThread, Outcome};
 use crate::linux::told::{Told, Topic};
 
@@ -78,6 +78,10 @@ fn make(
         return Err(Errno::INVAL);
     }
     let wanted = |flag, value| (how & flag != 0).then_some(value);
+    // As arch_prctl(2): the processor refuses some of these, and others are not the program's.
+    if wanted(CLONE_SETTLS, tls).is_some_and(|tls| tls >= USER_END) {
+        return Err(Errno::PERM);
+    }
     Ok(Outcome::Clone(NewThread {
         stack: (stack != 0).then_some(stack),
         tls: wanted(CLONE_SETTLS, tls),
