@@ -17,8 +17,9 @@ use crate::order::{Debug, Order, Target, Upload};
 use crate::tenants::document;
 use crate::tenants::settings::Settings;
 use crate::tenants::{name, registry};
-use crate::varnish::{counters, fetch, logging, panics};
-use crate::vdi::{Registered, guard};
+use crate::varnish::panics::{self, guard};
+use crate::varnish::{counters, fetch, logging};
+use crate::vdi::Registered;
 use arguments::{bytes, given, sent, text};
 
 mod arguments;

@@ -3,6 +3,7 @@ use std::time::Duration;
 use forkvm::{AllowedPath, Config, Debugging, Header, Limits, Queue, WarmUp};
 
 use super::*;
+use crate::tenants::entries::expand;
 use crate::tenants::keys::Key;
 
 fn tenants(text: &str) -> Vec<Settings> {

@@ -2,8 +2,10 @@
 
 pub mod boot;
 pub mod document;
+pub mod entries;
 pub mod keys;
 pub mod kinds;
+pub mod meaning;
 pub mod name;
 pub mod places;
 pub mod queue;

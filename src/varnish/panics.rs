@@ -1,10 +1,10 @@
-//! Where a panic's message goes: Varnish's log and stderr, without a backtrace.
+//! Panics: none gets out to C, and the message goes to Varnish's log and stderr, without a backtrace.
 #![forbid(unsafe_code)]
 
-use std::panic;
+use std::panic::{self, AssertUnwindSafe};
 use std::sync::Once;
 
-use varnish::vcl::LogTag;
+use varnish::vcl::{LogTag, VclError};
 
 /// Installs our panic hook, for the Rust code of this VMOD only (the .so has a standard library of its own).
 ///
@@ -24,4 +24,29 @@ pub fn install_hook() {
             crate::varnish::logging::write(LogTag::Error, &text);
         }));
     });
+}
+
+/// Runs what C has called, and lets no panic out. The hook has logged it.
+pub fn guard<T>(body: impl FnOnce() -> T) -> Result<T, VclError> {
+    panic::catch_unwind(AssertUnwindSafe(body))
+        .map_err(|_| "kvm: internal error, logged separately".into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// On less stack than varnishd's threads have (`thread_pool_stack`, 80 KiB).
+    #[test]
+    fn a_panic_does_not_get_out() {
+        install_hook();
+        let thread = std::thread::Builder::new().stack_size(64 << 10);
+        let guarded = thread.spawn(|| {
+            let message = guard(|| panic!("of a test")).unwrap_err().to_string();
+            (message, guard(|| 1).ok())
+        });
+        let (message, after) = guarded.unwrap().join().unwrap();
+        assert!(message.contains("internal error"), "{message}");
+        assert_eq!(after, Some(1));
+    }
 }

@@ -16,29 +16,25 @@
 //! 8. What several threads use is `Sync`, as the compiler checks below.
 //! 9. If workspace runs out, the response object is dropped; there it leaks, and the fork with it.
 //!
-//! And what is not cached leaves an object that says so (`open`), without which Varnish fetches a URL for one client at
+//! And what is not cached leaves an object that says so (processor.rs), without which Varnish fetches a URL for one client at
 //! a time.
 
-use std::ffi::{CStr, c_int, c_void};
-use std::panic::{self, AssertUnwindSafe};
+use std::ffi::{CStr, c_int};
 use std::time::SystemTime;
-use std::{mem, ptr, slice};
+use std::{mem, ptr};
 
-use varnish::ffi::{self, VCL_BACKEND, VCL_BOOL, VCL_IP, VCL_TIME, VfpStatus};
+use varnish::ffi::{self, VCL_BACKEND, VCL_BOOL, VCL_IP, VCL_TIME};
 use varnish::vcl::{Buffer, Ctx, LogTag, VclError, VclResponse};
 
 use crate::fetch::response::Response;
 use crate::varnish::fetch::Fetch;
 use crate::varnish::logging;
+use crate::varnish::panics::guard;
+
+mod processor;
 
 /// Why fetches fail that an operator has made fail.
 pub const SICK: &str = "made sick by an operator (backend.set_health)";
-
-/// Runs what C has called, and lets no panic out. panics.rs has logged it.
-pub fn guard<T>(body: impl FnOnce() -> T) -> Result<T, VclError> {
-    panic::catch_unwind(AssertUnwindSafe(body))
-        .map_err(|_| "kvm: internal error, logged separately".into())
-}
 
 /// A director, which fetch threads use at the same time.
 pub trait Vdi: Sync + 'static {
@@ -299,7 +295,7 @@ fn attach(ctx: &mut Ctx<'_>, response: Response) -> Result<(), VclError> {
             ffi::BS_LENGTH.as_ptr()
         };
         // Also without a body: open() is called for every response.
-        let entry = ffi::VFP_Push(bo.vfc, &raw const BODY.0)
+        let entry = ffi::VFP_Push(bo.vfc, processor::body())
             .as_mut()
             .ok_or_else(no_workspace)?;
         conn.priv_ = Box::into_raw(Box::new(response)).cast();
@@ -307,183 +303,6 @@ fn attach(ctx: &mut Ctx<'_>, response: Response) -> Result<(), VclError> {
         bo.htc = conn;
     }
     Ok(())
-}
-
-/// Static, so shared by threads.
-struct Processor(ffi::vfp);
-// SAFETY: it is never changed, and its pointers are to statics.
-unsafe impl Sync for Processor {}
-
-/// The fetch processor that reads a response's body. It does not own it, finish() does.
-static BODY: Processor = Processor(ffi::vfp {
-    name: c"kvm".as_ptr(),
-    init: Some(open),
-    pull: Some(pull),
-    fini: Some(close),
-    priv1: ptr::null(),
-});
-
-/// Bytes that Varnish takes ahead of what the client has read, of a response that is streamed and not cached, unless
-/// `transit_buffer` says how many. A client that does not read holds twice as much of Varnish's storage, and two threads.
-const TRANSIT_BUFFER: i64 = 64 << 10;
-
-/// Called when VCL has had its say, and before anything is stored.
-///
-/// An uncacheable response needs a lifetime: for that long, Varnish remembers that requests for this URL need not wait
-/// for each other. It has none if its status gets none by default, or `default_ttl` is 0; and the built-in VCL does not
-/// help, which looks no further at what is marked uncacheable already, if a site's own VCL lets it run at all.
-unsafe extern "C" fn open(
-    ctx: *const ffi::vrt_ctx,
-    fetch: *mut ffi::vfp_ctx,
-    entry: *mut ffi::vfp_entry,
-) -> VfpStatus {
-    const NOT_REMEMBERED: u32 = ffi::oc_flags_OC_F_PRIVATE | ffi::oc_flags_OC_F_HFP;
-    // SAFETY: varnishd calls us with a context of this fetch, which has its object until it is over.
-    unsafe {
-        let Some(bo) = (*ctx).bo.as_ref() else {
-            return VfpStatus::Error;
-        };
-        let Some(object) = bo.fetch_objcore.as_ref() else {
-            return VfpStatus::Error;
-        };
-        // A pass leaves no object, and a hit-for-pass has the lifetime that VCL gave it.
-        let remembered = bo.uncacheable() != 0 && u32::from(object.flags) & NOT_REMEMBERED == 0;
-        if remembered && object.ttl <= 0.0 {
-            ffi::VRT_l_beresp_ttl(ctx, ffi::VRT_r_param_uncacheable_ttl(ctx));
-        }
-        // For close(), which finds this one only.
-        (*entry).priv2 = unpacker(fetch).expose_provenance() as isize;
-        let ahead = bound_ahead(ctx, bo);
-        let Some(response) = (*entry).priv1.cast::<Response>().as_mut() else {
-            return VfpStatus::Error;
-        };
-        let is_plain = bo.vfp_filter_list.is_null() || *bo.vfp_filter_list == 0;
-        if is_plain && response.len().is_none_or(|len| len <= ahead) {
-            return VfpStatus::Ok;
-        }
-        // The client's pace, or that of what packs or unpacks the body, is not to be the fork's.
-        match guard(|| response.keep()).flatten() {
-            Ok(()) => VfpStatus::Ok,
-            Err(error) => failed(fetch, &error),
-        }
-    }
-}
-
-/// Has Varnish hold no more than a buffer of what a client has still to read, if the response is streamed and not cached, and
-/// returns how much it takes in one go. Else its storage would have all of it at once, and no limit of a tenant's would
-/// count it.
-///
-/// SAFETY: `ctx` is the context of a fetch whose VCL has had its say, and `bo` is its own.
-unsafe fn bound_ahead(ctx: *const ffi::vrt_ctx, bo: &ffi::busyobj) -> usize {
-    // SAFETY: as the caller promises. It is 0 for what is cached or not streamed.
-    let given = unsafe { ffi::VRT_r_beresp_transit_buffer(ctx) }.0;
-    if given > 0 {
-        return usize::try_from(given).unwrap_or(usize::MAX);
-    }
-    // Nobody reads what is fetched in the background, so nobody would make room in the buffer.
-    if bo.uncacheable() == 0 || bo.do_stream() == 0 || bo.is_bgfetch() != 0 {
-        return usize::MAX;
-    }
-    // SAFETY: as above. Nothing has been fetched yet.
-    unsafe { ffi::VRT_l_beresp_transit_buffer(ctx, ffi::VCL_BYTES(TRANSIT_BUFFER)) };
-    TRANSIT_BUFFER as usize
-}
-
-/// The processor of a fetch that unpacks the body, or tests whether it can be. NULL if there is none.
-///
-/// SAFETY: varnishd has called us with `fetch`.
-unsafe fn unpacker(fetch: *const ffi::vfp_ctx) -> *const ffi::vfp_entry {
-    // SAFETY: as the caller promises. The list is of this fetch's processors; their names are static.
-    unsafe {
-        let mut next = (*fetch).vfp.vtqh_first.cast_const();
-        while let Some(entry) = next.as_ref() {
-            let name = CStr::from_ptr((*entry.vfp).name).to_bytes();
-            if matches!(name, b"testgunzip" | b"gunzip" | b"esi_gzip") {
-                break;
-            }
-            next = entry.list.vtqe_next;
-        }
-        next
-    }
-}
-
-/// Called when a fetch has all of the body, or has failed. Whether that is since the body is not the gzip that its header
-/// says: then what unpacks it has failed, and we have not.
-unsafe extern "C" fn close(_fetch: *mut ffi::vfp_ctx, entry: *mut ffi::vfp_entry) {
-    // SAFETY: varnishd calls us with what attach() has pushed and open() has been called with, before finish(). The other
-    // processor is in the same workspace, which is as long-lived as the fetch.
-    unsafe {
-        let unpacker = ptr::with_exposed_provenance::<ffi::vfp_entry>((*entry).priv2 as usize);
-        let failed = |entry: &ffi::vfp_entry| entry.closed == VfpStatus::Error;
-        if unpacker.as_ref().is_some_and(failed)
-            && !failed(&*entry)
-            && let Some(response) = (*entry).priv1.cast::<Response>().as_mut()
-        {
-            response.no_gzip = true;
-        }
-    }
-}
-
-/// Fills a piece of Varnish's storage.
-unsafe extern "C" fn pull(
-    fetch: *mut ffi::vfp_ctx,
-    entry: *mut ffi::vfp_entry,
-    to: *mut c_void,
-    len: *mut isize,
-) -> VfpStatus {
-    // SAFETY: varnishd calls us with what attach() has pushed, with `len` bytes of storage at `to`, and only until
-    // finish(); on one thread at a time.
-    let (response, room) = unsafe {
-        let room = usize::try_from(*len).unwrap_or(0);
-        *len = 0;
-        let response = (*entry).priv1.cast::<Response>().as_mut();
-        (
-            response,
-            if to.is_null() {
-                &mut [][..]
-            } else {
-                slice::from_raw_parts_mut(to.cast::<u8>(), room)
-            },
-        )
-    };
-    let result = guard(|| {
-        let response = response.ok_or("kvm: no response")?;
-        let read = if room.is_empty() {
-            0
-        } else {
-            response.read(room)?
-        };
-        Ok((read, response.len() == Some(0)))
-    });
-    match result.flatten() {
-        Ok((read, at_end)) => {
-            // SAFETY: as above.
-            unsafe { *len = read as isize };
-            if at_end {
-                VfpStatus::End
-            } else {
-                VfpStatus::Ok
-            }
-        }
-        // SAFETY: as above.
-        Err(error) => unsafe { failed(fetch, &error) },
-    }
-}
-
-/// Fails a fetch. Without this call it would count as complete.
-///
-/// SAFETY: varnishd has called us with `fetch`.
-unsafe fn failed(fetch: *mut ffi::vfp_ctx, error: &VclError) -> VfpStatus {
-    let text = error.as_str();
-    // SAFETY: as the caller promises; the format takes a length (an int) and that many bytes.
-    unsafe {
-        ffi::VFP_Error(
-            fetch,
-            c"kvm: %.*s".as_ptr(),
-            text.len() as c_int,
-            text.as_ptr(),
-        )
-    }
 }
 
 /// Ends a fetch: the response is dropped, and with it the fork is free again.
@@ -559,24 +378,4 @@ unsafe extern "C" fn list_answering<D: Answer>(
     });
     // SAFETY: what varnishd called us with.
     unsafe { list::<D>(ctx, backend, vsb, details, json) };
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::varnish::panics;
-
-    /// On less stack than varnishd's threads have (`thread_pool_stack`, 80 KiB).
-    #[test]
-    fn a_panic_does_not_get_out() {
-        panics::install_hook();
-        let thread = std::thread::Builder::new().stack_size(64 << 10);
-        let guarded = thread.spawn(|| {
-            let message = guard(|| panic!("of a test")).unwrap_err().to_string();
-            (message, guard(|| 1).ok())
-        });
-        let (message, after) = guarded.unwrap().join().unwrap();
-        assert!(message.contains("internal error"), "{message}");
-        assert_eq!(after, Some(1));
-    }
 }
