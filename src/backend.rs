@@ -10,7 +10,7 @@ use varnish::vcl::{LogTag, VclError};
 use crate::fetch::body::BadBody;
 use crate::fetch::request::Asked;
 use crate::fetch::response::Response;
-use crate::fetch::{answer, plain};
+use crate::fetch::{answer, body, plain};
 use crate::tenants::report;
 use crate::tenants::tenant::{NotReady, Release, State, Tenant};
 use crate::varnish::counters::count;
@@ -43,12 +43,19 @@ impl Backend {
         let Release { program, version } = match tenant.program(start + limit) {
             Ok(release) => release,
             Err(full @ NotReady::QueueFull(_)) => {
+                body::discard(fetch);
                 return answer::turn_away(fetch, tenant, &full.to_string()).map_err(failed);
             }
             Err(not_ready) => return Err(failed(not_ready.to_string().into())),
         };
         // Reading the body does not count: a slow upload is not the guest's, and has max_body_time.
         let time = limit.saturating_sub(start.elapsed());
+        // Nobody sends a body only to be turned away after it.
+        if fetch.has_body() && !program.has_room() {
+            let full = tenant.queue_full();
+            body::discard(fetch);
+            return answer::turn_away(fetch, tenant, &full.to_string()).map_err(failed);
+        }
 
         let url = target.url.clone().unwrap_or_else(|| fetch.url());
         let asked = match Asked::read(fetch, url, target.arg.clone(), tenant) {
@@ -56,12 +63,13 @@ impl Backend {
             Err(bad) => return refuse_body(fetch, tenant, &bad).map_err(failed),
         };
         let head = asked.is_head();
-        let result = answer::ask(fetch, tenant, &program, &asked, time, Program::answer);
+        let deadline = Instant::now() + time;
+        let result = answer::ask(fetch, tenant, &program, &asked, deadline, Program::answer);
         drop(asked);
         let response = match result {
             Ok(answer) => {
                 let shown = tenant.settings.values.version_header.then_some(version);
-                answer::hand_over(fetch, tenant, answer, head, shown)
+                answer::hand_over(fetch, tenant, answer, head, shown, deadline)
             }
             Err(failure) if failure.is_busy() => plain::busy(fetch),
             Err(_) => plain::failed(fetch),

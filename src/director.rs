@@ -13,6 +13,7 @@ use varnish::ffi::VCL_BACKEND;
 use varnish::vcl::{Ctx, LogTag, VclError};
 
 use crate::backend::{self, Backend};
+use crate::fetch::held;
 use crate::fetch::response::Response;
 use crate::file;
 use crate::order::Order;
@@ -27,6 +28,7 @@ use crate::tenants::signature::Action;
 use crate::tenants::tenant::{State, Tenant};
 use crate::tenants::version::Version;
 use crate::tenants::{boot, name, queue, registry, report};
+use crate::varnish::counters::count;
 use crate::varnish::fetch::Fetch;
 use crate::varnish::logging;
 use crate::vdi::{self, Answer, Methods, Registered, Resolve, SICK, Vdi};
@@ -78,6 +80,7 @@ impl Director {
                 return Err(BadSetting::new(name.as_bytes(), "name", twice).into());
             }
         }
+        held::start();
         for settings in tenants {
             if let Some(denied) = settings.key.problem() {
                 logging::log(
@@ -158,10 +161,14 @@ impl Director {
         })
     }
 
-    /// Whether a request for the tenant would find a fork, or a place to wait in. An unknown one is not turned away so.
-    pub fn has_room(&self, host: &[u8]) -> bool {
+    /// Whether a request for the tenant would find a fork, or a place to wait in. One that does not counts as turned away. An
+    /// unknown one is not turned away so.
+    pub fn has_room(&self, host: &[u8]) -> Result<(), String> {
         let tenant = name::of_host(host).and_then(|name| self.named(name.as_bytes()));
-        tenant.is_none_or(|tenant| tenant.has_room())
+        let Some(tenant) = tenant else { return Ok(()) };
+        tenant
+            .has_room()
+            .inspect_err(|_| count(|counters| &counters.busy))
     }
 
     /// Which program the tenant runs.

@@ -75,6 +75,7 @@ vtc! {
     examples
     failure
     headers
+    held
     import
     limits
     methods

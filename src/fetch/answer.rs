@@ -3,15 +3,17 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use forkvm::{Answer, Failure, Host, Program, Request};
 use varnish::vcl::{LogTag, VclError};
 
 use crate::fetch::caching::Caching;
+use crate::fetch::held::Held;
 use crate::fetch::plain;
 use crate::fetch::request::Asked;
 use crate::fetch::response::Response;
+use crate::tenants::room::Taken;
 use crate::tenants::tenant::Tenant;
 use crate::tenants::version::Version;
 use crate::varnish::counters::count;
@@ -27,18 +29,17 @@ pub const NO_GZIP: &str = "its response has Content-Encoding: gzip, but its body
 /// How the engine runs a request: [`Program::answer`] or [`Program::debug`].
 type Run = fn(&Arc<Program>, &Request<'_>, Instant, &mut dyn Host) -> Result<Answer, Failure>;
 
-/// Has a program of the tenant answer, within `time`. Failures are logged.
+/// Has a program of the tenant answer, until `deadline`. Failures are logged.
 pub fn ask(
     fetch: &mut Fetch<'_, '_>,
     tenant: &Tenant,
     program: &Arc<Program>,
     asked: &Asked<'_>,
-    time: Duration,
+    deadline: Instant,
     run: Run,
 ) -> Result<Answer, Failure> {
     count(|counters| &counters.requests);
     tenant.requests.fetch_add(1, Ordering::Relaxed);
-    let deadline = Instant::now() + time;
     let mut output = Output::of_request(tenant.name(), tenant.settings.values.stdout, |record| {
         fetch.log(LogTag::VclLog, record)
     });
@@ -118,13 +119,14 @@ fn objection(fetch: &Fetch<'_, '_>, answer: &Answer) -> Option<&'static str> {
     None
 }
 
-/// Makes the guest's answer the response; without its body if that is to `head`.
+/// Makes the guest's answer the response; without its body if that is to `head`. Its fork has to be back at `deadline`.
 pub fn hand_over(
     fetch: &mut Fetch<'_, '_>,
-    tenant: &Arc<Tenant>,
+    tenant: &Tenant,
     answer: Answer,
     head: bool,
     version: Option<Version>,
+    deadline: Instant,
 ) -> Result<Response, VclError> {
     if let Some(objection) = objection(fetch, &answer) {
         log_failed(fetch, tenant, objection);
@@ -133,21 +135,53 @@ pub fn hand_over(
     let status = answer.status();
     let len =
         usize::try_from(answer.body_len()).map_err(|error| VclError::new(error.to_string()))?;
-    let caching = Caching::of(answer.headers(), answer.cache());
     let has_body = !matches!(status, 204 | 304);
     let is_sent = has_body && !head && len > 0;
-    let Some(room) = tenant.response_room(if is_sent { len as u64 } else { 0 }) else {
+    let mut room = Taken::nothing(&tenant.responses);
+    if is_sent && !room.take(len as u64) {
         let most = tenant.settings.values.max_response_memory;
         let why = format!(
             "no room for its response of {len} bytes: the responses on their way to clients have {most} bytes \
              together (max_response_memory)"
         );
         return turn_away(fetch, tenant, &why);
-    };
+    }
 
-    let version = version.map(|version| version.to_string());
+    let caching = Caching::of(answer.headers(), answer.cache());
     // Varnish does not set it for a backend that isn't HTTP. HEAD says what GET would give.
-    let length = has_body.then(|| len.to_string());
+    let announced = has_body.then_some(len);
+    if let Err(error) = add_headers(fetch, &answer, &caching, version, announced) {
+        // None of them was set, so that there is room for an answer of ours.
+        log_failed(
+            fetch,
+            tenant,
+            &format!("its response can't be sent: {error}"),
+        );
+        return plain::failed(fetch);
+    }
+    fetch.set_status(status)?;
+
+    // Not by a header such as no-store, which would reach the client. And not for 304: Varnish has asked whether what
+    // it has in its cache is still good, and takes the answer in that cached object only while it is cacheable.
+    if !caching.allowed && status != 304 {
+        fetch.set_uncacheable();
+    }
+    if !is_sent {
+        return Ok(Response::without_body());
+    }
+    Ok(Response::guest(Held::new(answer, len, deadline), room))
+}
+
+/// Gives the response the guest's headers, and ours: all of them, or none if that fails.
+fn add_headers(
+    fetch: &mut Fetch<'_, '_>,
+    answer: &Answer,
+    caching: &Caching,
+    version: Option<Version>,
+    announced: Option<usize>,
+) -> Result<(), VclError> {
+    let version = version.map(|version| version.to_string());
+    let length = announced.map(|len| len.to_string());
     let content_type = Some(answer.content_type()).filter(|value| !value.is_empty());
     let own = [
         ("X-Program-Version", version.as_deref().map(str::as_bytes)),
@@ -169,24 +203,5 @@ pub fn hand_over(
                 || version.is_some() && is("x-program-version"))
         })
         .map(|header| (&*header.name, &*header.value));
-    if let Err(error) = fetch.add_headers(own.chain(guests)) {
-        // None of them was set, so that there is room for an answer of ours.
-        log_failed(
-            fetch,
-            tenant,
-            &format!("its response can't be sent: {error}"),
-        );
-        return plain::failed(fetch);
-    }
-    fetch.set_status(status)?;
-
-    // Not by a header such as no-store, which would reach the client. And not for 304: Varnish has asked whether what
-    // it has in its cache is still good, and takes the answer in that cached object only while it is cacheable.
-    if !caching.allowed && status != 304 {
-        fetch.set_uncacheable();
-    }
-    if !is_sent {
-        return Ok(Response::without_body());
-    }
-    Ok(Response::guest(answer, len, room))
+    fetch.add_headers(own.chain(guests))
 }

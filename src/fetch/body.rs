@@ -2,13 +2,13 @@
 #![forbid(unsafe_code)]
 
 use std::io::{self, Write};
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use varnish::vcl::BodyState;
 
 use crate::fetch::pace::{Pace, Slow};
-use crate::tenants::tenant::{BodyRoom, Tenant};
+use crate::tenants::room::Taken;
+use crate::tenants::tenant::Tenant;
 use crate::varnish::fetch::Fetch;
 
 /// Room for a body is taken, and memory allocated, at least so many bytes at a time, unless it is announced as shorter.
@@ -21,7 +21,7 @@ const DISCARD_TIME: Duration = Duration::from_secs(10);
 /// A request body. Counts as in memory until it is dropped.
 pub struct Body {
     bytes: Vec<u8>,
-    room: Option<BodyRoom>,
+    room: Option<Taken>,
 }
 
 /// Why there is no request body to hand to the guest.
@@ -45,11 +45,11 @@ pub enum BadBody {
 
 impl Body {
     /// Reads the body of the fetch's request, for the tenant's program.
-    pub fn of_request(fetch: &mut Fetch<'_, '_>, tenant: &Arc<Tenant>) -> Result<Self, BadBody> {
+    pub fn of_request(fetch: &mut Fetch<'_, '_>, tenant: &Tenant) -> Result<Self, BadBody> {
         let limit = tenant.settings.config.limits.max_request_memory as usize;
         let body = Self {
             bytes: Vec::new(),
-            room: Some(tenant.body_room()),
+            room: Some(Taken::nothing(&tenant.bodies)),
         };
         body.read(fetch, limit, tenant.settings.values.max_body_time)
     }
@@ -151,7 +151,7 @@ impl Body {
         let generous = needed.max(STEP).max(capacity.saturating_mul(2)).min(most);
         let granted = [generous.max(needed), needed].into_iter().find(|&wanted| {
             let more = (wanted - capacity) as u64;
-            self.room.as_mut().is_none_or(|room| room.take(more))
+            self.room.as_mut().is_none_or(|room| room.take_fair(more))
         });
         let granted = granted.ok_or(BadBody::NoRoom)?;
         let more = granted - self.bytes.len();
@@ -179,10 +179,7 @@ impl Write for Sink<'_> {
 /// Reads what is left of a body that nobody wants, with limits. Varnish would read all of it before it sends the answer; of
 /// one whose reading has failed it reads no more, and closes the connection.
 pub fn discard(fetch: &mut Fetch<'_, '_>) {
-    if matches!(
-        fetch.body_state(),
-        Ok(BodyState::Length | BodyState::Chunked | BodyState::Eof)
-    ) {
+    if fetch.has_body() {
         // That it fails is all there is to it.
         let _ = fetch.read_body(&mut Discard {
             left: DISCARDED,

@@ -1,8 +1,6 @@
 //! A request as Varnish has it, made into what the engine takes.
 #![forbid(unsafe_code)]
 
-use std::sync::Arc;
-
 use forkvm::{Header, Request};
 
 use crate::fetch::body::{BadBody, Body};
@@ -25,7 +23,7 @@ impl<'c> Asked<'c> {
         fetch: &mut Fetch<'_, 'c>,
         url: Vec<u8>,
         arg: Vec<u8>,
-        tenant: &Arc<Tenant>,
+        tenant: &Tenant,
     ) -> Result<Self, BadBody> {
         Ok(Self {
             method: fetch.method(),

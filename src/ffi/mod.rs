@@ -454,8 +454,9 @@ unsafe extern "C" fn has_room(
     is_so(ctx, || {
         // SAFETY: as in tenant().
         unsafe {
-            let director = registered(vcl)?.director();
-            Ok(director.has_room(bytes(tenant).unwrap_or_default()))
+            let name = bytes(tenant).unwrap_or_default();
+            let has_room = registered(vcl)?.director().has_room(name);
+            Ok(said(ctx, &call("has_room", name), has_room))
         }
     })
 }

@@ -34,9 +34,10 @@ pub fn respond(
             tenant,
             answer,
             version,
+            deadline,
         }) => {
             let head = fetch.method() == "HEAD";
-            let response = answer::hand_over(fetch, tenant, answer, head, Some(version));
+            let response = answer::hand_over(fetch, tenant, answer, head, Some(version), deadline);
             // A debugger may have changed it.
             fetch.set_uncacheable();
             response
@@ -57,6 +58,7 @@ struct Debugged<'t> {
     tenant: &'t Arc<Tenant>,
     answer: Answer,
     version: Version,
+    deadline: Instant,
 }
 
 fn debug<'t>(
@@ -89,18 +91,13 @@ fn debug<'t>(
     };
     // Keys are nothing for programs.
     asked.conceal(order.key.bytes());
-    let answer = answer::ask(
-        fetch,
-        tenant,
-        &program,
-        &asked,
-        config.limits.max_request_time,
-        Program::debug,
-    )
-    .map_err(Refusal::Failed)?;
+    let deadline = Instant::now() + config.limits.max_request_time;
+    let answer = answer::ask(fetch, tenant, &program, &asked, deadline, Program::debug)
+        .map_err(Refusal::Failed)?;
     Ok(Debugged {
         tenant,
         answer,
         version,
+        deadline,
     })
 }

@@ -13,6 +13,7 @@ pub mod refresh;
 pub mod registry;
 pub mod report;
 pub mod retry;
+pub mod room;
 pub mod settings;
 pub mod signature;
 pub mod store;

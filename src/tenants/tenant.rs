@@ -6,11 +6,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
-use forkvm::Program;
+use forkvm::{Failure, Program};
 use parking_lot::{Condvar, Mutex};
 
 use crate::file::Identity;
 use crate::tenants::keys::{Denied, Proof};
+use crate::tenants::room::Room;
 use crate::tenants::settings::Settings;
 use crate::tenants::signature::{Action, Claim};
 use crate::tenants::store::Store;
@@ -38,10 +39,11 @@ pub struct Tenant {
     pub requests: AtomicU64,
     /// Requests that the program failed.
     pub failures: AtomicU64,
-    /// Bytes of request bodies in memory.
-    bodies: AtomicU64,
-    /// Bytes of responses' bodies on their way.
-    responses: AtomicU64,
+    /// Memory for request bodies, which are read before the wait for a fork: as many as can run at once may be as long as a
+    /// body can be, and one more.
+    pub bodies: Arc<Room>,
+    /// Memory for responses' bodies, until Varnish has them and their clients have read most of them.
+    pub responses: Arc<Room>,
     /// A request is being debugged.
     debugged: AtomicBool,
     /// The log says that the program's output is not logged.
@@ -110,7 +112,12 @@ pub enum NotReady {
 impl Tenant {
     /// A tenant whose program is about to be booted.
     pub fn new(settings: Settings, identity: Option<Identity>) -> Self {
+        let config = &settings.config;
+        let at_once = (config.concurrency as u64).saturating_add(1);
+        let bodies = config.limits.max_request_memory.saturating_mul(at_once);
         Self {
+            bodies: Room::new(bodies),
+            responses: Room::new(settings.values.max_response_memory),
             store: Store::new(
                 &settings.state_dir,
                 &settings.config.name,
@@ -126,8 +133,6 @@ impl Tenant {
             changed: Mutex::new(SystemTime::now()),
             requests: AtomicU64::new(0),
             failures: AtomicU64::new(0),
-            bodies: AtomicU64::new(0),
-            responses: AtomicU64::new(0),
             debugged: AtomicBool::new(false),
             dropped: AtomicBool::new(false),
         }
@@ -281,34 +286,24 @@ impl Tenant {
         !self.dropped.load(Ordering::Relaxed) && !self.dropped.swap(true, Ordering::Relaxed)
     }
 
-    /// Room for a response's body of so many bytes, if there is as much.
-    pub fn response_room(self: &Arc<Self>, bytes: u64) -> Option<ResponseRoom> {
-        let most = self.settings.values.max_response_memory;
-        let more = |taken: u64| taken.checked_add(bytes).filter(|&sum| sum <= most);
-        // It counts, and orders nothing else.
-        self.responses
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, more)
-            .ok()?;
-        Some(ResponseRoom {
-            tenant: self.clone(),
-            bytes,
-        })
-    }
-
-    /// Whether a request would find a fork, or a place to wait in. If it fails at once, it needs none.
-    pub fn has_room(&self) -> bool {
+    /// Whether a request would find a fork, or a place to wait in; else why not. If it fails at once, it needs none.
+    pub fn has_room(&self) -> Result<(), String> {
+        let queue = &self.settings.config.queue;
         match self.state() {
-            State::Ready(release) => release.program.has_room(),
-            State::Booting => self.settings.config.queue.has_room(),
-            State::Failed(_) => true,
+            State::Ready(release) if !release.program.has_room() => {
+                Err(self.queue_full().to_string())
+            }
+            State::Booting if !queue.has_room() => {
+                Err(NotReady::QueueFull(queue.limit()).to_string())
+            }
+            _ => Ok(()),
         }
     }
 
-    /// Room for a request body.
-    pub fn body_room(self: &Arc<Self>) -> BodyRoom {
-        BodyRoom {
-            tenant: self.clone(),
-            bytes: 0,
+    /// What the engine says to a request for which there is neither a fork nor a place to wait in.
+    pub fn queue_full(&self) -> Failure {
+        Failure::QueueFull {
+            waiting: self.settings.config.queue.limit(),
         }
     }
 }
@@ -327,59 +322,5 @@ impl DebugTurn {
 impl Drop for DebugTurn {
     fn drop(&mut self) {
         self.0.debugged.store(false, Ordering::Release);
-    }
-}
-
-/// Memory that a request body takes on the host. Bodies are read before the wait for a fork, so without a limit on
-/// their sum many waiting uploads could take all memory.
-pub struct BodyRoom {
-    tenant: Arc<Tenant>,
-    bytes: u64,
-}
-
-impl BodyRoom {
-    /// Takes `more` bytes, unless it would have more than it leaves free.
-    ///
-    /// So however many bodies come slowly, there is always room for one more, if for a shorter one each time; and as many
-    /// as can run at once may be as long as a body can be.
-    pub fn take(&mut self, more: u64) -> bool {
-        let config = &self.tenant.settings.config;
-        let room = config
-            .limits
-            .max_request_memory
-            .saturating_mul(config.concurrency as u64 + 1);
-        let bodies = &self.tenant.bodies;
-        let taken = bodies
-            .fetch_add(more, Ordering::Relaxed)
-            .saturating_add(more);
-        let fair = room
-            .checked_sub(taken)
-            .is_some_and(|free| self.bytes + more <= free);
-        if fair {
-            self.bytes += more;
-        } else {
-            bodies.fetch_sub(more, Ordering::Relaxed);
-        }
-        fair
-    }
-}
-
-impl Drop for BodyRoom {
-    fn drop(&mut self) {
-        self.tenant.bodies.fetch_sub(self.bytes, Ordering::Relaxed);
-    }
-}
-
-/// Memory that a response's body takes until Varnish has it and the client has read most of it.
-pub struct ResponseRoom {
-    tenant: Arc<Tenant>,
-    bytes: u64,
-}
-
-impl Drop for ResponseRoom {
-    fn drop(&mut self) {
-        self.tenant
-            .responses
-            .fetch_sub(self.bytes, Ordering::Relaxed);
     }
 }

@@ -123,9 +123,17 @@ impl<'f, 'c> Fetch<'f, 'c> {
             .ok()
     }
 
-    /// Whether there is a request body.
+    /// How far the request body is.
     pub fn body_state(&self) -> Result<BodyState, VclError> {
         self.ctx.req_body_state()
+    }
+
+    /// Whether there is a request body that can be read.
+    pub fn has_body(&self) -> bool {
+        matches!(
+            self.body_state(),
+            Ok(BodyState::Length | BodyState::Chunked | BodyState::Eof)
+        )
     }
 
     /// Copies the request body to `sink`.
