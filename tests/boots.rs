@@ -77,6 +77,40 @@ fn programs_that_never_become_ready_hold_up_no_other() {
     assert_eq!(varnish.counter("boot_failures"), 0);
 }
 
+/// A tenant's program may be what never ends; then the next VCL has another one.
+#[test]
+fn a_reload_mends_a_tenant_whose_program_never_ends() {
+    if !common::have_kvm() {
+        return;
+    }
+    for stuck in ["bad-main-never-ends", "bad-main-sleeps"] {
+        let tenant = |program: &str| {
+            format!(
+                r#"kvm.tenant("t", "GUESTS/{program}", max_boot_time = 3600s, max_request_time = ENOUGH);"#
+            )
+        };
+        let varnish = Varnishd::start(&tenant(&format!("test/{stuck}")));
+        // Two that nobody gets to see: the latest comes first.
+        varnish.reload(&tenant(&format!("test/{stuck}")).replace("3600s", "3599s"));
+        varnish.reload(&tenant(&format!("test/{stuck}")).replace("3600s", "3598s"));
+        varnish.reload(&tenant("hello"));
+        let response = varnish.client().get("t", "/");
+        assert_eq!(response.status, 200, "{stuck}: {}", response.text());
+        assert_eq!(varnish.counter("boot_failures"), 0);
+        // The VCLs before are loaded, so theirs go on; and end with them.
+        eventually("another one goes on", || {
+            varnish.child().has_thread("kvm-boot")
+        });
+        for vcl in ["boot", "v0", "v1"] {
+            varnish.admin(&["vcl.discard", vcl]);
+        }
+        eventually("nothing boots for nobody", || {
+            !varnish.child().has_thread("kvm-boot")
+        });
+        assert_eq!(varnish.counter("boots"), 1);
+    }
+}
+
 /// Has 4 clients ask all the time while `work` runs. Each answer must be one of `good`.
 fn under_load(varnish: &Varnishd, host: &str, good: &[&str], work: impl FnOnce()) -> u64 {
     let stop = AtomicBool::new(false);
@@ -164,19 +198,20 @@ fn a_vcl_is_discarded_while_its_program_boots_and_while_it_answers() {
     let varnish = Varnishd::start(
         r#"kvm.tenant("slow", "GUESTS/test/bad-main-sleeps", max_boot_time = 20s);"#,
     );
-    // One of a name boots at a time.
-    let queued = varnish.reload(r#"kvm.tenant("slow", "GUESTS/hello");"#);
+    // One of a name boots at a time, and the other one begins again after it.
+    let later = varnish
+        .reload(r#"kvm.tenant("slow", "GUESTS/test/bad-main-sleeps", max_boot_time = 19s);"#);
     // They are discarded while one boots and one waits for its turn.
     varnish.reload(r#"kvm.tenant("echo", "GUESTS/test/echo", max_request_time = ENOUGH);"#);
     varnish.admin(&["vcl.discard", "boot"]);
-    varnish.admin(&["vcl.discard", &queued]);
+    varnish.admin(&["vcl.discard", &later]);
     let mut client = varnish.client();
     assert_eq!(client.get("echo", "/counter").text(), "1\n");
-    assert_eq!(
-        varnish.counter("boots"),
-        1,
-        "the queued one has nobody left to boot for"
-    );
+    eventually("nothing boots for nobody", || {
+        !varnish.child().has_thread("kvm-boot")
+    });
+    assert_eq!(varnish.counter("boots"), 1);
+    assert_eq!(varnish.counter("boot_failures"), 0);
 
     // A request outlives the use of its VCL.
     client

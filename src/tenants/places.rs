@@ -3,11 +3,12 @@
 #![forbid(unsafe_code)]
 
 use std::collections::VecDeque;
+use std::panic;
+use std::sync::Arc;
 use std::sync::mpsc::{SyncSender, sync_channel};
-use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use parking_lot::Mutex;
+use parking_lot::{Condvar, Mutex};
 
 /// Programs that boot at the same moment. More would slow down the requests that are served meanwhile.
 const PLACES: usize = 2;
@@ -29,7 +30,10 @@ struct Inner {
 }
 
 /// A place, until it is dropped.
-pub struct Place(&'static Places);
+pub struct Place {
+    of: &'static Places,
+    stop: Arc<Stop>,
+}
 
 impl Place {
     /// Waits for a place for a boot that begins.
@@ -37,21 +41,60 @@ impl Place {
         ALL.take()
     }
 
+    /// What ends the boot that has this place.
+    pub fn stop(&self) -> &Arc<Stop> {
+        &self.stop
+    }
+
     /// Lets others have the place for so long, or if that is zero for their slice.
+    ///
+    /// It does not return to a boot that has been stopped, but unwinds from here with [`Stopped`]. The engine's machine is
+    /// dropped then, as in any panic of its [`forkvm::Host`].
     pub fn give_way(&mut self, time: Duration) {
         if time.is_zero() {
-            self.0.pass_on();
+            self.of.pass_on();
         } else {
-            self.0.0.lock().hand_on();
-            thread::sleep(time);
-            self.0.come_back();
+            self.of.0.lock().hand_on();
+            self.stop.sleep(time);
+            self.of.come_back();
+        }
+        if self.stop.is_said() {
+            panic::resume_unwind(Box::new(Stopped));
         }
     }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
-        self.0.0.lock().hand_on();
+        self.of.0.lock().hand_on();
+    }
+}
+
+/// What a boot unwinds with that has been stopped.
+pub struct Stopped;
+
+/// Ends a boot when it next gives way: within a slice, while its program runs or sleeps.
+#[derive(Default)]
+pub struct Stop {
+    said: Mutex<bool>,
+    wakes: Condvar,
+}
+
+impl Stop {
+    /// Ends it.
+    pub fn say(&self) {
+        *self.said.lock() = true;
+        self.wakes.notify_all();
+    }
+
+    fn is_said(&self) -> bool {
+        *self.said.lock()
+    }
+
+    fn sleep(&self, time: Duration) {
+        let end = Instant::now() + time;
+        let mut said = self.said.lock();
+        while !*said && !self.wakes.wait_until(&mut said, end).timed_out() {}
     }
 }
 
@@ -67,7 +110,10 @@ impl Places {
 
     fn take(&'static self) -> Place {
         self.wait(|inner| &mut inner.fresh);
-        Place(self)
+        Place {
+            of: self,
+            stop: Arc::default(),
+        }
     }
 
     /// Waits for a place again, after having given it away.
@@ -126,8 +172,9 @@ impl Inner {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
+    use std::panic::{AssertUnwindSafe, catch_unwind};
     use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+    use std::thread;
 
     use super::*;
 
@@ -186,6 +233,26 @@ mod tests {
             .into_iter()
             .for_each(|thread| thread.join().unwrap());
         assert_eq!(places.0.lock().free, 2);
+    }
+
+    #[test]
+    fn what_is_stopped_ends_and_leaves_its_place() {
+        let places = places(1);
+        for time in [Duration::ZERO, Duration::from_secs(24 * 3600)] {
+            let mut place = places.take();
+            let stop = place.stop().clone();
+            let boot = thread::spawn(move || {
+                let gave_way = catch_unwind(AssertUnwindSafe(|| {
+                    loop {
+                        place.give_way(time);
+                    }
+                }));
+                gave_way.is_err_and(|how: Box<dyn std::any::Any + Send>| how.is::<Stopped>())
+            });
+            stop.say();
+            assert!(boot.join().unwrap());
+            assert_eq!(places.0.lock().free, 1);
+        }
     }
 
     #[test]

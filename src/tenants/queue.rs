@@ -1,9 +1,12 @@
 //! The queue of programs to boot: each begins in its turn, on a thread of its own, and goes on by turns with the others
-//! ([`places`](crate::tenants::places)); one of a tenant at a time.
+//! ([`places`](crate::tenants::places)); one of a tenant at a time. Of several tenants of a name, which VCLs have that were loaded
+//! one after the other, the latest comes first: it may be what mends the others. A boot that is under way makes room for it, and
+//! begins again after it.
 #![forbid(unsafe_code)]
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::{HashMap, VecDeque};
 use std::fs::File;
+use std::io::Seek;
 use std::panic::{self, AssertUnwindSafe};
 use std::sync::mpsc::sync_channel;
 use std::sync::{Arc, LazyLock, Weak};
@@ -11,12 +14,13 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex, MutexGuard};
+use varnish::vcl::LogTag;
 
 use crate::tenants::boot::{self, Unready};
-use crate::tenants::places::Place;
+use crate::tenants::places::{Place, Stop, Stopped};
 use crate::tenants::refresh::refresh;
 use crate::tenants::tenant::{State, Tenant};
-use crate::varnish::counters;
+use crate::varnish::{counters, logging};
 
 /// How long to wait for a thread when there is none to be had.
 const RETRY: Duration = Duration::from_secs(1);
@@ -26,14 +30,23 @@ struct Job {
     tenant: Weak<Tenant>,
     /// The tenant's.
     name: String,
+    /// The tenant's.
+    number: u64,
     file: Result<File, String>,
+}
+
+/// A boot that has begun.
+struct Begun {
+    tenant: Weak<Tenant>,
+    number: u64,
+    stop: Arc<Stop>,
 }
 
 #[derive(Default)]
 struct Queue {
     jobs: VecDeque<Job>,
-    /// The names of tenants whose program boots. There may be several tenants of a name, of several VCLs.
-    booting: HashSet<String>,
+    /// Those under way, by their tenants' names.
+    booting: HashMap<String, Begun>,
     /// Whether there is a thread that starts those of `jobs`.
     dispatched: bool,
 }
@@ -45,9 +58,15 @@ static CHANGED: Condvar = Condvar::new();
 /// Has `tenant`'s program booted, after those that are already in the queue.
 pub fn enqueue(tenant: &Arc<Tenant>, file: Result<File, String>) {
     let mut queue = QUEUE.lock();
+    if let Some(begun) = queue.booting.get(tenant.name())
+        && begun.number < tenant.number
+    {
+        begun.stop.say();
+    }
     queue.jobs.push_back(Job {
         tenant: Arc::downgrade(tenant),
         name: tenant.name().to_owned(),
+        number: tenant.number,
         file,
     });
     if queue.dispatched {
@@ -63,6 +82,14 @@ pub fn enqueue(tenant: &Arc<Tenant>, file: Result<File, String>) {
             no_thread(tenant, reason);
         }
     }
+}
+
+/// Ends the boots of tenants that no VCL has any more.
+pub fn prune() {
+    let queue = QUEUE.lock();
+    let unwanted = |begun: &&Begun| begun.tenant.strong_count() <= 1;
+    let begun = queue.booting.values().filter(unwanted);
+    begun.for_each(|begun| begun.stop.say());
 }
 
 fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> Result<(), String> {
@@ -102,7 +129,12 @@ fn dispatch() {
         });
         match spawned {
             Ok(()) => {
-                queue.booting.insert(job.name.clone());
+                let begun = Begun {
+                    tenant: job.tenant.clone(),
+                    number: job.number,
+                    stop: place.stop().clone(),
+                };
+                queue.booting.insert(job.name.clone(), begun);
                 let under_way = UnderWay(job.name.clone());
                 // The other end is a thread that does nothing else.
                 let _ = job_to.send((job, place, under_way));
@@ -143,10 +175,15 @@ fn wait_for_job(queue: &mut MutexGuard<'_, Queue>) -> bool {
     false
 }
 
-/// The first job of a tenant that has no boot under way. A tenant that is gone needs none.
+/// Of the first job's name that has no boot under way, the latest. A tenant that is gone needs none.
 fn next(queue: &Queue) -> Option<usize> {
-    let may_start = |job: &Job| !queue.booting.contains(&job.name);
-    queue.jobs.iter().position(may_start)
+    let may_start = |job: &&Job| !queue.booting.contains_key(&job.name);
+    let first = queue.jobs.iter().find(may_start)?;
+    let of_name = queue.jobs.iter().enumerate();
+    let of_name = of_name.filter(|(_, job)| job.name == first.name);
+    of_name
+        .max_by_key(|(_, job)| job.number)
+        .map(|(nth, _)| nth)
 }
 
 /// Boots a tenant's program.
@@ -162,12 +199,36 @@ fn work(job: Job, mut place: Place) {
         // An update came first.
         State::Ready(_) => return,
     }
+    let again = copy(&job.file);
     let result = panic::catch_unwind(AssertUnwindSafe(|| {
         boot::boot(&tenant, &before, job.file, &mut place)
-    }))
-    .unwrap_or_else(|_| Err(unready("internal error, logged separately".into())));
+    }));
     drop(place);
+    let result = match result {
+        Ok(result) => result,
+        Err(how) if how.is::<Stopped>() => return put_off(&tenant, again),
+        Err(_) => Err(unready("internal error, logged separately".into())),
+    };
     boot::settle(&tenant, &before, result, start);
     // An update that was stored since this one began to boot, by a tenant of another VCL.
     refresh(&tenant);
+}
+
+/// The same file, to be read from its start once the first has been.
+fn copy(file: &Result<File, String>) -> Result<File, String> {
+    let file = file.as_ref().map_err(String::clone)?;
+    file.try_clone().map_err(|error| error.to_string())
+}
+
+/// A boot has been stopped. Its tenant, if there is still a VCL that has it, comes after the one that was the reason.
+fn put_off(tenant: &Arc<Tenant>, file: Result<File, String>) {
+    if Arc::strong_count(tenant) > 1 {
+        let text = "its boot begins again later: a VCL that was loaded since has another program of this name";
+        logging::log(LogTag::Notice, tenant.name(), text);
+        let rewound = file.and_then(|mut file| match file.rewind() {
+            Ok(()) => Ok(file),
+            Err(error) => Err(error.to_string()),
+        });
+        enqueue(tenant, rewound);
+    }
 }

@@ -19,6 +19,8 @@ use crate::tenants::version::Version;
 
 /// A tenant, shared by all VCLs that name it with the same settings and the same file.
 pub struct Tenant {
+    /// Later ones have greater numbers.
+    pub number: u64,
     /// As given in VCL.
     pub settings: Settings,
     /// Where its updates are kept.
@@ -112,10 +114,12 @@ pub enum NotReady {
 impl Tenant {
     /// A tenant whose program is about to be booted.
     pub fn new(settings: Settings, identity: Option<Identity>) -> Self {
+        static COUNT: AtomicU64 = AtomicU64::new(0);
         let config = &settings.config;
         let at_once = (config.concurrency as u64).saturating_add(1);
         let bodies = config.limits.max_request_memory.saturating_mul(at_once);
         Self {
+            number: COUNT.fetch_add(1, Ordering::Relaxed),
             bodies: Room::new(bodies),
             responses: Room::new(settings.values.max_response_memory),
             store: Store::new(
