@@ -7,7 +7,7 @@ use std::fs;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
-use common::varnishd::Varnishd;
+use common::varnishd::{Varnishd, copy_shipped_vcl};
 use common::{Folder, guests};
 
 const KEY: &str = "correct-horse-battery-staple";
@@ -15,14 +15,7 @@ const KEY: &str = "correct-horse-battery-staple";
 /// A Varnish with vcl/kvm.vcl, whose tenants run hello until they are updated; theirs is the state in `folder`.
 fn node(folder: &Path) -> Varnishd {
     fs::create_dir(folder).unwrap();
-    for file in ["kvm.vcl", "kvm_subs.vcl"] {
-        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("vcl").join(file);
-        let text = fs::read_to_string(path).unwrap().replace(
-            "import kvm;",
-            &format!("import kvm from \"{}\";", common::vmod().display()),
-        );
-        fs::write(folder.join(file), text).unwrap();
-    }
+    copy_shipped_vcl(folder);
     let vcl = format!(
         r#"
         vcl 4.1;

@@ -68,6 +68,7 @@ vtc! {
     boot_queue
     cache
     connection
+    crowd
     deadline
     debug
     debug_vcl

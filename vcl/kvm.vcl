@@ -30,6 +30,14 @@ sub vcl_recv {
     call kvm_recv;
 }
 
+sub vcl_miss {
+    call kvm_miss;
+}
+
+sub vcl_pass {
+    call kvm_pass;
+}
+
 sub vcl_synth {
     call kvm_synth;
 }

@@ -6,11 +6,17 @@
 #     backend shop { .host = "127.0.0.1"; .port = "8081"; }
 #     sub vcl_init { kvm.tenant("xpizza.com", "/srv/tenants/xpizza", update_key_file = "/etc/varnish/xpizza.key"); }
 #     sub vcl_recv { call kvm_recv; }
+#     sub vcl_miss { call kvm_miss; }
+#     sub vcl_pass { call kvm_pass; }
 #     sub vcl_synth { call kvm_synth; }
 #     sub vcl_backend_fetch { call kvm_backend_fetch; }
 #
 # Requests whose Host header names a tenant go to its program, all others where they would go without this. Where there
 # are tenants only, kvm.vcl has the calls too. What the headers mean that have a key stands there.
+#
+# A tenant with a crowd, whose forks are all busy while as many requests as may be wait for one (max_queue), costs each of
+# the others in the crowd a 503 with Retry-After, and Varnish one thread for a moment. What is in the cache is served all the
+# same.
 
 import kvm;
 
@@ -23,8 +29,15 @@ sub kvm_recv {
         set req.http.X-LiveUpdate = req.http.X-PostKey;
     }
     unset req.http.X-PostKey;
-    if (req.method == "POST" || req.method == "PUT") {
+    if ((req.method == "POST" || req.method == "PUT") &&
+        (req.http.X-LiveUpdate || req.http.X-LiveRollback || req.http.X-LiveDebug || req.http.X-DebugKey)) {
         # Before the body comes: nobody waits for what is sent along with a wrong key.
+        if (!kvm.has_tenant(req.http.Host)) {
+            return (synth(404, "No such tenant"));
+        }
+        if (req.http.X-LiveUpdate + req.http.X-LiveRollback + req.http.X-LiveDebug + req.http.X-DebugKey == "") {
+            return (synth(401, "No key"));
+        }
         if ((req.http.X-LiveUpdate && !kvm.check_key(req.http.Host, req.http.X-LiveUpdate)) ||
             (req.http.X-LiveRollback && !kvm.check_key(req.http.Host, req.http.X-LiveRollback)) ||
             (req.http.X-LiveDebug && !kvm.check_key(req.http.Host, req.http.X-LiveDebug)) ||
@@ -64,13 +77,44 @@ sub kvm_recv {
     }
 }
 
-# The answer to a wrong key.
+# What is not in the cache, and would find neither a fork nor a place to wait for one.
+sub kvm_miss {
+    if (!kvm.has_room(req.http.Host)) {
+        return (synth(503, "Tenant busy"));
+    }
+}
+
+# The same; but orders wait for no fork.
+sub kvm_pass {
+    if (!req.http.X-Kvm-Order) {
+        call kvm_miss;
+    }
+}
+
+# The answers to those that were turned away.
 sub kvm_synth {
-    if (resp.status == 403 && resp.reason == "Wrong key") {
+    if (resp.reason == "Tenant busy") {
+        set resp.reason = "Service Unavailable";
+        set resp.http.Retry-After = "1";
+        set resp.http.Content-Type = "text/plain; charset=utf-8";
+        synthetic({"The service is busy, try again.
+"});
+        return (deliver);
+    }
+    if (resp.reason == "No such tenant" || resp.reason == "No key" || resp.reason == "Wrong key") {
         set resp.http.Connection = "close";
         set resp.http.Content-Type = "application/json";
-        synthetic({"{ "error": "the key is wrong, or this host has none" }
+        if (resp.status == 404) {
+            synthetic({"{ "error": "there is no such tenant" }
 "});
+        } else if (resp.status == 401) {
+            set resp.http.WWW-Authenticate = "X-LiveUpdate";
+            synthetic({"{ "error": "no key was sent" }
+"});
+        } else {
+            synthetic({"{ "error": "the key is wrong, or does not do, or the tenant has none" }
+"});
+        }
         return (deliver);
     }
 }

@@ -31,6 +31,33 @@ impl Varnishd {
 
     /// The same, with more arguments for varnishd.
     pub fn start_with(vcl_init: &str, arguments: &[&str]) -> Self {
+        Self::start_vcl(|_| Self::vcl(vcl_init), arguments)
+    }
+
+    /// Starts it with vcl/kvm.vcl and these lines in vcl_init. Nothing comes from the cache, and the host synth is
+    /// Varnish's own.
+    pub fn start_shipped(vcl_init: &str, arguments: &[&str]) -> Self {
+        let vcl = |dir: &Path| {
+            copy_shipped_vcl(dir);
+            format!(
+                "vcl 4.1;
+                include \"{dir}/kvm.vcl\";
+                sub vcl_init {{ {vcl_init} }}
+                sub vcl_recv {{
+                    if (req.http.Host == \"synth\") {{
+                        return (synth(200));
+                    }}
+                    return (pass);
+                }}",
+                dir = dir.display(),
+                vcl_init = filled_in(vcl_init),
+            )
+        };
+        Self::start_vcl(vcl, arguments)
+    }
+
+    /// Starts it with a VCL, which may have files in the folder that it is given.
+    fn start_vcl(vcl_of: impl FnOnce(&Path) -> String, arguments: &[&str]) -> Self {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let slot = Slot::take();
         let dir = std::env::temp_dir().join(format!(
@@ -40,7 +67,7 @@ impl Varnishd {
         ));
         fs::create_dir(&dir).unwrap();
         let vcl = dir.join("first.vcl");
-        fs::write(&vcl, Self::vcl(vcl_init)).unwrap();
+        fs::write(&vcl, vcl_of(&dir)).unwrap();
         let output = File::create(dir.join("output")).unwrap();
         let manager = Command::new(program("varnishd", "VARNISHD"))
             .args([
@@ -90,11 +117,6 @@ impl Varnishd {
                 }}
                 return (pass);
             }}
-            sub vcl_pass {{
-                if (req.http.X-If-Room && !kvm.has_room(req.http.Host)) {{
-                    return (synth(503));
-                }}
-            }}
             sub vcl_backend_fetch {{
                 set bereq.backend = kvm.backend();
                 if (bereq.http.X-LiveUpdate) {{
@@ -109,9 +131,7 @@ impl Varnishd {
                 }}
             }}",
             vmod = vmod().display(),
-            vcl_init = vcl_init
-                .replace("GUESTS", &guests().display().to_string())
-                .replace("ENOUGH", ENOUGH_VCL),
+            vcl_init = filled_in(vcl_init),
         )
     }
 
@@ -259,6 +279,22 @@ impl Varnishd {
                 .parse()
                 .unwrap(),
         }
+    }
+}
+
+/// With the guest programs' folder in the place of GUESTS, and a time that nothing reaches in that of ENOUGH.
+fn filled_in(vcl: &str) -> String {
+    vcl.replace("GUESTS", &guests().display().to_string())
+        .replace("ENOUGH", ENOUGH_VCL)
+}
+
+/// Copies vcl/kvm.vcl and what it includes to a folder, with the VMOD that was built.
+pub fn copy_shipped_vcl(folder: &Path) {
+    for file in ["kvm.vcl", "kvm_subs.vcl"] {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("vcl").join(file);
+        let import = format!("import kvm from \"{}\";", vmod().display());
+        let text = fs::read_to_string(path).unwrap();
+        fs::write(folder.join(file), text.replace("import kvm;", &import)).unwrap();
     }
 }
 
