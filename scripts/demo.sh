@@ -221,6 +221,23 @@ get "$listen" /t/ok && expect "/t/ok: an answer after them" [ "$status" = 200 ]
 for u in /nowhere /w/nowhere /x/1 /y/x /z/nowhere /u/x /t/nowhere /favicon.ico; do
     get "$listen" $u && expect "$u: 404" [ "$status" = 404 ]
 done
-get nobody.example / && expect "an unknown tenant: 503" [ "$status" = 503 ]
+get nobody.example / && expect "an unknown tenant: 404" [ "$status" = 404 ]
+
+# What is installed, with a tenant whose program does not boot.
+echo "no program" >"$work/text"
+cat >"$work/site.vcl" <<END
+vcl 4.1;
+include "$root/vcl/kvm.vcl";
+sub vcl_init {
+    kvm.tenant("good.example", "$guests/hello");
+    kvm.tenant("bad.example", "$work/text");
+}
+END
+if ! varnishadm -n "$work/varnish" -t 60 vcl.load site "$work/site.vcl" || ! varnishadm -n "$work/varnish" vcl.use site; then
+    die "vcl/kvm.vcl does not load"
+fi
+get good.example / && expect "kvm.vcl, a tenant: 200" [ "$status" = 200 ]
+get bad.example / && expect "kvm.vcl, a program that does not boot: 503" [ "$status" = 503 ]
+get nobody.example / && expect "kvm.vcl, an unknown host: 404" [ "$status" = 404 ]
 echo "demo-check: $passed passed, $failed failed"
 [ $failed = 0 ]

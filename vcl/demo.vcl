@@ -34,6 +34,10 @@ sub vcl_recv {
         }
     }
 
+    if (!kvm.has_tenant(req.http.Host)) {
+        return (synth(404, "No such tenant"));
+    }
+
     # The buttons of upizza.com's page. In production an update needs a key and
     # comes with its program (kvm.vcl); here it is a file.
     if (req.http.Host == "upizza.com") {
