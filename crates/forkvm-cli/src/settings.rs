@@ -37,6 +37,9 @@ pub struct Settings {
     /// Memory a request may newly dirty, in MiB, at most 64 GiB.
     #[arg(long, value_name = "MIB", default_value_t = 64, value_parser = clap::value_parser!(u64).range(1..=64 << 10))]
     pub max_request_memory: u64,
+    /// Longest body of a response, in MiB, at most 64 GiB. A longer one is the program's failure.
+    #[arg(long, value_name = "MIB", default_value_t = 64, value_parser = clap::value_parser!(u64).range(..=64 << 10))]
+    pub max_response_size: u64,
 }
 
 impl Settings {
@@ -51,6 +54,7 @@ impl Settings {
         config.limits.max_request_time = self.max_request_time;
         config.limits.max_memory = self.max_memory.saturating_mul(1 << 20);
         config.limits.max_request_memory = self.max_request_memory.saturating_mul(1 << 20);
+        config.limits.max_response_size = self.max_response_size.saturating_mul(1 << 20);
         config
     }
 }

@@ -100,6 +100,20 @@ fn a_busy_program_is_503() {
 }
 
 #[test]
+fn nobody_waits_where_nobody_may() {
+    kvm_or_skip!();
+    let arguments = ["--concurrency", "1", "--max-queue", "0"];
+    let arguments = [&arguments[..], &["--max-request-time", "60"]].concat();
+    let dev = Dev::start("queue", &guest_path("crash"), &arguments);
+    let mut looping = TcpStream::connect(&dev.address).unwrap();
+    looping
+        .write_all(b"GET /loop HTTP/1.1\r\nHost: x\r\n\r\n")
+        .unwrap();
+    dev.wait("busy", || status(&dev.get("/ok")) == "503");
+    dev.await_error("max_queue");
+}
+
+#[test]
 fn a_changed_file_is_loaded_and_a_bad_one_is_not() {
     kvm_or_skip!();
     let dev = Dev::start("reload", &guest_path("hello"), &[]);

@@ -163,6 +163,24 @@ fn memory_that_no_machine_has_is_refused_by_its_option() {
 }
 
 #[test]
+fn a_response_that_is_too_long_is_a_failure() {
+    kvm_or_skip!();
+    let url = format!("/size/{}", (1 << 20) + 1);
+    let output = run("echo", &["--max-response-size", "1", "PROG", &url]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(
+        stderr(&output).contains("max_response_size"),
+        "{}",
+        stderr(&output)
+    );
+    let most = body(
+        "echo",
+        &["--max-response-size", "1", "PROG", "/size/1048576"],
+    );
+    assert_eq!(most.len(), 1 << 20);
+}
+
+#[test]
 fn an_error_handlers_answer_is_an_answer() {
     kvm_or_skip!();
     let output = run("get_post", &["-i", "--arg", "A", "PROG", "/die"]);

@@ -28,6 +28,9 @@ pub struct Dev {
     /// Most requests at once, each in a fork of its own.
     #[arg(long, value_name = "FORKS", default_value_t = 2, value_parser = clap::value_parser!(u16).range(1..=64))]
     concurrency: u16,
+    /// Most requests that wait for a fork; with 0 none waits [default: 4 for each fork, at least 16].
+    #[arg(long, value_name = "REQUESTS", value_parser = clap::value_parser!(u16).range(..=10_000))]
+    max_queue: Option<u16>,
     /// The free argument that VCL's kvm.backend() can give.
     #[arg(long, default_value = "")]
     arg: String,
@@ -74,7 +77,10 @@ impl Dev {
             .settings
             .config(crate::settings::file_name(&self.program));
         config.concurrency = self.concurrency.into();
-        config.queue = Queue::new(Config::default_queue(config.concurrency));
+        config.queue = Queue::new(match self.max_queue {
+            Some(most) => most.into(),
+            None => Config::default_queue(config.concurrency),
+        });
         let loaded = Arc::new(Loaded::new(self.program, config));
         loaded.clone().keep_fresh().await;
         out!("forkvm: http://{address}/");
