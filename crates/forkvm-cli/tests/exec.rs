@@ -105,6 +105,11 @@ fn threads_and_futexes() {
 }
 
 #[test]
+fn a_program_starts_anew_after_another() {
+    same("anew");
+}
+
+#[test]
 fn ports_are_no_way_to_wild_addresses() {
     kvm_or_skip!();
     for at in [

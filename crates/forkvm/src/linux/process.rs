@@ -48,6 +48,14 @@ impl Process {
             stack,
         }
     }
+
+    /// The same process with another executable, as after execve(2).
+    pub fn exec(&mut self, executable: &[u8], stack: Range<u64>) {
+        *self = Self {
+            umask: self.umask,
+            ..Self::new(executable, stack)
+        };
+    }
 }
 
 /// uname(2), `struct new_utsname`: six fields of 65 bytes.

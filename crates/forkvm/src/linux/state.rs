@@ -100,8 +100,8 @@ impl Linux {
             start: loaded.brk,
             now: loaded.brk,
         };
-        *self.process = Process::new(&loaded.executable, loaded.stack.clone());
-        self.tasks.end_others();
+        self.process.exec(&loaded.executable, loaded.stack.clone());
+        self.tasks.start_anew();
         self.signals.forget_handlers();
         self.files.close_on_exec();
         Ok(loaded)

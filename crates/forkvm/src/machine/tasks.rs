@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use kvm_bindings::kvm_regs;
 
-use crate::arch::context::Context;
+use crate::arch::context::{Context, initial_vector};
 use crate::arch::layout::MONITOR_BASE;
 use crate::arch::regs::RFLAGS;
 use crate::failure::Cause;
@@ -108,6 +108,9 @@ impl Machine {
             Err(error) if error.too_late => return Some(Cause::Killed(libc::SIGKILL)),
             Err(error) => return self.return_from_call(-i64::from(error.errno.raw_os_error())),
         };
+        if let Err(error) = self.vcpu.set_xsave(&initial_vector()) {
+            return Some(Cause::Machine(format!("vector state: {error}")));
+        }
         self.vector_of = FIRST_TID;
         let mut sregs = self.vcpu.synced_sregs();
         (sregs.fs.base, sregs.gs.base) = (0, 0);

@@ -156,12 +156,11 @@ impl Tasks {
         };
     }
 
-    /// Ends all but the one that runs, as execve(2) does. It becomes the first.
-    pub fn end_others(&mut self) {
-        let mut only = self.list.swap_remove(self.current);
-        only.tid = FIRST_TID;
+    /// Ends all of them and begins the first of another program, as execve(2) does: what the kernel keeps for a thread
+    /// lay in memory that is gone.
+    pub fn start_anew(&mut self) {
         self.list.clear();
-        self.list.push(only);
+        self.list.push(Task::new(FIRST_TID));
         self.current = 0;
     }
 
