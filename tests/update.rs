@@ -6,6 +6,8 @@ mod common;
 mod damage;
 
 use std::fs;
+use std::thread;
+use std::time::Duration;
 
 use common::client::Body;
 use common::updates::{KEY, answer, guest, start, upload};
@@ -37,6 +39,42 @@ fn an_upload_that_trickles_in_keeps_nobody_from_a_rollback() {
     assert_eq!(answer(&varnish.client().get("t", "/")), b'A');
     // Still at it.
     assert_eq!(upload(&mut varnish.client(), b"").status, 409);
+}
+
+/// However long the update had to wait before its boot.
+#[test]
+fn the_new_program_has_as_many_forks_as_the_old_one() {
+    if !common::have_kvm() {
+        return;
+    }
+    let state = Folder::new("forks");
+    let settings = "max_boot_time = 0.6s, concurrency = 2, max_request_time = ENOUGH";
+    let varnish = start(state.path(), settings);
+    assert_eq!(upload(&mut varnish.client(), &guest("echo")).status, 201);
+    let forks = |forks: &str| {
+        let list = varnish.admin(&["backend.list", "-p"]);
+        list.contains("t: ready") && list.contains(&format!("forks={forks} "))
+    };
+    eventually("two requests at once have had two forks made", || {
+        thread::scope(|scope| {
+            for _ in 0..2 {
+                scope.spawn(|| varnish.client().get("t", "/sleep-loop/200"));
+            }
+        });
+        forks("2")
+    });
+
+    // As another VCL's tenant does that boots from the store.
+    let lock = fs::File::open(state.path().join("t.versions/lock")).unwrap();
+    lock.lock().unwrap();
+    thread::scope(|scope| {
+        let updated = scope.spawn(|| upload(&mut varnish.client(), &guest("version-b")));
+        thread::sleep(Duration::from_millis(800));
+        drop(lock);
+        let updated = updated.join().unwrap();
+        assert_eq!(updated.status, 201, "{}", updated.text());
+    });
+    assert!(forks("2"), "{}", varnish.admin(&["backend.list", "-p"]));
 }
 
 #[test]

@@ -302,7 +302,8 @@ impl Change<'_> {
             // As many as the old one has come to need.
             let forks = running.program.stats().forks as usize;
             let limit = tenant.settings.config.limits.max_boot_time;
-            program.fill(forks, self.start + limit);
+            // From now: until here it may have waited for the store, and for others that boot.
+            program.fill(forks, Instant::now() + limit);
         }
         self.store(elf, how)?;
         let state = program.restored_state();
