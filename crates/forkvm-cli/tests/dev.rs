@@ -83,6 +83,19 @@ fn failures_are_told_here_and_not_to_the_client() {
 }
 
 #[test]
+fn a_slow_body_is_408() {
+    kvm_or_skip!();
+    let dev = Dev::start("slow", &guest_path("hello"), &["--max-body-time", "0.3"]);
+    let text = dev.send(b"POST /slow HTTP/1.1\r\nHost: x\r\nContent-Length: 4\r\n\r\nda");
+    assert_eq!(
+        (status(&text), body(&text)),
+        ("408", "The request body came too slowly.\n")
+    );
+    dev.await_error("POST /slow 408: ");
+    assert_eq!(body(&dev.get("/")), "Hello, World!\n");
+}
+
+#[test]
 fn a_busy_program_is_503() {
     kvm_or_skip!();
     let arguments = ["--concurrency", "1", "--max-request-time", "60"];

@@ -7,19 +7,21 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 
 use clap::Args;
 use forkvm::{Config, Queue};
 use tokio::net::TcpListener;
 
-use crate::settings::Settings;
+use crate::settings::{Settings, parse_seconds};
 use load::Loaded;
+use serve::Given;
 
 /// Arguments of `forkvm dev`.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 The client gets the statuses that it would get through Varnish: 500 if the program fails, 503 if it has not started or all
-its forks are busy, 413 for a body that is too long. Why is said here. Nothing is cached. A program that does not start is
+its forks are busy, 413 for a body that is too long, 408 for one that comes too slowly. Why is said here. Nothing is cached. A program that does not start is
 told about, and the one before stays.")]
 pub struct Dev {
     /// The port on 127.0.0.1; 0 takes any that is free.
@@ -31,6 +33,9 @@ pub struct Dev {
     /// Most requests that wait for a fork; with 0 none waits [default: 4 for each fork, at least 16].
     #[arg(long, value_name = "REQUESTS", value_parser = clap::value_parser!(u16).range(..=10_000))]
     max_queue: Option<u16>,
+    /// Longest time for a request's body to come, in seconds.
+    #[arg(long, value_name = "SECONDS", default_value = "60", value_parser = parse_seconds)]
+    max_body_time: Duration,
     /// The free argument that VCL's kvm.backend() can give.
     #[arg(long, default_value = "")]
     arg: String,
@@ -84,7 +89,11 @@ impl Dev {
         let loaded = Arc::new(Loaded::new(self.program, config));
         loaded.clone().keep_fresh().await;
         out!("forkvm: http://{address}/");
-        serve::serve(listener, loaded, self.arg).await;
+        let given = Given {
+            arg: self.arg.into(),
+            max_body_time: self.max_body_time,
+        };
+        serve::serve(listener, loaded, given).await;
         Ok(())
     }
 }

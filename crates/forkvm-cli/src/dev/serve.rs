@@ -23,8 +23,6 @@ use crate::settings::Terminal;
 pub const MOST_CONNECTIONS: usize = 32;
 /// Longest time for a request's headers.
 const HEADERS: Duration = Duration::from_secs(30);
-/// Longest time for a request's body.
-const BODY: Duration = Duration::from_secs(60);
 
 /// Header fields that are about the connection, which is ours.
 const OF_CONNECTION: [&str; 6] = [
@@ -43,10 +41,18 @@ struct Asked {
     arg: Arc<str>,
 }
 
+/// What requests get beside the program's settings.
+#[derive(Clone)]
+pub struct Given {
+    /// The free argument.
+    pub arg: Arc<str>,
+    /// Longest time for a request's body.
+    pub max_body_time: Duration,
+}
+
 /// Answers requests until the process ends.
-pub async fn serve(listener: TcpListener, loaded: Arc<Loaded>, arg: String) {
+pub async fn serve(listener: TcpListener, loaded: Arc<Loaded>, given: Given) {
     let connections = Arc::new(Semaphore::new(MOST_CONNECTIONS));
-    let arg: Arc<str> = arg.into();
     loop {
         // It is never closed.
         let Ok(permit) = connections.clone().acquire_owned().await else {
@@ -61,11 +67,11 @@ pub async fn serve(listener: TcpListener, loaded: Arc<Loaded>, arg: String) {
                 continue;
             }
         };
-        let (loaded, arg) = (loaded.clone(), arg.clone());
+        let (loaded, given) = (loaded.clone(), given.clone());
         tokio::spawn(async move {
             let service = service_fn(move |request| {
-                let (loaded, arg) = (loaded.clone(), arg.clone());
-                async move { Ok::<_, Infallible>(respond(&loaded, request, arg).await) }
+                let (loaded, given) = (loaded.clone(), given.clone());
+                async move { Ok::<_, Infallible>(respond(&loaded, request, given).await) }
             });
             // A client that leaves is no news.
             let _ = http1::Builder::new()
@@ -82,15 +88,16 @@ pub async fn serve(listener: TcpListener, loaded: Arc<Loaded>, arg: String) {
 async fn respond(
     loaded: &Arc<Loaded>,
     request: hyper::Request<Incoming>,
-    arg: Arc<str>,
+    given: Given,
 ) -> Response<Full<Bytes>> {
     let (head, body) = request.into_parts();
     let what = format!("{} {}", head.method, head.uri);
     let most = loaded.config().limits.max_request_memory as usize;
-    let body = tokio::time::timeout(BODY, Limited::new(body, most).collect());
+    let body = tokio::time::timeout(given.max_body_time, Limited::new(body, most).collect());
     let response = match body.await {
         Ok(Ok(body)) => {
             let body = body.to_bytes();
+            let arg = given.arg;
             let asked = Asked { head, body, arg };
             let loaded = loaded.clone();
             let answered = tokio::task::spawn_blocking(move || ask(&loaded, &asked));
@@ -104,7 +111,11 @@ async fn respond(
             why: format!("its body is larger than --max-request-memory ({most} bytes)"),
         }),
         Ok(Err(error)) => Err(Refused::busy(format!("request body: {error}"))),
-        Err(_) => Err(Refused::busy("its body took too long".into())),
+        Err(_) => Err(Refused {
+            status: StatusCode::REQUEST_TIMEOUT,
+            client: "The request body came too slowly.\n",
+            why: "its body took longer than --max-body-time".into(),
+        }),
     };
     match response {
         Ok(response) => {
