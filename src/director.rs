@@ -147,12 +147,12 @@ impl Director {
 
     /// Whether there is such a tenant.
     pub fn has(&self, name: &[u8]) -> bool {
-        sent_to(&self.backends, name).is_some()
+        named(&self.backends, name).is_some()
     }
 
     /// Whether the tenant's program takes requests.
     pub fn is_ready(&self, ctx: &Ctx<'_>, name: &[u8]) -> bool {
-        let Some(name) = name::canonical(name) else {
+        let Some(name) = name::of_host(name) else {
             return false;
         };
         self.backends.read().get(&*name).is_some_and(|backend| {
@@ -197,7 +197,7 @@ impl Director {
 
     /// Whether the key is the tenant's that an order is for.
     pub fn check_key(&self, name: &[u8], key: &[u8]) -> Result<(), String> {
-        let tenant = sent_to(&self.backends, name).ok_or("no such tenant")?;
+        let tenant = named(&self.backends, name).ok_or("no such tenant")?;
         match tenant.check_any(key) {
             // The order itself will say so.
             Err(Denied::Unreadable(_)) => Ok(()),
@@ -228,12 +228,8 @@ impl Director {
         }
         let given = target.tenant.as_deref();
         let asked = given.or_else(|| fetch.header("host")).unwrap_or_default();
-        let name = match given {
-            Some(name) => name::canonical(name),
-            None => name::of_host(asked),
-        };
         let backends = self.backends.read();
-        let backend = name.and_then(|name| backends.get(&*name));
+        let backend = name::of_host(asked).and_then(|name| backends.get(&*name));
         backend.map(Registered::backend).ok_or_else(|| {
             format!(
                 "no tenant \"{}\" among the {} of this VCL",
@@ -309,7 +305,7 @@ impl Orders {
     fn carry_out(&self, fetch: &mut Fetch<'_, '_>) -> Result<Response, String> {
         let target = fetch.target().ok_or(backend::NO_TARGET)?;
         let name = target.tenant.as_deref().unwrap_or_default();
-        let tenant = sent_to(&self.backends, name);
+        let tenant = named(&self.backends, name);
         let asked = shown(name);
         match &target.order {
             Some(Order::Upload(upload)) => upload::respond(fetch, tenant, &asked, upload),
@@ -319,16 +315,11 @@ impl Orders {
     }
 }
 
-/// The tenant of this name.
+/// The tenant of this name, or that a Host header names.
 fn named(backends: &Backends, name: &[u8]) -> Option<Arc<Tenant>> {
-    let name = name::canonical(name)?;
+    let name = name::of_host(name)?;
     let backends = backends.read();
     Some(backends.get(&*name)?.director().tenant().clone())
-}
-
-/// The tenant that an order is sent to: its name, or a Host header, which may have a port.
-fn sent_to(backends: &Backends, name: &[u8]) -> Option<Arc<Tenant>> {
-    named(backends, name).or_else(|| named(backends, name::of_host(name)?.as_bytes()))
 }
 
 /// A name that somebody sent, for a message.

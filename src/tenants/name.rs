@@ -9,11 +9,16 @@ pub const MAX_LEN: usize = 246;
 /// The name as tenants are looked up by it: lower case, without a trailing dot. `None` if it can't be a name.
 ///
 /// The characters are those of host names and IP addresses, and `_ @ + ~`, so that a name can stand in a log
-/// line, in JSON and in `argv[0]` as it is.
+/// line, in JSON and in `argv[0]` as it is. Colons are between brackets only: elsewhere they begin a port, which is not the
+/// tenant's ([`of_host`]).
 pub fn canonical(name: &[u8]) -> Option<Cow<'_, str>> {
     let name = name.strip_suffix(b".").unwrap_or(name);
     let valid = |c: u8| c.is_ascii_alphanumeric() || b"._-:[]@+~".contains(&c);
-    if name.is_empty() || name.len() > MAX_LEN || !name.iter().all(|&c| valid(c)) {
+    if name.is_empty()
+        || name.len() > MAX_LEN
+        || !name.iter().all(|&c| valid(c))
+        || port(name).is_some()
+    {
         return None;
     }
     let name = str::from_utf8(name).ok()?;
@@ -24,15 +29,16 @@ pub fn canonical(name: &[u8]) -> Option<Cow<'_, str>> {
     })
 }
 
-/// The name in a Host header: as [`canonical`], and without the port.
+/// The name that a tenant is looked up by, whoever asks for it: as [`canonical`], without the port that a Host header may have.
 pub fn of_host(host: &[u8]) -> Option<Cow<'_, str>> {
-    // The colons of an IPv6 address are between brackets.
+    canonical(&host[..port(host).unwrap_or(host.len())])
+}
+
+/// Where the port begins, with its colon. Those of an IPv6 address are between brackets.
+fn port(host: &[u8]) -> Option<usize> {
     let start = host.iter().position(|&c| c == b']').unwrap_or(0);
-    let end = host[start..]
-        .iter()
-        .position(|&c| c == b':')
-        .map_or(host.len(), |colon| start + colon);
-    canonical(&host[..end])
+    let colon = host[start..].iter().position(|&c| c == b':')?;
+    Some(start + colon)
 }
 
 #[cfg(test)]
@@ -50,7 +56,7 @@ mod tests {
     }
 
     #[test]
-    fn what_could_confuse_a_log_is_no_name() {
+    fn what_could_confuse_a_log_or_be_a_port_is_no_name() {
         for bad in [
             &b""[..],
             b".",
@@ -61,11 +67,15 @@ mod tests {
             b"a\"b",
             b"a%sb",
             b"\xff",
+            b"a:80",
+            b"::1",
+            b"[::1]:80",
             &[b'a'; 247],
         ] {
             assert_eq!(canonical(bad), None, "{bad:?}");
         }
         assert!(canonical(&[b'a'; 246]).is_some());
+        assert_eq!(canonical(b"[::1]").as_deref(), Some("[::1]"));
     }
 
     #[test]
@@ -77,6 +87,7 @@ mod tests {
             ("127.0.0.1:8080", Some("127.0.0.1")),
             ("[::1]:8080", Some("[::1]")),
             ("[::1]", Some("[::1]")),
+            ("::1", None),
             (":80", None),
             ("", None),
         ] {

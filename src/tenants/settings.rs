@@ -152,7 +152,7 @@ fn name_of(given: &Given<'_>) -> Result<String, Problem> {
         None => Err((
             "name",
             format!(
-                "must be 1 to {} letters, digits and characters of . _ - : [ ] @ + ~",
+                "must be 1 to {} letters, digits and characters of . _ - [ ] @ + ~, with colons between [ ] only: no port",
                 name::MAX_LEN
             ),
         )),
