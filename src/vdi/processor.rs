@@ -1,7 +1,7 @@
 //! The fetch processor that reads a response's body into Varnish's storage.
 
 use std::ffi::{CStr, c_int, c_void};
-use std::{ptr, slice};
+use std::{mem, ptr, slice};
 
 use varnish::ffi::{self, VfpStatus};
 use varnish::vcl::{VclError, VclResponse};
@@ -31,6 +31,8 @@ pub fn body() -> *const ffi::vfp {
 /// Bytes that Varnish takes ahead of what the client has read, of a response that is streamed and not cached, unless
 /// `transit_buffer` says how many. A client that does not read holds twice as much of Varnish's storage, and two threads.
 const TRANSIT_BUFFER: i64 = 64 << 10;
+/// How much of Varnish's storage is made ready at a time: it is in the processor's caches still when the body is copied to it.
+const PIECE: usize = 16 << 10;
 
 /// Called when VCL has had its say, and before anything is stored.
 ///
@@ -136,28 +138,31 @@ unsafe extern "C" fn pull(
     to: *mut c_void,
     len: *mut isize,
 ) -> VfpStatus {
-    // SAFETY: varnishd calls us with what is pushed with a response, with `len` bytes of storage at `to`, and only until
-    // finish(); on one thread at a time.
+    // SAFETY: varnishd calls us with what is pushed with a response, and only until finish(); on one thread at a time.
     let (response, room) = unsafe {
-        let room = usize::try_from(*len).unwrap_or(0);
-        *len = 0;
-        let response = (*entry).priv1.cast::<Response>().as_mut();
-        (
-            response,
-            if to.is_null() {
-                &mut [][..]
-            } else {
-                slice::from_raw_parts_mut(to.cast::<u8>(), room)
-            },
-        )
+        let room = usize::try_from(mem::take(&mut *len)).unwrap_or(0);
+        ((*entry).priv1.cast::<Response>().as_mut(), room)
     };
+    let to = to.cast::<u8>();
     let result = guard(|| {
         let response = response.ok_or("kvm: no response")?;
-        let read = if room.is_empty() {
-            0
-        } else {
-            response.read(room)?
-        };
+        let room = if to.is_null() { 0 } else { room };
+        let room = room.min(response.len().unwrap_or(room));
+        let mut read = 0;
+        while read < room {
+            let piece = PIECE.min(room - read);
+            // SAFETY: varnishd calls us with that much storage there, which is nobody else's meanwhile. Nothing has been
+            // written to it yet, so it is made bytes first.
+            let piece = unsafe {
+                let to = to.add(read);
+                to.write_bytes(0, piece);
+                slice::from_raw_parts_mut(to, piece)
+            };
+            match response.read(piece)? {
+                0 => break,
+                more => read += more,
+            }
+        }
         Ok((read, response.len() == Some(0)))
     });
     match result.flatten() {
