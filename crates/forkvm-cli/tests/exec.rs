@@ -130,6 +130,11 @@ fn ports_are_no_way_to_wild_addresses() {
 }
 
 #[test]
+fn signals_and_timers() {
+    same("signals");
+}
+
+#[test]
 fn scripts_name_their_interpreter() {
     kvm_or_skip!();
     let folder = Folder::new("script");

@@ -32,3 +32,57 @@ pub struct Context {
     /// Vector state as an XSAVE image; `None` as long as the processor holds it.
     pub vector: Option<Arc<[u8; VECTOR_LEN]>>,
 }
+
+/// What of the vector state a program may have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct VectorFormat {
+    /// Bytes of its XSAVE image, in the standard format (Intel SDM Vol. 1, 13.4).
+    pub len: usize,
+    /// Its parts, as XCR0 has them.
+    pub features: u64,
+    /// The bits of MXCSR that may be set.
+    pub mxcsr_mask: u32,
+}
+
+/// Offsets in the legacy part of an XSAVE image (Intel SDM Vol. 1, Table 10-2): FCW, MXCSR, MXCSR_MASK, and XSTATE_BV
+/// behind it.
+const FCW: usize = 0;
+const MXCSR: usize = 24;
+const MXCSR_MASK: usize = 28;
+const XSTATE_BV: usize = 512;
+/// Where the parts beyond x87 and SSE begin.
+const EXTENDED: usize = 576;
+/// What a mask of zero stands for (Intel SDM Vol. 1, 11.6.6).
+const DEFAULT_MXCSR_MASK: u32 = 0xffbf;
+
+impl VectorFormat {
+    /// As XCR0 has it, and an image of the processor.
+    pub fn of(xcr0: u64, image: &[u8; VECTOR_LEN]) -> Self {
+        let mask = image[MXCSR_MASK..].first_chunk().copied();
+        let end = (2..63)
+            .filter(|part| xcr0 & 1 << part != 0)
+            .map(|part| {
+                // CPUID.(EAX=0DH,ECX=part): EAX, its size; EBX, its offset.
+                let found = std::arch::x86_64::__cpuid_count(0xd, part);
+                (found.ebx as usize).saturating_add(found.eax as usize)
+            })
+            .fold(EXTENDED, usize::max);
+        Self {
+            len: end.min(VECTOR_LEN),
+            features: xcr0,
+            mxcsr_mask: match mask.map_or(0, u32::from_le_bytes) {
+                0 => DEFAULT_MXCSR_MASK,
+                mask => mask,
+            },
+        }
+    }
+}
+
+/// The vector state that Linux gives a program at its start, and a handler of a signal.
+pub fn initial_vector() -> [u8; VECTOR_LEN] {
+    let mut image = [0; VECTOR_LEN];
+    image[FCW..FCW + 2].copy_from_slice(&0x37f_u16.to_le_bytes());
+    image[MXCSR..MXCSR + 4].copy_from_slice(&0x1f80_u32.to_le_bytes());
+    image[XSTATE_BV] = 0b11;
+    image
+}

@@ -191,6 +191,11 @@ impl<const N: usize> Layout<N> {
     pub fn done(&self) -> &[u8] {
         &self.0
     }
+
+    /// The bytes to keep.
+    pub fn array(self) -> [u8; N] {
+        self.0
+    }
 }
 
 /// A 64-bit field of a structure copied from the program; zero beyond its end.

@@ -11,6 +11,8 @@ pub struct Call {
     pub number: u64,
     /// RDI, RSI, RDX, R10, R8, R9.
     pub args: [u64; 6],
+    /// RSP.
+    pub rsp: u64,
 }
 
 /// What the engine has to do after a call.
@@ -34,6 +36,8 @@ pub enum Outcome {
     Clone(NewThread),
     /// `exit` of a thread, of the program if it is the last.
     ExitThread(i32),
+    /// Go on where a signal's handler has interrupted the task.
+    ReturnFromHandler,
     /// Run this program instead.
     Exec(Box<Command>),
     /// `exit_group`, or `exit` of the only thread, with this status.

@@ -29,4 +29,7 @@ pub use self::table::name;
 pub use self::call::{Call, NewThread, Outcome, Retried};
 pub use self::setup::{AllowedPath, HeapLayout, Setup};
 pub use self::state::Linux;
+pub use self::tasks::delivery::{Handling, Next as NextSignal};
+pub use self::tasks::frame::{self, FaultDetails};
+pub use self::tasks::pending::Signal;
 pub use self::tasks::task::FIRST_TID;

@@ -263,7 +263,11 @@ fn any_argument() -> impl Strategy<Value = u64> {
 
 fn any_call() -> impl Strategy<Value = Call> {
     let number = prop_oneof![20 => 0u64..463, 1 => any::<u64>()];
-    (number, prop::array::uniform6(any_argument())).prop_map(|(number, args)| Call { number, args })
+    (number, prop::array::uniform6(any_argument())).prop_map(|(number, args)| Call {
+        number,
+        args,
+        rsp: 0,
+    })
 }
 
 /// Memory with paths, vectors and small numbers, so that calls get past their first pointer.

@@ -19,10 +19,12 @@ use crate::linux::memory::heap::{Full, Heap};
 use crate::linux::memory::space::Break;
 use crate::linux::process::Process;
 use crate::linux::setup::Setup;
+use crate::linux::tasks::delivery::{self, Handling};
 use crate::linux::tasks::futex;
-use crate::linux::tasks::signals::Signals;
-use crate::linux::tasks::task::{State, Task, Tasks};
-use crate::linux::time::Clocks;
+use crate::linux::tasks::pending::Signal;
+use crate::linux::tasks::signals::{self, Signals};
+use crate::linux::tasks::task::{Blocked, State, Task, Tasks};
+use crate::linux::time::{self, Clocks};
 use crate::linux::told::Told;
 use crate::memory::guest::GuestMemory;
 use crate::memory::user::UserMemory;
@@ -176,9 +178,16 @@ impl Linux {
         let over = blocked.until.is_some_and(|until| until <= now);
         let result = match blocked.wait.on {
             WaitOn::Futex { .. } if blocked.woken => 0,
-            WaitOn::Time | WaitOn::Signal | WaitOn::Futex { .. } if over => blocked.wait.result,
-            WaitOn::Time | WaitOn::Signal | WaitOn::Futex { .. } => return Retried::Waits,
-            WaitOn::Pipe | WaitOn::Descriptor => {
+            _ if self.interrupt(place, &blocked) => {
+                let left = blocked
+                    .until
+                    .map(|until| until.saturating_duration_since(now));
+                time::write_rest(memory, blocked.call, left);
+                delivery::interrupted()
+            }
+            WaitOn::Time | WaitOn::Futex { .. } if over => blocked.wait.result,
+            WaitOn::Time | WaitOn::Futex { .. } => return Retried::Waits,
+            WaitOn::Signal | WaitOn::Pipe | WaitOn::Descriptor => {
                 let current = self.tasks.current_place();
                 self.tasks.switch_to(place);
                 let outcome = self.call(blocked.call, memory, host, random);
@@ -196,6 +205,52 @@ impl Linux {
             task.context.regs.rax = result as u64;
         }
         Retried::Runnable
+    }
+
+    /// Whether a signal ends a task's wait.
+    fn interrupt(&mut self, place: usize, blocked: &Blocked) -> bool {
+        let Some(task) = self.tasks.iter().nth(place) else {
+            return false;
+        };
+        if !delivery::has_any(&self.signals, task) {
+            return false;
+        }
+        let Some(task) = self.tasks.at(place) else {
+            return false;
+        };
+        let interrupts = delivery::interrupts(&mut self.signals, task);
+        if interrupts {
+            task.signals.interrupted = Some(blocked.call);
+        }
+        interrupts
+    }
+
+    /// Whether the current task has something to do about signals before it goes on.
+    pub fn signal_is_due(&self) -> bool {
+        let task = self.tasks.iter().nth(self.tasks.current_place());
+        task.is_some_and(|task| delivery::is_due(&self.signals, task))
+    }
+
+    /// What the current task does next about signals.
+    pub fn next_signal(&mut self) -> delivery::Next {
+        delivery::next(&mut self.signals, &mut self.tasks)
+    }
+
+    /// What the current task does about a signal that its own instruction has caused; `None` if that ends it.
+    pub fn fault(&mut self, signal: Signal) -> Option<Handling> {
+        delivery::fault(&mut self.signals, &mut self.tasks, signal)
+    }
+
+    /// When the next signal of a timer is due.
+    pub fn next_alarm(&self) -> Option<Instant> {
+        self.signals.next_alarm()
+    }
+
+    /// Sends the signals that are due by now.
+    pub fn tick(&mut self, now: Instant) {
+        if self.next_alarm().is_some_and(|at| at <= now) {
+            signals::tick(&mut self.signals, &mut self.tasks, now);
+        }
     }
 
     /// Why nothing will ever end a wait of all tasks.

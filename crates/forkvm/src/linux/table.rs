@@ -10,7 +10,9 @@ use crate::linux::files::{control, fds, folders, io, open, poll, reports, stat};
 use crate::linux::memory::{MapRequest, space};
 use crate::linux::net::sockets;
 use crate::linux::state::Linux;
-use crate::linux::tasks::{futex, signals, threads};
+use crate::linux::tasks::signals::Target;
+use crate::linux::tasks::task::FIRST_TID;
+use crate::linux::tasks::{delivery, futex, signals, threads};
 use crate::linux::{memory, process, time};
 use crate::memory::user::UserMemory;
 use crate::random::Random;
@@ -38,7 +40,28 @@ impl Linux {
             host,
             random,
         };
-        dispatch(self, guest, call)
+        let outcome = dispatch(self, guest, call);
+        if guest.memory.space().is_none() && self.signal_is_due() {
+            return self.without_handlers(guest, outcome);
+        }
+        outcome
+    }
+
+    /// What comes of a call after which a signal would be delivered, where no handler is ever run.
+    fn without_handlers(&mut self, guest: &mut Guest<'_>, outcome: Outcome) -> Outcome {
+        loop {
+            match delivery::next(&mut self.signals, &mut self.tasks) {
+                delivery::Next::GoOn | delivery::Next::MakeAgain(_) => return outcome,
+                delivery::Next::Die(signal) => return Outcome::Killed(signal),
+                delivery::Next::Handle(handling) => {
+                    let (signal, handler) = (handling.signal.number, handling.action.handler);
+                    guest.note(&format!(
+                        "signal {signal} ends the program: running its handler at {handler:#x} is not supported"
+                    ));
+                    return Outcome::Killed(signal);
+                }
+            }
+        }
     }
 }
 
@@ -85,9 +108,9 @@ fn dispatch(linux: &mut Linux, guest: &mut Guest<'_>, call: Call) -> Outcome {
         Sysno::readv | Sysno::preadv | Sysno::preadv2 => {
             vectored(linux, guest, number, args).into()
         }
-        Sysno::write => io::write(files, signals, guest, a, &io::Pieces::one(b, c), None).into(),
+        Sysno::write => io::write(files, tasks, guest, a, &io::Pieces::one(b, c), None).into(),
         Sysno::pwrite64 => {
-            io::write(files, signals, guest, a, &io::Pieces::one(b, c), Some(d)).into()
+            io::write(files, tasks, guest, a, &io::Pieces::one(b, c), Some(d)).into()
         }
         Sysno::writev | Sysno::pwritev | Sysno::pwritev2 => {
             vectored(linux, guest, number, args).into()
@@ -103,9 +126,14 @@ fn dispatch(linux: &mut Linux, guest: &mut Guest<'_>, call: Call) -> Outcome {
         Sysno::pipe => fds::pipe2(files, guest, a, 0).into(),
         Sysno::pipe2 => fds::pipe2(files, guest, a, b).into(),
         Sysno::poll => poll::poll(files, guest, a, b, c).into(),
-        Sysno::ppoll => poll::ppoll(files, guest, a, b, c).into(),
+        Sysno::ppoll => signals::mask_for_call(tasks, guest, d, args[4])
+            .and_then(|()| poll::ppoll(files, guest, a, b, c))
+            .into(),
         Sysno::select => poll::select(files, guest, args, poll::Timeout::Timeval).into(),
-        Sysno::pselect6 => poll::select(files, guest, args, poll::Timeout::Timespec).into(),
+        Sysno::pselect6 => poll::mask_of_pselect(guest, args[5])
+            .and_then(|(mask, size)| signals::mask_for_call(tasks, guest, mask, size))
+            .and_then(|()| poll::select(files, guest, args, poll::Timeout::Timespec))
+            .into(),
 
         // Descriptors.
         Sysno::close => fds::close(files, a).into(),
@@ -202,9 +230,9 @@ fn dispatch(linux: &mut Linux, guest: &mut Guest<'_>, call: Call) -> Outcome {
         Sysno::times => time::times(clocks, guest, a).into(),
         Sysno::nanosleep => time::nanosleep(guest, a).into(),
         Sysno::clock_nanosleep => time::clock_nanosleep(clocks, guest, a, b, c).into(),
-        Sysno::getitimer => time::itimer(guest, None, b).into(),
-        Sysno::setitimer => time::itimer(guest, Some(b), c).into(),
-        Sysno::alarm if flags(a) == 0 => ok(0),
+        Sysno::getitimer | Sysno::setitimer | Sysno::alarm => {
+            timer(linux, guest, number, args).into()
+        }
 
         // The process.
         Sysno::gettid => ok(i64::from(tasks.tid())),
@@ -252,17 +280,19 @@ fn dispatch(linux: &mut Linux, guest: &mut Guest<'_>, call: Call) -> Outcome {
         Sysno::exit | Sysno::exit_group => Outcome::Exit(int(a) & 0xff),
 
         // Signals.
-        Sysno::rt_sigaction => signals::rt_sigaction(signals, guest, args).into(),
-        Sysno::rt_sigprocmask => signals::rt_sigprocmask(signals, guest, args).into(),
-        Sysno::rt_sigpending => signals::rt_sigpending(signals, guest, a, b).into(),
-        Sysno::rt_sigsuspend => signals::suspend(signals, guest, Some(a)).into(),
-        Sysno::pause => signals::suspend(signals, guest, None).into(),
-        Sysno::rt_sigtimedwait => signals::rt_sigtimedwait(signals, guest, args).into(),
-        Sysno::sigaltstack => signals::sigaltstack(signals, guest, a, b).into(),
-        // Process 0 means the own group.
-        Sysno::kill if int(a) == 0 => signals::kill(signals, guest, &[], b).into(),
-        Sysno::kill | Sysno::tkill => signals::kill(signals, guest, &[int(a)], b).into(),
-        Sysno::tgkill => signals::kill(signals, guest, &[int(a), int(b)], c).into(),
+        Sysno::rt_sigaction => signals::rt_sigaction(signals, tasks, guest, args).into(),
+        Sysno::rt_sigprocmask => signals::rt_sigprocmask(tasks, guest, args).into(),
+        Sysno::rt_sigpending => signals::rt_sigpending(signals, tasks, guest, a, b).into(),
+        Sysno::rt_sigsuspend => signals::suspend(tasks, guest, Some(a)).into(),
+        Sysno::pause => signals::suspend(tasks, guest, None).into(),
+        Sysno::rt_sigtimedwait => signals::rt_sigtimedwait(signals, tasks, guest, args).into(),
+        Sysno::sigaltstack => signals::sigaltstack(tasks, guest, call.rsp, a, b).into(),
+        Sysno::kill
+        | Sysno::tkill
+        | Sysno::tgkill
+        | Sysno::rt_sigqueueinfo
+        | Sysno::rt_tgsigqueueinfo => send(linux, guest, number, args).into(),
+        Sysno::rt_sigreturn if guest.memory.space().is_some() => Outcome::ReturnFromHandler,
 
         // Threads.
         Sysno::futex => futex::futex(tasks, clocks, guest, args).into(),
@@ -294,13 +324,59 @@ fn dispatch(linux: &mut Linux, guest: &mut Guest<'_>, call: Call) -> Outcome {
 
         // Newer C libraries ask at every start, and do without.
         Sysno::rseq => refuse(Errno::NOSYS),
-        // Not there: epoll, eventfd, timerfd, signalfd, inotify (nobody to wait for), timer_create and alarm (no
-        // signal to send), rt_sigreturn (no handler ever runs), memfd_create, sendfile, statfs, io_uring, and
-        // whatever Linux gets in the future.
+        // Not there: epoll, eventfd, timerfd, signalfd, inotify, timer_create, memfd_create, sendfile, statfs, io_uring,
+        // and whatever Linux gets in the future.
         _ => {
             told.tell_call(name(call.number).unwrap_or("?"), call.number, guest);
             refuse(Errno::NOSYS)
         }
+    }
+}
+
+/// kill(2) and its relatives: a signal for the process or for one of its tasks.
+fn send(linux: &mut Linux, guest: &mut Guest<'_>, number: Sysno, args: [u64; 6]) -> Value {
+    let [a, b, c, d, ..] = args;
+    let of_process = |group: u64| match int(group) {
+        FIRST_TID => Ok(()),
+        _ => Err(Errno::SRCH),
+    };
+    let (target, signal, info) = match number {
+        Sysno::kill => (signals::process(a)?, b, None),
+        Sysno::tkill => (Target::Task(int(a)), b, None),
+        Sysno::rt_sigqueueinfo => (signals::process(a)?, b, Some(guest.read(c)?)),
+        Sysno::rt_tgsigqueueinfo => {
+            of_process(a)?;
+            (Target::Task(int(b)), c, Some(guest.read(d)?))
+        }
+        _ => {
+            of_process(a)?;
+            (Target::Task(int(b)), c, None)
+        }
+    };
+    signals::kill(&mut linux.signals, &mut linux.tasks, target, signal, info)
+}
+
+/// setitimer(2), getitimer(2), alarm(2). Of programs that run no handlers there is no timer, which zeros say; arming one
+/// fails. So do those that count the processor's time.
+fn timer(linux: &mut Linux, guest: &mut Guest<'_>, number: Sysno, args: [u64; 6]) -> Value {
+    const REAL: i32 = 0;
+    let [which, new, old, ..] = args;
+    let real = number == Sysno::alarm || int(which) == REAL;
+    if guest.memory.space().is_some() && real {
+        return match number {
+            Sysno::alarm => Ok(signals::set_alarm(&mut linux.signals, flags(which))),
+            Sysno::setitimer => signals::itimer(&mut linux.signals, guest, Some(new), old),
+            _ => signals::itimer(&mut linux.signals, guest, None, new),
+        };
+    }
+    match number {
+        Sysno::alarm if flags(which) == 0 => Ok(0),
+        Sysno::alarm => {
+            linux.told.tell_call("alarm", Sysno::alarm as u64, guest);
+            Err(Errno::NOSYS)
+        }
+        Sysno::setitimer => time::no_itimer(guest, Some(new), old),
+        _ => time::no_itimer(guest, None, new),
     }
 }
 
@@ -378,6 +454,6 @@ fn vectored(linux: &mut Linux, guest: &mut Guest<'_>, number: Sysno, args: [u64;
         Sysno::readv | Sysno::preadv | Sysno::preadv2 => {
             io::read(&mut linux.files, guest, fd, &pieces, at)
         }
-        _ => io::write(&mut linux.files, &mut linux.signals, guest, fd, &pieces, at),
+        _ => io::write(&mut linux.files, &mut linux.tasks, guest, fd, &pieces, at),
     }
 }

@@ -250,6 +250,7 @@ impl Machine {
         let call = Call {
             number: number.id() as u64,
             args: all,
+            rsp: 0,
         };
         self.linux
             .call(call, &mut self.memory, &mut self.host, &mut self.random)

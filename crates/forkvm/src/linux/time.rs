@@ -4,9 +4,11 @@ use std::time::Duration;
 
 use rustix::io::Errno;
 use rustix::time::{ClockId, Timespec, clock_gettime as host_clock};
+use syscalls::Sysno;
 
 use crate::linux::abi::{Guest, Layout, Reply, Value, field_u64, flags, int};
-use crate::linux::call::Outcome;
+use crate::linux::call::{Call, Outcome};
+use crate::memory::user::UserMemory;
 
 const NANOS: i64 = 1_000_000_000;
 const TIMER_ABSTIME: u32 = 1;
@@ -90,6 +92,13 @@ pub fn timeval_bytes(time: Timespec) -> Layout<16> {
         .i64(8, time.tv_nsec / 1000)
 }
 
+/// The same of a duration.
+pub fn timeval_bytes_of(time: Duration) -> Layout<16> {
+    Layout::new()
+        .u64(0, time.as_secs())
+        .u64(8, time.subsec_micros().into())
+}
+
 fn read_timespec(guest: &Guest<'_>, address: u64) -> Result<Timespec, Errno> {
     let bytes: [u8; 16] = guest.read(address)?;
     let time = Timespec {
@@ -125,6 +134,12 @@ pub fn read_timeval(guest: &Guest<'_>, address: u64) -> Result<Duration, Errno> 
     let seconds = u64::try_from(seconds).map_err(|_| Errno::INVAL)?;
     let micros = u64::try_from(micros).map_err(|_| Errno::INVAL)?;
     Ok(Duration::from_secs(seconds).saturating_add(Duration::from_micros(micros)))
+}
+
+/// A `struct itimerval`: interval and value.
+pub fn read_timeval_pair(guest: &Guest<'_>, address: u64) -> Result<(Duration, Duration), Errno> {
+    let second = address.checked_add(16).ok_or(Errno::FAULT)?;
+    Ok((read_timeval(guest, address)?, read_timeval(guest, second)?))
 }
 
 /// The time left until an absolute time of the program.
@@ -181,9 +196,28 @@ pub fn times(clocks: &Clocks, guest: &mut Guest<'_>, address: u64) -> Value {
     Ok(ticks)
 }
 
-/// nanosleep(2). Nothing can interrupt it, so the remaining time is never written.
+/// nanosleep(2). What a signal leaves of it is written by [`write_rest`].
 pub fn nanosleep(guest: &Guest<'_>, address: u64) -> Reply {
     Ok(Outcome::sleep(read_duration(guest, address)?))
+}
+
+/// What a signal has left of a sleep, where the call asks for that.
+pub fn write_rest(memory: &mut dyn UserMemory, call: Call, left: Option<Duration>) {
+    let [_, how, _, of_clock, ..] = call.args;
+    let address = match usize::try_from(call.number).ok().and_then(Sysno::new) {
+        Some(Sysno::nanosleep) => how,
+        Some(Sysno::clock_nanosleep) if flags(how) & TIMER_ABSTIME == 0 => of_clock,
+        _ => 0,
+    };
+    if let Some(left) = left.filter(|_| address != 0) {
+        let seconds = i64::try_from(left.as_secs()).unwrap_or(i64::MAX);
+        let rest = Timespec {
+            tv_sec: seconds,
+            tv_nsec: left.subsec_nanos().into(),
+        };
+        // Where that is no place of the program's, it has to do without.
+        let _ = memory.write(address, timespec_bytes(rest).done());
+    }
 }
 
 /// clock_nanosleep(2)
@@ -205,9 +239,9 @@ pub fn clock_nanosleep(
     Ok(Outcome::sleep(duration))
 }
 
-/// getitimer(2), and setitimer(2) and alarm(2) where they only disarm: there is no timer, which is what zeros say.
-/// Arming one fails, because its signal could not be delivered.
-pub fn itimer(guest: &mut Guest<'_>, new: Option<u64>, old: u64) -> Value {
+/// getitimer(2), and setitimer(2) where it only disarms: there is no timer, which is what zeros say. Arming one fails,
+/// because its signal could not be delivered.
+pub fn no_itimer(guest: &mut Guest<'_>, new: Option<u64>, old: u64) -> Value {
     if let Some(new) = new.filter(|new| *new != 0) {
         let wanted: [u8; 32] = guest.read(new)?;
         if field_u64(&wanted, 16) != 0 || field_u64(&wanted, 24) != 0 {

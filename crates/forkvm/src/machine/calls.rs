@@ -24,7 +24,11 @@ impl Machine {
         let call = Call {
             number: regs.rax,
             args: [regs.rdi, regs.rsi, regs.rdx, regs.r10, regs.r8, regs.r9],
+            rsp: regs.rsp,
         };
+        if self.linux.next_alarm().is_some() {
+            self.linux.tick(Instant::now());
+        }
         let outcome = self
             .linux
             .call(call, &mut self.memory, host, &mut self.random);
@@ -34,7 +38,8 @@ impl Machine {
             return Some(Cause::Machine(format!("memslot: {error}")));
         }
         if self.memory.space().is_some() {
-            return self.task_outcome(call, outcome, deadline, host);
+            let ended = self.task_outcome(call, outcome, deadline, host);
+            return ended.or_else(|| self.before_going_on(deadline));
         }
         let result = match outcome {
             Outcome::Return(value) => value,
@@ -53,15 +58,18 @@ impl Machine {
             }
             Outcome::Killed(signal) => return Some(Cause::Killed(signal)),
             // Only of programs with an address space.
-            Outcome::Yield | Outcome::Clone(_) | Outcome::Exec(_) => -i64::from(libc::ENOSYS),
+            Outcome::Yield | Outcome::Clone(_) | Outcome::Exec(_) | Outcome::ReturnFromHandler => {
+                -i64::from(libc::ENOSYS)
+            }
         };
         self.return_from_call(result)
     }
 
     /// Resumes the program after a system call with this in RAX.
     pub(super) fn return_from_call(&mut self, result: i64) -> Option<Cause> {
-        if self.memory.space().is_some_and(Space::has_removals) {
-            // A stub runs first, which returns to ring 3 itself.
+        let removals = self.memory.space().is_some_and(Space::has_removals);
+        if removals || self.linux.signal_is_due() {
+            // A stub runs first, which returns to ring 3 itself; or a handler.
             let regs = kvm_regs {
                 rax: result as u64,
                 ..self.after_call()

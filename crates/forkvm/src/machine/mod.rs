@@ -6,6 +6,7 @@ mod dirtied;
 mod exceptions;
 mod handshake;
 pub mod probe;
+mod signals;
 mod space;
 mod sync;
 mod tasks;
@@ -16,6 +17,7 @@ use std::time::{Duration, Instant};
 
 use kvm_bindings::kvm_sregs;
 
+use crate::arch::context::VectorFormat;
 use crate::arch::regs::user_sregs;
 use crate::arch::stubs::{
     PORT_EXCEPTION, PORT_HYPERCALL, PORT_PAGE_FAULT, PORT_SYSCALL, PORT_SYSCALL_32,
@@ -73,6 +75,10 @@ pub struct Machine {
     stepping: bool,
     /// The task whose vector state the processor holds.
     vector_of: i32,
+    /// What of that state a program may have, once that was asked.
+    vector_format: Option<VectorFormat>,
+    /// The signal of a timer for which the watchdog is armed.
+    armed_for: Option<Instant>,
     /// How long it has the processor before others may have it. Only while it boots.
     slice: Option<Duration>,
     /// How long others have kept it from running since [`Machine::watched`] began: its deadline is so much later.
@@ -126,6 +132,8 @@ impl Machine {
             poisoned: false,
             stepping: false,
             vector_of: FIRST_TID,
+            vector_format: None,
+            armed_for: None,
             slice: None,
             kept: Duration::ZERO,
         })
@@ -215,8 +223,11 @@ impl Machine {
                     match self.page_fault() {
                         Ok(()) => None,
                         Err(FaultError::NoMemory) => Some(Cause::MemoryLimit),
-                        Err(_) => Some(self.exception(PAGE_FAULT)),
+                        Err(error) => self.faulted(PAGE_FAULT, Some(&error)),
                     }
+                }
+                Exit::Out(port @ PORT_EXCEPTION..=0x9f) if self.memory.space().is_some() => {
+                    self.faulted((port - PORT_EXCEPTION) as u8, None)
                 }
                 Exit::Out(port @ PORT_EXCEPTION..=0x9f) => {
                     Some(self.exception((port - PORT_EXCEPTION) as u8))

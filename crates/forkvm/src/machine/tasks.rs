@@ -47,6 +47,7 @@ impl Machine {
                 self.schedule(deadline, host)
             }
             Outcome::Exec(command) => self.exec(*command),
+            Outcome::ReturnFromHandler => self.return_from_handler(),
             Outcome::SetFsBase(base) => self.set_bases(Some(base), None),
             Outcome::SetGsBase(base) => self.set_bases(None, Some(base)),
             Outcome::GetFsBase(address) => self.get_base(address, |sregs| sregs.fs.base),
@@ -136,7 +137,8 @@ impl Machine {
             if now >= deadline {
                 return Some(Cause::Timeout);
             }
-            let Some(until) = self.linux.tasks().next_deadline() else {
+            let deadlines = [self.linux.tasks().next_deadline(), self.linux.next_alarm()];
+            let Some(until) = deadlines.into_iter().flatten().min() else {
                 let never = self.linux.why_all_wait();
                 return Some(Cause::Deadlock(never));
             };
@@ -147,6 +149,7 @@ impl Machine {
     /// The task after the current one, in turn, that can run: those that wait make their calls again.
     fn next_runnable(&mut self, host: &mut dyn Host) -> Result<Option<usize>, Cause> {
         let now = Instant::now();
+        self.linux.tick(now);
         let tasks = self.linux.tasks();
         let (count, current) = (tasks.len(), tasks.current_place());
         for step in 1..=count {
@@ -197,21 +200,22 @@ impl Machine {
             return Some(Cause::Timeout);
         }
         self.watch.disarm();
-        let ended = self.next_turn(host);
-        self.watch.arm(self.slice_end(deadline));
+        let ended = self.next_turn(deadline, host);
+        self.rearm(self.slice_end(deadline));
         ended
     }
 
     /// When the current task's turn is over at the latest.
-    fn slice_end(&self, deadline: Instant) -> Instant {
+    pub(super) fn slice_end(&self, deadline: Instant) -> Instant {
+        let until = self.armed_for.map_or(deadline, |alarm| alarm.min(deadline));
         if self.linux.tasks().len() > 1 {
-            deadline.min(Instant::now() + SLICE)
+            until.min(Instant::now() + SLICE)
         } else {
-            deadline
+            until
         }
     }
 
-    fn next_turn(&mut self, host: &mut dyn Host) -> Option<Cause> {
+    fn next_turn(&mut self, deadline: Instant, host: &mut dyn Host) -> Option<Cause> {
         let regs = self.vcpu.regs();
         let ring = self.vcpu.synced_sregs().cs.selector & 3;
         let end = self
@@ -225,10 +229,11 @@ impl Machine {
         let current = self.linux.tasks().current_place();
         let context = self.context(regs);
         self.linux.tasks_mut().current().context = context;
-        match self.next_runnable(host) {
+        let ended = match self.next_runnable(host) {
             Ok(Some(place)) if place != current => self.switch_to(place),
             Ok(_) => None,
             Err(cause) => Some(cause),
-        }
+        };
+        ended.or_else(|| self.before_going_on(deadline))
     }
 }

@@ -11,7 +11,9 @@ use crate::linux::files::fds::{Device, Files, Kind, O_NONBLOCK};
 use crate::linux::files::pipes::Stuck;
 use crate::linux::kept::Kept;
 use crate::linux::process::random;
-use crate::linux::tasks::signals::{SIGPIPE, Signals};
+use crate::linux::tasks::pending::{SI_USER, Signal};
+use crate::linux::tasks::signals::SIGPIPE;
+use crate::linux::tasks::task::Tasks;
 
 /// `IOV_MAX` (linux/uio.h).
 const MAX_PIECES: u64 = 1024;
@@ -82,7 +84,7 @@ pub fn read(
 /// write(2), writev(2), pwrite64(2), pwritev(2). A pipe that nobody reads ends the program unless it ignores that.
 pub fn write(
     files: &mut Files,
-    signals: &mut Kept<Signals>,
+    tasks: &mut Kept<Tasks>,
     guest: &mut Guest<'_>,
     fd: u64,
     pieces: &Pieces,
@@ -97,7 +99,11 @@ pub fn write(
     }
     let reply = transfer(files, guest, fd, pieces, at, write_piece);
     match reply {
-        Err(Errno::PIPE) => signals.send(SIGPIPE, guest).map_or(reply, Ok),
+        Err(Errno::PIPE) => {
+            let signal = Signal::by_process(SIGPIPE, SI_USER);
+            tasks.current().signals.pending.add(signal, true);
+            reply
+        }
         _ => reply,
     }
 }

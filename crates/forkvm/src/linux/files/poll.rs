@@ -53,7 +53,7 @@ pub fn poll(files: &Files, guest: &mut Guest<'_>, array: u64, number: u64, timeo
     Ok(finish(ready, timeout))
 }
 
-/// ppoll(2); no timeout is none. Its signal mask changes nothing: no signal comes while it waits.
+/// ppoll(2) but for its signal mask; no timeout is none.
 pub fn ppoll(files: &Files, guest: &mut Guest<'_>, array: u64, number: u64, timeout: u64) -> Reply {
     let timeout = if timeout == 0 {
         None
@@ -108,7 +108,16 @@ pub enum Timeout {
     Timespec,
 }
 
-/// select(2), pselect6(2)
+/// Where pselect6(2) has its signal mask, and how long that is.
+pub fn mask_of_pselect(guest: &Guest<'_>, address: u64) -> Result<(u64, u64), Errno> {
+    if address == 0 {
+        return Ok((0, 0));
+    }
+    let second = address.checked_add(8).ok_or(Errno::FAULT)?;
+    Ok((guest.read_u64(address)?, guest.read_u64(second)?))
+}
+
+/// select(2), pselect6(2) but for its signal mask
 pub fn select(files: &Files, guest: &mut Guest<'_>, args: [u64; 6], form: Timeout) -> Reply {
     let [number, read, write, except, timeout, _] = args;
     let number = usize::try_from(int(number))

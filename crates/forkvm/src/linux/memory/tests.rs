@@ -285,6 +285,7 @@ fn mappings_are_bounded() {
         let call = crate::linux::Call {
             number: number.id() as u64,
             args,
+            rsp: 0,
         };
         linux.call(call, &mut Big, &mut host, &mut Random::new().unwrap())
     };

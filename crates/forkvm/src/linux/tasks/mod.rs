@@ -1,6 +1,9 @@
-//! What concerns a thread of the program: signals, futexes, sleeping.
+//! What concerns a thread of the program: the tasks themselves, signals, futexes.
 
+pub mod delivery;
+pub mod frame;
 pub mod futex;
+pub mod pending;
 pub mod signals;
 pub mod task;
 pub mod threads;

@@ -1,59 +1,142 @@
-//! Signals: their set-up is kept, so that programs can ask for what they set, but handlers are never run.
-//! A signal that a program sends itself ends it, unless it is ignored or blocked.
+//! Signals: what a program has set up about them, and sending them. What becomes of one that was sent is in
+//! [`delivery`](super::delivery).
+//!
+//! Programs without an address space are as they were written for: what they set up is kept, so that they can ask for
+//! it, but handlers are never run. A signal that such a program sends itself ends it, unless it is ignored or blocked.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
 
 use crate::linux::abi::{Guest, Layout, Reply, Value, field_u32, field_u64, int};
-use crate::linux::call::{Outcome, Wait, WaitOn};
+use crate::linux::call::{Call, Outcome, Wait, WaitOn};
+use crate::linux::tasks::pending::{INFO_LEN, LAST, Pending, SI_TKILL, SI_USER, Signal, bit};
+use crate::linux::tasks::task::{FIRST_TID, Tasks};
+use crate::linux::time::{read_timeval_pair, timeval_bytes_of};
 
-/// Number of the last signal (`_NSIG` of asm-generic/signal.h).
-const LAST: i32 = 64;
-const SIGKILL: i32 = 9;
+pub(super) const SIGKILL: i32 = 9;
+const SIGALRM: i32 = 14;
 const SIGCHLD: i32 = 17;
 const SIGCONT: i32 = 18;
-const SIGSTOP: i32 = 19;
+pub(super) const SIGSTOP: i32 = 19;
 const SIGURG: i32 = 23;
 const SIGWINCH: i32 = 28;
 /// `write` to a pipe that nobody reads.
 pub const SIGPIPE: i32 = 13;
 
-const SIG_DFL: u64 = 0;
-const SIG_IGN: u64 = 1;
+pub(super) const SIG_DFL: u64 = 0;
+pub(super) const SIG_IGN: u64 = 1;
 
+pub(super) const SS_ONSTACK: u32 = 1;
 const SS_DISABLE: u32 = 2;
+const SS_AUTODISARM: u32 = 1 << 31;
 const MINSIGSTKSZ: u64 = 2048;
 
-/// The one process and thread there is.
-pub const SELF: i32 = 1;
+/// Most signals that are queued with what is told about them, all tasks together (RLIMIT_SIGPENDING).
+const MOST_QUEUED: usize = 1024;
 
 /// The kernel's `struct sigaction` on x86-64: handler, flags, restorer, mask.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-struct Action {
-    handler: u64,
-    flags: u64,
-    restorer: u64,
-    mask: u64,
+pub struct Action {
+    /// A function, [`SIG_DFL`] or [`SIG_IGN`].
+    pub handler: u64,
+    /// `SA_*`
+    pub flags: u64,
+    /// Where the handler returns to.
+    pub restorer: u64,
+    /// What is blocked while it runs.
+    pub mask: u64,
 }
 
-/// Everything a program may have set up about signals.
+/// A timer whose signal is SIGALRM (setitimer(2)).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Alarm {
+    /// When it goes off.
+    pub at: Instant,
+    /// After how long it does so again, if that is not zero.
+    pub interval: Duration,
+}
+
+/// What concerns all tasks of a program.
 #[derive(Debug, Clone)]
 pub struct Signals {
-    actions: [Action; 64],
-    blocked: u64,
-    pending: u64,
-    stack: Option<(u64, u64)>,
+    actions: [Action; LAST as usize],
+    /// Sent to the process: any task may take it.
+    pub(super) pending: Pending,
+    alarm: Option<Alarm>,
+}
+
+/// An alternate stack for handlers (sigaltstack(2)).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct AltStack {
+    /// Lowest address.
+    pub start: u64,
+    /// Bytes.
+    pub len: u64,
+    /// `SS_AUTODISARM` was asked for.
+    pub autodisarm: bool,
+}
+
+impl AltStack {
+    /// Whether a stack pointer is in it.
+    pub fn holds(&self, rsp: u64) -> bool {
+        // A full stack's pointer is its start, an empty one's its end.
+        rsp > self.start && rsp - self.start <= self.len
+    }
+}
+
+/// What concerns one task.
+#[derive(Debug, Clone, Default)]
+pub struct TaskSignals {
+    /// What it blocks.
+    pub mask: u64,
+    /// What it blocks again when the call that it makes is over (rt_sigsuspend(2), ppoll(2)).
+    pub after_call: Option<u64>,
+    /// Sent to it alone.
+    pub pending: Pending,
+    /// The stack for handlers that ask for it.
+    pub stack: Option<AltStack>,
+    /// The call that a signal has interrupted, before it is known whether there is a handler.
+    pub interrupted: Option<Call>,
+}
+
+impl TaskSignals {
+    /// Of a thread that this task makes.
+    pub fn of_thread(&self) -> Self {
+        Self {
+            mask: self.after_call.unwrap_or(self.mask),
+            ..Self::default()
+        }
+    }
+
+    /// Sets what it blocks. These two can't be.
+    pub fn set_mask(&mut self, mask: u64) {
+        self.mask = mask & !(bit(SIGKILL) | bit(SIGSTOP));
+    }
+
+    /// Blocks something else as long as a call takes, which is made again when it has waited.
+    pub fn set_mask_for_call(&mut self, mask: u64) {
+        self.after_call.get_or_insert(self.mask);
+        self.set_mask(mask);
+    }
+}
+
+/// Whom a signal is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Target {
+    /// The process.
+    Process,
+    /// One task, by its id.
+    Task(i32),
 }
 
 impl Signals {
     /// As after `execve` from a shell.
     pub fn new() -> Self {
         Self {
-            actions: [Action::default(); 64],
-            blocked: 0,
-            pending: 0,
-            stack: None,
+            actions: [Action::default(); LAST as usize],
+            pending: Pending::default(),
+            alarm: None,
         }
     }
 
@@ -64,61 +147,134 @@ impl Signals {
                 *action = Action::default();
             }
         }
-        self.stack = None;
     }
 
-    /// Sends the program a signal: what ends it, or `None` if it lives on.
-    pub fn send(&mut self, signal: i32, guest: &mut Guest<'_>) -> Option<Outcome> {
-        if self.blocked & bit(signal) != 0 && signal != SIGKILL && signal != SIGSTOP {
-            self.pending |= bit(signal);
-            return None;
+    /// What is to be done about a signal.
+    pub fn action(&self, signal: i32) -> Option<Action> {
+        self.actions.get(place(signal)?).copied()
+    }
+
+    /// Forgets a handler that is to run once.
+    pub(super) fn reset(&mut self, signal: i32) {
+        if let Some(action) = place(signal).and_then(|place| self.actions.get_mut(place)) {
+            action.handler = SIG_DFL;
         }
-        let action = self.action(signal).unwrap_or_default();
+    }
+
+    /// Whether nothing happens when it comes.
+    pub(super) fn ignores(&self, signal: i32) -> bool {
         // The default of these is to do nothing; SIGCONT finds nothing that is stopped.
         let harmless = matches!(signal, SIGCHLD | SIGCONT | SIGURG | SIGWINCH);
-        let catchable = signal != SIGKILL && signal != SIGSTOP;
-        match action.handler {
-            SIG_DFL if harmless => None,
-            SIG_IGN if catchable => None,
-            SIG_DFL | SIG_IGN => Some(Outcome::Killed(signal)),
-            handler => {
-                guest.note(&format!(
-                    "signal {signal} ends the program: running its handler at {handler:#x} is not supported"
-                ));
-                Some(Outcome::Killed(signal))
-            }
+        match self.action(signal).unwrap_or_default().handler {
+            SIG_DFL => harmless,
+            SIG_IGN => signal != SIGKILL && signal != SIGSTOP,
+            _ => false,
         }
     }
 
-    /// Sends what is pending and no longer blocked.
-    fn deliver(&mut self, guest: &mut Guest<'_>) -> Option<Outcome> {
-        let ready = self.pending & !self.blocked;
-        self.pending &= self.blocked;
-        (1..=LAST)
-            .filter(|signal| ready & bit(*signal) != 0)
-            .find_map(|signal| self.send(signal, guest))
-    }
-
-    fn action(&self, signal: i32) -> Option<Action> {
-        self.actions
-            .get(usize::try_from(signal.checked_sub(1)?).ok()?)
-            .copied()
+    /// When the timer goes off.
+    pub fn next_alarm(&self) -> Option<Instant> {
+        self.alarm.map(|alarm| alarm.at)
     }
 }
 
-fn bit(signal: i32) -> u64 {
-    u32::try_from(signal.saturating_sub(1))
-        .ok()
-        .and_then(|shift| 1u64.checked_shl(shift))
-        .unwrap_or(0)
+fn place(signal: i32) -> Option<usize> {
+    usize::try_from(signal.checked_sub(1)?).ok()
 }
 
 fn check_size(size: u64) -> Result<(), Errno> {
     if size == 8 { Ok(()) } else { Err(Errno::INVAL) }
 }
 
+/// Sends a signal. `EAGAIN` where a real-time signal with a value has no room, `ESRCH` without such a task.
+pub fn send(
+    signals: &mut Signals,
+    tasks: &mut Tasks,
+    target: Target,
+    signal: Signal,
+) -> Result<(), Errno> {
+    let queued: usize = tasks.iter().map(|task| task.signals.pending.len()).sum();
+    let room = queued + signals.pending.len() < MOST_QUEUED;
+    let ignored = signals.ignores(signal.number);
+    let blocked = |mask: u64| mask & bit(signal.number) != 0;
+    match target {
+        Target::Task(tid) => {
+            let task = tasks.iter_mut().find(|task| task.tid == tid);
+            let of = &mut task.ok_or(Errno::SRCH)?.signals;
+            if !ignored || blocked(of.mask) {
+                of.pending.add(signal, room);
+            }
+        }
+        Target::Process => {
+            if !ignored || tasks.iter().any(|task| blocked(task.signals.mask)) {
+                signals.pending.add(signal, room);
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Sends what the timer's time has come for.
+pub fn tick(signals: &mut Signals, tasks: &mut Tasks, now: Instant) {
+    let Some(alarm) = signals.alarm.filter(|alarm| alarm.at <= now) else {
+        return;
+    };
+    // What was missed meanwhile comes once.
+    signals.alarm = (!alarm.interval.is_zero())
+        .then(|| now.checked_add(alarm.interval))
+        .flatten()
+        .map(|at| Alarm { at, ..alarm });
+    // There is a process to send it to.
+    let _ = send(signals, tasks, Target::Process, Signal::by_kernel(SIGALRM));
+}
+
+/// setitimer(2) and getitimer(2) of the timer that runs in real time: `struct itimerval`, interval and value.
+pub fn itimer(signals: &mut Signals, guest: &mut Guest<'_>, new: Option<u64>, old: u64) -> Value {
+    let now = Instant::now();
+    let before = signals.alarm;
+    let mut after = before;
+    if let Some(new) = new.filter(|new| *new != 0) {
+        let (interval, value) = read_timeval_pair(guest, new)?;
+        after = alarm(now, value, interval);
+    }
+    let (interval, left) = before.map_or((Duration::ZERO, Duration::ZERO), |alarm| {
+        (alarm.interval, left(&alarm, now))
+    });
+    let both = [timeval_bytes_of(interval), timeval_bytes_of(left)];
+    guest.write_unless_null(old, both.map(Layout::array).as_flattened())?;
+    signals.alarm = after;
+    Ok(0)
+}
+
+/// alarm(2)
+pub fn set_alarm(signals: &mut Signals, seconds: u32) -> i64 {
+    let now = Instant::now();
+    let before = signals.alarm.map_or(0, |alarm| {
+        // Whole seconds, but not none as long as there is a timer.
+        left(&alarm, now).as_millis().div_ceil(1000)
+    });
+    signals.alarm = alarm(now, Duration::from_secs(seconds.into()), Duration::ZERO);
+    i64::try_from(before).unwrap_or(i64::MAX)
+}
+
+fn alarm(now: Instant, value: Duration, interval: Duration) -> Option<Alarm> {
+    let at = (!value.is_zero()).then(|| now.checked_add(value)).flatten();
+    at.map(|at| Alarm { at, interval })
+}
+
+/// Never zero, which would be no timer.
+fn left(alarm: &Alarm, now: Instant) -> Duration {
+    let left = alarm.at.saturating_duration_since(now);
+    left.max(Duration::from_micros(1))
+}
+
 /// rt_sigaction(2)
-pub fn rt_sigaction(signals: &mut Signals, guest: &mut Guest<'_>, args: [u64; 6]) -> Value {
+pub fn rt_sigaction(
+    signals: &mut Signals,
+    tasks: &mut Tasks,
+    guest: &mut Guest<'_>,
+    args: [u64; 6],
+) -> Value {
     let [signal, new, old, size, ..] = args;
     check_size(size)?;
     let signal = int(signal);
@@ -134,7 +290,7 @@ pub fn rt_sigaction(signals: &mut Signals, guest: &mut Guest<'_>, args: [u64; 6]
             handler: field(0),
             flags: field(8),
             restorer: field(16),
-            mask: field(24),
+            mask: field(24) & !(bit(SIGKILL) | bit(SIGSTOP)),
         });
     }
     let Action {
@@ -149,18 +305,26 @@ pub fn rt_sigaction(signals: &mut Signals, guest: &mut Guest<'_>, args: [u64; 6]
         .u64(16, restorer)
         .u64(24, mask);
     guest.write_unless_null(old, bytes.done())?;
-    let index = usize::try_from(signal.saturating_sub(1)).map_err(|_| Errno::INVAL)?;
+    let index = place(signal).ok_or(Errno::INVAL)?;
     if let (Some(action), Some(place)) = (action, signals.actions.get_mut(index)) {
         *place = action;
+        // What is pending and becomes ignored is gone.
+        if signals.ignores(signal) {
+            signals.pending.forget(signal);
+            for task in tasks.iter_mut() {
+                task.signals.pending.forget(signal);
+            }
+        }
     }
     Ok(0)
 }
 
-/// rt_sigprocmask(2). Unblocking a pending signal delivers it: musl's `raise` and `abort` rely on that.
-pub fn rt_sigprocmask(signals: &mut Signals, guest: &mut Guest<'_>, args: [u64; 6]) -> Reply {
+/// rt_sigprocmask(2)
+pub fn rt_sigprocmask(tasks: &mut Tasks, guest: &mut Guest<'_>, args: [u64; 6]) -> Value {
     let [how, new, old, size, ..] = args;
     check_size(size)?;
-    let before = signals.blocked;
+    let of = &mut tasks.current().signals;
+    let before = of.mask;
     let mut after = before;
     if new != 0 {
         let set = guest.read_u64(new)?;
@@ -172,91 +336,170 @@ pub fn rt_sigprocmask(signals: &mut Signals, guest: &mut Guest<'_>, args: [u64; 
         };
     }
     guest.write_unless_null(old, &before.to_le_bytes())?;
-    signals.blocked = after & !(bit(SIGKILL) | bit(SIGSTOP));
-    Ok(signals.deliver(guest).unwrap_or(Outcome::Return(0)))
+    of.set_mask(after);
+    Ok(0)
 }
 
 /// rt_sigpending(2)
-pub fn rt_sigpending(signals: &Signals, guest: &mut Guest<'_>, address: u64, size: u64) -> Value {
+pub fn rt_sigpending(
+    signals: &Signals,
+    tasks: &mut Tasks,
+    guest: &mut Guest<'_>,
+    address: u64,
+    size: u64,
+) -> Value {
     check_size(size)?;
-    guest.write(address, &signals.pending.to_le_bytes())?;
+    let of = &tasks.current().signals;
+    let blocked = (signals.pending.set() | of.pending.set()) & of.mask;
+    guest.write(address, &blocked.to_le_bytes())?;
     Ok(0)
 }
 
-/// sigaltstack(2), `stack_t`: pointer, flags, size.
-pub fn sigaltstack(signals: &mut Signals, guest: &mut Guest<'_>, new: u64, old: u64) -> Value {
-    let before = signals.stack;
+/// A `stack_t`: pointer, flags, size. `rsp` tells whether it is in use.
+pub fn stack_bytes(stack: Option<AltStack>, rsp: u64) -> Layout<24> {
+    let layout = Layout::<24>::new();
+    let Some(stack) = stack else {
+        return layout.u32(8, SS_DISABLE);
+    };
+    let flags = if stack.holds(rsp) { SS_ONSTACK } else { 0 };
+    let autodisarm = if stack.autodisarm { SS_AUTODISARM } else { 0 };
+    layout
+        .u64(0, stack.start)
+        .u32(8, flags | autodisarm)
+        .u64(16, stack.len)
+}
+
+/// Reads a `stack_t`.
+pub fn stack_of(bytes: &[u8; 24]) -> Result<Option<AltStack>, Errno> {
+    let (start, flags, len) = (
+        field_u64(bytes, 0),
+        field_u32(bytes, 8),
+        field_u64(bytes, 16),
+    );
+    match flags & !(SS_ONSTACK | SS_AUTODISARM) {
+        SS_DISABLE => Ok(None),
+        0 if len < MINSIGSTKSZ => Err(Errno::NOMEM),
+        0 => Ok(Some(AltStack {
+            start,
+            len,
+            autodisarm: flags & SS_AUTODISARM != 0,
+        })),
+        _ => Err(Errno::INVAL),
+    }
+}
+
+/// sigaltstack(2) of a task whose stack pointer is `rsp`.
+pub fn sigaltstack(
+    tasks: &mut Tasks,
+    guest: &mut Guest<'_>,
+    rsp: u64,
+    new: u64,
+    old: u64,
+) -> Value {
+    let of = &mut tasks.current().signals;
+    let before = of.stack;
     let mut after = before;
     if new != 0 {
-        let bytes: [u8; 24] = guest.read(new)?;
-        let (start, flags, size) = (
-            field_u64(&bytes, 0),
-            field_u32(&bytes, 8),
-            field_u64(&bytes, 16),
-        );
-        // SS_ONSTACK (1) is accepted and SS_AUTODISARM (1 << 31) has no handler to matter to.
-        after = match flags & !(1 | 1 << 31) {
-            SS_DISABLE => None,
-            0 if size < MINSIGSTKSZ => return Err(Errno::NOMEM),
-            0 => Some((start, size)),
-            _ => return Err(Errno::INVAL),
-        };
+        let in_use = before.is_some_and(|stack| stack.holds(rsp));
+        let bytes = guest.read(new)?;
+        if in_use {
+            return Err(Errno::PERM);
+        }
+        after = stack_of(&bytes)?;
     }
-    let layout = Layout::<24>::new();
-    let bytes = match before {
-        Some((start, size)) => layout.u64(0, start).u64(16, size),
-        None => layout.u32(8, SS_DISABLE),
-    };
-    guest.write_unless_null(old, bytes.done())?;
-    signals.stack = after;
+    guest.write_unless_null(old, stack_bytes(before, rsp).done())?;
+    of.stack = after;
     Ok(0)
 }
 
-/// kill(2), tkill(2), tgkill(2): `target` and `group` are this process or nobody.
-pub fn kill(signals: &mut Signals, guest: &mut Guest<'_>, targets: &[i32], signal: u64) -> Reply {
-    let signal = int(signal);
-    if !(0..=LAST).contains(&signal) {
+/// kill(2), tkill(2), tgkill(2) and their forms with a `siginfo_t`.
+pub fn kill(
+    signals: &mut Signals,
+    tasks: &mut Tasks,
+    target: Target,
+    signal: u64,
+    info: Option<[u8; INFO_LEN]>,
+) -> Value {
+    let number = int(signal);
+    if !(0..=LAST).contains(&number) {
         return Err(Errno::INVAL);
     }
-    if targets.iter().any(|target| *target != SELF) {
+    if let Target::Task(tid) = target
+        && !tasks.iter().any(|task| task.tid == tid)
+    {
         return Err(Errno::SRCH);
     }
-    if signal == 0 {
-        return Ok(Outcome::Return(0));
+    if number == 0 {
+        return Ok(0);
     }
-    Ok(signals.send(signal, guest).unwrap_or(Outcome::Return(0)))
+    let signal = match info {
+        Some(bytes) => {
+            let info = Layout::<INFO_LEN>::new()
+                .bytes(0, &bytes)
+                .u32(0, number.cast_unsigned())
+                .array();
+            Signal { number, info }
+        }
+        None if target == Target::Process => Signal::by_process(number, SI_USER),
+        None => Signal::by_process(number, SI_TKILL),
+    };
+    send(signals, tasks, target, signal)?;
+    Ok(0)
 }
 
-/// pause(2) and rt_sigsuspend(2) with its temporary mask: only a pending signal could end them.
-pub fn suspend(signals: &mut Signals, guest: &mut Guest<'_>, mask: Option<u64>) -> Reply {
+/// Which process kill(2) means: there is one, which is its own group.
+pub fn process(pid: u64) -> Result<Target, Errno> {
+    match int(pid) {
+        0 | FIRST_TID => Ok(Target::Process),
+        _ => Err(Errno::SRCH),
+    }
+}
+
+/// Blocks other signals as long as the call takes, as ppoll(2) and its like have it.
+pub fn mask_for_call(
+    tasks: &mut Tasks,
+    guest: &Guest<'_>,
+    mask: u64,
+    size: u64,
+) -> Result<(), Errno> {
+    if mask == 0 {
+        return Ok(());
+    }
+    check_size(size)?;
+    let mask = guest.read_u64(mask)?;
+    tasks.current().signals.set_mask_for_call(mask);
+    Ok(())
+}
+
+/// pause(2) and rt_sigsuspend(2) with its temporary mask: a signal ends them.
+pub fn suspend(tasks: &mut Tasks, guest: &mut Guest<'_>, mask: Option<u64>) -> Reply {
     if let Some(address) = mask {
         let mask = guest.read_u64(address)?;
-        let before = std::mem::replace(&mut signals.blocked, mask & !(bit(SIGKILL) | bit(SIGSTOP)));
-        let ended = signals.deliver(guest);
-        signals.blocked = before;
-        if let Some(outcome) = ended {
-            return Ok(outcome);
-        }
+        tasks.current().signals.set_mask_for_call(mask);
     }
     Ok(wait(None))
 }
 
 /// rt_sigtimedwait(2) without a timeout or with one.
-pub fn rt_sigtimedwait(signals: &mut Signals, guest: &mut Guest<'_>, args: [u64; 6]) -> Reply {
+pub fn rt_sigtimedwait(
+    signals: &mut Signals,
+    tasks: &mut Tasks,
+    guest: &mut Guest<'_>,
+    args: [u64; 6],
+) -> Reply {
     let [set, info, timeout, size, ..] = args;
     check_size(size)?;
-    let ready = guest.read_u64(set)? & signals.pending;
-    if let Some(signal) = (1..=LAST).find(|signal| ready & bit(*signal) != 0) {
-        // siginfo_t: signo, errno, code (SI_USER is 0), pid.
-        let number = u32::try_from(signal).unwrap_or(0);
-        guest.write_unless_null(info, Layout::<128>::new().u32(0, number).u32(16, 1).done())?;
-        signals.pending &= !bit(signal);
-        return Ok(Outcome::Return(i64::from(signal)));
-    }
+    let set = guest.read_u64(set)? & !(bit(SIGKILL) | bit(SIGSTOP));
     let time = match timeout {
         0 => None,
         address => Some(crate::linux::time::read_duration(guest, address)?),
     };
+    let of = &mut tasks.current().signals;
+    let taken = of.pending.take(set).or_else(|| signals.pending.take(set));
+    if let Some(signal) = taken {
+        guest.write_unless_null(info, &signal.info)?;
+        return Ok(Outcome::Return(i64::from(signal.number)));
+    }
     Ok(wait(time))
 }
 

@@ -4,6 +4,7 @@ use std::time::Instant;
 
 use crate::arch::context::Context;
 use crate::linux::call::{Call, Wait, WaitOn};
+use crate::linux::tasks::signals::TaskSignals;
 
 /// Most tasks of a machine.
 pub const MAX_TASKS: usize = 512;
@@ -47,6 +48,8 @@ pub struct Task {
     pub clear_child_tid: u64,
     /// Its list of locks that others must learn of when it ends (set_robust_list(2)).
     pub robust_list: u64,
+    /// What it blocks, and what was sent to it.
+    pub signals: TaskSignals,
 }
 
 impl Task {
@@ -57,6 +60,7 @@ impl Task {
             state: State::Runnable,
             clear_child_tid: 0,
             robust_list: 0,
+            signals: TaskSignals::default(),
         }
     }
 
@@ -139,8 +143,10 @@ impl Tasks {
         }
         let tid = self.next_tid;
         self.next_tid = self.next_tid.checked_add(1)?;
+        let signals = self.current().signals.of_thread();
         self.list.push(Task {
             context,
+            signals,
             ..Task::new(tid)
         });
         self.list.last_mut()
@@ -157,10 +163,19 @@ impl Tasks {
     }
 
     /// Ends all of them and begins the first of another program, as execve(2) does: what the kernel keeps for a thread
-    /// lay in memory that is gone.
+    /// lay in memory that is gone. What it blocks and what was sent to it stays.
     pub fn start_anew(&mut self) {
+        let before = &self.current().signals;
+        let signals = TaskSignals {
+            mask: before.mask,
+            pending: before.pending.clone(),
+            ..TaskSignals::default()
+        };
         self.list.clear();
-        self.list.push(Task::new(FIRST_TID));
+        self.list.push(Task {
+            signals,
+            ..Task::new(FIRST_TID)
+        });
         self.current = 0;
     }
 
