@@ -44,12 +44,8 @@ pub struct VectorFormat {
     pub mxcsr_mask: u32,
 }
 
-/// Offsets in the legacy part of an XSAVE image (Intel SDM Vol. 1, Table 10-2): FCW, MXCSR, MXCSR_MASK, and XSTATE_BV
-/// behind it.
-const FCW: usize = 0;
-const MXCSR: usize = 24;
+/// Offset of MXCSR_MASK in the legacy part of an XSAVE image (Intel SDM Vol. 1, Table 10-2).
 const MXCSR_MASK: usize = 28;
-const XSTATE_BV: usize = 512;
 /// Where the parts beyond x87 and SSE begin.
 const EXTENDED: usize = 576;
 /// What a mask of zero stands for (Intel SDM Vol. 1, 11.6.6).
@@ -76,13 +72,4 @@ impl VectorFormat {
             },
         }
     }
-}
-
-/// The vector state that Linux gives a program at its start, and a handler of a signal.
-pub fn initial_vector() -> [u8; VECTOR_LEN] {
-    let mut image = [0; VECTOR_LEN];
-    image[FCW..FCW + 2].copy_from_slice(&0x37f_u16.to_le_bytes());
-    image[MXCSR..MXCSR + 4].copy_from_slice(&0x1f80_u32.to_le_bytes());
-    image[XSTATE_BV] = 0b11;
-    image
 }

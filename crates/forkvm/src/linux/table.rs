@@ -49,17 +49,15 @@ impl Linux {
 
     /// What comes of a call after which a signal would be delivered, where no handler is ever run.
     fn without_handlers(&mut self, guest: &mut Guest<'_>, outcome: Outcome) -> Outcome {
-        loop {
-            match delivery::next(&mut self.signals, &mut self.tasks) {
-                delivery::Next::GoOn | delivery::Next::MakeAgain(_) => return outcome,
-                delivery::Next::Die(signal) => return Outcome::Killed(signal),
-                delivery::Next::Handle(handling) => {
-                    let (signal, handler) = (handling.signal.number, handling.action.handler);
-                    guest.note(&format!(
-                        "signal {signal} ends the program: running its handler at {handler:#x} is not supported"
-                    ));
-                    return Outcome::Killed(signal);
-                }
+        match delivery::next(&mut self.signals, &mut self.tasks) {
+            delivery::Next::GoOn | delivery::Next::MakeAgain(_) => outcome,
+            delivery::Next::Die(signal) => Outcome::Killed(signal),
+            delivery::Next::Handle(handling) => {
+                let (signal, handler) = (handling.signal.number, handling.action.handler);
+                guest.note(&format!(
+                    "signal {signal} ends the program: running its handler at {handler:#x} is not supported"
+                ));
+                Outcome::Killed(signal)
             }
         }
     }

@@ -98,7 +98,7 @@ impl Machine {
         let Ok(popped) = frame::pop(&self.memory, &self.vcpu.regs(), format) else {
             return Some(Cause::Killed(libc::SIGSEGV));
         };
-        let vector = popped.vector.unwrap_or_else(|| Box::new(initial_vector()));
+        let vector = popped.vector.unwrap_or_else(initial_vector);
         if self.vcpu.set_xsave(&vector).is_err() {
             return Some(Cause::Killed(libc::SIGSEGV));
         }

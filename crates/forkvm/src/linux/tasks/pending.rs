@@ -39,7 +39,7 @@ pub struct Signal {
 }
 
 impl Signal {
-    fn new(number: i32, code: i32) -> Layout<INFO_LEN> {
+    fn layout(number: i32, code: i32) -> Layout<INFO_LEN> {
         Layout::new()
             .u32(0, number.cast_unsigned())
             .u32(8, code.cast_unsigned())
@@ -47,19 +47,19 @@ impl Signal {
 
     /// Sent by the process to itself, whose id is 1 and whose user is root.
     pub fn by_process(number: i32, code: i32) -> Self {
-        let info = Self::new(number, code).u32(16, 1).array();
+        let info = Self::layout(number, code).u32(16, 1).array();
         Self { number, info }
     }
 
     /// Sent by the kernel.
     pub fn by_kernel(number: i32) -> Self {
-        let info = Self::new(number, SI_KERNEL).array();
+        let info = Self::layout(number, SI_KERNEL).array();
         Self { number, info }
     }
 
     /// Caused by an instruction that did something at this address.
     pub fn by_fault(number: i32, code: i32, address: u64) -> Self {
-        let info = Self::new(number, code).u64(16, address).array();
+        let info = Self::layout(number, code).u64(16, address).array();
         Self { number, info }
     }
 }
