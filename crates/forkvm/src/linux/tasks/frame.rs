@@ -10,7 +10,8 @@ use crate::arch::tables::{USER_CODE, USER_DATA};
 use crate::linux::abi::{Layout, USER_END, field_u32, field_u64};
 use crate::linux::tasks::delivery::{Handling, SA_RESTORER};
 use crate::linux::tasks::pending::INFO_LEN;
-use crate::linux::tasks::signals::{AltStack, SS_ONSTACK, stack_bytes, stack_of};
+use crate::linux::tasks::signals::{SS_ONSTACK, stack_bytes, stack_of};
+use crate::linux::tasks::task_signals::AltStack;
 use crate::memory::user::{BadAddress, UserMemory};
 
 /// The return address, then `ucontext` and `siginfo`.

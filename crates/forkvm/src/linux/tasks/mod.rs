@@ -6,4 +6,5 @@ pub mod futex;
 pub mod pending;
 pub mod signals;
 pub mod task;
+pub mod task_signals;
 pub mod threads;

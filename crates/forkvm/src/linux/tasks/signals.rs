@@ -9,16 +9,15 @@ use std::time::{Duration, Instant};
 use rustix::io::Errno;
 
 use crate::linux::abi::{Guest, Layout, Reply, Value, field_u32, field_u64, int};
-use crate::linux::call::{Call, Outcome, Wait, WaitOn};
+use crate::linux::call::{Outcome, Wait, WaitOn};
 use crate::linux::tasks::pending::{INFO_LEN, LAST, Pending, SI_TKILL, SI_USER, Signal, bit};
 use crate::linux::tasks::task::{FIRST_TID, Tasks};
+use crate::linux::tasks::task_signals::{AltStack, SIGKILL, SIGSTOP};
 use crate::linux::time::{read_timeval_pair, timeval_bytes_of};
 
-pub(super) const SIGKILL: i32 = 9;
 const SIGALRM: i32 = 14;
 const SIGCHLD: i32 = 17;
 const SIGCONT: i32 = 18;
-pub(super) const SIGSTOP: i32 = 19;
 const SIGURG: i32 = 23;
 const SIGWINCH: i32 = 28;
 /// `write` to a pipe that nobody reads.
@@ -64,61 +63,6 @@ pub struct Signals {
     /// Sent to the process: any task may take it.
     pub(super) pending: Pending,
     alarm: Option<Alarm>,
-}
-
-/// An alternate stack for handlers (sigaltstack(2)).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct AltStack {
-    /// Lowest address.
-    pub start: u64,
-    /// Bytes.
-    pub len: u64,
-    /// `SS_AUTODISARM` was asked for.
-    pub autodisarm: bool,
-}
-
-impl AltStack {
-    /// Whether a stack pointer is in it.
-    pub fn holds(&self, rsp: u64) -> bool {
-        // A full stack's pointer is its start, an empty one's its end.
-        rsp > self.start && rsp - self.start <= self.len
-    }
-}
-
-/// What concerns one task.
-#[derive(Debug, Clone, Default)]
-pub struct TaskSignals {
-    /// What it blocks.
-    pub mask: u64,
-    /// What it blocks again when the call that it makes is over (rt_sigsuspend(2), ppoll(2)).
-    pub after_call: Option<u64>,
-    /// Sent to it alone.
-    pub pending: Pending,
-    /// The stack for handlers that ask for it.
-    pub stack: Option<AltStack>,
-    /// The call that a signal has interrupted, before it is known whether there is a handler.
-    pub interrupted: Option<Call>,
-}
-
-impl TaskSignals {
-    /// Of a thread that this task makes.
-    pub fn of_thread(&self) -> Self {
-        Self {
-            mask: self.after_call.unwrap_or(self.mask),
-            ..Self::default()
-        }
-    }
-
-    /// Sets what it blocks. These two can't be.
-    pub fn set_mask(&mut self, mask: u64) {
-        self.mask = mask & !(bit(SIGKILL) | bit(SIGSTOP));
-    }
-
-    /// Blocks something else as long as a call takes, which is made again when it has waited.
-    pub fn set_mask_for_call(&mut self, mask: u64) {
-        self.after_call.get_or_insert(self.mask);
-        self.set_mask(mask);
-    }
 }
 
 /// Whom a signal is for.

@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use crate::arch::context::Context;
 use crate::linux::call::{Call, Wait, WaitOn};
-use crate::linux::tasks::signals::TaskSignals;
+use crate::linux::tasks::task_signals::TaskSignals;
 
 /// Most tasks of a machine.
 pub const MAX_TASKS: usize = 512;
