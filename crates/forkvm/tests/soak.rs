@@ -132,7 +132,7 @@ fn everything_at_once() {
         for thread in 0..4 {
             let (tenants, ways, left) = (&tenants, &ways, &left);
             scope.spawn(move || {
-                let mut numbers = Numbers(0x9e37_79b9_7f4a_7c15 * (thread + 1));
+                let mut numbers = Numbers(0x9e37_79b9_7f4a_7c15_u64.wrapping_mul(thread + 1));
                 while left
                     .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| {
                         left.checked_sub(1)
