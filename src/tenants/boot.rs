@@ -3,6 +3,7 @@
 
 use std::fs::File;
 use std::io::{self, Read, Seek};
+use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -16,6 +17,14 @@ use crate::tenants::tenant::{Failed, Release, State, Tenant};
 use crate::tenants::version::Version;
 use crate::varnish::counters;
 use crate::varnish::logging::{self, Output};
+
+/// How a boot ends that brings no program.
+pub enum NotBooted {
+    /// It has been stopped, and says nothing about the program.
+    Stopped,
+    /// The program failed.
+    Unready(Unready),
+}
 
 /// Why a boot brought no program.
 pub struct Unready {
@@ -32,12 +41,12 @@ pub fn boot(
     before: &State,
     file: Result<File, String>,
     place: &mut Place,
-) -> Result<Release, Unready> {
+) -> Result<Release, NotBooted> {
     if let Some(fault) = &tenant.settings.fault {
-        return Err(Unready {
+        return Err(NotBooted::Unready(Unready {
             reason: fault.clone(),
             version: None,
-        });
+        }));
     }
     let path = tenant.settings.path.display();
     let read = file.and_then(|file| {
@@ -84,6 +93,9 @@ pub fn boot(
                 check_store(tenant);
                 return Ok(Release { program, version });
             }
+            Err(failure) if matches!(failure.error, BootError::Stopped) => {
+                return Err(NotBooted::Stopped);
+            }
             Err(failure) => failure,
         };
         failed.push(version);
@@ -93,10 +105,10 @@ pub fn boot(
             break;
         }
     }
-    Err(Unready {
+    Err(NotBooted::Unready(Unready {
         reason,
         version: failed.first().copied(),
-    })
+    }))
 }
 
 /// Counts a program that did not become ready, once however often it is tried.
@@ -185,8 +197,8 @@ impl Host for Boot<'_> {
         Some(places::SLICE)
     }
 
-    fn give_way(&mut self, time: Duration) {
-        self.place.give_way(time);
+    fn give_way(&mut self, time: Duration) -> ControlFlow<()> {
+        self.place.give_way(time)
     }
 }
 

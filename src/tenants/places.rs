@@ -3,7 +3,7 @@
 #![forbid(unsafe_code)]
 
 use std::collections::VecDeque;
-use std::panic;
+use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::time::{Duration, Instant};
@@ -46,11 +46,9 @@ impl Place {
         &self.stop
     }
 
-    /// Lets others have the place for so long, or if that is zero for their slice.
-    ///
-    /// It does not return to a boot that has been stopped, but unwinds from here with [`Stopped`]. The engine's machine is
-    /// dropped then, as in any panic of its [`forkvm::Host`].
-    pub fn give_way(&mut self, time: Duration) {
+    /// Lets others have the place for so long, or if that is zero for their slice. `Break` if the boot has been stopped,
+    /// as [`forkvm::Host::give_way`] has it.
+    pub fn give_way(&mut self, time: Duration) -> ControlFlow<()> {
         if time.is_zero() {
             self.of.pass_on();
         } else {
@@ -59,7 +57,9 @@ impl Place {
             self.of.come_back();
         }
         if self.stop.is_said() {
-            panic::resume_unwind(Box::new(Stopped));
+            ControlFlow::Break(())
+        } else {
+            ControlFlow::Continue(())
         }
     }
 }
@@ -69,9 +69,6 @@ impl Drop for Place {
         self.of.0.lock().hand_on();
     }
 }
-
-/// What a boot unwinds with that has been stopped.
-pub struct Stopped;
 
 /// Ends a boot when it next gives way: within a slice, while its program runs or sleeps.
 #[derive(Default)]
@@ -172,7 +169,6 @@ impl Inner {
 
 #[cfg(test)]
 mod tests {
-    use std::panic::{AssertUnwindSafe, catch_unwind};
     use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
     use std::thread;
 
@@ -192,7 +188,7 @@ mod tests {
                 thread::spawn(move || {
                     let mut place = places.take();
                     while !over.load(Ordering::SeqCst) {
-                        place.give_way(Duration::ZERO);
+                        assert!(place.give_way(Duration::ZERO).is_continue());
                     }
                 })
             })
@@ -200,7 +196,7 @@ mod tests {
         // One after the other, each with some slices: all while the eight go on.
         for _ in 0..20 {
             let mut place = places.take();
-            (0..3).for_each(|_| place.give_way(Duration::ZERO));
+            (0..3).for_each(|_| assert!(place.give_way(Duration::ZERO).is_continue()));
         }
         over.store(true, Ordering::SeqCst);
         spinners
@@ -223,7 +219,8 @@ mod tests {
                             assert!(inside.fetch_add(1, Ordering::SeqCst) < 2);
                             thread::yield_now();
                             inside.fetch_sub(1, Ordering::SeqCst);
-                            place.give_way(Duration::from_micros((nth + turn) % 3));
+                            let time = Duration::from_micros((nth + turn) % 3);
+                            assert!(place.give_way(time).is_continue());
                         }
                     }
                 })
@@ -241,16 +238,9 @@ mod tests {
         for time in [Duration::ZERO, Duration::from_secs(24 * 3600)] {
             let mut place = places.take();
             let stop = place.stop().clone();
-            let boot = thread::spawn(move || {
-                let gave_way = catch_unwind(AssertUnwindSafe(|| {
-                    loop {
-                        place.give_way(time);
-                    }
-                }));
-                gave_way.is_err_and(|how: Box<dyn std::any::Any + Send>| how.is::<Stopped>())
-            });
+            let boot = thread::spawn(move || while place.give_way(time).is_continue() {});
             stop.say();
-            assert!(boot.join().unwrap());
+            boot.join().unwrap();
             assert_eq!(places.0.lock().free, 1);
         }
     }
@@ -262,7 +252,7 @@ mod tests {
         let (woken, wakes) = sync_channel(0);
         thread::scope(|scope| {
             scope.spawn(move || {
-                sleeper.give_way(Duration::from_millis(1));
+                assert!(sleeper.give_way(Duration::from_millis(1)).is_continue());
                 // Not before the other one's end.
                 woken.send(()).unwrap();
             });

@@ -16,8 +16,8 @@ use std::time::{Duration, Instant};
 use parking_lot::{Condvar, Mutex, MutexGuard};
 use varnish::vcl::LogTag;
 
-use crate::tenants::boot::{self, Unready};
-use crate::tenants::places::{Place, Stop, Stopped};
+use crate::tenants::boot::{self, NotBooted, Unready};
+use crate::tenants::places::{Place, Stop};
 use crate::tenants::refresh::refresh;
 use crate::tenants::tenant::{State, Tenant};
 use crate::varnish::{counters, logging};
@@ -205,8 +205,9 @@ fn work(job: Job, mut place: Place) {
     }));
     drop(place);
     let result = match result {
-        Ok(result) => result,
-        Err(how) if how.is::<Stopped>() => return put_off(&tenant, again),
+        Ok(Ok(release)) => Ok(release),
+        Ok(Err(NotBooted::Unready(unready))) => Err(unready),
+        Ok(Err(NotBooted::Stopped)) => return put_off(&tenant, again),
         Err(_) => Err(unready("internal error, logged separately".into())),
     };
     boot::settle(&tenant, &before, result, start);

@@ -4,6 +4,7 @@
 //   /N/say      the same, and says so on standard error before it answers
 //   /N/heap     does so with N pages of fresh heap instead
 //   /N/peek     maps N pages of heap and only reads them
+//   /N/sleep    the same, and sleeps for an hour before it answers
 //   /N/crash    the same, but ends with an invalid instruction
 //
 // With an argument it has an on_error, which writes to a page, says so, and answers.
@@ -11,6 +12,7 @@
 #include "query.h"
 
 #include <sys/mman.h>
+#include <unistd.h>
 
 enum { PAGE = 4096, PAGES = 20000 };
 static uint8_t pages[PAGES][PAGE] __attribute__((aligned(PAGE)));
@@ -50,6 +52,8 @@ KVM_EXPORT void my_backend(const char *url)
 	}
 	if (strstr(url, "/say"))
 		fputs("written", stderr);
+	if (strstr(url, "/sleep"))
+		sleep(3600);
 	if (strstr(url, "/crash"))
 		__builtin_trap();
 	say("wrote %d found %d\n", n, found);

@@ -102,6 +102,8 @@ pub enum Cause {
     Exception(Exception),
     /// It was not done by its deadline.
     Timeout,
+    /// Its host had it end ([`Host::give_way`](crate::Host::give_way)).
+    Stopped,
     /// It was not done within so long after its first stop for a debugger.
     DebugTimeout(Duration),
     /// The debugger ended it.
@@ -161,6 +163,7 @@ impl Cause {
         match self {
             Self::Exception(exception) => exception.describe(symbols, stack),
             Self::Timeout => format!("not done within {time}"),
+            Self::Stopped => "it was stopped from outside".into(),
             Self::DebugTimeout(time) => {
                 format!("not done within {time:?} (debug_timeout) of its first stop for a debugger")
             }
@@ -328,12 +331,25 @@ pub enum BootError {
         /// A my_backend with a name that only its own language knows.
         mangled: Option<String>,
     },
+    /// The host had it end ([`Host::give_way`](crate::Host::give_way)).
+    #[error("the boot was stopped")]
+    Stopped,
     /// The state of the program before could not be handed over.
     #[error("the state could not be carried over: {0}")]
     State(String),
     /// The host has no memory, descriptors or such for it.
     #[error("the host can't set up the machine: {0}")]
     Host(String),
+}
+
+impl BootError {
+    /// What a boot comes to that this ended: `as_error`, unless its host had it end.
+    pub(crate) fn of(cause: Cause, as_error: impl FnOnce(Cause) -> Self) -> Self {
+        match cause {
+            Cause::Stopped => Self::Stopped,
+            cause => as_error(cause),
+        }
+    }
 }
 
 /// What to do about a program whose function isn't found.

@@ -58,7 +58,7 @@ impl Program {
     /// prints.
     ///
     /// # Errors
-    /// See [`BootError`]: no KVM, not a program for us, a failing `main()`, nothing to call.
+    /// See [`BootError`]: no KVM, not a program for us, a failing `main()`, nothing to call, stopped by `host`.
     pub fn boot(elf: &[u8], config: Config, host: &mut dyn Host) -> Result<Arc<Self>, BootError> {
         Self::of(Master::boot(elf, config, None, host)?)
     }
@@ -95,7 +95,7 @@ impl Program {
         most: u64,
         deadline: Instant,
         host: &mut dyn Host,
-    ) -> Result<HandedOver, String> {
+    ) -> Result<HandedOver, BootError> {
         let master = self.pool.master();
         if master
             .wait_point
@@ -105,8 +105,9 @@ impl Program {
         {
             return Ok(HandedOver::default());
         }
-        let mut fork = Fork::new(master.clone()).map_err(|error| error.to_string())?;
-        fork.give_state(most, deadline, host).map_err(|cause| {
+        let mut fork =
+            Fork::new(master.clone()).map_err(|error| BootError::State(error.to_string()))?;
+        let failed = |cause: Cause| {
             let limits = &master.config.limits;
             let what = cause.describe(
                 &master.symbols,
@@ -114,8 +115,10 @@ impl Program {
                 &format!("{:?} (max_boot_time)", limits.max_boot_time),
                 &format!("{} bytes (max_request_memory)", limits.max_request_memory),
             );
-            format!("on_live_update of the program before: {what}")
-        })
+            BootError::State(format!("on_live_update of the program before: {what}"))
+        };
+        fork.give_state(most, deadline, host)
+            .map_err(|cause| BootError::of(cause, failed))
     }
 
     /// Bytes of state that it got from the program before, if it did.
@@ -210,9 +213,11 @@ impl Program {
             }
             Err(cause) => cause,
         };
+        let stopped = cause == Cause::Stopped;
         let failure = self.failed(cause);
         let handlers = &self.pool.master().wait_point.handlers;
-        if handlers.get(Handlers::ON_ERROR).is_none() {
+        // Whoever had it end wants no answer.
+        if stopped || handlers.get(Handlers::ON_ERROR).is_none() {
             return Err(failure);
         }
         if let Err(error) = lease.fork()?.reset() {

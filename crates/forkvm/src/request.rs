@@ -1,6 +1,7 @@
 //! A request as the engine takes it, and what its user gets back beside the body.
 
 use std::borrow::Cow;
+use std::ops::ControlFlow;
 use std::time::Duration;
 
 /// A header line: field name and value, both without line ends. Those of a request may be borrowed from whoever received
@@ -69,8 +70,12 @@ pub trait Host {
 
     /// The program has no use for the processor for so long; or if that is zero, it has had its slice while it boots. Returns
     /// when it may go on, not before `time` is over. What that takes beyond `time` does not count for `max_boot_time`.
-    fn give_way(&mut self, time: Duration) {
+    ///
+    /// `Break` ends it instead: the boot with [`BootError::Stopped`](crate::BootError::Stopped), a request with
+    /// [`Cause::Stopped`](crate::Cause::Stopped). That may be said before `time` is over.
+    fn give_way(&mut self, time: Duration) -> ControlFlow<()> {
         std::thread::sleep(time);
+        ControlFlow::Continue(())
     }
 }
 

@@ -3,11 +3,12 @@
 
 mod common;
 
+use std::ops::ControlFlow;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use common::{Recorder, Tenant, config, guest, kvm_or_skip};
-use forkvm::{BootError, Host, Program, Stream};
+use common::{ENOUGH, Recorder, Tenant, config, guest, kvm_or_skip};
+use forkvm::{BootError, Cause, Failure, Host, Program, Request, Stream, WarmUp};
 
 #[test]
 fn examples() {
@@ -229,7 +230,7 @@ impl Host for Shared {
         Some(Duration::from_millis(10))
     }
 
-    fn give_way(&mut self, time: Duration) {
+    fn give_way(&mut self, time: Duration) -> ControlFlow<()> {
         if time.is_zero() {
             self.slices += 1;
             if self.slices <= 4 {
@@ -238,6 +239,7 @@ impl Host for Shared {
         } else {
             self.sleeps += 1;
         }
+        ControlFlow::Continue(())
     }
 }
 
@@ -269,4 +271,70 @@ fn a_boot_that_sleeps_gives_way() {
     let (booted, host) = boot_shared("bad-main-sleeps", Duration::from_millis(300));
     assert!(booted.is_err());
     assert!(host.sleeps > 0);
+}
+
+/// A host that nobody needs the program of any more.
+#[derive(Default)]
+struct Stopping {
+    asked: u32,
+}
+
+impl Host for Stopping {
+    fn output(&mut self, _stream: Stream, _bytes: &[u8]) {}
+
+    fn slice(&self) -> Option<Duration> {
+        Some(Duration::from_millis(10))
+    }
+
+    fn give_way(&mut self, _: Duration) -> ControlFlow<()> {
+        self.asked += 1;
+        ControlFlow::Break(())
+    }
+}
+
+#[test]
+fn a_host_ends_a_boot() {
+    kvm_or_skip!();
+    let warm_up = WarmUp {
+        num_requests: 1,
+        url: "/sleep-loop/3600000".into(),
+        ..Default::default()
+    };
+    for (name, warm_up) in [
+        ("bad-main-never-ends", None),
+        ("bad-main-sleeps", None),
+        ("echo", Some(warm_up)),
+    ] {
+        let mut config = config(name);
+        config.limits.max_boot_time = ENOUGH;
+        config.warm_up = warm_up;
+        let mut host = Stopping::default();
+        let error = Program::boot(&guest(name), config, &mut host).unwrap_err();
+        assert!(matches!(error, BootError::Stopped), "{name}: {error}");
+        assert_eq!(host.asked, 1, "{name}");
+    }
+}
+
+/// Nor is there an answer of on_error's, which would run on.
+#[test]
+fn a_host_ends_a_request_that_sleeps() {
+    kvm_or_skip!();
+    for arguments in [&[][..], &["on_error".to_owned()]] {
+        let tenant =
+            Tenant::boot_with("dirty", |config| config.main_arguments = arguments.to_vec());
+        let request = Request {
+            url: b"/30/sleep",
+            ..Default::default()
+        };
+        let mut host = Stopping::default();
+        let answer = tenant.answer(&request, Instant::now() + ENOUGH, &mut host);
+        let failure = answer.map(|answer| answer.status()).unwrap_err();
+        let Failure::Guest { cause, .. } = &failure else {
+            panic!("{failure}");
+        };
+        assert_eq!(*cause, Cause::Stopped);
+        assert_eq!(host.asked, 1);
+        tenant.assert_pristine();
+        assert_eq!(tenant.get("/40").text(), "wrote 40 found 0\n");
+    }
 }

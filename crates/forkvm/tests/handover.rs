@@ -4,6 +4,7 @@
 
 mod common;
 
+use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -114,6 +115,8 @@ fn requests_neither_wait_for_the_handler_nor_see_what_it_does() {
 #[derive(Default)]
 struct Shared {
     slices: u32,
+    /// At which of them it wants the boot to end.
+    stops_at: Option<u32>,
 }
 
 const KEPT: Duration = Duration::from_millis(600);
@@ -125,11 +128,15 @@ impl Host for Shared {
         Some(Duration::from_millis(10))
     }
 
-    fn give_way(&mut self, _: Duration) {
+    fn give_way(&mut self, _: Duration) -> ControlFlow<()> {
         self.slices += 1;
+        if Some(self.slices) == self.stops_at {
+            return ControlFlow::Break(());
+        }
         if self.slices <= 4 {
             std::thread::sleep(KEPT);
         }
+        ControlFlow::Continue(())
     }
 }
 
@@ -145,6 +152,25 @@ fn the_handler_shares_the_processor_as_the_boot_does() {
     assert!(error.to_string().contains("max_boot_time"), "{error}");
     // It was kept for twice its time, which did not count.
     assert!(host.slices >= 4, "{} slices", host.slices);
+}
+
+/// It is no state that can't be handed over: nobody is to try without.
+#[test]
+fn a_host_ends_a_boot_while_the_state_is_handed_over() {
+    kvm_or_skip!();
+    for (old, new) in [("give-hangs", "two"), ("one", "take-hangs")] {
+        let (name, old) = (old, boot(&format!("state-{old}")));
+        let mut host = Shared {
+            stops_at: Some(1),
+            ..Default::default()
+        };
+        let error = succeed(&old, &format!("state-{new}"), &mut host)
+            .map(|new| history(&new))
+            .expect_err(new);
+        assert!(matches!(error, BootError::Stopped), "{new}: {error}");
+        assert_eq!(host.slices, 1, "{new}");
+        assert_eq!(history(&old), name);
+    }
 }
 
 #[test]

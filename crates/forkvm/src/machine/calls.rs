@@ -44,8 +44,10 @@ impl Machine {
         let result = match outcome {
             Outcome::Return(value) => value,
             Outcome::Block(wait) => match wait.time {
-                Some(time) if self.sleep(time, deadline, host) => wait.result,
-                Some(_) => return Some(Cause::Timeout),
+                Some(time) => match self.sleep(time, deadline, host) {
+                    None => wait.result,
+                    ended => return ended,
+                },
                 // It is the machine's only task: nobody can end the wait.
                 None => return Some(Cause::Deadlock(wait.on.why_never())),
             },

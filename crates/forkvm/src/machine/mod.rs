@@ -13,6 +13,7 @@ mod tasks;
 #[allow(unsafe_code)]
 pub mod watchdog;
 
+use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 
 use kvm_bindings::kvm_sregs;
@@ -261,7 +262,9 @@ impl Machine {
             return (!self.watch.go_on()).then_some(Cause::Timeout);
         }
         self.watch.disarm();
-        self.give_way(Duration::ZERO, host);
+        if self.give_way(Duration::ZERO, host).is_break() {
+            return Some(Cause::Stopped);
+        }
         self.watch.arm(self.turn_end(deadline));
         None
     }
@@ -273,20 +276,23 @@ impl Machine {
         slice_end.map_or(deadline, |end| end.min(deadline))
     }
 
-    /// Sleeps, but not past the deadline. False if the deadline came first.
-    fn sleep(&mut self, time: Duration, deadline: Instant, host: &mut dyn Host) -> bool {
+    /// Sleeps, but not past the deadline. `Some` if that came first, or the host has the run end.
+    fn sleep(&mut self, time: Duration, deadline: Instant, host: &mut dyn Host) -> Option<Cause> {
         let deadline = deadline + self.kept;
         let left = deadline.saturating_duration_since(Instant::now());
-        self.give_way(time.min(left), host);
-        time <= left
+        match self.give_way(time.min(left), host) {
+            ControlFlow::Break(()) => Some(Cause::Stopped),
+            ControlFlow::Continue(()) => (time > left).then_some(Cause::Timeout),
+        }
     }
 
-    fn give_way(&mut self, time: Duration, host: &mut dyn Host) {
+    fn give_way(&mut self, time: Duration, host: &mut dyn Host) -> ControlFlow<()> {
         let start = Instant::now();
-        host.give_way(time);
+        let goes_on = host.give_way(time);
         if self.slice.is_some() {
             self.kept += start.elapsed().saturating_sub(time);
         }
+        goes_on
     }
 
     /// The registers a program's ring-3 code has now, with the bases it gave itself, ready to be set in another

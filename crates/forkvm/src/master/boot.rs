@@ -15,7 +15,7 @@ use crate::call::http::Exchange;
 use crate::call::hypercall::{self, REGISTER_FUNC, WAIT_FOR_REQUESTS, WAIT_FOR_REQUESTS_PAUSED};
 use crate::call::{Circumstances, WaitPoint, WayIn};
 use crate::config::WarmUp;
-use crate::failure::{BREAKPOINT, Cause};
+use crate::failure::{BREAKPOINT, BootError, Cause};
 use crate::linux::Linux;
 use crate::machine::probe::{KvmHost, KvmReport};
 use crate::machine::{Event, Machine, MachineError};
@@ -153,14 +153,14 @@ impl Booting {
     }
 
     /// Has the program take over its predecessor's state, if it registered a handler for that and there is a state.
-    /// Gives the state's length in bytes, or what failed.
+    /// Gives the state's length in bytes. `failed` says what a run comes to that ended so.
     pub fn restore(
         &mut self,
         wait_point: &WaitPoint,
         predecessor: Predecessor<'_>,
-        describe: impl Fn(Cause) -> String,
+        failed: impl Fn(Cause) -> BootError,
         output: &mut dyn Host,
-    ) -> Result<Option<u64>, String> {
+    ) -> Result<Option<u64>, BootError> {
         if self.handlers.get(Handlers::ON_LIVE_RESTORE).is_none() {
             return Ok(None);
         }
@@ -170,7 +170,7 @@ impl Booting {
             return Ok(None);
         };
         self.take_state(wait_point, &state, output)
-            .map_err(describe)?;
+            .map_err(failed)?;
         Ok(Some(state.len() as u64))
     }
 

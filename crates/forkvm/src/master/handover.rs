@@ -9,7 +9,7 @@ use crate::arch::stubs::HANDLER_RETURNED;
 use crate::call::WaitPoint;
 use crate::call::handlers::Handlers;
 use crate::call::hypercall::{self, STORAGE_NORETURN, STORAGE_RETURN};
-use crate::failure::Cause;
+use crate::failure::{BootError, Cause};
 use crate::machine::{Event, Machine};
 use crate::memory::user::UserMemory;
 use crate::request::Host;
@@ -24,7 +24,7 @@ pub struct HandedOver {
 }
 
 /// Where the state of the program before comes from: asked once the new one's `main()` is done.
-pub type Predecessor<'a> = &'a dyn Fn(Instant, &mut dyn Host) -> Result<HandedOver, String>;
+pub type Predecessor<'a> = &'a dyn Fn(Instant, &mut dyn Host) -> Result<HandedOver, BootError>;
 
 impl WaitPoint {
     /// Runs `on_live_update` and returns the state that it hands over, `most` bytes at most. `None` if there is no such

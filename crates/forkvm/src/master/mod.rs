@@ -160,9 +160,11 @@ impl<'a> Boot<'a> {
         output: &mut dyn Host,
     ) -> Result<WaitPoint, BootError> {
         booting.machine.set_slice(output.slice());
-        let waits = booting.run_main(output).map_err(|cause| BootError::Main {
-            what: self.describe(&cause) + advice(&cause, self.file),
-            cause,
+        let waits = booting.run_main(output).map_err(|cause| {
+            BootError::of(cause, |cause| BootError::Main {
+                what: self.describe(&cause) + advice(&cause, self.file),
+                cause,
+            })
         })?;
         let symbol = |name| {
             let function = self.image.symbols.find(name);
@@ -196,10 +198,9 @@ impl<'a> Boot<'a> {
         predecessor: Predecessor<'_>,
         output: &mut dyn Host,
     ) -> Result<Option<u64>, BootError> {
-        let describe = |cause| self.describe(&cause);
-        booting
-            .restore(wait_point, predecessor, describe, output)
-            .map_err(BootError::State)
+        let failed =
+            |cause| BootError::of(cause, |cause| BootError::State(self.describe(&cause)));
+        booting.restore(wait_point, predecessor, failed, output)
     }
 
     fn warm_up(
@@ -214,9 +215,11 @@ impl<'a> Boot<'a> {
         let time = self.config.limits.max_request_time;
         booting
             .warm_up(wait_point, warm_up, time, output)
-            .map_err(|cause| BootError::Main {
-                what: format!("its warm-up request failed: {}", self.describe(&cause)),
-                cause,
+            .map_err(|cause| {
+                BootError::of(cause, |cause| BootError::Main {
+                    what: format!("its warm-up request failed: {}", self.describe(&cause)),
+                    cause,
+                })
             })
     }
 
