@@ -16,7 +16,7 @@ use crate::director::Director;
 use crate::order::{Debug, Order, Target, Upload};
 use crate::tenants::document;
 use crate::tenants::settings::Settings;
-use crate::tenants::{name, queue, registry};
+use crate::tenants::{name, registry};
 use crate::varnish::panics::{self, guard};
 use crate::varnish::{counters, fetch, logging};
 use crate::vdi::Registered;
@@ -109,7 +109,6 @@ unsafe extern "C" fn discard(ctx: *const vrt_ctx, vcl: *mut std::ffi::c_void) {
         // SAFETY: what event() has put there.
         unsafe { vmod_priv::on_fini::<Registered<Director>>(ctx, vcl) };
         registry::prune();
-        queue::prune();
     });
 }
 

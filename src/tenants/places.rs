@@ -14,6 +14,8 @@ use parking_lot::{Condvar, Mutex};
 const PLACES: usize = 2;
 /// How long a boot has its place if others wait for one.
 pub const SLICE: Duration = Duration::from_millis(20);
+/// How often it is looked whether one that sleeps is still wanted.
+const LOOK: Duration = Duration::from_millis(500);
 
 static ALL: Places = Places::new(PLACES);
 
@@ -29,10 +31,14 @@ struct Inner {
     fresh_first: bool,
 }
 
+/// Whether somebody wants a boot.
+type Wanted = Box<dyn Fn() -> bool + Send>;
+
 /// A place, until it is dropped.
 pub struct Place {
     of: &'static Places,
     stop: Arc<Stop>,
+    wanted: Wanted,
 }
 
 impl Place {
@@ -46,17 +52,23 @@ impl Place {
         &self.stop
     }
 
-    /// Lets others have the place for so long, or if that is zero for their slice. `Break` if the boot has been stopped,
-    /// as [`forkvm::Host::give_way`] has it.
+    /// Has the boot that has this place end when `wanted` says no. It is asked again and again, since who looks through the
+    /// tenants has each of them for a moment.
+    pub fn only_while(&mut self, wanted: impl Fn() -> bool + Send + 'static) {
+        self.wanted = Box::new(wanted);
+    }
+
+    /// Lets others have the place for so long, or if that is zero for their slice. `Break` if the boot has been stopped or
+    /// nobody wants it, as [`forkvm::Host::give_way`] has it.
     pub fn give_way(&mut self, time: Duration) -> ControlFlow<()> {
         if time.is_zero() {
             self.of.pass_on();
         } else {
             self.of.0.lock().hand_on();
-            self.stop.sleep(time);
+            self.stop.sleep(time, &self.wanted);
             self.of.come_back();
         }
-        if self.stop.is_said() {
+        if self.stop.is_said() || !(self.wanted)() {
             ControlFlow::Break(())
         } else {
             ControlFlow::Continue(())
@@ -84,14 +96,18 @@ impl Stop {
         self.wakes.notify_all();
     }
 
-    fn is_said(&self) -> bool {
+    /// Whether it is to end by this.
+    pub fn is_said(&self) -> bool {
         *self.said.lock()
     }
 
-    fn sleep(&self, time: Duration) {
+    fn sleep(&self, time: Duration, wanted: &Wanted) {
         let end = Instant::now() + time;
         let mut said = self.said.lock();
-        while !*said && !self.wakes.wait_until(&mut said, end).timed_out() {}
+        while !*said && wanted() && Instant::now() < end {
+            let look = end.min(Instant::now() + LOOK);
+            self.wakes.wait_until(&mut said, look);
+        }
     }
 }
 
@@ -110,6 +126,7 @@ impl Places {
         Place {
             of: self,
             stop: Arc::default(),
+            wanted: Box::new(|| true),
         }
     }
 
@@ -240,6 +257,30 @@ mod tests {
             let stop = place.stop().clone();
             let boot = thread::spawn(move || while place.give_way(time).is_continue() {});
             stop.say();
+            boot.join().unwrap();
+            assert_eq!(places.0.lock().free, 1);
+        }
+    }
+
+    #[test]
+    fn what_nobody_wants_any_more_ends() {
+        let places = places(1);
+        for time in [Duration::ZERO, Duration::from_secs(24 * 3600)] {
+            let mut place = places.take();
+            let wanted = Arc::new(());
+            let by = Arc::downgrade(&wanted);
+            place.only_while(move || by.strong_count() > 0);
+            let (begun, begins) = sync_channel(1);
+            let boot = thread::spawn(move || {
+                begun.send(()).unwrap();
+                while place.give_way(time).is_continue() {}
+            });
+            begins.recv().unwrap();
+            // Whoever had it at the time when the others let go of it.
+            let for_a_moment = wanted.clone();
+            drop(wanted);
+            assert!(!boot.is_finished());
+            drop(for_a_moment);
             boot.join().unwrap();
             assert_eq!(places.0.lock().free, 1);
         }

@@ -37,7 +37,7 @@ struct Job {
 
 /// A boot that has begun.
 struct Begun {
-    tenant: Weak<Tenant>,
+    /// Its tenant's.
     number: u64,
     stop: Arc<Stop>,
 }
@@ -84,14 +84,6 @@ pub fn enqueue(tenant: &Arc<Tenant>, file: Result<File, String>) {
     }
 }
 
-/// Ends the boots of tenants that no VCL has any more.
-pub fn prune() {
-    let queue = QUEUE.lock();
-    let unwanted = |begun: &&Begun| begun.tenant.strong_count() <= 1;
-    let begun = queue.booting.values().filter(unwanted);
-    begun.for_each(|begun| begun.stop.say());
-}
-
 fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> Result<(), String> {
     thread::Builder::new()
         .name(name.into())
@@ -130,7 +122,6 @@ fn dispatch() {
         match spawned {
             Ok(()) => {
                 let begun = Begun {
-                    tenant: job.tenant.clone(),
                     number: job.number,
                     stop: place.stop().clone(),
                 };
@@ -186,7 +177,7 @@ fn next(queue: &Queue) -> Option<usize> {
         .map(|(nth, _)| nth)
 }
 
-/// Boots a tenant's program.
+/// Boots a tenant's program, as long as somebody else than this has the tenant: a VCL.
 fn work(job: Job, mut place: Place) {
     let Some(tenant) = job.tenant.upgrade() else {
         return;
@@ -200,6 +191,9 @@ fn work(job: Job, mut place: Place) {
         State::Ready(_) => return,
     }
     let again = copy(&job.file);
+    let others = job.tenant;
+    place.only_while(move || others.strong_count() > 1);
+    let stop = place.stop().clone();
     let result = panic::catch_unwind(AssertUnwindSafe(|| {
         boot::boot(&tenant, &before, job.file, &mut place)
     }));
@@ -207,7 +201,7 @@ fn work(job: Job, mut place: Place) {
     let result = match result {
         Ok(Ok(release)) => Ok(release),
         Ok(Err(NotBooted::Unready(unready))) => Err(unready),
-        Ok(Err(NotBooted::Stopped)) => return put_off(&tenant, again),
+        Ok(Err(NotBooted::Stopped)) => return put_off(tenant, again, &stop),
         Err(_) => Err(unready("internal error, logged separately".into())),
     };
     boot::settle(&tenant, &before, result, start);
@@ -222,14 +216,20 @@ fn copy(file: &Result<File, String>) -> Result<File, String> {
 }
 
 /// A boot has been stopped. Its tenant, if there is still a VCL that has it, comes after the one that was the reason.
-fn put_off(tenant: &Arc<Tenant>, file: Result<File, String>) {
-    if Arc::strong_count(tenant) > 1 {
+fn put_off(tenant: Arc<Tenant>, file: Result<File, String>, stop: &Stop) {
+    // Let go of first: who finds the tenant in the registry from now on finds it here, too, or not at all.
+    let by_others = Arc::downgrade(&tenant);
+    drop(tenant);
+    let Some(tenant) = by_others.upgrade() else {
+        return;
+    };
+    if stop.is_said() {
         let text = "its boot begins again later: a VCL that was loaded since has another program of this name";
         logging::log(LogTag::Notice, tenant.name(), text);
-        let rewound = file.and_then(|mut file| match file.rewind() {
-            Ok(()) => Ok(file),
-            Err(error) => Err(error.to_string()),
-        });
-        enqueue(tenant, rewound);
     }
+    let rewound = file.and_then(|mut file| match file.rewind() {
+        Ok(()) => Ok(file),
+        Err(error) => Err(error.to_string()),
+    });
+    enqueue(&tenant, rewound);
 }

@@ -198,8 +198,7 @@ impl<'a> Boot<'a> {
         predecessor: Predecessor<'_>,
         output: &mut dyn Host,
     ) -> Result<Option<u64>, BootError> {
-        let failed =
-            |cause| BootError::of(cause, |cause| BootError::State(self.describe(&cause)));
+        let failed = |cause| BootError::of(cause, |cause| BootError::State(self.describe(&cause)));
         booting.restore(wait_point, predecessor, failed, output)
     }
 
