@@ -1,5 +1,6 @@
 # What tenants need of a VCL, as subroutines for a site that has backends of its own. Call all of them, each where its name
-# says, before what your VCL does there:
+# says, before what your VCL does there. kvm_miss and kvm_pass too: without them a crowd at one tenant takes a thread of the
+# others', and a VCL that leaves out a call is refused ("Unused sub kvm_pass"):
 #
 #     vcl 4.1;
 #     include "kvm_subs.vcl";
