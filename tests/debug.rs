@@ -183,6 +183,34 @@ fn a_program_that_is_sent_is_debugged_beside_the_live_one() {
     assert_eq!(fs::read_dir(folder).unwrap().count(), 0, "a socket is left");
 }
 
+/// It says which headers it sees.
+#[test]
+fn a_debugged_program_sees_nothing_of_the_order() {
+    if !can_run() {
+        return;
+    }
+    let varnish = start("echo", "debug_timeout = 90s");
+    let program = guest("echo");
+    let elf = fs::read(&program).unwrap();
+    let debug = ("X-DebugKey", KEY);
+    let orders = [
+        ("GET", [debug, ("X-PostKey", "x")], Body::None),
+        ("POST", [debug, ("X-LiveDebug", KEY)], Body::Length(&elf)),
+    ];
+    for (nth, (method, keys, body)) in orders.into_iter().enumerate() {
+        let headers = [&keys[..], &[("X-Mine", "seen"), ("X-Kvm-Order", "mine")]].concat();
+        let mut client = varnish.client();
+        client.begin(method, "t", "/", &headers, body).unwrap();
+        gdb(&program, &address(&varnish, nth), &["continue"]);
+        let answer = client.response(method).unwrap();
+        let seen = answer.text();
+        assert!(seen.contains("X-Mine: seen"), "{seen}");
+        let names = ["x-kvm", "x-live", "key"];
+        let lower = seen.to_ascii_lowercase();
+        assert!(!names.iter().any(|name| lower.contains(name)), "{seen}");
+    }
+}
+
 #[test]
 fn requests_stop_at_breakpoints_of_their_own_and_at_exceptions() {
     if !can_run() {

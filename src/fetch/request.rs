@@ -47,11 +47,12 @@ impl<'c> Asked<'c> {
         }
     }
 
-    /// Leaves out the headers that have this value.
-    pub fn conceal(&mut self, value: &[u8]) {
-        let value = value.trim_ascii();
+    /// Leaves out what made the request an order: headers that have the key, whatever their name is, and those of
+    /// kvm_subs.vcl.
+    pub fn conceal(&mut self, key: &[u8]) {
+        let key = key.trim_ascii();
         self.headers
-            .retain(|header| header.value.trim_ascii() != value);
+            .retain(|header| header.value.trim_ascii() != key && !is_of_order(&header.name));
     }
 
     /// Whether the answer has no body.
@@ -78,6 +79,20 @@ fn headers<'c>(fetch: &Fetch<'_, 'c>) -> Vec<Header<'c>> {
         .filter(|(name, _)| !name.eq_ignore_ascii_case("proxy-connection"))
         .map(|(name, value)| Header::new(name, value))
         .collect()
+}
+
+/// Whether vcl/kvm_subs.vcl knows an order by this header.
+fn is_of_order(name: &str) -> bool {
+    let name = name.to_ascii_lowercase();
+    matches!(
+        &*name,
+        "x-kvm-order"
+            | "x-liveupdate"
+            | "x-liverollback"
+            | "x-livedebug"
+            | "x-debugkey"
+            | "x-postkey"
+    )
 }
 
 /// Whether a header says something about the request's body.

@@ -89,7 +89,7 @@ fn debug<'t>(
             (release, asked)
         }
     };
-    // Keys are nothing for programs.
+    // Keys and orders are nothing for programs.
     asked.conceal(order.key.bytes());
     let deadline = Instant::now() + config.limits.max_request_time;
     let answer = answer::ask(fetch, tenant, &program, &asked, deadline, Program::debug)
