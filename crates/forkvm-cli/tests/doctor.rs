@@ -4,9 +4,11 @@
 #[path = "../../forkvm/tests/common/mod.rs"]
 mod common;
 
+use std::io::ErrorKind;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::process::CommandExt;
 use std::process::{Command, Output};
+use std::time::Duration;
 use std::{env, fs};
 
 use common::kvm_or_skip;
@@ -55,11 +57,16 @@ fn doctor_says_what_to_do() {
     fs::set_permissions(&folder, fs::Permissions::from_mode(0o755)).unwrap();
     let command = folder.join("forkvm");
     fs::copy(env!("CARGO_BIN_EXE_forkvm"), &command).unwrap();
-    let output = Command::new(&command)
-        .arg("doctor")
-        .uid(NOBODY)
-        .gid(NOBODY)
-        .output();
+    let run = || {
+        let mut command = Command::new(&command);
+        command.arg("doctor").uid(NOBODY).gid(NOBODY).output()
+    };
+    let mut output = run();
+    // A process that another test was starting meanwhile has the copy open for writing, until it is another program.
+    while matches!(&output, Err(error) if error.kind() == ErrorKind::ExecutableFileBusy) {
+        std::thread::sleep(Duration::from_millis(10));
+        output = run();
+    }
     fs::remove_dir_all(&folder).unwrap();
     let output = output.unwrap();
     let text = String::from_utf8(output.stdout).unwrap();
