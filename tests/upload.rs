@@ -135,7 +135,11 @@ fn every_outcome() {
 
     let hello = Version::of(&guests().join("hello"));
     check(&versions(&node, "wrong"), 22, ": 403 ");
-    let only = format!("{}: {} runs, not by an update\n", url(&node), hello.short);
+    let only = format!(
+        "{}: {} runs, from the tenant's path\n",
+        url(&node),
+        hello.short
+    );
     check_all(&versions(&node, KEY), &only);
     check(&upload(&node, KEY, "x.com", &counter), 0, ": 201 version ");
     assert_eq!(answer(&node), "1\n");

@@ -143,10 +143,13 @@ impl Key {
         }
     }
 
-    /// Says what is wrong with it, if it is a file that can't be read.
+    /// Says what is wrong with it, if it is a file that can't be read or has no key.
     pub fn problem(&self) -> Option<Denied> {
-        match self.digest() {
-            Err(denied @ Denied::Unreadable(_)) => Some(denied),
+        match (self.digest(), self) {
+            (Err(denied @ Denied::Unreadable(_)), _) => Some(denied),
+            (Err(_), Self::File(path)) => {
+                Some(Denied::Unreadable(format!("{}: is empty", path.display())))
+            }
             _ => None,
         }
     }
@@ -273,6 +276,7 @@ mod tests {
         );
         std::fs::write(&path, "\n").unwrap();
         assert_eq!(plain(&key, b"b"), Err(Denied::Disabled));
+        assert!(key.problem().unwrap().to_string().ends_with("is empty"));
         std::fs::write(&path, [b'a'; 5000]).unwrap();
         assert!(matches!(plain(&key, b"a"), Err(Denied::Unreadable(_))));
         std::fs::remove_file(&path).unwrap();

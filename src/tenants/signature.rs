@@ -73,7 +73,7 @@ pub enum BadSignature {
     #[error("the signature is malformed")]
     Malformed,
     /// Made with another key, or for something else.
-    #[error("the signature is wrong")]
+    #[error("the signature is wrong: it was made with another key, or for another order")]
     Wrong,
     /// Too old, or of the future.
     #[error("the signature is older than {WINDOW} s, or the two clocks differ by as much")]

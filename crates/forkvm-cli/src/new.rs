@@ -23,6 +23,7 @@ enum Language {
     /// C, with gcc or clang
     C,
     /// C++, with g++ or clang++
+    #[value(alias = "c++")]
     Cpp,
     /// Rust, with cargo
     Rust,

@@ -32,13 +32,13 @@ pub struct Settings {
     #[arg(long, value_name = "SECONDS", default_value = "8", value_parser = parse_seconds)]
     pub max_request_time: Duration,
     /// Guest memory, in MiB, at most 64 GiB.
-    #[arg(long, value_name = "MIB", default_value_t = 256, value_parser = clap::value_parser!(u64).range(1..=64 << 10))]
+    #[arg(long, value_name = "MIB", default_value_t = 256, value_parser = |text: &str| parse_mebibytes(text, 1))]
     pub max_memory: u64,
     /// Memory a request may newly dirty, in MiB, at most 64 GiB.
-    #[arg(long, value_name = "MIB", default_value_t = 64, value_parser = clap::value_parser!(u64).range(1..=64 << 10))]
+    #[arg(long, value_name = "MIB", default_value_t = 64, value_parser = |text: &str| parse_mebibytes(text, 1))]
     pub max_request_memory: u64,
     /// Longest body of a response, in MiB, at most 64 GiB. A longer one is the program's failure.
-    #[arg(long, value_name = "MIB", default_value_t = 64, value_parser = clap::value_parser!(u64).range(..=64 << 10))]
+    #[arg(long, value_name = "MIB", default_value_t = 64, value_parser = |text: &str| parse_mebibytes(text, 0))]
     pub max_response_size: u64,
 }
 
@@ -71,6 +71,16 @@ pub fn parse_seconds(text: &str) -> Result<Duration, String> {
     match Duration::try_from_secs_f64(seconds) {
         Ok(time) if !time.is_zero() => Ok(time),
         _ => Err("a time has to be more than 0 seconds".into()),
+    }
+}
+
+/// So many MiB on the command line, at most 64 GiB.
+pub fn parse_mebibytes(text: &str, least: u64) -> Result<u64, String> {
+    const MOST: u64 = 64 << 10;
+    match text.parse() {
+        Ok(size) if (least..=MOST).contains(&size) => Ok(size),
+        Ok(_) => Err(format!("not in {least}..={MOST}")),
+        Err(_) => Err("a size is a whole number of MiB, without a unit".into()),
     }
 }
 

@@ -159,6 +159,12 @@ fn memory_that_no_machine_has_is_refused_by_its_option() {
             assert_eq!(output.status.code(), Some(2));
             assert!(stderr(&output).contains(option), "{}", stderr(&output));
         }
+        let output = run("hello", &[option, "64MB", "PROG", "/"]);
+        assert!(
+            stderr(&output).contains("without a unit"),
+            "{}",
+            stderr(&output)
+        );
     }
 }
 

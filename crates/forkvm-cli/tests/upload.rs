@@ -208,7 +208,7 @@ fn versions_are_listed() {
             .unwrap()
     };
     let lines = format!(
-        "{url}: aaaaaaaaaaaa runs, 803584 bytes\n{url}: bbbbbbbbbbbb is kept, not by an update\n"
+        "{url}: aaaaaaaaaaaa runs, 803584 bytes\n{url}: bbbbbbbbbbbb is kept, from the tenant's path\n"
     );
     check(&versions(&["-u", &url]), 0, &lines);
     let output = versions(&["-u", &old]);

@@ -74,6 +74,19 @@ fn refusals() {
     }
 }
 
+/// Such as that of another server: what it says of a tenant is no advice.
+#[test]
+fn a_page_is_no_nodes_refusal() {
+    let peer = Peer::with_answer(response(404, "text/html", "<html>"), Does::Leaves(0));
+    let output = upload(&[peer.url()]);
+    let line = format!(
+        "{}: 404 without a reason; does its VCL have live updates (include vcl/kvm.vcl)?\n",
+        peer.url()
+    );
+    check(&output, 22, &line);
+    assert!(!stderr(&output).contains("tenant"), "{}", stderr(&output));
+}
+
 #[test]
 fn what_a_failed_program_wrote_is_shown() {
     let lines: String = (0..50).map(|n| format!("line {n}\\n")).collect();

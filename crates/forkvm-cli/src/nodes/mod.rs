@@ -108,18 +108,19 @@ impl Nodes {
         };
         let mut outcomes = Vec::new();
         let mut stop = false;
+        let uploads = matches!(order, Order::Update { .. });
         for url in &self.urls {
             let outcome = if stop {
                 Outcome::NotAsked
             } else {
                 self.ask_one(url, order, &key).unwrap_or_else(|early| early)
             };
-            stop |= matches!(order, Order::Update { .. }) && outcome.is_the_programs_fault();
+            stop |= uploads && outcome.is_the_programs_fault();
             // Who reads the results may leave; the nodes are updated all the same.
             for line in outcome.lines() {
                 out!("{url}: {line}");
             }
-            for line in outcome.explanation(&self.tenant).lines() {
+            for line in outcome.explanation(&self.tenant, uploads).lines() {
                 err!("{line}");
             }
             outcomes.push(outcome);

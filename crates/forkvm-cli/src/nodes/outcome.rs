@@ -119,7 +119,8 @@ impl Outcome {
                 Some(bytes) => {
                     let _ = write!(line, ", {bytes} bytes");
                 }
-                None => line += ", not by an update",
+                // It is stored when another one takes its place.
+                None => line += ", from the tenant's path",
             }
             line
         });
@@ -170,7 +171,7 @@ impl Outcome {
     }
 
     /// More about a failure, for the one who has to do something about it; lines.
-    pub fn explanation(&self, tenant: &str) -> String {
+    pub fn explanation(&self, tenant: &str, uploads: bool) -> String {
         let Self::Refused {
             status,
             reason,
@@ -190,7 +191,9 @@ impl Outcome {
         for line in &lines[lines.len().saturating_sub(LAST_LINES)..] {
             let _ = writeln!(text, "  | {line}");
         }
-        if let Some(advice) = advice(*status, tenant) {
+        // What is not a node's own answer says nothing about its tenants.
+        let is_nodes = !reason.ends_with(IS_IT_SET_UP);
+        if let Some(advice) = advice(*status, tenant, uploads).filter(|_| is_nodes) {
             let _ = writeln!(text, "  {advice}");
         }
         text
@@ -258,17 +261,19 @@ fn reason(body: &str) -> String {
 }
 
 /// What to do about a status.
-fn advice(status: u16, tenant: &str) -> Option<String> {
+fn advice(status: u16, tenant: &str, uploads: bool) -> Option<String> {
     Some(match status {
         401 => "The node got no signature: what is between lets no header of this name through.".into(),
         403 => format!(
-            "Compare the key with the node's update_key or update_key_file of {tenant}; without one, updates are off."
+            "If it is about the key, compare it with the node's update_key or update_key_file of {tenant}; without one, updates \
+             are off."
         ),
         404 => format!("The node has no tenant {tenant}: compare --tenant with its kvm.tenant()."),
         409 => "Another update of this tenant is under way there: try again when it is done.".into(),
         413 => "Leave out debug information (strip --strip-debug), or raise max_size of kvm.live_update().".into(),
-        422 => "The node goes on with the program it had. What it says to a program, forkvm run PROGRAM / says too.".into(),
-        503 => "The node can't take it now: try again, and see its log (varnishlog -g raw -q 'Error ~ kvm:').".into(),
+        422 if uploads => "Nothing has changed there. To see the same here: forkvm run PROGRAM /".into(),
+        422 => "Nothing has changed there.".into(),
+        503 => "The node can't take it now: try again, and see its log (varnishlog -d -g raw -q 'Error ~ kvm:').".into(),
         _ => return None,
     })
 }

@@ -24,7 +24,7 @@ const READ_WRITE: Protection = Protection {
 
 /// The program, its stack and a useful heap do not fit in its memory limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("max_memory ({limit} bytes) is too small: the program alone needs {needed}")]
+#[error("max_memory ({limit} bytes) is too small: the program alone needs {needed} bytes")]
 pub struct TooSmall {
     /// What would do.
     pub needed: u64,
