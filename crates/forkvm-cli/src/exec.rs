@@ -44,6 +44,13 @@ pub struct Allow {
     /// Files and folders the program may read, comma-separated; without a value all. Libraries are readable anyway.
     #[arg(long, value_name = "PATH,…", num_args = 0..=1, require_equals = true, value_delimiter = ',', default_missing_value = "/")]
     allow_read: Vec<PathBuf>,
+    /// Folders where the program may change files, comma-separated; without a value all. Changes are kept in memory and
+    /// forgotten: they never reach the host. In /tmp and /dev/shm it may do so anyway.
+    #[arg(long, value_name = "PATH,…", num_args = 0..=1, require_equals = true, value_delimiter = ',', default_missing_value = "/")]
+    allow_write: Vec<PathBuf>,
+    /// Most memory for changed files, in MiB.
+    #[arg(long, value_name = "MIB", default_value_t = 64)]
+    max_file_memory: u64,
     /// An entry of the program's environment; may be given several times. A name alone takes the value from ours.
     #[arg(long, value_name = "KEY[=VALUE]")]
     env: Vec<String>,
@@ -96,6 +103,15 @@ impl Allow {
         } else {
             self.allow_read.clone()
         };
+        let mut writable_paths = Vec::new();
+        for path in &self.allow_write {
+            let path = std::path::absolute(path).map_err(|error| error.to_string())?;
+            writable_paths.push(path.clone());
+            allowed_paths.push(path);
+        }
+        if self.allow_all {
+            writable_paths.push("/".into());
+        }
         allowed_paths.push(std::ffi::OsStr::from_bytes(&command.path).into());
         allowed_paths.extend(
             SYSTEM
@@ -109,6 +125,8 @@ impl Allow {
         };
         Ok(Sandbox {
             allowed_paths,
+            writable_paths,
+            overlay_bytes: self.max_file_memory.saturating_mul(1 << 20),
             current_working_directory: cwd.display().to_string(),
             max_memory: self.max_memory.saturating_mul(1 << 20),
             random_addresses: !self.no_random_addresses,

@@ -134,6 +134,62 @@ fn signals_and_timers() {
     same("signals");
 }
 
+/// What a test finds in its folder.
+fn furnish(folder: &Path) {
+    let given = folder.join("given");
+    std::fs::create_dir_all(given.join("sub")).unwrap();
+    std::fs::write(given.join("file"), "the host's").unwrap();
+    std::fs::write(given.join("other"), "the other").unwrap();
+    std::fs::write(given.join("sub/deep"), "deep").unwrap();
+    std::fs::write(given.join("big"), "b".repeat(400_000)).unwrap();
+    std::os::unix::fs::symlink("file", given.join("link")).unwrap();
+}
+
+/// Every file in a folder with its content, and every link.
+fn snapshot(folder: &Path) -> Vec<(PathBuf, u32, Vec<u8>)> {
+    use std::os::unix::fs::MetadataExt;
+    let mut all = Vec::new();
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        let found = path.symlink_metadata().unwrap();
+        if found.is_dir() {
+            all.extend(snapshot(&path));
+        }
+        let content = std::fs::read(&path).unwrap_or_default();
+        all.push((path, found.mode(), content));
+    }
+    all.sort();
+    all
+}
+
+#[test]
+fn files_are_changed_as_natively_and_nothing_reaches_the_host() {
+    kvm_or_skip!();
+    let program = program("files");
+    let (native, machine) = (Folder::new("files-native"), Folder::new("files-machine"));
+    furnish(&native.0);
+    furnish(&machine.0);
+    let before = snapshot(&machine.0);
+    let natively = Command::new(&program)
+        .env("FILES_TEST", &native.0)
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
+    let folder = machine.0.display();
+    let flags = [
+        &format!("--allow-write={folder}")[..],
+        "--env",
+        &format!("FILES_TEST={folder}"),
+    ];
+    let output = exec(&flags, &program, &[]);
+    assert_eq!(text(&output.stdout), text(&natively.stdout));
+    assert_eq!(text(&output.stderr), "");
+    assert_eq!(output.status.code(), natively.status.code());
+    assert!(text(&natively.stdout).ends_with("\n0 failed\n"));
+    assert_eq!(snapshot(&machine.0), before);
+    assert_ne!(snapshot(&native.0), before);
+}
+
 #[test]
 fn scripts_name_their_interpreter() {
     kvm_or_skip!();

@@ -29,6 +29,10 @@ use crate::request::Host;
 pub struct Sandbox {
     /// Files and folders it may read, those of its libraries among them.
     pub allowed_paths: Vec<PathBuf>,
+    /// Folders where it may change files, beside /tmp and /dev/shm: in memory, over what is there. Nothing reaches the host.
+    pub writable_paths: Vec<PathBuf>,
+    /// Most bytes of what it changes.
+    pub overlay_bytes: u64,
     /// Its working directory.
     pub current_working_directory: String,
     /// Guest memory in bytes. What is only reserved costs nothing.
@@ -43,6 +47,8 @@ impl Default for Sandbox {
     fn default() -> Self {
         Self {
             allowed_paths: Vec::new(),
+            writable_paths: Vec::new(),
+            overlay_bytes: 64 << 20,
             current_working_directory: "/".into(),
             max_memory: 1 << 30,
             max_time: Duration::from_secs(3600),
@@ -155,6 +161,12 @@ fn load(
         stack: 0..0,
         executable: String::new(),
         allowed_paths: sandbox.allowed_paths.iter().map(Into::into).collect(),
+        writable_paths: ["/tmp", "/dev/shm"]
+            .iter()
+            .map(PathBuf::from)
+            .chain(sandbox.writable_paths.iter().cloned())
+            .collect(),
+        overlay_bytes: sandbox.overlay_bytes,
         random_addresses: sandbox.random_addresses,
         current_working_directory: sandbox.current_working_directory.clone(),
     });

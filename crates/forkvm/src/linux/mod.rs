@@ -7,6 +7,7 @@
 
 mod abi;
 mod call;
+mod file_calls;
 mod files;
 mod kept;
 mod memory;

@@ -49,6 +49,11 @@ impl Process {
         }
     }
 
+    /// Permission bits that new files do not get.
+    pub fn umask(&self) -> u32 {
+        self.umask
+    }
+
     /// The same process with another executable, as after execve(2).
     pub fn exec(&mut self, executable: &[u8], stack: Range<u64>) {
         *self = Self {
@@ -209,7 +214,7 @@ pub fn arch_prctl(code: u64, address: u64) -> Reply {
     })
 }
 
-/// umask(2). No file is ever made, but a program may ask for what it set.
+/// umask(2)
 pub fn umask(process: &mut Process, mask: u64) -> i64 {
     i64::from(std::mem::replace(&mut process.umask, flags(mask) & 0o777))
 }

@@ -54,6 +54,10 @@ pub struct Setup {
     pub executable: String,
     /// Files and folders the program may read.
     pub allowed_paths: Vec<AllowedPath>,
+    /// Folders, as the program sees them, where it may change files: in memory, over what is there.
+    pub writable_paths: Vec<PathBuf>,
+    /// Most bytes of what it changes.
+    pub overlay_bytes: u64,
     /// Where programs are loaded is chosen at random, as Linux does. Only of programs with an address space.
     pub random_addresses: bool,
     /// The working directory.

@@ -1,5 +1,6 @@
 //! All state that the personality keeps for one machine.
 
+use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -10,10 +11,12 @@ use crate::arch::layout::XSAVE_LEN;
 use crate::image::exec::{self, Command, ExecError, Loaded, Placement};
 use crate::linux::abi::Guest;
 use crate::linux::call::{NewThread, Outcome, Retried, WaitOn};
+use crate::linux::files::copies;
 use crate::linux::files::fds::Files;
 use crate::linux::files::host_files::HostFiles;
-use crate::linux::files::open::{Executables, Shared};
+use crate::linux::files::open::Executables;
 use crate::linux::files::paths::{Absolute, Roots};
+use crate::linux::files::resolve::Shared;
 use crate::linux::kept::Kept;
 use crate::linux::memory::heap::{Full, Heap};
 use crate::linux::memory::space::Break;
@@ -49,10 +52,22 @@ pub struct Linux {
 impl Linux {
     /// The state of a program that has not run yet. Opens the allowed paths; see [`Linux::unusable_paths`].
     pub fn new(setup: Setup) -> Self {
-        let directory = Absolute::new(b"/", setup.current_working_directory.as_bytes()).text();
+        let absolute = |path: &[u8]| Absolute::new(b"/", path);
+        let directory = absolute(setup.current_working_directory.as_bytes()).text();
+        let writable = setup.writable_paths.iter();
+        let shared = Shared {
+            roots: Roots::open(&setup.allowed_paths),
+            writable: writable
+                .map(|path| absolute(path.as_os_str().as_bytes()))
+                .collect(),
+            host_files: HostFiles::default(),
+            random_addresses: setup.random_addresses,
+        };
+        let mut files = Files::new(&directory, setup.overlay_bytes);
+        copies::make_places(&shared, &mut files);
         Self {
             heap: Kept::new(Heap::new(setup.heap)),
-            files: Kept::new(Files::new(&directory)),
+            files: Kept::new(files),
             signals: Kept::new(Signals::new()),
             process: Kept::new(Process::new(
                 setup.executable.as_bytes(),
@@ -62,11 +77,7 @@ impl Linux {
             clocks: Kept::new(Clocks::new()),
             program_break: Kept::new(Break::default()),
             tasks: Kept::new(Tasks::new()),
-            shared: Arc::new(Shared {
-                roots: Roots::open(&setup.allowed_paths),
-                host_files: HostFiles::default(),
-                random_addresses: setup.random_addresses,
-            }),
+            shared: Arc::new(shared),
         }
     }
 

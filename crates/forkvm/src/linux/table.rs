@@ -5,15 +5,14 @@ use syscalls::Sysno;
 
 use crate::linux::abi::{Guest, HERE, Reply, Value, flags, int};
 use crate::linux::call::{Call, Outcome};
-use crate::linux::files::stat::Change;
-use crate::linux::files::{control, fds, folders, io, open, poll, reports, stat};
+use crate::linux::files::{control, fds, file_system, folders, io, open, poll, reports, stat};
 use crate::linux::memory::{MapRequest, space};
 use crate::linux::net::sockets;
 use crate::linux::state::Linux;
 use crate::linux::tasks::signals::Target;
 use crate::linux::tasks::task::FIRST_TID;
 use crate::linux::tasks::{delivery, futex, signals, threads};
-use crate::linux::{memory, process, time};
+use crate::linux::{file_calls, memory, process, time};
 use crate::memory::user::UserMemory;
 use crate::random::Random;
 use crate::request::Host;
@@ -167,58 +166,61 @@ fn dispatch(linux: &mut Linux, guest: &mut Guest<'_>, call: Call) -> Outcome {
             stat::readlink(shared, process, files, guest, [HERE, a, b, c, 0, 0]).into()
         }
         Sysno::readlinkat => stat::readlink(shared, process, files, guest, args).into(),
-        Sysno::getdents64 => folders::getdents64(files, guest, a, b, c).into(),
+        Sysno::getdents64 => folders::getdents64(shared, files, guest, a, b, c).into(),
         Sysno::getcwd => folders::getcwd(files, guest, a, b).into(),
         Sysno::chdir => folders::chdir(shared, files, guest, a).into(),
         Sysno::fchdir => folders::fchdir(files, a).into(),
         Sysno::umask => ok(process::umask(process, a)),
+        Sysno::statfs if shared.has_overlay() => {
+            file_system::statfs(shared, files, guest, a, b).into()
+        }
+        Sysno::fstatfs if shared.has_overlay() => file_system::fstatfs(files, guest, a, b).into(),
+        Sysno::getxattr
+        | Sysno::lgetxattr
+        | Sysno::fgetxattr
+        | Sysno::listxattr
+        | Sysno::llistxattr
+        | Sysno::flistxattr
+        | Sysno::setxattr
+        | Sysno::lsetxattr
+        | Sysno::fsetxattr
+        | Sysno::removexattr
+        | Sysno::lremovexattr
+        | Sysno::fremovexattr
+            if shared.has_overlay() =>
+        {
+            file_system::xattr(shared, files, guest, number, a).into()
+        }
 
         // Changing files and folders.
-        Sysno::mkdir | Sysno::mknod => refuse(stat::refuse(
-            shared,
-            files,
-            guest,
-            (HERE, a),
-            Change::Create,
-        )),
-        Sysno::mkdirat | Sysno::mknodat => {
-            refuse(stat::refuse(shared, files, guest, (a, b), Change::Create))
-        }
-        Sysno::symlink | Sysno::link => refuse(stat::refuse(
-            shared,
-            files,
-            guest,
-            (HERE, b),
-            Change::Create,
-        )),
-        Sysno::symlinkat => refuse(stat::refuse(shared, files, guest, (b, c), Change::Create)),
-        Sysno::linkat => refuse(stat::refuse(shared, files, guest, (c, d), Change::Create)),
-        Sysno::unlink
+        Sysno::mkdir
+        | Sysno::mkdirat
+        | Sysno::mknod
+        | Sysno::mknodat
+        | Sysno::symlink
+        | Sysno::symlinkat
+        | Sysno::link
+        | Sysno::linkat
+        | Sysno::unlink
+        | Sysno::unlinkat
         | Sysno::rmdir
         | Sysno::rename
-        | Sysno::chmod
-        | Sysno::chown
-        | Sysno::lchown
-        | Sysno::truncate
-        | Sysno::utime
-        | Sysno::utimes => refuse(stat::refuse(
-            shared,
-            files,
-            guest,
-            (HERE, a),
-            Change::Existing,
-        )),
-        Sysno::utimensat | Sysno::futimesat if b == 0 => refuse(stat::refuse_open(files, a)),
-        Sysno::unlinkat
         | Sysno::renameat
         | Sysno::renameat2
+        | Sysno::chmod
+        | Sysno::fchmod
         | Sysno::fchmodat
+        | Sysno::chown
+        | Sysno::lchown
+        | Sysno::fchown
         | Sysno::fchownat
+        | Sysno::truncate
+        | Sysno::ftruncate
+        | Sysno::fallocate
+        | Sysno::utime
+        | Sysno::utimes
         | Sysno::utimensat
-        | Sysno::futimesat => refuse(stat::refuse(shared, files, guest, (a, b), Change::Existing)),
-        Sysno::ftruncate | Sysno::fallocate | Sysno::fchmod | Sysno::fchown => {
-            refuse(stat::refuse_open(files, a))
-        }
+        | Sysno::futimesat => file_calls::change(linux, guest, number, args).into(),
 
         // Time.
         Sysno::clock_gettime => time::clock_gettime(clocks, guest, a, b).into(),

@@ -206,7 +206,12 @@ pub fn linux(allowed_paths: Vec<PathBuf>) -> Linux {
 
 /// The same with allowed paths that are more than a path.
 pub fn linux_with(allowed_paths: Vec<AllowedPath>) -> Linux {
-    Linux::new(Setup {
+    Linux::new(setup(allowed_paths))
+}
+
+/// What that is made from.
+pub fn setup(allowed_paths: Vec<AllowedPath>) -> Setup {
+    Setup {
         heap: HeapLayout {
             brk_window: BRK,
             mmap_window: MMAP,
@@ -216,8 +221,10 @@ pub fn linux_with(allowed_paths: Vec<AllowedPath>) -> Linux {
         executable: "/program".into(),
         random_addresses: false,
         allowed_paths,
+        writable_paths: Vec::new(),
+        overlay_bytes: 0,
         current_working_directory: "/".into(),
-    })
+    }
 }
 
 /// A program to make calls from.

@@ -294,6 +294,8 @@ fn seal(memfd: &File, deadline: Instant) -> std::io::Result<()> {
 
 fn setup(config: &Config, layout: &Layout) -> Setup {
     Setup {
+        writable_paths: Vec::new(),
+        overlay_bytes: 0,
         heap: HeapLayout {
             brk_window: layout.brk_window,
             mmap_window: MMAP_WINDOW,

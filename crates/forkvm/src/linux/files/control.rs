@@ -77,8 +77,8 @@ pub fn ioctl(
             let file = files.get(fd)?;
             let left = match &file.kind {
                 Kind::PipeReader(pipe) => length(files.pipes.len(*pipe)),
-                Kind::File(_) | Kind::Text(_) => {
-                    crate::linux::files::io::size(&file.kind)?.saturating_sub(file.offset)
+                Kind::File(_) | Kind::Text(_) | Kind::Node(..) => {
+                    crate::linux::files::io::size(files, &file.kind)?.saturating_sub(file.offset)
                 }
                 _ => return Err(Errno::NOTTY),
             };

@@ -10,6 +10,7 @@ use rustix::io::Errno;
 
 use crate::linux::abi::{Guest, Value, count, flags, int};
 use crate::linux::files::host_files::HostFile;
+use crate::linux::files::overlay::Overlay;
 use crate::linux::files::pipes::Pipes;
 use crate::request::Stream;
 
@@ -24,13 +25,16 @@ pub const O_ACCMODE: u32 = 3;
 pub const O_CREAT: u32 = 0o100;
 pub const O_EXCL: u32 = 0o200;
 pub const O_TRUNC: u32 = 0o1000;
+pub const O_APPEND: u32 = 0o2000;
 pub const O_NONBLOCK: u32 = 0o4000;
 pub const O_DIRECTORY: u32 = 0o20_0000;
 pub const O_NOFOLLOW: u32 = 0o40_0000;
 pub const O_CLOEXEC: u32 = 0o200_0000;
+/// `__O_TMPFILE`, which comes with `O_DIRECTORY`.
+pub const O_TMPFILE: u32 = 0o2000_0000;
 pub const O_PATH: u32 = 0o1000_0000;
 /// `O_APPEND`, `O_NONBLOCK`, `O_ASYNC`, `O_DIRECT`, `O_NOATIME`: what `F_SETFL` may change.
-pub const SETTABLE: u32 = 0o2000 | O_NONBLOCK | 0o2_0000 | 0o4_0000 | 0o100_0000;
+pub const SETTABLE: u32 = O_APPEND | O_NONBLOCK | 0o2_0000 | 0o4_0000 | 0o100_0000;
 /// `O_LARGEFILE`, which the kernel adds for 64-bit programs.
 pub const O_LARGEFILE: u32 = 0o10_0000;
 
@@ -43,6 +47,8 @@ pub enum Kind {
     Output(Stream),
     /// A regular file of the host.
     File(Arc<HostFile>),
+    /// A regular file of the overlay, by its number, and its path when it was opened.
+    Node(u64, Arc<[u8]>),
     /// A folder, with the host's if it is one that the program may list, and its path as the program sees it.
     Folder(Option<Arc<HostFile>>, Arc<[u8]>),
     /// Something opened with `O_PATH` that is neither.
@@ -128,6 +134,8 @@ pub struct Files {
     open: Vec<Option<OpenFile>>,
     /// Pipes within the program.
     pub pipes: Pipes,
+    /// What the program changed of its files.
+    pub overlay: Overlay,
     /// The working directory: absolute and normalised.
     pub directory: Arc<[u8]>,
     /// The missing `openat2` was already explained to the host.
@@ -140,6 +148,7 @@ impl Clone for Files {
             descriptors: self.descriptors.clone(),
             open: self.open.clone(),
             pipes: self.pipes.clone(),
+            overlay: self.overlay.clone(),
             directory: Arc::clone(&self.directory),
             explained: self.explained,
         }
@@ -150,24 +159,27 @@ impl Clone for Files {
             descriptors,
             open,
             pipes,
+            overlay,
             directory,
             explained,
         } = self;
         descriptors.clone_from(&source.descriptors);
         open.clone_from(&source.open);
         pipes.clone_from(&source.pipes);
+        overlay.clone_from(&source.overlay);
         directory.clone_from(&source.directory);
         *explained = source.explained;
     }
 }
 
 impl Files {
-    /// Standard input, output and error, and nothing else.
-    pub fn new(directory: &[u8]) -> Self {
+    /// Standard input, output and error, and nothing else. The overlay may have so many bytes.
+    pub fn new(directory: &[u8], overlay_bytes: u64) -> Self {
         let mut files = Self {
             descriptors: Vec::new(),
             open: Vec::new(),
             pipes: Pipes::default(),
+            overlay: Overlay::new(overlay_bytes),
             directory: directory.into(),
             explained: false,
         };
@@ -195,6 +207,9 @@ impl Files {
             return Err(Errno::NOMEM);
         }
         let number = self.free_from(0).ok_or(Errno::MFILE)?;
+        if let Kind::Node(id, _) = file.kind {
+            self.overlay.tree_mut().opened(id)?;
+        }
         let index = match self.open.iter().position(Option::is_none) {
             Some(index) => index,
             None => {
@@ -344,6 +359,7 @@ pub fn close(files: &mut Files, fd: u64) -> Value {
             match file.kind {
                 Kind::PipeReader(pipe) => files.pipes.close_reader(pipe),
                 Kind::PipeWriter(pipe) => files.pipes.close_writer(pipe),
+                Kind::Node(id, _) => files.overlay.tree_mut().closed(id),
                 _ => {}
             }
             *place = None;
@@ -425,7 +441,7 @@ mod tests {
     #[test]
     fn texts_have_a_limit_together() {
         const THIRD: usize = MAX_TEXT_BYTES / 3 + 1;
-        let mut files = Files::new(b"/");
+        let mut files = Files::new(b"/", 0);
         let open = |files: &mut Files| {
             files.add(OpenFile::new(Kind::Text(vec![0; THIRD].into()), 0), false)
         };

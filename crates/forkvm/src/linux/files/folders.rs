@@ -1,5 +1,6 @@
 //! Folders: getdents64(2), getcwd(2), chdir(2), fchdir(2).
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use rustix::fs::{Mode, OFlags, RawDir, SeekFrom, openat, seek};
@@ -8,18 +9,23 @@ use rustix::io::Errno;
 use crate::linux::abi::{Guest, PATH_MAX, Value, count, length};
 use crate::linux::files::fds::{Files, Kind};
 use crate::linux::files::host_files::HostFile;
-use crate::linux::files::open::{Lookup, Shared, explain};
-use crate::linux::files::paths::Target;
+use crate::linux::files::open::explain;
+use crate::linux::files::overlay::tree::{Entry, Nature};
+use crate::linux::files::paths::{Absolute, Target};
+use crate::linux::files::resolve::{Lookup, Shared};
 
 /// Most bytes of entries one call gives.
 const MAX_ENTRIES: usize = 32 << 10;
 
 /// `d_type` of a folder (dirent.h).
 const DT_DIR: u8 = 4;
+/// `d_type` where it is not known.
+const DT_UNKNOWN: u8 = 0;
 
 /// getdents64(2). The host's folder is opened anew for each call, since the position in an open one is shared by
 /// all forks; the position kept here is the file system's own.
 pub fn getdents64(
+    shared: &Shared,
     files: &mut Files,
     guest: &mut Guest<'_>,
     fd: u64,
@@ -34,6 +40,10 @@ pub fn getdents64(
         .unwrap_or(MAX_ENTRIES)
         .min(MAX_ENTRIES);
     let (entries, position) = match &file.kind {
+        Kind::Folder(folder, path) if shared.has_overlay() => {
+            let path = Absolute::new(b"/", path);
+            merged(shared, files, (folder.as_deref(), &path), file.offset, most)?
+        }
         Kind::Folder(Some(folder), _) => list(folder, file.offset, most)?,
         Kind::Folder(None, _) => passage(file.offset, most)?,
         _ => return Err(Errno::NOTDIR),
@@ -80,6 +90,120 @@ fn passage(position: u64, most: usize) -> Result<(Vec<u8>, u64), Errno> {
         }
     }
     Ok((entries, reached))
+}
+
+/// Positions from which on there is what the overlay has, and what leads to allowed paths. Those before are the host's, in
+/// the order that it gives them.
+const OVERLAY: u64 = 1 << 40;
+const PASSAGES: u64 = 1 << 41;
+
+/// What a folder has in the host and in the overlay. A name keeps its position whatever is removed meanwhile.
+fn merged(
+    shared: &Shared,
+    files: &Files,
+    (folder, path): (Option<&HostFile>, &Absolute),
+    position: u64,
+    most: usize,
+) -> Result<(Vec<u8>, u64), Errno> {
+    let (mut entries, mut reached) = passage(position, most)?;
+    let tree = files.overlay.tree();
+    let text = path.text();
+    let mut add = |entry: (u64, u64, u8), name: &[u8]| {
+        let fits = push(&mut entries, most, entry, name)?;
+        if fits {
+            reached = entry.1;
+        }
+        Ok::<_, Errno>(fits)
+    };
+    let known: BTreeMap<&[u8], Entry> = tree.children(&text).collect();
+    let mut room = true;
+    if let Some(folder) = folder
+        && position < OVERLAY
+    {
+        for_each(folder, |number, inode, kind, name| {
+            let next = number.saturating_add(2);
+            let is_new = next > position && !known.contains_key(name);
+            room = !is_new || add((inode, next, kind), name)?;
+            Ok(room)
+        })?;
+    }
+    if !room {
+        return Ok((entries, reached));
+    }
+    let mut of_overlay: Vec<_> = known.iter().collect();
+    of_overlay.sort_by_key(|(_, entry)| entry.sequence);
+    for (name, entry) in of_overlay {
+        let next = OVERLAY.saturating_add(entry.sequence);
+        let Some(node) = entry.node.filter(|_| next > position) else {
+            continue;
+        };
+        let node = tree.node(node)?;
+        let kind = (node.full_mode() >> 12).to_le_bytes()[0];
+        if !add((node.identity.1, next, kind), name)? {
+            return Ok((entries, reached));
+        }
+    }
+    let passages = shared.roots.names_in(path);
+    for (next, name) in (PASSAGES..).zip(&passages) {
+        let is_new = next > position && folder.is_none() && !known.contains_key(&name[..]);
+        if is_new && !add((1, next, DT_UNKNOWN), name)? {
+            break;
+        }
+    }
+    Ok((entries, reached))
+}
+
+/// Calls `each` with number (from 1 on), inode, type and name of what the host has in a folder, `.` and `..` left out, until
+/// it gives false.
+fn for_each(
+    folder: &HostFile,
+    mut each: impl FnMut(u64, u64, u8, &[u8]) -> Result<bool, Errno>,
+) -> Result<(), Errno> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let opened = openat(folder, ".", flags, Mode::empty())?;
+    let mut buffer = Vec::with_capacity(MAX_ENTRIES);
+    let mut folder = RawDir::new(&opened, buffer.spare_capacity_mut());
+    let mut number = 0u64;
+    while let Some(entry) = folder.next() {
+        let entry = entry?;
+        let name = entry.file_name().to_bytes();
+        if matches!(name, b"." | b"..") {
+            continue;
+        }
+        number = number.saturating_add(1);
+        let kind = (entry.file_type().as_raw_mode() >> 12).to_le_bytes()[0];
+        if !each(number, entry.ino(), kind, name)? {
+            break;
+        }
+    }
+    Ok(())
+}
+
+/// True if a folder, as the program sees it, has nothing in it.
+pub fn is_empty(shared: &Shared, files: &Files, path: &Absolute) -> Result<bool, Errno> {
+    let tree = files.overlay.tree();
+    let text = path.text();
+    let known: BTreeMap<&[u8], Entry> = tree.children(&text).collect();
+    if known.values().any(|entry| entry.node.is_some()) {
+        return Ok(false);
+    }
+    if let Some(id) = files.overlay.known(&text)
+        && matches!(tree.node(id)?.nature, Nature::Folder { opaque: true })
+    {
+        return Ok(true);
+    }
+    let Some(Target::Host(place)) = shared.roots.find(path) else {
+        return Ok(true);
+    };
+    let right = shared.host_files.take()?;
+    let (file, _) = place.open(false)?;
+    let folder = HostFile::new(file, &text, right);
+    let mut empty = true;
+    for_each(&folder, |_, _, _, name| {
+        empty &= known.contains_key(name);
+        Ok(empty)
+    })?;
+    Ok(empty)
 }
 
 /// Appends a `struct linux_dirent64` if there is room: inode, next position, length, type, name, and zeros up to
@@ -132,8 +256,9 @@ pub fn chdir(shared: &Shared, files: &mut Files, guest: &mut Guest<'_>, path: u6
         path,
         empty_is_here: false,
     };
-    let (absolute, target) = shared.find(files, &lookup)?;
+    let (absolute, target) = shared.find(files, &lookup, true)?;
     match target {
+        Target::Node(id) if files.overlay.tree().node(id)?.is_folder() => {}
         Target::Passage => {}
         Target::Host(place) => {
             let folder = place

@@ -61,6 +61,11 @@ impl PageSource for HostFile {
 }
 
 impl HostFile {
+    /// Where the program found it.
+    pub fn seen(&self) -> Arc<[u8]> {
+        Arc::clone(&self.path)
+    }
+
     /// Keeps a file open by this right.
     pub fn new(file: OwnedFd, path: &[u8], right: Right) -> Self {
         Self {

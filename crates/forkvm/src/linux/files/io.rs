@@ -7,7 +7,7 @@ use crate::linux::abi::{
     CHUNK, Guest, MOST_BYTES, PAGE, Reply, Value, field_u64, flags, int, length,
 };
 use crate::linux::call::{Outcome, Wait, WaitOn};
-use crate::linux::files::fds::{Device, Files, Kind, O_NONBLOCK};
+use crate::linux::files::fds::{Device, Files, Kind, O_APPEND, O_NONBLOCK};
 use crate::linux::files::pipes::Stuck;
 use crate::linux::kept::Kept;
 use crate::linux::process::random;
@@ -78,7 +78,8 @@ pub fn read(
     if let Some(offset) = at {
         check_positioned(&file.kind, offset)?;
     }
-    transfer(files, guest, fd, pieces, at, read_piece)
+    let start = at.unwrap_or(file.offset);
+    transfer(files, guest, fd, pieces, (start, at.is_none()), read_piece)
 }
 
 /// write(2), writev(2), pwrite64(2), pwritev(2). A pipe that nobody reads ends the program unless it ignores that.
@@ -97,7 +98,12 @@ pub fn write(
     if let Some(offset) = at {
         check_positioned(&file.kind, offset)?;
     }
-    let reply = transfer(files, guest, fd, pieces, at, write_piece);
+    // As Linux does, and POSIX does not, pwrite(2) appends too.
+    let start = match &file.kind {
+        Kind::Node(id, _) if file.flags & O_APPEND != 0 => files.overlay.size(*id)?,
+        _ => at.unwrap_or(file.offset),
+    };
+    let reply = transfer(files, guest, fd, pieces, (start, at.is_none()), write_piece);
     match reply {
         Err(Errno::PIPE) => {
             let signal = Signal::by_process(SIGPIPE, SI_USER);
@@ -120,17 +126,18 @@ fn check_positioned(kind: &Kind, offset: u64) -> Result<(), Errno> {
 
 type MovePiece = fn(&mut Files, &mut Guest<'_>, &Kind, (u64, u64), u64) -> Result<Moved, Errno>;
 
-/// Moves the pieces one after the other until one comes short or it is enough. What was moved before an error counts.
+/// Moves the pieces one after the other until one comes short or it is enough. What was moved before an error counts. The
+/// file's position follows if it is to.
 fn transfer(
     files: &mut Files,
     guest: &mut Guest<'_>,
     fd: u64,
     pieces: &Pieces,
-    at: Option<u64>,
+    (start, moves): (u64, bool),
     move_piece: MovePiece,
 ) -> Reply {
     let file = files.get(fd)?;
-    let (kind, flags, start) = (file.kind.clone(), file.flags, at.unwrap_or(file.offset));
+    let (kind, flags) = (file.kind.clone(), file.flags);
     let mut done = 0u64;
     for &(address, len) in &pieces.0 {
         match move_piece(
@@ -155,7 +162,7 @@ fn transfer(
             Err(errno) => return Err(errno),
         }
     }
-    if at.is_none() {
+    if moves {
         files.get_mut(fd)?.offset = start.saturating_add(done);
     }
     Ok(Outcome::Return(i64::try_from(done).unwrap_or(i64::MAX)))
@@ -181,6 +188,9 @@ fn read_piece(
         Kind::File(file) => fill(guest, (address, len), |bytes, done| {
             let at = offset.checked_add(done).ok_or(Errno::INVAL)?;
             rustix::io::pread(file, bytes, at)
+        }),
+        Kind::Node(id, _) => fill(guest, (address, len), |bytes, done| {
+            files.overlay.read(*id, offset.saturating_add(done), bytes)
         }),
         Kind::Text(text) => fill(guest, (address, len), |bytes, done| {
             let at = usize::try_from(offset.saturating_add(done)).unwrap_or(usize::MAX);
@@ -225,7 +235,7 @@ fn write_piece(
     guest: &mut Guest<'_>,
     kind: &Kind,
     (address, len): (u64, u64),
-    _offset: u64,
+    offset: u64,
 ) -> Result<Moved, Errno> {
     match kind {
         Kind::Output(stream) => in_chunks(len, |bytes, done| {
@@ -255,6 +265,11 @@ fn write_piece(
                 Ok(bytes.len())
             })
         }
+        Kind::Node(id, _) => in_chunks(len, |bytes, done| {
+            let from = address.checked_add(done).ok_or(Errno::FAULT)?;
+            guest.memory.read(from, bytes)?;
+            files.overlay.write(*id, offset.saturating_add(done), bytes)
+        }),
         Kind::Device(Device::Full) => Err(Errno::NOSPC),
         Kind::Device(_) => Ok(Moved::Bytes(len)),
         _ => Err(Errno::BADF),
@@ -291,8 +306,9 @@ fn in_chunks(
 }
 
 /// The size of something with one.
-pub fn size(kind: &Kind) -> Result<u64, Errno> {
+pub fn size(files: &Files, kind: &Kind) -> Result<u64, Errno> {
     match kind {
+        Kind::Node(id, _) => files.overlay.size(*id),
         Kind::File(file) => Ok(u64::try_from(fstat(file)?.st_size).unwrap_or(0)),
         Kind::Text(text) => Ok(length(text.len())),
         _ => Ok(0),
@@ -311,7 +327,7 @@ pub fn lseek(files: &mut Files, fd: u64, offset: u64, whence: u64) -> Value {
         }
         // Devices have no position: every seek succeeds and gives 0.
         Kind::Device(_) => return Ok(0),
-        kind => size(kind)?,
+        kind => size(files, kind)?,
     };
     let distance = offset.cast_signed();
     let signed = |value: u64| i64::try_from(value).map_err(|_| Errno::OVERFLOW);

@@ -1,13 +1,21 @@
 //! Descriptors and what is behind them: files, folders, pipes, devices.
 
+pub mod attributes;
+pub mod change;
+#[cfg(test)]
+mod change_tests;
 pub mod control;
+pub mod copies;
 pub mod fds;
+pub mod file_system;
 pub mod folders;
 pub mod host_files;
 pub mod io;
 pub mod open;
+pub mod overlay;
 pub mod paths;
 pub mod pipes;
 pub mod poll;
 pub mod reports;
+pub mod resolve;
 pub mod stat;

@@ -1,4 +1,4 @@
-//! openat(2), and where calls with path names begin.
+//! openat(2): files of the host and of the overlay, devices, reports.
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -7,58 +7,19 @@ use rustix::fs::FileType;
 use rustix::io::Errno;
 
 use crate::image::exec;
-use crate::linux::abi::{Guest, PAGE, Value, flags, int};
+use crate::linux::abi::{Guest, HERE, PAGE, Value, flags};
+use crate::linux::files::copies;
 use crate::linux::files::fds::{
     Device, Files, Kind, O_ACCMODE, O_CLOEXEC, O_CREAT, O_DIRECTORY, O_EXCL, O_NOFOLLOW, O_PATH,
-    O_TRUNC, OpenFile,
+    O_TMPFILE, O_TRUNC, OpenFile,
 };
-use crate::linux::files::host_files::{HostFile, HostFiles};
-use crate::linux::files::paths::{Absolute, Place, Roots, Target};
+use crate::linux::files::host_files::HostFile;
+use crate::linux::files::overlay::tree::Nature;
+use crate::linux::files::paths::{Absolute, Place, Target};
 use crate::linux::files::reports::{self, Seen};
+use crate::linux::files::resolve::{Lookup, Resolved, Shared};
 use crate::linux::memory::MapSource;
 use crate::memory::space::vmas::PageSource;
-
-/// What never changes while a program and its forks live.
-#[derive(Debug)]
-pub struct Shared {
-    /// What may be read.
-    pub roots: Roots,
-    /// Descriptors of the host that are held for open files.
-    pub host_files: HostFiles,
-    /// Where programs are loaded is chosen at random.
-    pub random_addresses: bool,
-}
-
-/// A path as a call gave it.
-#[derive(Debug)]
-pub struct Lookup {
-    /// The descriptor that relative paths start from, or `AT_FDCWD`.
-    pub dirfd: u64,
-    /// The path.
-    pub path: Vec<u8>,
-    /// An empty path means the start itself (`AT_EMPTY_PATH`).
-    pub empty_is_here: bool,
-}
-
-impl Shared {
-    /// What a call's path names.
-    pub fn find(&self, files: &Files, lookup: &Lookup) -> Result<(Absolute, Target<'_>), Errno> {
-        if lookup.path.is_empty() && !lookup.empty_is_here {
-            return Err(Errno::NOENT);
-        }
-        let base = if lookup.path.starts_with(b"/") || int(lookup.dirfd) == libc::AT_FDCWD {
-            Arc::clone(&files.directory)
-        } else {
-            match &files.get(lookup.dirfd)?.kind {
-                Kind::Folder(_, path) => Arc::clone(path),
-                _ => return Err(Errno::NOTDIR),
-            }
-        };
-        let absolute = Absolute::new(&base, &lookup.path);
-        let target = self.roots.find(&absolute).ok_or(Errno::NOENT)?;
-        Ok((absolute, target))
-    }
-}
 
 /// Tells the host, once, of a kernel that can't look up paths safely.
 pub fn explain(errno: Errno, files: &mut Files, guest: &mut Guest<'_>) -> Errno {
@@ -82,14 +43,15 @@ pub struct Executables<'a> {
 
 impl exec::Files for Executables<'_> {
     fn open_executable(&mut self, path: &[u8]) -> Result<Arc<dyn PageSource>, Errno> {
-        let lookup = Lookup {
-            dirfd: crate::linux::abi::HERE,
-            path: path.to_vec(),
-            empty_is_here: false,
-        };
-        let (absolute, target) = self.shared.find(self.files, &lookup)?;
-        let Target::Host(place) = target else {
-            return Err(Errno::ACCESS);
+        let lookup = Lookup::new(HERE, path.to_vec());
+        let (absolute, target) = self.shared.find(self.files, &lookup, true)?;
+        let place = match target {
+            Target::Host(place) => place,
+            Target::Node(id) => {
+                let snapshot = self.files.overlay.snapshot(id, &absolute.text().into());
+                return Ok(Arc::new(snapshot.map_err(|_| Errno::ACCESS)?));
+            }
+            _ => return Err(Errno::ACCESS),
         };
         let right = self.shared.host_files.take()?;
         match place.open(true)? {
@@ -101,7 +63,8 @@ impl exec::Files for Executables<'_> {
     }
 }
 
-/// open(2), openat(2), creat(2): read-only, from what is allowed, and a few devices and reports.
+/// open(2), openat(2), creat(2): from what is allowed, and a few devices and reports. What may not be written to is
+/// opened read-only.
 pub fn openat(
     shared: &Shared,
     seen: &Seen<'_>,
@@ -109,24 +72,57 @@ pub fn openat(
     guest: &mut Guest<'_>,
     args: [u64; 4],
 ) -> Value {
-    let [dirfd, path, how, _mode] = args;
+    let [dirfd, path, how, mode] = args;
     let how = How(flags(how));
-    let lookup = Lookup {
-        dirfd,
-        path: guest.read_path(path)?,
-        empty_is_here: false,
-    };
-    let (absolute, target) = match shared.find(files, &lookup) {
+    let lookup = Lookup::new(dirfd, guest.read_path(path)?);
+    let mode = flags(mode) & !seen.process.umask();
+    let (absolute, target, writable) = match shared.resolve(files, &lookup, how.follows())? {
         // Nothing can be made there.
-        Err(Errno::NOENT) if how.creates() && !lookup.path.is_empty() => {
-            return Err(Errno::ACCESS);
+        Resolved::Outside(_, None) if how.creates() => return Err(Errno::ACCESS),
+        Resolved::Outside(_, None) => return Err(Errno::NOENT),
+        Resolved::Outside(absolute, Some(target)) => (absolute, target, false),
+        Resolved::There(absolute, target) => (absolute, target, true),
+        Resolved::Free(absolute) => {
+            if !how.creates() || how.has(O_PATH) {
+                return Err(Errno::NOENT);
+            }
+            if absolute.folder {
+                return Err(Errno::ISDIR);
+            }
+            let id = copies::make_file(files, &absolute, mode)?;
+            return finish(
+                files,
+                &absolute,
+                Kind::Node(id, absolute.text().into()),
+                how,
+            );
         }
-        found => found?,
     };
+    let is_new_name = how.creates() && how.has(O_EXCL) && !how.has(O_PATH);
     let kind = match target {
+        _ if writable && is_new_name => return Err(Errno::EXIST),
+        _ if writable && how.has(O_TMPFILE) && !how.has(O_PATH) => {
+            if !how.writes() {
+                return Err(Errno::INVAL);
+            }
+            if !copies::is_folder(files, &target)? {
+                return Err(Errno::NOTDIR);
+            }
+            let id = copies::make_nameless(files, mode)?;
+            let kind = Kind::Node(id, absolute.text().into());
+            let how = How(how.0 & !(O_TMPFILE | O_DIRECTORY));
+            return finish(files, &absolute.prefix(absolute.len()), kind, how);
+        }
+        Target::Node(id) => open_node(shared, files, &absolute, id, how)?,
+        Target::Host(place) if writable && how.writes() && !how.has(O_PATH) => {
+            let id = copies::copy_up(shared, files, &absolute, &place, how.has(O_TRUNC))?;
+            open_node(shared, files, &absolute, id, how)?
+        }
         Target::Host(place) => {
             let right = shared.host_files.take()?;
-            let follow = !how.has(O_NOFOLLOW) || absolute.folder;
+            let follow = how.follows() || absolute.folder;
+            // What is there may be opened by a call that would else create it.
+            let how = if writable { How(how.0 & !O_CREAT) } else { how };
             let (file, found) =
                 open_host(&place, follow, how).map_err(|errno| explain(errno, files, guest))?;
             let file = Arc::new(HostFile::new(file, &absolute.text(), right));
@@ -136,7 +132,7 @@ pub fn openat(
                 _ => Kind::Handle(file),
             }
         }
-        _ if !how.has(O_PATH) && how.creates() && how.has(O_EXCL) => return Err(Errno::EXIST),
+        _ if is_new_name => return Err(Errno::EXIST),
         Target::Device(device) => Kind::Device(device),
         Target::Report(_) if how.writes() => return Err(Errno::ACCESS),
         Target::Report(report) => Kind::Text(reports::text(report, seen, guest)),
@@ -151,11 +147,54 @@ pub fn openat(
         Target::Passage if how.writes() || how.creates() => return Err(Errno::ISDIR),
         Target::Passage => Kind::Folder(None, absolute.text().into()),
     };
+    finish(files, &absolute, kind, how)
+}
+
+/// Gives what was opened a descriptor.
+fn finish(files: &mut Files, absolute: &Absolute, kind: Kind, how: How) -> Value {
     if (absolute.folder || how.has(O_DIRECTORY)) && !matches!(kind, Kind::Folder(..)) {
         return Err(Errno::NOTDIR);
     }
-    let number = files.add(OpenFile::new(kind, how.0), how.has(O_CLOEXEC))?;
-    i64::try_from(number).map_err(|_| Errno::MFILE)
+    let node = match kind {
+        Kind::Node(id, _) => Some(id),
+        _ => None,
+    };
+    let added = files.add(OpenFile::new(kind, how.0), how.has(O_CLOEXEC));
+    if let (Err(_), Some(id)) = (added, node) {
+        files.overlay.tree_mut().drop_unused(id);
+    }
+    i64::try_from(added?).map_err(|_| Errno::MFILE)
+}
+
+/// Opens something of the overlay.
+fn open_node(
+    shared: &Shared,
+    files: &mut Files,
+    absolute: &Absolute,
+    id: u64,
+    how: How,
+) -> Result<Kind, Errno> {
+    let path: Arc<[u8]> = absolute.text().into();
+    match files.overlay.tree().node(id)?.nature {
+        _ if how.has(O_PATH) && !files.overlay.tree().node(id)?.is_folder() => {}
+        Nature::Link(_) => return Err(Errno::LOOP),
+        Nature::Folder { .. } if how.writes() || how.creates() => return Err(Errno::ISDIR),
+        Nature::Folder { opaque } => {
+            let beneath = match shared.roots.find(absolute) {
+                Some(Target::Host(place)) if !opaque => {
+                    let right = shared.host_files.take()?;
+                    let (file, _) = open_host(&place, true, How(O_DIRECTORY))?;
+                    Some(Arc::new(HostFile::new(file, &path, right)))
+                }
+                _ => None,
+            };
+            return Ok(Kind::Folder(beneath, path));
+        }
+        Nature::File(_) if absolute.folder || how.has(O_DIRECTORY) => return Err(Errno::NOTDIR),
+        Nature::File(_) if how.has(O_TRUNC) => files.overlay.set_size(id, 0)?,
+        Nature::File(_) => {}
+    }
+    Ok(Kind::Node(id, path))
 }
 
 /// How a file is to be opened: `O_*`.
@@ -173,6 +212,11 @@ impl How {
 
     fn creates(self) -> bool {
         self.has(O_CREAT)
+    }
+
+    /// Whether a link at the path's end is followed.
+    fn follows(self) -> bool {
+        !(self.has(O_NOFOLLOW) || self.creates() && self.has(O_EXCL))
     }
 }
 
@@ -196,12 +240,11 @@ fn open_host(place: &Place<'_>, follow: bool, how: How) -> Result<(OwnedFd, File
     }
 }
 
-/// What `mmap` of a descriptor maps: nothing if it is `/dev/zero`, else a regular file.
-pub fn map_source(
-    files: &Files,
-    fd: u64,
-    offset: u64,
-) -> Result<Option<(Arc<HostFile>, u64)>, Errno> {
+/// A file to be mapped, and where in it.
+pub type Source = (Arc<dyn PageSource>, u64);
+
+/// What `mmap` of a descriptor maps: nothing if it is `/dev/zero`, else a regular file, one of the overlay as it is now.
+pub fn map_source(files: &Files, fd: u64, offset: u64) -> Result<Option<Source>, Errno> {
     if !offset.is_multiple_of(PAGE) {
         return Err(Errno::INVAL);
     }
@@ -209,15 +252,19 @@ pub fn map_source(
     match &file.kind {
         _ if !file.readable() => Err(Errno::ACCESS),
         Kind::Device(Device::Zero) => Ok(None),
-        Kind::File(file) => Ok(Some((Arc::clone(file), offset))),
+        Kind::File(file) => Ok(Some((Arc::clone(file) as Arc<dyn PageSource>, offset))),
+        Kind::Node(id, path) => {
+            let snapshot = files.overlay.snapshot(*id, path)?;
+            Ok(Some((Arc::new(snapshot), offset)))
+        }
         _ => Err(Errno::NODEV),
     }
 }
 
 /// The form that `mmap` takes it in.
-pub fn as_source(found: &Option<(Arc<HostFile>, u64)>) -> Option<MapSource<'_>> {
+pub fn as_source(found: &Option<Source>) -> Option<MapSource<'_>> {
     found.as_ref().map(|(file, offset)| MapSource {
-        file,
+        file: &**file,
         offset: *offset,
     })
 }

@@ -5,6 +5,7 @@
 //! symbolic link and no race leads out of it; a link from one root to another is followed by hand. Everything else does
 //! not exist.
 
+use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
@@ -19,7 +20,7 @@ use crate::linux::setup::AllowedPath;
 /// How often a resolution is tried again that raced with a change of the folder, which openat2(2) reports as EAGAIN.
 const ATTEMPTS: usize = 8;
 /// Most symbolic links in a path (path_resolution(7)).
-const MOST_LINKS: usize = 40;
+pub const MOST_LINKS: usize = 40;
 
 /// A path of the program: absolute, without `.`, `..` or empty names.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -68,8 +69,44 @@ impl Absolute {
         }
     }
 
-    fn starts_with(&self, other: &Self) -> bool {
+    /// True if it is `other` or beneath it.
+    pub fn starts_with(&self, other: &Self) -> bool {
         self.names.starts_with(&other.names)
+    }
+
+    /// How many names it has.
+    pub fn len(&self) -> usize {
+        self.names.len()
+    }
+
+    /// Its first names.
+    pub fn prefix(&self, len: usize) -> Self {
+        Self {
+            names: self.names.get(..len).unwrap_or(&self.names).to_vec(),
+            folder: false,
+        }
+    }
+
+    /// The folder that it is in.
+    pub fn parent(&self) -> Self {
+        self.prefix(self.names.len().saturating_sub(1))
+    }
+
+    /// Its last name; empty for the root.
+    pub fn name(&self) -> &[u8] {
+        self.names.last().map_or(b"", |name| name)
+    }
+
+    /// The path that it means where its first names, so many, are a symbolic link that leads to `to`.
+    pub fn through_link(&self, len: usize, to: &[u8]) -> Self {
+        let mut path = Self::new(&self.prefix(len.saturating_sub(1)).text(), to);
+        let rest = self.names.get(len..).unwrap_or_default();
+        if !rest.is_empty() {
+            path.names.extend_from_slice(rest);
+            path.folder = false;
+        }
+        path.folder |= self.folder;
+        path
     }
 }
 
@@ -86,6 +123,34 @@ pub enum Report {
     Cpus,
 }
 
+/// What is made up.
+#[derive(Debug, Clone, Copy)]
+enum Known {
+    Device(Device),
+    Report(Report),
+    Executable,
+}
+
+const KNOWN: [(&str, Known); 11] = [
+    ("/dev/null", Known::Device(Device::Null)),
+    ("/dev/zero", Known::Device(Device::Zero)),
+    ("/dev/full", Known::Device(Device::Full)),
+    ("/dev/random", Known::Device(Device::Random)),
+    ("/dev/urandom", Known::Device(Device::Urandom)),
+    ("/proc/self/exe", Known::Executable),
+    ("/proc/self/maps", Known::Report(Report::Maps)),
+    ("/proc/cpuinfo", Known::Report(Report::CpuInfo)),
+    ("/proc/meminfo", Known::Report(Report::MemInfo)),
+    (
+        "/sys/devices/system/cpu/online",
+        Known::Report(Report::Cpus),
+    ),
+    (
+        "/sys/devices/system/cpu/possible",
+        Known::Report(Report::Cpus),
+    ),
+];
+
 /// What a path names.
 #[derive(Debug)]
 pub enum Target<'a> {
@@ -97,6 +162,8 @@ pub enum Target<'a> {
     Executable,
     /// A folder on the way to something that exists. It can be entered, but shows nothing.
     Passage,
+    /// Something of the overlay, by its number.
+    Node(u64),
     /// Something that may exist in the host.
     Host(Place<'a>),
 }
@@ -167,30 +234,15 @@ impl Roots {
 
     /// What a path names; `None` if nothing.
     pub fn find(&self, path: &Absolute) -> Option<Target<'_>> {
-        let known = [
-            ("/dev/null", Target::Device(Device::Null)),
-            ("/dev/zero", Target::Device(Device::Zero)),
-            ("/dev/full", Target::Device(Device::Full)),
-            ("/dev/random", Target::Device(Device::Random)),
-            ("/dev/urandom", Target::Device(Device::Urandom)),
-            ("/proc/self/exe", Target::Executable),
-            ("/proc/self/maps", Target::Report(Report::Maps)),
-            ("/proc/cpuinfo", Target::Report(Report::CpuInfo)),
-            ("/proc/meminfo", Target::Report(Report::MemInfo)),
-            (
-                "/sys/devices/system/cpu/online",
-                Target::Report(Report::Cpus),
-            ),
-            (
-                "/sys/devices/system/cpu/possible",
-                Target::Report(Report::Cpus),
-            ),
-        ];
         // Ours come first: even where all of /proc is allowed, the host's own is not shown.
         let text = path.text();
-        let known = known.into_iter().find(|(name, _)| name.as_bytes() == text);
-        if let Some((_, target)) = known {
-            return Some(target);
+        let known = KNOWN.iter().find(|(name, _)| name.as_bytes() == text);
+        if let Some((_, known)) = known {
+            return Some(match *known {
+                Known::Device(device) => Target::Device(device),
+                Known::Report(report) => Target::Report(report),
+                Known::Executable => Target::Executable,
+            });
         }
         let place = self
             .roots
@@ -200,17 +252,25 @@ impl Roots {
         if let Some(place) = place {
             return Some(Target::Host(place));
         }
-        let passages = ["/dev", "/proc/self", "/sys/devices/system/cpu", "/tmp"];
-        let on_the_way = |passage: &str| match passage.as_bytes().strip_prefix(&text[..]) {
-            Some(rest) => matches!(rest.first(), None | Some(b'/')) || text == b"/",
-            None => false,
+        self.leads_on(path).then_some(Target::Passage)
+    }
+
+    /// True for allowed paths and the folders that lead to them, or to what is made up.
+    pub fn leads_on(&self, path: &Absolute) -> bool {
+        self.roots.iter().any(|root| root.seen.starts_with(path)) || is_passage(path)
+    }
+
+    /// Names in a folder that leads to allowed paths, or to what is made up.
+    pub fn names_in(&self, path: &Absolute) -> BTreeSet<Vec<u8>> {
+        let known = KNOWN
+            .iter()
+            .map(|(text, _)| Absolute::new(b"/", text.as_bytes()));
+        let next = |of: &Absolute| {
+            let next = of.names.get(path.names.len())?;
+            of.starts_with(path).then(|| next.clone())
         };
-        if self.roots.iter().any(|root| root.seen.starts_with(path))
-            || passages.into_iter().any(on_the_way)
-        {
-            return Some(Target::Passage);
-        }
-        None
+        let roots = self.roots.iter().filter_map(|root| next(&root.seen));
+        roots.chain(known.filter_map(|of| next(&of))).collect()
     }
 
     /// What is at a path beneath one of the roots.
@@ -272,6 +332,14 @@ impl Roots {
             _ => Err(Errno::ACCESS),
         }
     }
+}
+
+/// True for folders that lead to what is made up.
+pub fn is_passage(path: &Absolute) -> bool {
+    let passages = ["/dev", "/proc/self", "/sys/devices/system/cpu", "/tmp"];
+    passages
+        .into_iter()
+        .any(|passage| Absolute::new(b"/", passage.as_bytes()).starts_with(path))
 }
 
 impl Root {

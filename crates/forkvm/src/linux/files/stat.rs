@@ -5,10 +5,11 @@ use std::os::fd::{AsFd, OwnedFd};
 use rustix::fs::{FileType, Stat};
 use rustix::io::Errno;
 
-use crate::linux::abi::{Guest, Layout, Value, count, flags, int};
+use crate::linux::abi::{Guest, Layout, Value, count, flags, int, length};
 use crate::linux::files::fds::{Device, Files, Kind};
-use crate::linux::files::open::{Lookup, Shared};
+use crate::linux::files::overlay::tree::{Nature, Node};
 use crate::linux::files::paths::{Place, Target};
+use crate::linux::files::resolve::{Lookup, Resolved, Shared};
 use crate::linux::process::Process;
 
 const AT_EMPTY_PATH: u32 = 0x1000;
@@ -76,8 +77,34 @@ impl Attributes {
         Ok(Self::from(&rustix::fs::fstat(file)?))
     }
 
-    fn of(kind: &Kind) -> Result<Self, Errno> {
+    fn node(node: &Node) -> Self {
+        let (size, allocated) = match &node.nature {
+            Nature::File(content) => (content.size(), content.allocated()),
+            Nature::Folder { .. } => (4096, 0),
+            Nature::Link(to) => (length(to.len()), 0),
+        };
+        Self {
+            device: node.identity.0,
+            inode: node.identity.1,
+            // Of a folder 1 says that they are not counted (find(1), fts(3)).
+            links: if node.is_folder() { 1 } else { node.links() },
+            mode: node.full_mode(),
+            uid: node.uid,
+            gid: node.gid,
+            special: (0, 0),
+            size,
+            block_size: 4096,
+            blocks: allocated.div_ceil(512),
+            times: node.times,
+        }
+    }
+
+    fn of(files: &Files, kind: &Kind) -> Result<Self, Errno> {
         Ok(match kind {
+            Kind::Node(id, _) => Self::node(files.overlay.tree().node(*id)?),
+            Kind::Folder(_, path) if let Some(id) = files.overlay.known(path) => {
+                Self::node(files.overlay.tree().node(id)?)
+            }
             Kind::Stdin => Self::device(Device::Null),
             Kind::Device(device) => Self::device(*device),
             Kind::Output(_) | Kind::PipeReader(_) | Kind::PipeWriter(_) => {
@@ -163,7 +190,7 @@ impl From<&Stat> for Attributes {
 
 /// fstat(2)
 pub fn fstat(files: &Files, guest: &mut Guest<'_>, fd: u64, address: u64) -> Value {
-    let attributes = Attributes::of(&files.get(fd)?.kind)?;
+    let attributes = Attributes::of(files, &files.get(fd)?.kind)?;
     guest.write(address, attributes.stat().done())?;
     Ok(0)
 }
@@ -197,15 +224,16 @@ fn attributes_at(
         guest.read_path(path)?
     };
     if path.is_empty() && how & AT_EMPTY_PATH != 0 && int(dirfd) != libc::AT_FDCWD {
-        return Attributes::of(&files.get(dirfd)?.kind);
+        return Attributes::of(files, &files.get(dirfd)?.kind);
     }
     let lookup = Lookup {
         dirfd,
         path,
         empty_is_here: how & AT_EMPTY_PATH != 0,
     };
-    let (absolute, target) = shared.find(files, &lookup)?;
+    let (absolute, target) = shared.find(files, &lookup, how & AT_SYMLINK_NOFOLLOW == 0)?;
     let attributes = match target {
+        Target::Node(id) => Attributes::node(files.overlay.tree().node(id)?),
         Target::Device(device) => Attributes::device(device),
         Target::Report(_) => Attributes::report(),
         Target::Passage => Attributes::passage(),
@@ -229,6 +257,16 @@ fn attributes_at(
     Ok(attributes)
 }
 
+/// Fails if nothing is there. A link counts itself.
+pub fn check_there(
+    shared: &Shared,
+    files: &mut Files,
+    guest: &mut Guest<'_>,
+    (dirfd, path): (u64, u64),
+) -> Result<(), Errno> {
+    attributes_at(shared, files, guest, (dirfd, path, AT_SYMLINK_NOFOLLOW)).map(|_| ())
+}
+
 /// Opens a place for looking at it, and tells the host if its kernel can't.
 fn handle(
     place: &Place<'_>,
@@ -250,7 +288,10 @@ pub fn access(shared: &Shared, files: &mut Files, guest: &mut Guest<'_>, args: [
     }
     let attributes = attributes_at(shared, files, guest, (dirfd, path, how))?;
     let kind = attributes.mode & libc::S_IFMT;
-    if mode & W_OK != 0 && kind != libc::S_IFCHR {
+    if mode & W_OK != 0
+        && kind != libc::S_IFCHR
+        && !may_change(shared, files, guest, (dirfd, path, how))?
+    {
         return Err(Errno::ROFS);
     }
     if mode & 1 != 0 && attributes.mode & 0o111 == 0 {
@@ -264,11 +305,30 @@ pub fn access(shared: &Shared, files: &mut Files, guest: &mut Guest<'_>, args: [
             path,
             empty_is_here: false,
         };
-        if let Ok((_, Target::Host(place))) = shared.find(files, &lookup) {
+        if let Ok((_, Target::Host(place))) = shared.find(files, &lookup, true) {
             place.open(true)?;
         }
     }
     Ok(0)
+}
+
+/// True for what may be written to.
+fn may_change(
+    shared: &Shared,
+    files: &Files,
+    guest: &Guest<'_>,
+    (dirfd, path, how): (u64, u64, u32),
+) -> Result<bool, Errno> {
+    if !shared.has_overlay() {
+        return Ok(false);
+    }
+    let lookup = Lookup {
+        dirfd,
+        path: guest.read_path(path)?,
+        empty_is_here: how & AT_EMPTY_PATH != 0,
+    };
+    let found = shared.resolve(files, &lookup, how & AT_SYMLINK_NOFOLLOW == 0)?;
+    Ok(matches!(found, Resolved::There(..)))
 }
 
 /// readlink(2), readlinkat(2)
@@ -291,8 +351,13 @@ pub fn readlink(
             path,
             empty_is_here: false,
         },
+        false,
     )?;
     let text = match target {
+        Target::Node(id) => match &files.overlay.tree().node(id)?.nature {
+            Nature::Link(to) => to.to_vec(),
+            _ => return Err(Errno::INVAL),
+        },
         Target::Executable => process.executable.to_vec(),
         Target::Host(Place { link: Some(to), .. }) if !absolute.folder => to.to_vec(),
         Target::Host(place) if !absolute.folder => {

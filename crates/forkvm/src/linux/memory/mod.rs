@@ -7,9 +7,9 @@ pub mod space;
 use rustix::io::Errno;
 
 use crate::linux::abi::{Guest, PAGE, USER_END, Value, flags};
-use crate::linux::files::host_files::HostFile;
 use crate::linux::memory::heap::{Full, Heap, Mapping, READ_WRITE, Window};
 use crate::linux::memory::ranges::Pages;
+use crate::memory::space::vmas::PageSource;
 use crate::memory::user::{Protection, UserMemory};
 
 impl From<Full> for Errno {
@@ -50,7 +50,7 @@ const MADV_HARMLESS: [i32; 18] = [
 #[derive(Debug)]
 pub struct MapSource<'a> {
     /// The open regular file.
-    pub file: &'a HostFile,
+    pub file: &'a dyn PageSource,
     /// Where in it the mapping starts.
     pub offset: u64,
 }
@@ -202,7 +202,8 @@ fn fill(
             .unwrap_or(chunk.len())
             .min(chunk.len());
         let piece = chunk.get_mut(..most).ok_or(Errno::NOMEM)?;
-        let got = rustix::io::pread(source.file, &mut *piece, offset)?;
+        let read = source.file.read_at(offset, &mut *piece);
+        let got = read.map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))?;
         let Some(bytes) = piece.get(..got).filter(|bytes| !bytes.is_empty()) else {
             break;
         };

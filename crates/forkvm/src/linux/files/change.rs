@@ -1,0 +1,305 @@
+//! Making, removing and moving files and folders, in the overlay: mkdir(2), unlink(2), rename(2), link(2), symlink(2),
+//! mknod(2). Where nothing may be written they are refused (`stat`).
+
+use rustix::io::Errno;
+
+use crate::linux::abi::{Guest, Value};
+use crate::linux::files::copies::{
+    copy_up, is_folder, make, make_file, node_at, node_of, touch_parent,
+};
+use crate::linux::files::fds::Files;
+use crate::linux::files::folders;
+use crate::linux::files::overlay::now;
+use crate::linux::files::overlay::tree::{Nature, Node};
+use crate::linux::files::paths::{Absolute, Target};
+use crate::linux::files::resolve::{Lookup, Resolved, Shared};
+use crate::linux::files::stat::{self, Change};
+
+/// unlinkat(2) as rmdir(2).
+pub const AT_REMOVEDIR: u32 = 0x200;
+const AT_SYMLINK_FOLLOW: u32 = 0x400;
+const AT_EMPTY_PATH: u32 = 0x1000;
+const RENAME_NOREPLACE: u32 = 1;
+/// Longest symbolic link.
+const LINK_MAX: usize = 4095;
+/// A path as a call has it: descriptor, address.
+pub type At = (u64, u64);
+
+/// Where something new goes, or `None` if nothing may be made there.
+fn free_place(
+    shared: &Shared,
+    files: &Files,
+    guest: &Guest<'_>,
+    (dirfd, path): At,
+) -> Result<Option<Absolute>, Errno> {
+    let lookup = Lookup::new(dirfd, guest.read_path(path)?);
+    match shared.resolve(files, &lookup, false)? {
+        Resolved::Free(path) => Ok(Some(path)),
+        Resolved::There(..) => Err(Errno::EXIST),
+        Resolved::Outside(..) => Ok(None),
+    }
+}
+
+/// Refuses a change.
+pub fn refused(
+    shared: &Shared,
+    files: &mut Files,
+    guest: &mut Guest<'_>,
+    at: At,
+    change: Change,
+) -> Value {
+    Err(stat::refuse(shared, files, guest, at, change))
+}
+
+/// mkdir(2), mkdirat(2)
+pub fn mkdir(
+    shared: &Shared,
+    files: &mut Files,
+    guest: &mut Guest<'_>,
+    at: At,
+    mode: u32,
+) -> Value {
+    let Some(path) = free_place(shared, files, guest, at)? else {
+        return refused(shared, files, guest, at, Change::Create);
+    };
+    make(
+        files,
+        &path,
+        Node::new(Nature::Folder { opaque: true }, mode, now()),
+    )?;
+    Ok(0)
+}
+
+/// mknod(2), mknodat(2): regular files only.
+pub fn mknod(
+    shared: &Shared,
+    files: &mut Files,
+    guest: &mut Guest<'_>,
+    at: At,
+    mode: u32,
+) -> Value {
+    let Some(path) = free_place(shared, files, guest, at)? else {
+        return refused(shared, files, guest, at, Change::Create);
+    };
+    if path.folder {
+        return Err(Errno::NOENT);
+    }
+    if !matches!(mode & libc::S_IFMT, 0 | libc::S_IFREG) {
+        return Err(Errno::PERM);
+    }
+    make_file(files, &path, mode)?;
+    Ok(0)
+}
+
+/// symlink(2), symlinkat(2)
+pub fn symlink(
+    shared: &Shared,
+    files: &mut Files,
+    guest: &mut Guest<'_>,
+    to: u64,
+    at: At,
+) -> Value {
+    let to = guest.read_path(to)?;
+    let Some(path) = free_place(shared, files, guest, at)? else {
+        return refused(shared, files, guest, at, Change::Create);
+    };
+    if to.is_empty() || path.folder {
+        return Err(Errno::NOENT);
+    }
+    if to.len() > LINK_MAX {
+        return Err(Errno::NAMETOOLONG);
+    }
+    make(
+        files,
+        &path,
+        Node::new(Nature::Link(to.into()), 0o777, now()),
+    )?;
+    Ok(0)
+}
+
+/// link(2), linkat(2)
+pub fn link(
+    shared: &Shared,
+    files: &mut Files,
+    guest: &mut Guest<'_>,
+    (from, to): (At, At),
+    how: u32,
+) -> Value {
+    if how & !(AT_SYMLINK_FOLLOW | AT_EMPTY_PATH) != 0 {
+        return Err(Errno::INVAL);
+    }
+    let old = guest.read_path(from.1)?;
+    let id = if old.is_empty() && how & AT_EMPTY_PATH != 0 {
+        node_of(shared, files, from.0)?
+    } else {
+        let lookup = Lookup::new(from.0, old);
+        // What is copied up for nothing does no harm.
+        node_at(shared, files, &lookup, how & AT_SYMLINK_FOLLOW != 0)?
+    };
+    let Some(path) = free_place(shared, files, guest, to)? else {
+        return refused(shared, files, guest, to, Change::Create);
+    };
+    let id = id.ok_or(Errno::XDEV)?;
+    if files.overlay.tree().node(id)?.is_folder() {
+        return Err(Errno::PERM);
+    }
+    if path.folder {
+        return Err(Errno::NOENT);
+    }
+    files.overlay.tree_mut().name(&path.text(), id)?;
+    changed(files, id)?;
+    touch_parent(files, &path);
+    Ok(0)
+}
+
+fn changed(files: &mut Files, id: u64) -> Result<(), Errno> {
+    let node = files.overlay.tree_mut().node_mut(id)?;
+    node.times = [node.times[0], node.times[1], now()];
+    Ok(())
+}
+
+/// unlink(2), unlinkat(2), rmdir(2)
+pub fn unlink(
+    shared: &Shared,
+    files: &mut Files,
+    guest: &mut Guest<'_>,
+    at: At,
+    how: u32,
+) -> Value {
+    if how & !AT_REMOVEDIR != 0 {
+        return Err(Errno::INVAL);
+    }
+    let mut lookup = Lookup::new(at.0, guest.read_path(at.1)?);
+    // A slash at the end does not follow a link here.
+    let slash = lookup.path.len() > 1 && lookup.path.ends_with(b"/");
+    while lookup.path.len() > 1 && lookup.path.ends_with(b"/") {
+        lookup.path.pop();
+    }
+    let (path, target) = match shared.resolve(files, &lookup, false)? {
+        Resolved::There(path, target) => (path, target),
+        Resolved::Free(_) => return Err(Errno::NOENT),
+        Resolved::Outside(..) => return refused(shared, files, guest, at, Change::Existing),
+    };
+    let folder = is_folder(files, &target)?;
+    if how & AT_REMOVEDIR == 0 {
+        if folder {
+            return Err(Errno::ISDIR);
+        }
+        if slash {
+            return Err(Errno::NOTDIR);
+        }
+    } else {
+        let last = lookup.path.rsplit(|&byte| byte == b'/').next();
+        match last {
+            Some(b".") => return Err(Errno::INVAL),
+            Some(b"..") => return Err(Errno::NOTEMPTY),
+            _ if !folder => return Err(Errno::NOTDIR),
+            _ => {}
+        }
+        check_removable(shared, files, &path)?;
+        files.overlay.tree_mut().remove_beneath(&path.text());
+    }
+    remove(shared, files, &path)?;
+    Ok(0)
+}
+
+/// Takes away what is at a path.
+fn remove(shared: &Shared, files: &mut Files, path: &Absolute) -> Result<(), Errno> {
+    let hide = shared.is_in_host(path);
+    let text = path.text();
+    if let Some(id) = files.overlay.known(&text) {
+        changed(files, id)?;
+    }
+    files.overlay.tree_mut().remove(&text, hide)?;
+    touch_parent(files, path);
+    Ok(())
+}
+
+/// A folder can be removed if nothing is in it, and it is not one that others hang on.
+fn check_removable(shared: &Shared, files: &Files, path: &Absolute) -> Result<(), Errno> {
+    if shared.writable.contains(path) || shared.roots.leads_on(path) {
+        return Err(Errno::BUSY);
+    }
+    if folders::is_empty(shared, files, path)? {
+        Ok(())
+    } else {
+        Err(Errno::NOTEMPTY)
+    }
+}
+
+/// rename(2), renameat(2), renameat2(2). A folder that is the host's, if only in part, is not moved: programs copy it then,
+/// as they do where another file system begins.
+pub fn rename(
+    shared: &Shared,
+    files: &mut Files,
+    guest: &mut Guest<'_>,
+    (from, to): (At, At),
+    how: u32,
+) -> Value {
+    if how & !RENAME_NOREPLACE != 0 {
+        return Err(Errno::INVAL);
+    }
+    let old = Lookup::new(from.0, guest.read_path(from.1)?);
+    let new = Lookup::new(to.0, guest.read_path(to.1)?);
+    let (old_path, source) = match shared.resolve(files, &old, false)? {
+        Resolved::There(path, target) => (path, target),
+        Resolved::Free(_) => return Err(Errno::NOENT),
+        Resolved::Outside(..) => return refused(shared, files, guest, from, Change::Existing),
+    };
+    let (new_path, replaced) = match shared.resolve(files, &new, false)? {
+        Resolved::There(..) if how & RENAME_NOREPLACE != 0 => return Err(Errno::EXIST),
+        Resolved::There(path, target) => (path, Some(target)),
+        Resolved::Free(path) => (path, None),
+        Resolved::Outside(..) => return Err(Errno::XDEV),
+    };
+    let folder = is_folder(files, &source)?;
+    if !folder && (old_path.folder || new_path.folder) {
+        return Err(Errno::NOTDIR);
+    }
+    if old_path.len() == new_path.len() && new_path.starts_with(&old_path) {
+        return Ok(0);
+    }
+    if folder && new_path.starts_with(&old_path) {
+        return Err(Errno::INVAL);
+    }
+    let id = match source {
+        Target::Node(id) => id,
+        Target::Host(place) if !folder => copy_up(shared, files, &old_path, &place, false)?,
+        _ => return Err(Errno::XDEV),
+    };
+    if folder {
+        let whole = matches!(
+            files.overlay.tree().node(id)?.nature,
+            Nature::Folder { opaque: true }
+        );
+        if shared.writable.contains(&old_path) {
+            return Err(Errno::BUSY);
+        }
+        if !whole {
+            return Err(Errno::XDEV);
+        }
+    }
+    if let Some(target) = &replaced {
+        match (folder, is_folder(files, target)?) {
+            (true, false) => return Err(Errno::NOTDIR),
+            (false, true) => return Err(Errno::ISDIR),
+            (true, true) => check_removable(shared, files, &new_path)?,
+            (false, false) => {}
+        }
+        // Two names of one file stay.
+        if matches!(target, Target::Node(other) if *other == id) {
+            return Ok(0);
+        }
+    }
+    let (old_text, new_text) = (old_path.text(), new_path.text());
+    let tree = files.overlay.tree_mut();
+    if folder {
+        tree.remove_beneath(&new_text);
+        tree.move_beneath(&old_text, &new_text)?;
+    }
+    tree.name(&new_text, id)?;
+    changed(files, id)?;
+    remove(shared, files, &old_path)?;
+    touch_parent(files, &new_path);
+    Ok(0)
+}
