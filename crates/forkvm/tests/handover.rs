@@ -11,21 +11,23 @@ use std::time::Duration;
 use common::{Recorder, Tenant, config, guest, kvm_or_skip, scaled};
 use forkvm::{BootError, Config, Host, Program, Quiet, Stream};
 
-/// The settings of both programs. A handler that hangs has the rest of max_boot_time.
+/// The settings of both programs. A handler that hangs has the rest of max_boot_time: of such the time is short.
 fn settings(name: &str) -> Config {
     let mut config = config(name);
-    config.limits.max_boot_time = scaled(Duration::from_secs(1));
+    let seconds = if name.contains("hangs") { 1 } else { 20 };
+    config.limits.max_boot_time = scaled(Duration::from_secs(seconds));
     config.limits.max_memory = 32 << 20;
     config.limits.max_request_memory = 4 << 20;
     config
 }
 
 fn boot(name: &str) -> Tenant {
-    Tenant::boot_with(name, |config| *config = settings("t"))
+    Tenant::boot_with(name, |config| *config = settings(name))
 }
 
 fn succeed(old: &Program, name: &str, host: &mut dyn Host) -> Result<Tenant, BootError> {
-    old.boot_successor(&guest(name), settings("t"), host)
+    let settings = settings(&format!("{} {name}", old.config().name));
+    old.boot_successor(&guest(name), settings, host)
         .map(Into::into)
 }
 
