@@ -4,15 +4,17 @@ use std::io::{self, Write};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use clap::Args;
-use forkvm::{Command, Ended, Host, Sandbox, Stream};
+use forkvm::{AllowedPath, Command, Ended, Host, Sandbox, Stream};
+
+use rustix::event::{PollFd, PollFlags, Timespec};
 
 use crate::settings::parse_seconds;
 
 /// Where a dynamic linker and libraries are, and what every C library looks at: readable unless told otherwise.
-const SYSTEM: [&str; 15] = [
+const SYSTEM: [&str; 19] = [
     "/lib",
     "/lib64",
     "/usr/lib",
@@ -28,6 +30,10 @@ const SYSTEM: [&str; 15] = [
     "/etc/resolv.conf",
     "/etc/ssl",
     "/etc/host.conf",
+    "/etc/passwd",
+    "/etc/group",
+    "/etc/services",
+    "/etc/protocols",
 ];
 
 /// Exit status where the program could not be run at all, as shells have it.
@@ -41,7 +47,9 @@ pub struct Allow {
     /// Allow everything there is to allow.
     #[arg(short = 'A', long)]
     allow_all: bool,
-    /// Files and folders the program may read, comma-separated; without a value all. Libraries are readable anyway.
+    /// Files and folders the program may read, comma-separated; without a value all. Libraries are readable anyway, and so
+    /// are time zones, locales, /etc/ssl and of /etc hosts, resolv.conf, nsswitch.conf, host.conf, localtime, passwd, group,
+    /// services and protocols.
     #[arg(long, value_name = "PATH,…", num_args = 0..=1, require_equals = true, value_delimiter = ',', default_missing_value = "/")]
     allow_read: Vec<PathBuf>,
     /// Folders where the program may change files, comma-separated; without a value all. Changes are kept in memory and
@@ -51,6 +59,10 @@ pub struct Allow {
     /// Most memory for changed files, in MiB.
     #[arg(long, value_name = "MIB", default_value_t = 64)]
     max_file_memory: u64,
+    /// A folder or file of the host and where the program sees it, to be read; with `:overlay` to be changed as well, in memory.
+    /// May be given several times.
+    #[arg(long, value_name = "HOST:GUEST[:overlay]")]
+    volume: Vec<String>,
     /// An entry of the program's environment; may be given several times. A name alone takes the value from ours.
     #[arg(long, value_name = "KEY[=VALUE]")]
     env: Vec<String>,
@@ -98,27 +110,30 @@ impl Allow {
     }
 
     fn sandbox(&self, command: &Command) -> Result<Sandbox, String> {
-        let mut allowed_paths: Vec<PathBuf> = if self.allow_all {
-            vec!["/".into()]
+        let mut allowed_paths: Vec<AllowedPath> = if self.allow_all {
+            vec![PathBuf::from("/").into()]
         } else {
-            self.allow_read.clone()
+            self.allow_read.iter().map(AllowedPath::from).collect()
         };
         let mut writable_paths = Vec::new();
         for path in &self.allow_write {
             let path = std::path::absolute(path).map_err(|error| error.to_string())?;
             writable_paths.push(path.clone());
-            allowed_paths.push(path);
+            allowed_paths.push(path.into());
+        }
+        for text in &self.volume {
+            let (volume, writable) = parse_volume(text)?;
+            if writable {
+                writable_paths.push(volume.seen.clone());
+            }
+            allowed_paths.push(volume);
         }
         if self.allow_all {
             writable_paths.push("/".into());
         }
         allowed_paths.push(std::ffi::OsStr::from_bytes(&command.path).into());
-        allowed_paths.extend(
-            SYSTEM
-                .iter()
-                .map(PathBuf::from)
-                .filter(|path| path.exists()),
-        );
+        let system = SYSTEM.iter().map(PathBuf::from);
+        allowed_paths.extend(system.filter(|path| path.exists()).map(AllowedPath::from));
         let cwd = match &self.cwd {
             Some(cwd) => cwd.clone(),
             None => std::env::current_dir().map_err(|error| error.to_string())?,
@@ -133,6 +148,33 @@ impl Allow {
             ..Default::default()
         })
     }
+}
+
+/// `HOST:GUEST`, and whether `:overlay` follows.
+fn parse_volume(text: &str) -> Result<(AllowedPath, bool), String> {
+    let refused = |why: &str| Err(format!("--volume {text}: {why}"));
+    let mut parts = text.split(':');
+    let (Some(host), Some(guest)) = (parts.next(), parts.next()) else {
+        return refused("give HOST:GUEST");
+    };
+    let writable = match (parts.next(), parts.next()) {
+        (None | Some("ro"), None) => false,
+        (Some("overlay"), None) => true,
+        (Some("rw"), None) => {
+            return refused(
+                "writing through to the host is not supported; `:overlay` keeps changes in memory",
+            );
+        }
+        _ => return refused("after HOST:GUEST there can be `:overlay` only"),
+    };
+    if !guest.starts_with('/') {
+        return refused("the program's path has to be absolute");
+    }
+    let volume = AllowedPath {
+        seen: guest.into(),
+        ..AllowedPath::from(host)
+    };
+    Ok((volume, writable))
 }
 
 /// A name without a slash is looked for in PATH.
@@ -153,14 +195,43 @@ pub struct Exec {
     /// Longest time the program may run, in seconds.
     #[arg(long, value_name = "SECONDS", value_parser = parse_seconds)]
     max_time: Option<Duration>,
+    /// Show every system call, with its result and the thread's number, on standard error.
+    #[arg(long)]
+    strace: bool,
     #[command(flatten)]
     allow: Allow,
 }
 
-/// The program's output is ours.
-struct Terminal;
+/// The program's input and output are ours.
+struct Terminal {
+    strace: bool,
+    /// When reads of standard input have waited long enough: the program is over then.
+    deadline: Option<Instant>,
+}
 
 impl Host for Terminal {
+    fn input(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        let stdin = io::stdin();
+        let time = self
+            .deadline
+            .map(|deadline| deadline.saturating_duration_since(Instant::now()))
+            .and_then(|time| Timespec::try_from(time).ok());
+        let mut waited = [PollFd::new(&stdin, PollFlags::IN)];
+        if rustix::event::poll(&mut waited, time.as_ref())? == 0 {
+            return Err(io::ErrorKind::Interrupted.into());
+        }
+        // Past the buffer of `Stdin`, which would hold back what the program has not asked for.
+        Ok(rustix::io::read(&stdin, buf)?)
+    }
+
+    fn traces(&self) -> bool {
+        self.strace
+    }
+
+    fn trace(&mut self, line: &str) {
+        err!("{line}");
+    }
+
     fn output(&mut self, stream: Stream, bytes: &[u8]) {
         // A reader that has left is the program's business, which goes on here.
         let _ = match stream {
@@ -193,6 +264,10 @@ impl Exec {
         if let Some(time) = self.max_time {
             sandbox.max_time = time;
         }
-        forkvm::exec(command, &sandbox, &mut Terminal).map_err(|error| error.to_string())
+        let mut terminal = Terminal {
+            strace: self.strace,
+            deadline: Instant::now().checked_add(sandbox.max_time),
+        };
+        forkvm::exec(command, &sandbox, &mut terminal).map_err(|error| error.to_string())
     }
 }

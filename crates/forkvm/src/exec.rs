@@ -15,20 +15,20 @@ use crate::arch::regs::{RFLAGS, user_sregs};
 use crate::failure::Cause;
 use crate::image::exec::{Command, ExecError, Loaded};
 use crate::image::symbols::Symbols;
-use crate::linux::{HeapLayout, Linux, Setup};
+use crate::linux::{AllowedPath, HeapLayout, Linux, Setup};
 use crate::machine::probe::{self, KvmHost, KvmUnavailable};
 use crate::machine::{Event, Machine};
 use crate::memory::guest::GuestMemory;
 use crate::memory::mapping::Mapping;
 use crate::memory::space::Space;
 use crate::random::Random;
-use crate::request::Host;
+use crate::request::{Host, Stream};
 
 /// What a program run by [`exec`] may have.
 #[derive(Debug, Clone)]
 pub struct Sandbox {
-    /// Files and folders it may read, those of its libraries among them.
-    pub allowed_paths: Vec<PathBuf>,
+    /// Files and folders it may read, those of its libraries among them, and where it sees them.
+    pub allowed_paths: Vec<AllowedPath>,
     /// Folders where it may change files, beside /tmp and /dev/shm: in memory, over what is there. Nothing reaches the host.
     pub writable_paths: Vec<PathBuf>,
     /// Most bytes of what it changes.
@@ -110,6 +110,14 @@ pub fn exec(command: Command, sandbox: &Sandbox, host: &mut dyn Host) -> Result<
         ..Default::default()
     });
     let result = machine.watched(deadline, |machine| machine.run(deadline, host));
+    let missing = machine.linux.unsupported();
+    if !missing.is_empty() {
+        let names = missing.join(", ");
+        let line = format!(
+            "forkvm: system calls that are not supported (the program got ENOSYS): {names}\n"
+        );
+        host.output(Stream::Stderr, line.as_bytes());
+    }
     let cause = match result {
         Err(Cause::Exit(status)) => return Ok(Ended::Exited(status)),
         Err(Cause::Killed(signal)) => return Ok(Ended::Signalled(signal)),
@@ -160,7 +168,7 @@ fn load(
         },
         stack: 0..0,
         executable: String::new(),
-        allowed_paths: sandbox.allowed_paths.iter().map(Into::into).collect(),
+        allowed_paths: sandbox.allowed_paths.clone(),
         writable_paths: ["/tmp", "/dev/shm"]
             .iter()
             .map(PathBuf::from)

@@ -62,6 +62,23 @@ pub trait Host {
         self.output(Stream::Log, line.as_bytes());
     }
 
+    /// Standard input: puts bytes into `buf` and gives how many, 0 at its end. It may wait for them. Unless it is overridden
+    /// there are none.
+    fn input(&mut self, buf: &mut [u8]) -> std::io::Result<usize> {
+        let _ = buf;
+        Ok(0)
+    }
+
+    /// Whether [`Host::trace`] is to be called.
+    fn traces(&self) -> bool {
+        false
+    }
+
+    /// Takes a line about a system call of an unmodified program and its result.
+    fn trace(&mut self, line: &str) {
+        let _ = line;
+    }
+
     /// How long a program that boots may have the processor before [`Host::give_way`] is called. `None`, as it is unless
     /// overridden: until it is done.
     fn slice(&self) -> Option<Duration> {

@@ -97,6 +97,11 @@ pub fn find(files: &mut dyn Files, mut command: Command) -> Result<Program, Exec
 }
 
 impl Program {
+    /// Its arguments and environment: of a script, its interpreter's.
+    pub fn command(&self) -> &Command {
+        &self.command
+    }
+
     /// Loads it into an empty address space.
     pub fn load(
         self,

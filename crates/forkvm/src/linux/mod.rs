@@ -23,9 +23,7 @@ mod tasks;
 mod testing;
 mod time;
 mod told;
-
-#[allow(unused_imports, reason = "for the engine's traces of calls")]
-pub use self::table::name;
+mod trace;
 
 pub use self::call::{Call, NewThread, Outcome, Retried};
 pub use self::setup::{AllowedPath, HeapLayout, Setup};

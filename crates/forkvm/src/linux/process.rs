@@ -28,6 +28,8 @@ pub struct Process {
     umask: u32,
     /// The path of its executable.
     pub executable: Arc<[u8]>,
+    /// Its arguments and its environment at its start, each text with a NUL.
+    pub texts: [Arc<[u8]>; 2],
     /// The stack's addresses.
     pub stack: Range<u64>,
 }
@@ -45,8 +47,15 @@ impl Process {
             name,
             umask: 0o022,
             executable: executable.into(),
+            texts: Default::default(),
             stack,
         }
+    }
+
+    /// Its name, as PR_SET_NAME sets it.
+    pub fn name(&self) -> &[u8] {
+        let end = self.name.iter().position(|&byte| byte == 0);
+        self.name.get(..end.unwrap_or(16)).unwrap_or_default()
     }
 
     /// Permission bits that new files do not get.
@@ -55,9 +64,14 @@ impl Process {
     }
 
     /// The same process with another executable, as after execve(2).
-    pub fn exec(&mut self, executable: &[u8], stack: Range<u64>) {
+    pub fn exec(&mut self, executable: &[u8], stack: Range<u64>, texts: &[Vec<Vec<u8>>; 2]) {
+        let joined = |texts: &Vec<Vec<u8>>| -> Arc<[u8]> {
+            let ended = texts.iter().map(|text| [text, &b"\0"[..]].concat());
+            ended.collect::<Vec<_>>().concat().into()
+        };
         *self = Self {
             umask: self.umask,
+            texts: texts.each_ref().map(joined),
             ..Self::new(executable, stack)
         };
     }

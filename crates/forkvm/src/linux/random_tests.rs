@@ -354,8 +354,8 @@ fn the_state_can_move_between_threads() {
 
 #[test]
 fn calls_have_names() {
-    assert_eq!(crate::linux::name(0), Some("read"));
-    assert_eq!(crate::linux::name(231), Some("exit_group"));
-    assert_eq!(crate::linux::name(0x10000), None);
-    assert_eq!(crate::linux::name(u64::MAX), None);
+    assert_eq!(crate::linux::trace::name(0), Some("read"));
+    assert_eq!(crate::linux::trace::name(231), Some("exit_group"));
+    assert_eq!(crate::linux::trace::name(0x10000), None);
+    assert_eq!(crate::linux::trace::name(u64::MAX), None);
 }

@@ -29,6 +29,7 @@ use crate::linux::tasks::signals::{self, Signals};
 use crate::linux::tasks::task::{Blocked, State, Task, Tasks};
 use crate::linux::time::{self, Clocks};
 use crate::linux::told::Told;
+use crate::linux::trace;
 use crate::memory::guest::GuestMemory;
 use crate::memory::user::UserMemory;
 use crate::random::Random;
@@ -56,7 +57,7 @@ impl Linux {
         let directory = absolute(setup.current_working_directory.as_bytes()).text();
         let writable = setup.writable_paths.iter();
         let shared = Shared {
-            roots: Roots::open(&setup.allowed_paths),
+            roots: Roots::open(&setup.allowed_paths, !setup.writable_paths.is_empty()),
             writable: writable
                 .map(|path| absolute(path.as_os_str().as_bytes()))
                 .collect(),
@@ -108,12 +109,17 @@ impl Linux {
         if let Some(mut space) = memory.address_space() {
             space.clear();
         }
+        let texts = [
+            program.command().arguments.clone(),
+            program.command().environment.clone(),
+        ];
         let loaded = program.load(memory, &placement)?;
         *self.program_break = Break {
             start: loaded.brk,
             now: loaded.brk,
         };
-        self.process.exec(&loaded.executable, loaded.stack.clone());
+        self.process
+            .exec(&loaded.executable, loaded.stack.clone(), &texts);
         self.tasks.start_anew();
         self.signals.forget_handlers();
         self.files.close_on_exec();
@@ -201,7 +207,7 @@ impl Linux {
             WaitOn::Signal | WaitOn::Pipe | WaitOn::Descriptor => {
                 let current = self.tasks.current_place();
                 self.tasks.switch_to(place);
-                let outcome = self.call(blocked.call, memory, host, random);
+                let outcome = self.call_again(blocked.call, memory, host, random);
                 self.tasks.switch_to(current);
                 match outcome {
                     Outcome::Return(value) => value,
@@ -211,6 +217,10 @@ impl Linux {
                 }
             }
         };
+        if host.traces() {
+            let tid = self.tasks.iter().nth(place).map_or(0, |task| task.tid);
+            host.trace(&trace::resumed(tid, &blocked.call, result));
+        }
         if let Some(task) = self.tasks.at(place) {
             task.state = State::Runnable;
             task.context.regs.rax = result as u64;
@@ -272,6 +282,11 @@ impl Linux {
             .map_or("nothing is left to run", |blocked| {
                 blocked.wait.on.why_never()
             })
+    }
+
+    /// The names of the calls that the program made and that are not there.
+    pub fn unsupported(&self) -> Vec<&'static str> {
+        self.told.calls().filter_map(trace::name).collect()
     }
 
     /// Allowed paths that could not be opened, and why: they do not exist for the program.

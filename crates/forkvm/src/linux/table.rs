@@ -12,22 +12,34 @@ use crate::linux::state::Linux;
 use crate::linux::tasks::signals::Target;
 use crate::linux::tasks::task::FIRST_TID;
 use crate::linux::tasks::{delivery, futex, signals, threads};
-use crate::linux::{file_calls, memory, process, time};
+use crate::linux::{file_calls, memory, process, time, trace};
 use crate::memory::user::UserMemory;
 use crate::random::Random;
 use crate::request::Host;
-
-/// The name of a call, for messages.
-pub fn name(number: u64) -> Option<&'static str> {
-    let number = usize::try_from(number).ok()?;
-    Sysno::new(number).map(|number| number.name())
-}
 
 impl Linux {
     /// Carries out one system call. Never panics, whatever the arguments, and never waits for anything but the host's file
     /// systems: one that does not answer (NFS without its server) holds the thread, past the request's deadline too.
     /// Its work is bounded by [`crate::linux::abi::MOST_BYTES`] or by one pass over the program's memory.
     pub fn call(
+        &mut self,
+        call: Call,
+        memory: &mut dyn UserMemory,
+        host: &mut dyn Host,
+        random: &mut Random,
+    ) -> Outcome {
+        if !host.traces() || memory.space().is_none() {
+            return self.call_again(call, memory, host, random);
+        }
+        // Before the call, which may change what it names.
+        let made = trace::call(self.tasks.tid(), &call, memory);
+        let outcome = self.call_again(call, memory, host, random);
+        host.trace(&trace::with_result(&made, &outcome));
+        outcome
+    }
+
+    /// The same without a trace of it: a call that could not be carried out before.
+    pub(super) fn call_again(
         &mut self,
         call: Call,
         memory: &mut dyn UserMemory,
@@ -149,7 +161,12 @@ fn dispatch(linux: &mut Linux, guest: &mut Guest<'_>, call: Call) -> Outcome {
                 Sysno::openat => [a, b, c, d],
                 _ => [HERE, a, creat, b],
             };
-            let seen = reports::Seen { process, heap };
+            let seen = reports::Seen {
+                process,
+                heap,
+                tasks,
+                clocks,
+            };
             open::openat(shared, &seen, files, guest, args).into()
         }
         Sysno::fstat => stat::fstat(files, guest, a, b).into(),
@@ -327,7 +344,7 @@ fn dispatch(linux: &mut Linux, guest: &mut Guest<'_>, call: Call) -> Outcome {
         // Not there: epoll, eventfd, timerfd, signalfd, inotify, timer_create, memfd_create, sendfile, statfs, io_uring,
         // and whatever Linux gets in the future.
         _ => {
-            told.tell_call(name(call.number).unwrap_or("?"), call.number, guest);
+            told.tell_call(trace::name(call.number).unwrap_or("?"), call.number, guest);
             refuse(Errno::NOSYS)
         }
     }

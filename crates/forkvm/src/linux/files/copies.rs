@@ -133,6 +133,12 @@ pub fn node_at(
             copy_up(shared, files, &path, &place, false).map(Some)
         }
         Resolved::Free(_) => Err(Errno::NOENT),
+        Resolved::Outside(_, Some(Target::Descriptor(fd)))
+        | Resolved::There(_, Target::Descriptor(fd))
+            if follow =>
+        {
+            node_of(shared, files, fd)
+        }
         Resolved::There(..) | Resolved::Outside(..) => Ok(None),
     }
 }
@@ -153,7 +159,7 @@ pub fn node_of(shared: &Shared, files: &mut Files, fd: u64) -> Result<Option<u64
 pub fn is_folder(files: &Files, target: &Target<'_>) -> Result<bool, Errno> {
     Ok(match target {
         Target::Node(id) => files.overlay.tree().node(*id)?.is_folder(),
-        Target::Passage => true,
+        Target::Passage | Target::Descriptors => true,
         Target::Host(place) => {
             let found = rustix::fs::fstat(place.handle(false)?)?;
             FileType::from_raw_mode(found.st_mode) == FileType::Directory

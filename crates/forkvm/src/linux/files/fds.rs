@@ -76,6 +76,8 @@ pub enum Device {
     Random,
     /// `/dev/urandom`
     Urandom,
+    /// `/dev/tty`: there is no terminal.
+    Tty,
 }
 
 /// An open file description.
@@ -228,6 +230,13 @@ impl Files {
             },
         );
         Ok(crate::linux::abi::length(number))
+    }
+
+    /// The numbers of what is open.
+    pub fn numbers(&self) -> impl Iterator<Item = u64> {
+        let all = (0..).zip(&self.descriptors);
+        all.filter(|(_, place)| place.is_some())
+            .map(|(number, _)| number)
     }
 
     /// True if so many more descriptors can be had.

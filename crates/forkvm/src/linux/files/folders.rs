@@ -143,7 +143,10 @@ fn merged(
             return Ok((entries, reached));
         }
     }
-    let passages = shared.roots.names_in(path);
+    let mut passages = shared.roots.names_in(path);
+    if matches!(shared.roots.find(path), Some(Target::Descriptors)) {
+        passages = files.numbers().map(|fd| fd.to_string().into()).collect();
+    }
     for (next, name) in (PASSAGES..).zip(&passages) {
         let is_new = next > position && folder.is_none() && !known.contains_key(&name[..]);
         if is_new && !add((1, next, DT_UNKNOWN), name)? {
@@ -259,7 +262,7 @@ pub fn chdir(shared: &Shared, files: &mut Files, guest: &mut Guest<'_>, path: u6
     let (absolute, target) = shared.find(files, &lookup, true)?;
     match target {
         Target::Node(id) if files.overlay.tree().node(id)?.is_folder() => {}
-        Target::Passage => {}
+        Target::Passage | Target::Descriptors => {}
         Target::Host(place) => {
             let folder = place
                 .handle(true)

@@ -176,7 +176,20 @@ fn read_piece(
     offset: u64,
 ) -> Result<Moved, Errno> {
     match kind {
-        Kind::Stdin | Kind::Device(Device::Null) => Ok(Moved::Bytes(0)),
+        Kind::Stdin => {
+            let most = usize::try_from(len).unwrap_or(CHUNK).min(CHUNK);
+            // Bytes that are taken and can't be given would be lost.
+            let last = address.saturating_add(length(most).saturating_sub(1));
+            if most > 0 && !(guest.memory.can_write(address) && guest.memory.can_write(last)) {
+                return Err(Errno::FAULT);
+            }
+            let mut bytes = vec![0; most];
+            let got = guest.host.input(&mut bytes);
+            let got = got.map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))?;
+            guest.write(address, bytes.get(..got).unwrap_or_default())?;
+            Ok(Moved::Bytes(length(got)))
+        }
+        Kind::Device(Device::Null | Device::Tty) => Ok(Moved::Bytes(0)),
         Kind::Device(Device::Random | Device::Urandom) => {
             let moved = random(guest, address, len)?;
             Ok(Moved::Bytes(moved.unsigned_abs()))

@@ -133,7 +133,11 @@ pub fn openat(
             }
         }
         _ if is_new_name => return Err(Errno::EXIST),
+        Target::Device(Device::Tty) => return Err(Errno::NXIO),
         Target::Device(device) => Kind::Device(device),
+        Target::Descriptors => Kind::Folder(None, absolute.text().into()),
+        Target::Descriptor(_) if how.has(O_NOFOLLOW) => return Err(Errno::LOOP),
+        Target::Descriptor(fd) => return reopen(shared, files, fd, how),
         Target::Report(_) if how.writes() => return Err(Errno::ACCESS),
         Target::Report(report) => Kind::Text(reports::text(report, seen, guest)),
         // The program's own file is not its to read, and need not be where its name says.
@@ -148,6 +152,23 @@ pub fn openat(
         Target::Passage => Kind::Folder(None, absolute.text().into()),
     };
     finish(files, &absolute, kind, how)
+}
+
+/// Opens what is open already, by its link in /proc/self/fd: a file anew, at its start; anything else is the same as before.
+fn reopen(shared: &Shared, files: &mut Files, fd: u64, how: How) -> Value {
+    let found = files.get(fd).map_err(|_| Errno::NOENT)?.kind.clone();
+    match found {
+        Kind::Node(id, path) => {
+            let absolute = Absolute::new(b"/", &path);
+            let kind = open_node(shared, files, &absolute, id, how)?;
+            finish(files, &absolute, kind, how)
+        }
+        Kind::File(file) if !how.writes() => {
+            finish(files, &Absolute::new(b"/", b"file"), Kind::File(file), how)
+        }
+        Kind::File(_) => Err(Errno::ACCESS),
+        _ => files.duplicate(fd, 0, how.has(O_CLOEXEC)),
+    }
 }
 
 /// Gives what was opened a descriptor.

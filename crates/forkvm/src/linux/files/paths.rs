@@ -15,6 +15,7 @@ use rustix::fs::{FileType, Mode, OFlags, ResolveFlags, openat2, stat};
 use rustix::io::Errno;
 
 use crate::linux::files::fds::Device;
+use crate::linux::files::known::{self, Known, Report};
 use crate::linux::setup::AllowedPath;
 
 /// How often a resolution is tried again that raced with a change of the folder, which openat2(2) reports as EAGAIN.
@@ -110,47 +111,6 @@ impl Absolute {
     }
 }
 
-/// Files with contents made up on the spot.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Report {
-    /// `/proc/self/maps`
-    Maps,
-    /// `/proc/cpuinfo`
-    CpuInfo,
-    /// `/proc/meminfo`
-    MemInfo,
-    /// `/sys/devices/system/cpu/online` and `possible`
-    Cpus,
-}
-
-/// What is made up.
-#[derive(Debug, Clone, Copy)]
-enum Known {
-    Device(Device),
-    Report(Report),
-    Executable,
-}
-
-const KNOWN: [(&str, Known); 11] = [
-    ("/dev/null", Known::Device(Device::Null)),
-    ("/dev/zero", Known::Device(Device::Zero)),
-    ("/dev/full", Known::Device(Device::Full)),
-    ("/dev/random", Known::Device(Device::Random)),
-    ("/dev/urandom", Known::Device(Device::Urandom)),
-    ("/proc/self/exe", Known::Executable),
-    ("/proc/self/maps", Known::Report(Report::Maps)),
-    ("/proc/cpuinfo", Known::Report(Report::CpuInfo)),
-    ("/proc/meminfo", Known::Report(Report::MemInfo)),
-    (
-        "/sys/devices/system/cpu/online",
-        Known::Report(Report::Cpus),
-    ),
-    (
-        "/sys/devices/system/cpu/possible",
-        Known::Report(Report::Cpus),
-    ),
-];
-
 /// What a path names.
 #[derive(Debug)]
 pub enum Target<'a> {
@@ -164,6 +124,10 @@ pub enum Target<'a> {
     Passage,
     /// Something of the overlay, by its number.
     Node(u64),
+    /// The folder of the open descriptors.
+    Descriptors,
+    /// A link to what is open under this number.
+    Descriptor(u64),
     /// Something that may exist in the host.
     Host(Place<'a>),
 }
@@ -204,14 +168,18 @@ enum Opened {
 #[derive(Debug)]
 pub struct Roots {
     roots: Vec<Root>,
+    /// There is what unmodified programs look for.
+    whole_system: bool,
     unusable: Vec<(PathBuf, Errno)>,
 }
 
 impl Roots {
-    /// Opens the allowed paths. The owner of the tenant chose them, so symbolic links in them are followed, once.
-    pub fn open(allowed: &[AllowedPath]) -> Self {
+    /// Opens the allowed paths. The owner of the tenant chose them, so symbolic links in them are followed, once. What is
+    /// made up of /dev, /proc and /sys is little, or all that unmodified programs look for.
+    pub fn open(allowed: &[AllowedPath], whole_system: bool) -> Self {
         let mut roots = Self {
             roots: Vec::new(),
+            whole_system,
             unusable: Vec::new(),
         };
         for path in allowed {
@@ -236,13 +204,14 @@ impl Roots {
     pub fn find(&self, path: &Absolute) -> Option<Target<'_>> {
         // Ours come first: even where all of /proc is allowed, the host's own is not shown.
         let text = path.text();
-        let known = KNOWN.iter().find(|(name, _)| name.as_bytes() == text);
-        if let Some((_, known)) = known {
-            return Some(match *known {
-                Known::Device(device) => Target::Device(device),
-                Known::Report(report) => Target::Report(report),
-                Known::Executable => Target::Executable,
-            });
+        match known::find(&text, self.whole_system) {
+            Some(Known::Device(device)) => return Some(Target::Device(device)),
+            Some(Known::Report(report)) => return Some(Target::Report(report)),
+            Some(Known::Executable) => return Some(Target::Executable),
+            Some(Known::Descriptors) => return Some(Target::Descriptors),
+            Some(Known::Descriptor(number)) => return Some(Target::Descriptor(number)),
+            Some(Known::Nothing) => return None,
+            None => {}
         }
         let place = self
             .roots
@@ -257,14 +226,38 @@ impl Roots {
 
     /// True for allowed paths and the folders that lead to them, or to what is made up.
     pub fn leads_on(&self, path: &Absolute) -> bool {
-        self.roots.iter().any(|root| root.seen.starts_with(path)) || is_passage(path)
+        self.roots.iter().any(|root| root.seen.starts_with(path)) || self.is_passage(path)
+    }
+
+    /// True for folders that lead to what is made up.
+    pub fn is_passage(&self, path: &Absolute) -> bool {
+        if !self.whole_system {
+            let passages = ["/dev", "/proc/self", "/sys/devices/system/cpu", "/tmp"];
+            return passages
+                .into_iter()
+                .any(|passage| Absolute::new(b"/", passage.as_bytes()).starts_with(path));
+        }
+        let start = path.text();
+        let leads = |name: &[u8]| match name.strip_prefix(&start[..]) {
+            Some(rest) => start == b"/" || rest.starts_with(b"/"),
+            None => false,
+        };
+        self.known().any(|name| leads(name.as_bytes()))
+            || known::FOLDERS
+                .iter()
+                .any(|name| leads(name) || *name == start)
+    }
+
+    fn known(&self) -> impl Iterator<Item = &'static str> {
+        let more = known::OF_SYSTEM.iter().filter(|_| self.whole_system);
+        known::COMMON.iter().chain(more).map(|(name, _)| *name)
     }
 
     /// Names in a folder that leads to allowed paths, or to what is made up.
     pub fn names_in(&self, path: &Absolute) -> BTreeSet<Vec<u8>> {
-        let known = KNOWN
-            .iter()
-            .map(|(text, _)| Absolute::new(b"/", text.as_bytes()));
+        let known = self
+            .known()
+            .map(|name| Absolute::new(b"/", name.as_bytes()));
         let next = |of: &Absolute| {
             let next = of.names.get(path.names.len())?;
             of.starts_with(path).then(|| next.clone())
@@ -332,14 +325,6 @@ impl Roots {
             _ => Err(Errno::ACCESS),
         }
     }
-}
-
-/// True for folders that lead to what is made up.
-pub fn is_passage(path: &Absolute) -> bool {
-    let passages = ["/dev", "/proc/self", "/sys/devices/system/cpu", "/tmp"];
-    passages
-        .into_iter()
-        .any(|passage| Absolute::new(b"/", passage.as_bytes()).starts_with(path))
 }
 
 impl Root {
@@ -472,7 +457,7 @@ mod tests {
 
     #[test]
     fn only_what_is_allowed_is_there() {
-        let roots = Roots::open(&["/usr/share".into(), "/nowhere/at/all".into()]);
+        let roots = Roots::open(&["/usr/share".into(), "/nowhere/at/all".into()], false);
         let find = |path: &str| roots.find(&Absolute::new(b"/", path.as_bytes()));
         assert!(matches!(find("/usr/share/x"), Some(Target::Host(_))));
         assert!(matches!(find("/usr"), Some(Target::Passage)));
@@ -496,11 +481,14 @@ mod tests {
             link,
             ..AllowedPath::from("/usr/share")
         };
-        let roots = Roots::open(&[
-            seen("/data/all", true, false),
-            seen("/data/all/alone", false, false),
-            seen("/link", true, true),
-        ]);
+        let roots = Roots::open(
+            &[
+                seen("/data/all", true, false),
+                seen("/data/all/alone", false, false),
+                seen("/link", true, true),
+            ],
+            false,
+        );
         let find = |path: &str| match roots.find(&Absolute::new(b"/", path.as_bytes())) {
             Some(Target::Host(place)) => Some((
                 String::from_utf8(place.path).unwrap(),

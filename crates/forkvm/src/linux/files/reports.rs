@@ -4,9 +4,12 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use crate::linux::abi::{Guest, PAGE};
-use crate::linux::files::paths::Report;
+use crate::linux::files::known::Report;
+use crate::linux::files::proc;
 use crate::linux::memory::heap::{Heap, Window};
 use crate::linux::process::Process;
+use crate::linux::tasks::task::Tasks;
+use crate::linux::time::Clocks;
 use crate::memory::space::vmas::{Backing, Vmas};
 use crate::memory::user::Protection;
 
@@ -21,6 +24,10 @@ pub struct Seen<'a> {
     pub process: &'a Process,
     /// The heap.
     pub heap: &'a Heap,
+    /// Its tasks.
+    pub tasks: &'a Tasks,
+    /// Its clocks.
+    pub clocks: &'a Clocks,
 }
 
 /// What a report says now.
@@ -33,7 +40,8 @@ pub fn text(report: Report, seen: &Seen<'_>, guest: &mut Guest<'_>) -> Arc<[u8]>
         .map(|(used, all)| (all / 1024, (all - used) / 1024));
     let kib = |pages: u64| pages.saturating_mul(PAGE) / 1024;
     let text = match report {
-        Report::Cpus => "0\n".to_owned(),
+        Report::Fixed(text) => text.to_owned(),
+        Report::CpuInfo if memory.is_some() => proc::CPU_INFO.to_owned(),
         Report::CpuInfo => {
             "processor\t: 0\nvendor_id\t: GenuineIntel\ncpu cores\t: 1\nsiblings\t: 1\n\n"
                 .to_owned()
@@ -49,6 +57,29 @@ pub fn text(report: Report, seen: &Seen<'_>, guest: &mut Guest<'_>) -> Arc<[u8]>
             Some(space) => space_maps(space.vmas()),
             None => maps(seen),
         },
+        Report::CommandLine => return Arc::clone(&seen.process.texts[0]),
+        Report::Environment => return Arc::clone(&seen.process.texts[1]),
+        report => {
+            let mapped = guest.memory.space().map_or(0, |space| {
+                let vmas = space.vmas().iter();
+                vmas.map(|vma| vma.end - vma.start).sum()
+            });
+            let (all, free) = memory.unwrap_or_default();
+            proc::text(
+                report,
+                &proc::Numbers {
+                    name: String::from_utf8_lossy(seen.process.name()).into_owned(),
+                    umask: seen.process.umask(),
+                    threads: seen.tasks.len(),
+                    mapped: mapped / 1024,
+                    resident: all.saturating_sub(free),
+                    running: seen.clocks.running(),
+                    stack: seen.process.stack.clone(),
+                    number: u128::from(guest.random.number()) << 64
+                        | u128::from(guest.random.number()),
+                },
+            )
+        }
     };
     text.into_bytes().into()
 }

@@ -12,7 +12,7 @@ use crate::linux::abi::int;
 use crate::linux::files::fds::{Files, Kind};
 use crate::linux::files::host_files::HostFiles;
 use crate::linux::files::overlay::tree::Nature;
-use crate::linux::files::paths::{Absolute, MOST_LINKS, Place, Roots, Target, is_passage};
+use crate::linux::files::paths::{Absolute, MOST_LINKS, Place, Roots, Target};
 
 /// Longest name in a folder (`NAME_MAX`, linux/limits.h).
 const NAME_MAX: usize = 255;
@@ -194,12 +194,12 @@ impl Shared {
             return Ok(Lower::Missing);
         };
         // The host's own /proc is not there to be looked at.
-        if is_passage(path) {
+        if self.roots.is_passage(path) {
             return Ok(Lower::Folder(target));
         }
         let Target::Host(place) = &target else {
             return Ok(match target {
-                Target::Passage => Lower::Folder(target),
+                Target::Passage | Target::Descriptors => Lower::Folder(target),
                 _ => Lower::Other(target),
             });
         };

@@ -50,13 +50,19 @@ impl Attributes {
     }
 
     fn device(device: Device) -> Self {
+        if device == Device::Tty {
+            return Self {
+                special: (5, 0),
+                ..Self::made_up(libc::S_IFCHR | 0o666)
+            };
+        }
         // linux/Documentation/admin-guide/devices.txt: character devices of major number 1.
         let minor = match device {
             Device::Null => 3,
             Device::Zero => 5,
             Device::Full => 7,
             Device::Random => 8,
-            Device::Urandom => 9,
+            Device::Urandom | Device::Tty => 9,
         };
         Self {
             special: (1, minor),
@@ -236,7 +242,14 @@ fn attributes_at(
         Target::Node(id) => Attributes::node(files.overlay.tree().node(id)?),
         Target::Device(device) => Attributes::device(device),
         Target::Report(_) => Attributes::report(),
-        Target::Passage => Attributes::passage(),
+        Target::Passage | Target::Descriptors => Attributes::passage(),
+        Target::Descriptor(_) if how & AT_SYMLINK_NOFOLLOW != 0 => {
+            Attributes::made_up(libc::S_IFLNK | 0o777)
+        }
+        Target::Descriptor(fd) => {
+            let file = files.get(fd).map_err(|_| Errno::NOENT)?;
+            Attributes::of(files, &file.kind)?
+        }
         Target::Executable if how & AT_SYMLINK_NOFOLLOW != 0 => {
             Attributes::made_up(libc::S_IFLNK | 0o777)
         }
@@ -359,6 +372,7 @@ pub fn readlink(
             _ => return Err(Errno::INVAL),
         },
         Target::Executable => process.executable.to_vec(),
+        Target::Descriptor(fd) => name_of(files, fd)?,
         Target::Host(Place { link: Some(to), .. }) if !absolute.folder => to.to_vec(),
         Target::Host(place) if !absolute.folder => {
             let link = handle(&place, false, files, guest)?;
@@ -372,6 +386,25 @@ pub fn readlink(
     let len = usize::try_from(int(size)).unwrap_or(0).min(text.len());
     guest.write(address, text.get(..len).unwrap_or_default())?;
     Ok(count(len))
+}
+
+/// What a link in /proc/self/fd leads to (proc_pid_fd(5)).
+fn name_of(files: &Files, fd: u64) -> Result<Vec<u8>, Errno> {
+    Ok(match &files.get(fd).map_err(|_| Errno::NOENT)?.kind {
+        Kind::Node(_, path) | Kind::Folder(_, path) => path.to_vec(),
+        Kind::File(file) | Kind::Handle(file) => file.seen().to_vec(),
+        Kind::Stdin => b"/dev/null".to_vec(),
+        Kind::Device(device) => match device {
+            Device::Null => b"/dev/null".to_vec(),
+            Device::Zero => b"/dev/zero".to_vec(),
+            Device::Full => b"/dev/full".to_vec(),
+            Device::Random => b"/dev/random".to_vec(),
+            Device::Urandom => b"/dev/urandom".to_vec(),
+            Device::Tty => b"/dev/tty".to_vec(),
+        },
+        Kind::PipeReader(pipe) | Kind::PipeWriter(pipe) => format!("pipe:[{pipe}]").into_bytes(),
+        _ => b"anon_inode:[text]".to_vec(),
+    })
 }
 
 /// What a call would do to the file system.
