@@ -249,6 +249,21 @@ fn calls_are_shown_on_request() {
 }
 
 #[test]
+fn sockets_of_all_kinds() {
+    same("sockets");
+}
+
+#[test]
+fn waiting_for_descriptors() {
+    same("epoll");
+}
+
+#[test]
+fn counters_timers_and_signals_as_descriptors() {
+    same("eventfd");
+}
+
+#[test]
 fn scripts_name_their_interpreter() {
     kvm_or_skip!();
     let folder = Folder::new("script");

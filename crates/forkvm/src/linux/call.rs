@@ -68,6 +68,8 @@ pub enum Retried {
     Runnable,
     /// It waits on.
     Waits,
+    /// It waits on, but its call has done a part of its work, so that another may be able to go on.
+    Moved,
     /// Its call ended the program by this signal.
     Killed(i32),
 }
@@ -122,7 +124,7 @@ impl WaitOn {
             Self::Futex { .. } => "futex(2): no other thread is there to end the wait",
             Self::Pipe => "a read or write of a pipe: its other end is the program itself",
             Self::Descriptor => {
-                "poll(2) or select(2): only the program itself could make a descriptor ready"
+                "a wait for a descriptor (poll(2), epoll_wait(2), accept(2), recv(2)): only the program itself could end it"
             }
             Self::Signal => "a wait for a signal: nobody is there to send one",
         }

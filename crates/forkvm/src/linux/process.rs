@@ -9,7 +9,6 @@ use crate::linux::abi::{
     CHUNK, Guest, Layout, MOST_BYTES, PAGE, Reply, USER_END, Value, count, flags, int,
 };
 use crate::linux::call::Outcome;
-use crate::linux::files::fds::MAX_DESCRIPTORS;
 use crate::linux::memory::heap::Heap;
 use crate::linux::time::{Clocks, timeval_bytes};
 
@@ -113,7 +112,7 @@ pub fn sysinfo(clocks: &Clocks, heap: &Heap, guest: &mut Guest<'_>, address: u64
 /// without effect.
 pub fn rlimit(
     guest: &mut Guest<'_>,
-    stack: &Range<u64>,
+    (stack, descriptors): (&Range<u64>, usize),
     resource: u64,
     new: u64,
     old: u64,
@@ -123,7 +122,7 @@ pub fn rlimit(
         3 => stack.end.saturating_sub(stack.start),
         4 => 0,
         6 => 1,
-        7 => crate::linux::abi::length(MAX_DESCRIPTORS),
+        7 => crate::linux::abi::length(descriptors),
         0..=15 => RLIM_INFINITY,
         _ => return Err(Errno::INVAL),
     };

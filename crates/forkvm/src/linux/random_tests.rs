@@ -319,12 +319,16 @@ proptest! {
 
     #[test]
     fn no_call_panics_and_every_reset_is_complete(
+        sockets in any::<bool>(),
         before in prop::collection::vec(any_call(), 0..20),
         after in prop::collection::vec(any_call(), 0..100),
     ) {
         let folder = TestFolder::new();
         folder.file("a", &[3; 10_000]);
         let mut machine = furnished(&folder);
+        if sockets {
+            machine.linux.of_unmodified();
+        }
         for call in before {
             machine.linux.call(call, &mut machine.memory, &mut machine.host, &mut machine.random);
         }

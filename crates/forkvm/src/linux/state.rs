@@ -16,6 +16,7 @@ use crate::linux::files::fds::Files;
 use crate::linux::files::host_files::HostFiles;
 use crate::linux::files::open::Executables;
 use crate::linux::files::paths::{Absolute, Roots};
+use crate::linux::files::poll;
 use crate::linux::files::resolve::Shared;
 use crate::linux::kept::Kept;
 use crate::linux::memory::heap::{Full, Heap};
@@ -82,6 +83,12 @@ impl Linux {
         }
     }
 
+    /// It is the state of a program with an address space, as one that was loaded by [`Linux::exec`].
+    #[cfg(test)]
+    pub fn of_unmodified(&mut self) {
+        self.files.of_unmodified();
+    }
+
     /// Loads a program as execve(2) does, in place of the one before. What the process keeps, such as its open files, stays.
     pub fn exec(
         &mut self,
@@ -122,6 +129,7 @@ impl Linux {
             .exec(&loaded.executable, loaded.stack.clone(), &texts);
         self.tasks.start_anew();
         self.signals.forget_handlers();
+        self.files.of_unmodified();
         self.files.close_on_exec();
         Ok(loaded)
     }
@@ -200,19 +208,25 @@ impl Linux {
                     .until
                     .map(|until| until.saturating_duration_since(now));
                 time::write_rest(memory, blocked.call, left);
-                delivery::interrupted()
+                self.part_done(place).unwrap_or_else(delivery::interrupted)
             }
             WaitOn::Time | WaitOn::Futex { .. } if over => blocked.wait.result,
             WaitOn::Time | WaitOn::Futex { .. } => return Retried::Waits,
             WaitOn::Signal | WaitOn::Pipe | WaitOn::Descriptor => {
                 let current = self.tasks.current_place();
                 self.tasks.switch_to(place);
+                let before = self.tasks.progress();
                 let outcome = self.call_again(blocked.call, memory, host, random);
+                let moved = self.tasks.progress() != before;
                 self.tasks.switch_to(current);
                 match outcome {
                     Outcome::Return(value) => value,
                     Outcome::Killed(signal) => return Retried::Killed(signal),
-                    _ if over => blocked.wait.result,
+                    _ if over => {
+                        poll::write_none(memory, blocked.call);
+                        self.part_done(place).unwrap_or(blocked.wait.result)
+                    }
+                    _ if moved => return Retried::Moved,
                     _ => return Retried::Waits,
                 }
             }
@@ -228,6 +242,12 @@ impl Linux {
         Retried::Runnable
     }
 
+    /// What a call returns that stops waiting with a part of its work done.
+    fn part_done(&mut self, place: usize) -> Option<i64> {
+        let progress = std::mem::take(&mut self.tasks.at(place)?.progress);
+        i64::try_from(progress).ok().filter(|done| *done > 0)
+    }
+
     /// Whether a signal ends a task's wait.
     fn interrupt(&mut self, place: usize, blocked: &Blocked) -> bool {
         let Some(task) = self.tasks.iter().nth(place) else {
@@ -240,7 +260,8 @@ impl Linux {
             return false;
         };
         let interrupts = delivery::interrupts(&mut self.signals, task);
-        if interrupts {
+        // One that has done a part of it says so instead.
+        if interrupts && task.progress == 0 {
             task.signals.interrupted = Some(blocked.call);
         }
         interrupts

@@ -7,9 +7,9 @@ use crate::linux::abi::{Guest, HERE, Reply, Value, flags, int};
 use crate::linux::call::{Call, Outcome};
 use crate::linux::files::{control, fds, file_system, folders, io, open, poll, reports, stat};
 use crate::linux::memory::{MapRequest, space};
-use crate::linux::net::sockets;
+use crate::linux::net::table as net;
 use crate::linux::state::Linux;
-use crate::linux::tasks::signals::Target;
+use crate::linux::tasks::signals::{Target, awaited};
 use crate::linux::tasks::task::FIRST_TID;
 use crate::linux::tasks::{delivery, futex, signals, threads};
 use crate::linux::{file_calls, memory, process, time, trace};
@@ -52,6 +52,9 @@ impl Linux {
             random,
         };
         let outcome = dispatch(self, guest, call);
+        if self.tasks.progress() != 0 && !matches!(outcome, Outcome::Block(_)) {
+            self.tasks.current().progress = 0;
+        }
         if guest.memory.space().is_none() && self.signal_is_due() {
             return self.without_handlers(guest, outcome);
         }
@@ -93,7 +96,7 @@ fn dispatch(linux: &mut Linux, guest: &mut Guest<'_>, call: Call) -> Outcome {
         tasks,
     } = linux;
     let stack = process.stack.clone();
-    let stack = &stack;
+    let limits = (&stack, files.most());
 
     match number {
         // Memory.
@@ -112,15 +115,13 @@ fn dispatch(linux: &mut Linux, guest: &mut Guest<'_>, call: Call) -> Outcome {
         | Sysno::munlockall => memory_call(linux, guest, number, args).into(),
 
         // Reading and writing.
-        Sysno::read => io::read(files, guest, a, &io::Pieces::one(b, c), None).into(),
-        Sysno::pread64 => io::read(files, guest, a, &io::Pieces::one(b, c), Some(d)).into(),
+        Sysno::read => net::read(linux, guest, a, &io::Pieces::one(b, c), None).into(),
+        Sysno::pread64 => net::read(linux, guest, a, &io::Pieces::one(b, c), Some(d)).into(),
         Sysno::readv | Sysno::preadv | Sysno::preadv2 => {
             vectored(linux, guest, number, args).into()
         }
-        Sysno::write => io::write(files, tasks, guest, a, &io::Pieces::one(b, c), None).into(),
-        Sysno::pwrite64 => {
-            io::write(files, tasks, guest, a, &io::Pieces::one(b, c), Some(d)).into()
-        }
+        Sysno::write => net::write(linux, guest, a, &io::Pieces::one(b, c), None).into(),
+        Sysno::pwrite64 => net::write(linux, guest, a, &io::Pieces::one(b, c), Some(d)).into(),
         Sysno::writev | Sysno::pwritev | Sysno::pwritev2 => {
             vectored(linux, guest, number, args).into()
         }
@@ -134,14 +135,27 @@ fn dispatch(linux: &mut Linux, guest: &mut Guest<'_>, call: Call) -> Outcome {
         Sysno::sync => ok(0),
         Sysno::pipe => fds::pipe2(files, guest, a, 0).into(),
         Sysno::pipe2 => fds::pipe2(files, guest, a, b).into(),
-        Sysno::poll => poll::poll(files, guest, a, b, c).into(),
+        Sysno::poll => poll::poll((files, awaited(signals, tasks)), guest, a, b, c).into(),
         Sysno::ppoll => signals::mask_for_call(tasks, guest, d, args[4])
-            .and_then(|()| poll::ppoll(files, guest, a, b, c))
+            .and_then(|()| poll::ppoll((files, awaited(signals, tasks)), guest, a, b, c))
             .into(),
-        Sysno::select => poll::select(files, guest, args, poll::Timeout::Timeval).into(),
+        Sysno::select => poll::select(
+            (files, awaited(signals, tasks)),
+            guest,
+            args,
+            poll::Timeout::Timeval,
+        )
+        .into(),
         Sysno::pselect6 => poll::mask_of_pselect(guest, args[5])
             .and_then(|(mask, size)| signals::mask_for_call(tasks, guest, mask, size))
-            .and_then(|()| poll::select(files, guest, args, poll::Timeout::Timespec))
+            .and_then(|()| {
+                poll::select(
+                    (files, awaited(signals, tasks)),
+                    guest,
+                    args,
+                    poll::Timeout::Timespec,
+                )
+            })
             .into(),
 
         // Descriptors.
@@ -272,10 +286,10 @@ fn dispatch(linux: &mut Linux, guest: &mut Guest<'_>, call: Call) -> Outcome {
         Sysno::getresuid | Sysno::getresgid => process::getres_ids(guest, args).into(),
         Sysno::uname => process::uname(guest, a).into(),
         Sysno::sysinfo => process::sysinfo(clocks, heap, guest, a).into(),
-        Sysno::getrlimit => process::rlimit(guest, stack, a, 0, b).into(),
-        Sysno::setrlimit => process::rlimit(guest, stack, a, b, 0).into(),
+        Sysno::getrlimit => process::rlimit(guest, limits, a, 0, b).into(),
+        Sysno::setrlimit => process::rlimit(guest, limits, a, b, 0).into(),
         Sysno::prlimit64 if !matches!(int(a), 0 | 1) => refuse(Errno::SRCH),
-        Sysno::prlimit64 => process::rlimit(guest, stack, b, c, d).into(),
+        Sysno::prlimit64 => process::rlimit(guest, limits, b, c, d).into(),
         Sysno::getrusage => process::getrusage(clocks, guest, a, b).into(),
         Sysno::sched_getaffinity => process::sched_getaffinity(guest, a, b, c).into(),
         // SCHED_OTHER, whose only priority is 0.
@@ -322,31 +336,19 @@ fn dispatch(linux: &mut Linux, guest: &mut Guest<'_>, call: Call) -> Outcome {
         Sysno::fork | Sysno::vfork | Sysno::execveat => refuse(threads::fork(told, guest)),
         Sysno::wait4 | Sysno::waitid => refuse(Errno::CHILD),
 
-        // The network.
-        Sysno::socket | Sysno::socketpair => refuse(sockets::make(guest, told, int(a))),
-        Sysno::connect
-        | Sysno::bind
-        | Sysno::listen
-        | Sysno::accept
-        | Sysno::accept4
-        | Sysno::getsockname
-        | Sysno::getpeername
-        | Sysno::getsockopt
-        | Sysno::setsockopt
-        | Sysno::sendto
-        | Sysno::recvfrom
-        | Sysno::sendmsg
-        | Sysno::recvmsg
-        | Sysno::shutdown => refuse(sockets::not_one(files, a)),
-
         // Newer C libraries ask at every start, and do without.
         Sysno::rseq => refuse(Errno::NOSYS),
-        // Not there: epoll, eventfd, timerfd, signalfd, inotify, timer_create, memfd_create, sendfile, statfs, io_uring,
-        // and whatever Linux gets in the future.
-        _ => {
-            told.tell_call(trace::name(call.number).unwrap_or("?"), call.number, guest);
-            refuse(Errno::NOSYS)
-        }
+        // Sockets, and waiting for descriptors.
+        _ => match net::call(linux, guest, number, args) {
+            Some(outcome) => outcome,
+            // Not there: inotify, timer_create, memfd_create, sendfile, statfs, io_uring, and whatever Linux gets in the
+            // future.
+            None => {
+                let name = trace::name(call.number).unwrap_or("?");
+                linux.told.tell_call(name, call.number, guest);
+                refuse(Errno::NOSYS)
+            }
+        },
     }
 }
 
@@ -468,9 +470,7 @@ fn vectored(linux: &mut Linux, guest: &mut Guest<'_>, number: Sysno, args: [u64;
         _ => None,
     };
     match number {
-        Sysno::readv | Sysno::preadv | Sysno::preadv2 => {
-            io::read(&mut linux.files, guest, fd, &pieces, at)
-        }
-        _ => io::write(&mut linux.files, &mut linux.tasks, guest, fd, &pieces, at),
+        Sysno::readv | Sysno::preadv | Sysno::preadv2 => net::read(linux, guest, fd, &pieces, at),
+        _ => net::write(linux, guest, fd, &pieces, at),
     }
 }

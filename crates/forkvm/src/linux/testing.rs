@@ -250,6 +250,13 @@ impl Machine {
         }
     }
 
+    /// A machine whose program may have sockets, as one with an address space may.
+    pub fn with_sockets() -> Self {
+        let mut machine = Self::new(Vec::new());
+        machine.linux.of_unmodified();
+        machine
+    }
+
     /// Makes a call; arguments not given are zero.
     pub fn outcome(&mut self, number: syscalls::Sysno, args: &[u64]) -> Outcome {
         let mut all = [0; 6];

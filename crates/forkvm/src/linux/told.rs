@@ -11,6 +11,10 @@ pub enum Topic {
     Process,
     /// It wanted the network.
     Network,
+    /// It wanted to reach another machine.
+    Outgoing,
+    /// It wanted to send a descriptor.
+    Rights,
 }
 
 /// System call numbers that can be told apart; there are fewer.
@@ -19,7 +23,7 @@ const NUMBERS: usize = 512;
 /// Which lines were written.
 #[derive(Debug, Clone)]
 pub struct Told {
-    topics: [bool; 3],
+    topics: [bool; 5],
     calls: [u64; NUMBERS / 64],
 }
 
@@ -27,7 +31,7 @@ impl Told {
     /// Nothing yet.
     pub fn new() -> Self {
         Self {
-            topics: [false; 3],
+            topics: [false; 5],
             calls: [0; NUMBERS / 64],
         }
     }
@@ -46,6 +50,14 @@ impl Told {
             Topic::Network => (
                 2,
                 "the network is denied: the program could not open a socket",
+            ),
+            Topic::Outgoing => (
+                3,
+                "the network is denied: the program could not reach another machine",
+            ),
+            Topic::Rights => (
+                4,
+                "descriptors can't be sent to other processes (SCM_RIGHTS): the program got EINVAL",
             ),
         };
         let before = self

@@ -17,6 +17,17 @@ use crate::request::Host;
 /// How long a task runs while another one could.
 pub(super) const SLICE: Duration = Duration::from_millis(10);
 
+/// What there is to go on with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Found {
+    /// This task.
+    Task(usize),
+    /// All wait, but some call has done a part of its work, which may help another.
+    Moved,
+    /// Nothing.
+    Nothing,
+}
+
 impl Machine {
     /// Does what a call of the current task asks for. `Some` if it ends the run.
     pub(super) fn task_outcome(
@@ -128,16 +139,23 @@ impl Machine {
     /// Has the next task run that can, waiting for one if need be.
     fn schedule(&mut self, deadline: Instant, host: &mut dyn Host) -> Option<Cause> {
         loop {
-            match self.next_runnable(host) {
-                Ok(Some(place)) => return self.switch_to(place),
-                Ok(None) => {}
+            let found = match self.next_runnable(host) {
+                Ok(Found::Task(place)) => return self.switch_to(place),
+                Ok(found) => found,
                 Err(cause) => return Some(cause),
-            }
+            };
             let now = Instant::now();
             if now >= deadline {
                 return Some(Cause::Timeout);
             }
-            let deadlines = [self.linux.tasks().next_deadline(), self.linux.next_alarm()];
+            if found == Found::Moved {
+                continue;
+            }
+            let deadlines = [
+                self.linux.tasks().next_deadline(),
+                self.linux.next_alarm(),
+                self.linux.next_timer(now),
+            ];
             let Some(until) = deadlines.into_iter().flatten().min() else {
                 let never = self.linux.why_all_wait();
                 return Some(Cause::Deadlock(never));
@@ -147,23 +165,25 @@ impl Machine {
     }
 
     /// The task after the current one, in turn, that can run: those that wait make their calls again.
-    fn next_runnable(&mut self, host: &mut dyn Host) -> Result<Option<usize>, Cause> {
+    fn next_runnable(&mut self, host: &mut dyn Host) -> Result<Found, Cause> {
         let now = Instant::now();
         self.linux.tick(now);
         let tasks = self.linux.tasks();
         let (count, current) = (tasks.len(), tasks.current_place());
+        let mut found = Found::Nothing;
         for step in 1..=count {
             let place = (current + step) % count;
             match self
                 .linux
                 .retry(place, now, &mut self.memory, host, &mut self.random)
             {
-                Retried::Runnable => return Ok(Some(place)),
+                Retried::Runnable => return Ok(Found::Task(place)),
                 Retried::Waits => {}
+                Retried::Moved => found = Found::Moved,
                 Retried::Killed(signal) => return Err(Cause::Killed(signal)),
             }
         }
-        Ok(None)
+        Ok(found)
     }
 
     fn switch_to(&mut self, place: usize) -> Option<Cause> {
@@ -230,7 +250,7 @@ impl Machine {
         let context = self.context(regs);
         self.linux.tasks_mut().current().context = context;
         let ended = match self.next_runnable(host) {
-            Ok(Some(place)) if place != current => self.switch_to(place),
+            Ok(Found::Task(place)) if place != current => self.switch_to(place),
             Ok(_) => None,
             Err(cause) => Some(cause),
         };

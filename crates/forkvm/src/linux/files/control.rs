@@ -20,7 +20,11 @@ pub fn fcntl(
         libc::F_DUPFD_CLOEXEC => files.duplicate(fd, argument, true),
         libc::F_GETFD => Ok(i64::from(descriptor.close_on_exec)),
         libc::F_SETFD => set_close_on_exec(files, fd, argument & 1 != 0),
-        libc::F_GETFL => Ok(i64::from(files.get(fd)?.flags | O_LARGEFILE)),
+        libc::F_GETFL => {
+            let file = files.get(fd)?;
+            let large = if was_made(&file.kind) { 0 } else { O_LARGEFILE };
+            Ok(i64::from(file.flags | large))
+        }
         libc::F_SETFL => {
             let file = files.get_mut(fd)?;
             file.flags = file.flags & !SETTABLE | flags(argument) & SETTABLE;
@@ -45,6 +49,20 @@ pub fn fcntl(
         }
         _ => Err(Errno::INVAL),
     }
+}
+
+/// Whether something came about by another call than open(2), which is what marks files as large.
+fn was_made(kind: &Kind) -> bool {
+    matches!(
+        kind,
+        Kind::PipeReader(_)
+            | Kind::PipeWriter(_)
+            | Kind::Socket(_)
+            | Kind::Epoll(_)
+            | Kind::EventFd(_)
+            | Kind::TimerFd(_)
+            | Kind::SignalFd(_)
+    )
 }
 
 /// ioctl(2). Nothing is a terminal.
@@ -77,6 +95,7 @@ pub fn ioctl(
             let file = files.get(fd)?;
             let left = match &file.kind {
                 Kind::PipeReader(pipe) => length(files.pipes.len(*pipe)),
+                Kind::Socket(id) => length(files.sockets.readable(*id)?),
                 Kind::File(_) | Kind::Text(_) | Kind::Node(..) => {
                     crate::linux::files::io::size(files, &file.kind)?.saturating_sub(file.offset)
                 }

@@ -11,11 +11,17 @@ use rustix::io::Errno;
 use crate::linux::abi::{Guest, Value, count, flags, int};
 use crate::linux::files::host_files::HostFile;
 use crate::linux::files::overlay::Overlay;
-use crate::linux::files::pipes::Pipes;
+use crate::linux::files::pipes::{MAX_PIPES, MORE_PIPES, Pipes};
+use crate::linux::net::counters::{EventFd, TimerFd};
+use crate::linux::net::epoll::Epolls;
+use crate::linux::net::socket::Id;
+use crate::linux::net::sockets::Sockets;
 use crate::request::Stream;
 
 /// Most descriptors of one fork (`RLIMIT_NOFILE`); those of the host behind them are counted in `host_files`.
 pub const MAX_DESCRIPTORS: usize = 256;
+/// The same of a program with an address space.
+pub const MORE_DESCRIPTORS: usize = 1024;
 
 /// Most bytes of all texts that a fork has open, which the host holds for it.
 const MAX_TEXT_BYTES: usize = 1 << 20;
@@ -61,6 +67,16 @@ pub enum Kind {
     PipeReader(usize),
     /// The end of a pipe to write to.
     PipeWriter(usize),
+    /// A socket.
+    Socket(Id),
+    /// Open files that are watched (epoll(7)).
+    Epoll(usize),
+    /// A counter (eventfd(2)).
+    EventFd(EventFd),
+    /// A timer (timerfd_create(2)).
+    TimerFd(TimerFd),
+    /// These signals (signalfd(2)).
+    SignalFd(u64),
 }
 
 /// The devices there are.
@@ -124,7 +140,8 @@ impl OpenFile {
 /// What a number stands for.
 #[derive(Debug, Clone, Copy)]
 pub struct Descriptor {
-    file: usize,
+    /// The open file's place.
+    pub file: usize,
     /// It would be closed at execve(2), which a program may ask for.
     pub close_on_exec: bool,
 }
@@ -138,6 +155,12 @@ pub struct Files {
     pub pipes: Pipes,
     /// What the program changed of its files.
     pub overlay: Overlay,
+    /// Sockets within the program.
+    pub sockets: Sockets,
+    /// What is watched by epoll(7).
+    pub epolls: Epolls,
+    /// It has an address space: it may have sockets, and more of everything.
+    unmodified: bool,
     /// The working directory: absolute and normalised.
     pub directory: Arc<[u8]>,
     /// The missing `openat2` was already explained to the host.
@@ -151,6 +174,9 @@ impl Clone for Files {
             open: self.open.clone(),
             pipes: self.pipes.clone(),
             overlay: self.overlay.clone(),
+            sockets: self.sockets.clone(),
+            epolls: self.epolls.clone(),
+            unmodified: self.unmodified,
             directory: Arc::clone(&self.directory),
             explained: self.explained,
         }
@@ -162,6 +188,9 @@ impl Clone for Files {
             open,
             pipes,
             overlay,
+            sockets,
+            epolls,
+            unmodified,
             directory,
             explained,
         } = self;
@@ -169,6 +198,9 @@ impl Clone for Files {
         open.clone_from(&source.open);
         pipes.clone_from(&source.pipes);
         overlay.clone_from(&source.overlay);
+        sockets.clone_from(&source.sockets);
+        epolls.clone_from(&source.epolls);
+        *unmodified = source.unmodified;
         directory.clone_from(&source.directory);
         *explained = source.explained;
     }
@@ -182,6 +214,9 @@ impl Files {
             open: Vec::new(),
             pipes: Pipes::default(),
             overlay: Overlay::new(overlay_bytes),
+            sockets: Sockets::default(),
+            epolls: Epolls::default(),
+            unmodified: false,
             directory: directory.into(),
             explained: false,
         };
@@ -195,6 +230,34 @@ impl Files {
             let _ = files.add(OpenFile::new(kind, flags), false);
         }
         files
+    }
+
+    /// They are those of a program with an address space.
+    pub fn of_unmodified(&mut self) {
+        self.unmodified = true;
+    }
+
+    /// Whether the program may have sockets.
+    pub fn has_sockets(&self) -> bool {
+        self.unmodified
+    }
+
+    /// Most descriptors that the program may have.
+    pub fn most(&self) -> usize {
+        match self.unmodified {
+            true => MORE_DESCRIPTORS,
+            false => MAX_DESCRIPTORS,
+        }
+    }
+
+    /// All open files.
+    pub fn all_open(&self) -> impl Iterator<Item = &OpenFile> {
+        self.open.iter().flatten()
+    }
+
+    /// The open file at a place, which its descriptors name.
+    pub fn open_at(&self, place: usize) -> Option<&OpenFile> {
+        self.open.get(place)?.as_ref()
     }
 
     /// Bytes of all texts that are open.
@@ -242,7 +305,7 @@ impl Files {
     /// True if so many more descriptors can be had.
     pub fn has_room_for(&self, wanted: usize) -> bool {
         let used = self.descriptors.iter().flatten().count();
-        used.saturating_add(wanted) <= MAX_DESCRIPTORS
+        used.saturating_add(wanted) <= self.most()
     }
 
     /// The open file of a descriptor.
@@ -276,14 +339,14 @@ impl Files {
 
     fn free_from(&self, least: usize) -> Option<usize> {
         let free = |number: &usize| !matches!(self.descriptors.get(*number), Some(Some(_)));
-        (least..MAX_DESCRIPTORS).find(free)
+        (least..self.most()).find(free)
     }
 
     /// Lets a descriptor below the limit point to an open file.
     fn point(&mut self, number: usize, descriptor: Descriptor) {
         if self.descriptors.len() <= number {
             self.descriptors
-                .resize(number.saturating_add(1).min(MAX_DESCRIPTORS), None);
+                .resize(number.saturating_add(1).min(MORE_DESCRIPTORS), None);
         }
         if let (Some(place), Some(Some(file))) = (
             self.descriptors.get_mut(number),
@@ -311,7 +374,7 @@ impl Files {
     pub fn duplicate(&mut self, fd: u64, least: u64, close_on_exec: bool) -> Value {
         let file = self.descriptor(fd)?.file;
         let least = usize::try_from(int(least)).map_err(|_| Errno::INVAL)?;
-        if least >= MAX_DESCRIPTORS {
+        if least >= self.most() {
             return Err(Errno::INVAL);
         }
         let number = self.free_from(least).ok_or(Errno::MFILE)?;
@@ -338,7 +401,11 @@ pub fn pipe2(files: &mut Files, guest: &mut Guest<'_>, address: u64, how: u64) -
     }
     // A bad pointer must not leave descriptors behind.
     guest.write(address, &[0; 8])?;
-    let pipe = files.pipes.open().ok_or(Errno::MFILE)?;
+    let most = match files.has_sockets() {
+        true => MORE_PIPES,
+        false => MAX_PIPES,
+    };
+    let pipe = files.pipes.open(most).ok_or(Errno::MFILE)?;
     let close_on_exec = how & O_CLOEXEC != 0;
     let reader = files.add(
         OpenFile::new(Kind::PipeReader(pipe), how & O_NONBLOCK),
@@ -369,9 +436,12 @@ pub fn close(files: &mut Files, fd: u64) -> Value {
                 Kind::PipeReader(pipe) => files.pipes.close_reader(pipe),
                 Kind::PipeWriter(pipe) => files.pipes.close_writer(pipe),
                 Kind::Node(id, _) => files.overlay.tree_mut().closed(id),
+                Kind::Socket(id) => files.sockets.close(id),
+                Kind::Epoll(id) => files.epolls.close(id),
                 _ => {}
             }
             *place = None;
+            files.epolls.forget(descriptor.file);
         }
     }
     Ok(0)
@@ -383,7 +453,7 @@ pub fn close_range(files: &mut Files, first: u64, last: u64, how: u64) -> Value 
     if first > last || how & !6 != 0 {
         return Err(Errno::INVAL);
     }
-    for number in first..=last.min(255) {
+    for number in first..=last.min(u32::try_from(MORE_DESCRIPTORS).unwrap_or(u32::MAX)) {
         let fd = u64::from(number);
         if how & 4 != 0 {
             set_close_on_exec(files, fd, true).ok();
@@ -415,7 +485,7 @@ pub fn dup3(files: &mut Files, old: u64, new: u64, how: u64) -> Value {
     }
     let file = files.descriptor(old)?.file;
     let number = usize::try_from(int(new)).map_err(|_| Errno::BADF)?;
-    if number >= MAX_DESCRIPTORS {
+    if number >= files.most() {
         return Err(Errno::BADF);
     }
     // Closing what was there can't close `file`: `old` still holds it.

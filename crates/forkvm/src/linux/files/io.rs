@@ -17,6 +17,8 @@ use crate::linux::tasks::task::Tasks;
 
 /// `IOV_MAX` (linux/uio.h).
 const MAX_PIECES: u64 = 1024;
+/// `MAX_RW_COUNT` (linux/fs.h).
+const MOST_TOTAL: u64 = 0x7fff_f000;
 
 /// Where a call's bytes are in the program: one buffer, or a vector of them.
 #[derive(Debug)]
@@ -47,6 +49,56 @@ impl Pieces {
             Ok((base, len))
         });
         pieces.collect::<Result<_, Errno>>().map(Self)
+    }
+}
+
+impl Pieces {
+    /// Their length together.
+    pub fn total(&self) -> u64 {
+        let lengths = self.0.iter().map(|(_, len)| *len);
+        lengths.fold(0, u64::saturating_add).min(MOST_TOTAL)
+    }
+
+    /// The part of them that `len` bytes after the first `skip` are, piece by piece.
+    fn part(&self, mut skip: u64, mut len: u64) -> impl Iterator<Item = Result<(u64, u64), Errno>> {
+        self.0.iter().filter_map(move |&(base, size)| {
+            let before = skip.min(size);
+            skip -= before;
+            let part = (size - before).min(len);
+            len -= part;
+            let at = base.checked_add(before).ok_or(Errno::FAULT);
+            (part > 0).then(|| at.map(|at| (at, part)))
+        })
+    }
+
+    /// Copies `len` bytes after the first `skip` from the program. `len` is to be one that the host can hold.
+    pub fn gather(&self, guest: &Guest<'_>, skip: u64, len: u64) -> Result<Vec<u8>, Errno> {
+        let mut bytes = Vec::new();
+        for part in self.part(skip, len) {
+            let (at, len) = part?;
+            let start = bytes.len();
+            let end = start.saturating_add(usize::try_from(len).map_err(|_| Errno::NOMEM)?);
+            bytes.resize(end, 0);
+            guest
+                .memory
+                .read(at, bytes.get_mut(start..).unwrap_or_default())?;
+        }
+        Ok(bytes)
+    }
+
+    /// Copies bytes to the program, after the first `skip`.
+    pub fn scatter(&self, guest: &mut Guest<'_>, skip: u64, bytes: &[u8]) -> Result<(), Errno> {
+        let mut rest = bytes;
+        for part in self.part(skip, length(bytes.len())) {
+            let (at, len) = part?;
+            let len = usize::try_from(len).unwrap_or(usize::MAX);
+            let Some((now, later)) = rest.split_at_checked(len) else {
+                break;
+            };
+            guest.write(at, now)?;
+            rest = later;
+        }
+        Ok(())
     }
 }
 
@@ -116,9 +168,11 @@ pub fn write(
 
 fn check_positioned(kind: &Kind, offset: u64) -> Result<(), Errno> {
     match kind {
-        Kind::Stdin | Kind::Output(_) | Kind::PipeReader(_) | Kind::PipeWriter(_) => {
-            Err(Errno::SPIPE)
-        }
+        Kind::Stdin
+        | Kind::Output(_)
+        | Kind::PipeReader(_)
+        | Kind::PipeWriter(_)
+        | Kind::Socket(_) => Err(Errno::SPIPE),
         _ if i64::try_from(offset).is_err() => Err(Errno::INVAL),
         _ => Ok(()),
     }
@@ -226,6 +280,12 @@ fn read_piece(
         }
         Kind::Folder(..) => Err(Errno::ISDIR),
         Kind::Output(_) | Kind::PipeWriter(_) | Kind::Handle(_) => Err(Errno::BADF),
+        // The others were read elsewhere.
+        Kind::Socket(_)
+        | Kind::Epoll(_)
+        | Kind::EventFd(_)
+        | Kind::TimerFd(_)
+        | Kind::SignalFd(_) => Err(Errno::INVAL),
     }
 }
 
@@ -285,6 +345,7 @@ fn write_piece(
         }),
         Kind::Device(Device::Full) => Err(Errno::NOSPC),
         Kind::Device(_) => Ok(Moved::Bytes(len)),
+        Kind::Epoll(_) | Kind::TimerFd(_) | Kind::SignalFd(_) => Err(Errno::INVAL),
         _ => Err(Errno::BADF),
     }
 }
@@ -335,11 +396,17 @@ pub fn lseek(files: &mut Files, fd: u64, offset: u64, whence: u64) -> Value {
         return Err(Errno::BADF);
     }
     let size = match &file.kind {
-        Kind::Stdin | Kind::Output(_) | Kind::PipeReader(_) | Kind::PipeWriter(_) => {
-            return Err(Errno::SPIPE);
-        }
-        // Devices have no position: every seek succeeds and gives 0.
-        Kind::Device(_) => return Ok(0),
+        Kind::Stdin
+        | Kind::Output(_)
+        | Kind::PipeReader(_)
+        | Kind::PipeWriter(_)
+        | Kind::Socket(_) => return Err(Errno::SPIPE),
+        // Devices and their like have no position: every seek succeeds and gives 0.
+        Kind::Device(_)
+        | Kind::Epoll(_)
+        | Kind::EventFd(_)
+        | Kind::TimerFd(_)
+        | Kind::SignalFd(_) => return Ok(0),
         kind => size(files, kind)?,
     };
     let distance = offset.cast_signed();

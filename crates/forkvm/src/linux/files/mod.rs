@@ -18,6 +18,7 @@ pub mod paths;
 pub mod pipes;
 pub mod poll;
 mod proc;
+pub mod ready;
 pub mod reports;
 pub mod resolve;
 pub mod stat;

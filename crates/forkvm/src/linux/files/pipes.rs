@@ -2,17 +2,23 @@
 
 use std::collections::VecDeque;
 
+use crate::linux::net::readiness::{ERR, HUP, IN, OUT, RDNORM, Readiness, WRNORM};
+
 /// What fits into a pipe.
 pub const CAPACITY: usize = 64 << 10;
 
 /// Most pipes of a program: each may hold [`CAPACITY`] bytes in the host.
-const MAX_PIPES: usize = 16;
+pub const MAX_PIPES: usize = 16;
+/// The same of a program with an address space.
+pub const MORE_PIPES: usize = 64;
 
 #[derive(Debug, Clone, Default)]
 struct Pipe {
     bytes: VecDeque<u8>,
     read_end: bool,
     write_end: bool,
+    arrivals: u64,
+    openings: u64,
 }
 
 /// All pipes of a program.
@@ -31,15 +37,15 @@ pub enum Stuck {
 }
 
 impl Pipes {
-    /// A pipe with both ends open; `None` if there are too many.
-    pub fn open(&mut self) -> Option<usize> {
+    /// A pipe with both ends open; `None` if there are `most` of them.
+    pub fn open(&mut self, most: usize) -> Option<usize> {
         let unused = |pipe: &Pipe| !pipe.read_end && !pipe.write_end;
         let index = self
             .pipes
             .iter()
             .position(unused)
             .unwrap_or(self.pipes.len());
-        if index >= MAX_PIPES {
+        if index >= most {
             return None;
         }
         if index == self.pipes.len() {
@@ -47,9 +53,9 @@ impl Pipes {
         }
         let pipe = self.pipes.get_mut(index)?;
         *pipe = Pipe {
-            bytes: VecDeque::new(),
             read_end: true,
             write_end: true,
+            ..Pipe::default()
         };
         Some(index)
     }
@@ -69,11 +75,40 @@ impl Pipes {
         self.pipes.get(pipe).is_some_and(|pipe| pipe.write_end)
     }
 
+    /// What the end to read from is ready for.
+    pub fn reader_readiness(&self, pipe: usize) -> Readiness {
+        let bytes = if self.len(pipe) > 0 { IN | RDNORM } else { 0 };
+        let end = if self.has_writer(pipe) { 0 } else { HUP };
+        self.readiness(pipe, bytes | end)
+    }
+
+    /// What the end to write to is ready for.
+    pub fn writer_readiness(&self, pipe: usize) -> Readiness {
+        let room = if self.room(pipe).is_ok() {
+            OUT | WRNORM
+        } else {
+            0
+        };
+        let end = if self.has_reader(pipe) { 0 } else { ERR };
+        self.readiness(pipe, room | end)
+    }
+
+    fn readiness(&self, pipe: usize, events: u16) -> Readiness {
+        let counts = |pipe: &Pipe| (pipe.arrivals, pipe.openings);
+        let (arrivals, openings) = self.pipes.get(pipe).map_or((0, 0), counts);
+        Readiness {
+            events,
+            arrivals,
+            openings,
+        }
+    }
+
     /// The last descriptor to read from it is closed.
     pub fn close_reader(&mut self, pipe: usize) {
         if let Some(pipe) = self.pipes.get_mut(pipe) {
             pipe.read_end = false;
             pipe.bytes = VecDeque::new();
+            pipe.openings = pipe.openings.wrapping_add(1);
         }
     }
 
@@ -81,6 +116,7 @@ impl Pipes {
     pub fn close_writer(&mut self, pipe: usize) {
         if let Some(pipe) = self.pipes.get_mut(pipe) {
             pipe.write_end = false;
+            pipe.arrivals = pipe.arrivals.wrapping_add(1);
         }
     }
 
@@ -99,7 +135,11 @@ impl Pipes {
     pub fn consume(&mut self, pipe: usize, len: usize) {
         if let Some(pipe) = self.pipes.get_mut(pipe) {
             let len = len.min(pipe.bytes.len());
+            let was_full = pipe.bytes.len() >= CAPACITY;
             pipe.bytes.drain(..len);
+            if was_full && len > 0 {
+                pipe.openings = pipe.openings.wrapping_add(1);
+            }
         }
     }
 
@@ -123,6 +163,7 @@ impl Pipes {
         if let Some(pipe) = self.pipes.get_mut(pipe) {
             let room = CAPACITY.saturating_sub(pipe.bytes.len());
             pipe.bytes.extend(bytes.iter().take(room));
+            pipe.arrivals = pipe.arrivals.wrapping_add(1);
         }
     }
 }

@@ -3,70 +3,65 @@
 use std::time::Duration;
 
 use rustix::io::Errno;
+use syscalls::Sysno;
 
 use crate::linux::abi::{Guest, Reply, Value, field_u32, int, length};
-use crate::linux::call::{Outcome, Wait, WaitOn};
-use crate::linux::files::fds::{Files, Kind, MAX_DESCRIPTORS};
+use crate::linux::call::{Call, Outcome, Wait, WaitOn};
+use crate::linux::files::fds::Files;
+use crate::linux::files::ready::Look;
+use crate::linux::net::readiness::{ERR, HUP, IN, NVAL, OUT};
+use crate::linux::tasks::pending::Awaited;
 use crate::linux::time::{read_duration, read_timeval};
-
-/// `POLL*` of asm-generic/poll.h.
-const IN: u16 = 0x001;
-const OUT: u16 = 0x004;
-const ERR: u16 = 0x008;
-const HUP: u16 = 0x010;
-const NVAL: u16 = 0x020;
-const RDNORM: u16 = 0x040;
-const WRNORM: u16 = 0x100;
-
-/// What is there now to be done with a descriptor.
-fn events(files: &Files, fd: u64) -> u16 {
-    let Ok(file) = files.get(fd) else { return NVAL };
-    match file.kind {
-        Kind::Output(_) => OUT | WRNORM,
-        Kind::PipeReader(pipe) => {
-            let bytes = if files.pipes.len(pipe) > 0 {
-                IN | RDNORM
-            } else {
-                0
-            };
-            let end = if files.pipes.has_writer(pipe) { 0 } else { HUP };
-            bytes | end
-        }
-        Kind::PipeWriter(pipe) => {
-            let room = if files.pipes.room(pipe).is_ok() {
-                OUT | WRNORM
-            } else {
-                0
-            };
-            let end = if files.pipes.has_reader(pipe) { 0 } else { ERR };
-            room | end
-        }
-        // Files never wait, and standard input is at its end.
-        _ => IN | OUT | RDNORM | WRNORM,
-    }
-}
+use crate::memory::user::UserMemory;
 
 /// poll(2); a negative timeout is none.
-pub fn poll(files: &Files, guest: &mut Guest<'_>, array: u64, number: u64, timeout: u64) -> Reply {
+pub fn poll(
+    (files, awaited): (&Files, Awaited),
+    guest: &mut Guest<'_>,
+    array: u64,
+    number: u64,
+    timeout: u64,
+) -> Reply {
     let timeout = u64::try_from(int(timeout)).ok().map(Duration::from_millis);
-    let ready = check(files, guest, array, number)?;
+    let ready = check(
+        &mut Look::new(files, awaited),
+        files.most(),
+        guest,
+        (array, number),
+    )?;
     Ok(finish(ready, timeout))
 }
 
 /// ppoll(2) but for its signal mask; no timeout is none.
-pub fn ppoll(files: &Files, guest: &mut Guest<'_>, array: u64, number: u64, timeout: u64) -> Reply {
+pub fn ppoll(
+    (files, awaited): (&Files, Awaited),
+    guest: &mut Guest<'_>,
+    array: u64,
+    number: u64,
+    timeout: u64,
+) -> Reply {
     let timeout = if timeout == 0 {
         None
     } else {
         Some(read_duration(guest, timeout)?)
     };
-    let ready = check(files, guest, array, number)?;
+    let ready = check(
+        &mut Look::new(files, awaited),
+        files.most(),
+        guest,
+        (array, number),
+    )?;
     Ok(finish(ready, timeout))
 }
 
 /// An array of `struct pollfd`: int fd, short events, short revents.
-fn check(files: &Files, guest: &mut Guest<'_>, array: u64, number: u64) -> Value {
-    if number > length(MAX_DESCRIPTORS) {
+fn check(
+    look: &mut Look<'_>,
+    most: usize,
+    guest: &mut Guest<'_>,
+    (array, number): (u64, u64),
+) -> Value {
+    if number > length(most) {
         return Err(Errno::INVAL);
     }
     let mut ready = 0;
@@ -79,7 +74,7 @@ fn check(files: &Files, guest: &mut Guest<'_>, array: u64, number: u64) -> Value
         let found = if fd > i32::MAX.cast_unsigned() {
             0
         } else {
-            events(files, fd.into()) & (wanted | ERR | HUP | NVAL)
+            look.descriptor(fd.into()).events & (wanted | ERR | HUP | NVAL)
         };
         guest.write(at.checked_add(6).ok_or(Errno::FAULT)?, &found.to_le_bytes())?;
         ready += i64::from(found != 0);
@@ -118,7 +113,12 @@ pub fn mask_of_pselect(guest: &Guest<'_>, address: u64) -> Result<(u64, u64), Er
 }
 
 /// select(2), pselect6(2) but for its signal mask
-pub fn select(files: &Files, guest: &mut Guest<'_>, args: [u64; 6], form: Timeout) -> Reply {
+pub fn select(
+    (files, awaited): (&Files, Awaited),
+    guest: &mut Guest<'_>,
+    args: [u64; 6],
+    form: Timeout,
+) -> Reply {
     let [number, read, write, except, timeout, _] = args;
     let number = usize::try_from(int(number))
         .map_err(|_| Errno::INVAL)?
@@ -131,6 +131,7 @@ pub fn select(files: &Files, guest: &mut Guest<'_>, args: [u64; 6], form: Timeou
     // Sets are arrays of longs; only the first `number` bits count.
     let words = number.div_ceil(64);
     let sets = [(read, IN | HUP | ERR), (write, OUT | ERR), (except, 0)];
+    let mut look = Look::new(files, awaited);
     let mut ready = 0;
     let mut results = Vec::new();
     for (address, wanted) in sets.into_iter().filter(|(address, _)| *address != 0) {
@@ -143,7 +144,7 @@ pub fn select(files: &Files, guest: &mut Guest<'_>, args: [u64; 6], form: Timeou
             for bit in (0..64usize.min(number.saturating_sub(word * 64)))
                 .filter(|bit| asked >> bit & 1 != 0)
             {
-                let now = events(files, length(word * 64 + bit));
+                let now = look.descriptor(length(word * 64 + bit)).events;
                 if now == NVAL {
                     return Err(Errno::BADF);
                 }
@@ -155,17 +156,39 @@ pub fn select(files: &Files, guest: &mut Guest<'_>, args: [u64; 6], form: Timeou
             results.push((at, found));
         }
     }
-    for (at, found) in results {
-        guest.write(at, &found.to_le_bytes())?;
+    let outcome = finish(ready, timeout);
+    // A call that is made again has to find what was asked; of one that is not, this is the answer when its time is over.
+    if matches!(outcome, Outcome::Return(_)) || !files.has_sockets() {
+        for (at, found) in results {
+            guest.write(at, &found.to_le_bytes())?;
+        }
     }
-    Ok(finish(ready, timeout))
+    Ok(outcome)
+}
+
+/// The time of a wait is over: nothing is in the sets of select(2) then.
+pub fn write_none(memory: &mut dyn UserMemory, call: Call) {
+    let number = usize::try_from(call.number).ok().and_then(Sysno::new);
+    if !matches!(number, Some(Sysno::select | Sysno::pselect6)) {
+        return;
+    }
+    let [number, sets @ .., _, _] = call.args;
+    let words = u64::try_from(int(number))
+        .unwrap_or(0)
+        .min(1024)
+        .div_ceil(64);
+    for set in sets.into_iter().filter(|set| *set != 0) {
+        for word in 0..words {
+            // What was read can be written, unless the program has taken it away meanwhile.
+            let _ = memory.write(set.saturating_add(word * 8), &[0; 8]);
+        }
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::linux::testing::Machine;
-    use syscalls::Sysno;
 
     fn entries(machine: &mut Machine, entries: &[(i32, u16)]) -> u64 {
         let bytes: Vec<u8> = entries

@@ -116,6 +116,14 @@ impl Attributes {
             Kind::Output(_) | Kind::PipeReader(_) | Kind::PipeWriter(_) => {
                 Self::made_up(libc::S_IFIFO | 0o600)
             }
+            Kind::Socket(id) => Self {
+                inode: id.saturating_add(1 << 16),
+                ..Self::made_up(libc::S_IFSOCK | 0o777)
+            },
+            // Of no type, as Linux has it.
+            Kind::Epoll(_) | Kind::EventFd(_) | Kind::TimerFd(_) | Kind::SignalFd(_) => {
+                Self::made_up(0o600)
+            }
             Kind::Folder(None, _) => Self::passage(),
             Kind::Text(_) => Self::report(),
             Kind::File(file) | Kind::Handle(file) | Kind::Folder(Some(file), _) => {

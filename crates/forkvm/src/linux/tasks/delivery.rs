@@ -162,6 +162,8 @@ fn goes_on(number: u64) -> bool {
                 | Sysno::recvmsg
                 | Sysno::sendto
                 | Sysno::sendmsg
+                | Sysno::recvmmsg
+                | Sysno::sendmmsg
                 | Sysno::flock
                 | Sysno::ioctl
         )

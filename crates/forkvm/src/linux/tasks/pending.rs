@@ -64,10 +64,21 @@ impl Signal {
     }
 }
 
+/// What a task could take of the signals that were sent to it and to its process.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Awaited {
+    /// Which they are.
+    pub set: u64,
+    /// How many were sent so far.
+    pub sent: u64,
+}
+
 /// Signals that wait to be delivered.
 #[derive(Debug, Clone, Default)]
 pub struct Pending {
     set: u64,
+    /// How many were added so far.
+    sent: u64,
     /// In the order they came. One that is in the set but not here had no room.
     queue: VecDeque<Signal>,
 }
@@ -76,6 +87,15 @@ impl Pending {
     /// Which there are.
     pub fn set(&self) -> u64 {
         self.set
+    }
+
+    /// The same, with how many were added so far, together with those of another place.
+    pub fn awaited(&self, other: Option<&Self>) -> Awaited {
+        let (set, sent) = other.map_or((0, 0), |other| (other.set, other.sent));
+        Awaited {
+            set: self.set | set,
+            sent: self.sent.wrapping_add(sent),
+        }
     }
 
     /// How many are queued.
@@ -87,6 +107,7 @@ impl Pending {
     pub fn add(&mut self, signal: Signal, room: bool) {
         let there = self.set & bit(signal.number) != 0;
         self.set |= bit(signal.number);
+        self.sent = self.sent.wrapping_add(1);
         if room && (!there || signal.number >= FIRST_REAL_TIME) {
             self.queue.push_back(signal);
         }

@@ -10,7 +10,9 @@ use rustix::io::Errno;
 
 use crate::linux::abi::{Guest, Layout, Reply, Value, field_u32, field_u64, int};
 use crate::linux::call::{Outcome, Wait, WaitOn};
-use crate::linux::tasks::pending::{INFO_LEN, LAST, Pending, SI_TKILL, SI_USER, Signal, bit};
+use crate::linux::tasks::pending::{
+    Awaited, INFO_LEN, LAST, Pending, SI_TKILL, SI_USER, Signal, bit,
+};
 use crate::linux::tasks::task::{FIRST_TID, Tasks};
 use crate::linux::tasks::task_signals::{AltStack, SIGKILL, SIGSTOP};
 use crate::linux::time::{read_timeval_pair, timeval_bytes_of};
@@ -438,13 +440,25 @@ pub fn rt_sigtimedwait(
         0 => None,
         address => Some(crate::linux::time::read_duration(guest, address)?),
     };
-    let of = &mut tasks.current().signals;
-    let taken = of.pending.take(set).or_else(|| signals.pending.take(set));
-    if let Some(signal) = taken {
+    if let Some(signal) = take(signals, tasks, set) {
         guest.write_unless_null(info, &signal.info)?;
         return Ok(Outcome::Return(i64::from(signal.number)));
     }
     Ok(wait(time))
+}
+
+/// What the current task could take.
+pub fn awaited(signals: &Signals, tasks: &Tasks) -> Awaited {
+    let task = tasks.iter().nth(tasks.current_place());
+    signals
+        .pending
+        .awaited(task.map(|task| &task.signals.pending))
+}
+
+/// Takes a signal of the set that was sent to the current task or to the process.
+pub fn take(signals: &mut Signals, tasks: &mut Tasks, set: u64) -> Option<Signal> {
+    let of = &mut tasks.current().signals;
+    of.pending.take(set).or_else(|| signals.pending.take(set))
 }
 
 /// The task waits for a signal.

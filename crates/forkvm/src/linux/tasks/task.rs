@@ -50,6 +50,8 @@ pub struct Task {
     pub robust_list: u64,
     /// What it blocks, and what was sent to it.
     pub signals: TaskSignals,
+    /// How much of its call is done already that waits to do the rest: bytes.
+    pub progress: u64,
 }
 
 impl Task {
@@ -61,6 +63,7 @@ impl Task {
             clear_child_tid: 0,
             robust_list: 0,
             signals: TaskSignals::default(),
+            progress: 0,
         }
     }
 
@@ -107,6 +110,11 @@ impl Tasks {
     pub fn current(&mut self) -> &mut Task {
         let place = self.current.min(self.list.len() - 1);
         &mut self.list[place]
+    }
+
+    /// How much of its call the one that runs has done already.
+    pub fn progress(&self) -> u64 {
+        self.list.get(self.current).map_or(0, |task| task.progress)
     }
 
     /// The id of the one that runs.

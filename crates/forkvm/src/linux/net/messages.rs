@@ -1,0 +1,446 @@
+//! Sending and receiving: send(2), recv(2) and their relatives; read(2) and write(2) of sockets.
+//!
+//! A call that waits is made again from its start. What it has done of its work by then is kept with its task, so
+//! that a write of a megabyte is one, whatever fits into the other end's buffer.
+
+use rustix::io::Errno;
+
+use crate::linux::abi::{CHUNK, Guest, Layout, Reply, field_u32, field_u64, flags, int, length};
+use crate::linux::call::Outcome;
+use crate::linux::files::fds::{Files, O_NONBLOCK};
+use crate::linux::files::io::Pieces;
+use crate::linux::kept::Kept;
+use crate::linux::net::address::Address;
+use crate::linux::net::calls::{name_of, socket_of, wait};
+use crate::linux::net::socket::{CAPACITY, Id, Incoming, Style};
+use crate::linux::tasks::pending::{SI_USER, Signal};
+use crate::linux::tasks::signals::SIGPIPE;
+use crate::linux::tasks::task::Tasks;
+use crate::linux::told::{Told, Topic};
+
+const MSG_OOB: u32 = 1;
+const MSG_PEEK: u32 = 2;
+const MSG_TRUNC: u32 = 0x20;
+const MSG_DONTWAIT: u32 = 0x40;
+const MSG_WAITALL: u32 = 0x100;
+const MSG_ERRQUEUE: u32 = 0x2000;
+const MSG_NOSIGNAL: u32 = 0x4000;
+const MSG_CMSG_CLOEXEC: u32 = 0x4000_0000;
+
+const SOL_SOCKET: u32 = 1;
+const SCM_RIGHTS: u32 = 1;
+/// `struct msghdr`; an entry of sendmmsg(2) and recvmmsg(2); and `UIO_MAXIOV`.
+const HEADER_LEN: u64 = 56;
+const ENTRY_LEN: u64 = 64;
+const MAX_PIECES: u64 = 1024;
+/// What may be told beside a message (`net.core.optmem_max`).
+const MAX_CONTROL: u64 = 20480;
+
+/// What a call on a socket works with.
+pub struct Party<'a, 'b> {
+    /// The descriptors.
+    pub files: &'a mut Files,
+    /// The tasks.
+    pub tasks: &'a mut Kept<Tasks>,
+    /// What was told.
+    pub told: &'a mut Kept<Told>,
+    /// The machine.
+    pub guest: &'a mut Guest<'b>,
+}
+
+/// What has been received.
+struct Received {
+    len: u64,
+    from: Option<Address>,
+    flags: u32,
+}
+
+/// What comes of a try to receive.
+enum Got {
+    Data(Received),
+    Wait(Outcome),
+}
+
+impl Party<'_, '_> {
+    fn progress(&self) -> u64 {
+        self.tasks.progress()
+    }
+
+    /// The call waits, with so much done.
+    fn wait_with(&mut self, done: u64, time: Option<std::time::Duration>) -> Outcome {
+        if self.progress() != done {
+            self.tasks.current().progress = done;
+        }
+        wait(time)
+    }
+
+    /// Sends; a stream that nobody reads any more sends SIGPIPE, as pipes do.
+    pub fn send(&mut self, fd: u64, pieces: &Pieces, how: u32, to: Option<Address>) -> Reply {
+        let id = socket_of(self.files, fd)?;
+        if how & MSG_OOB != 0 {
+            return Err(Errno::OPNOTSUPP);
+        }
+        let nature = self.files.sockets.get(id)?.nature;
+        let connected = self.files.sockets.get(id)?.peer().is_some();
+        let blocks = self.files.get(fd)?.flags & O_NONBLOCK == 0 && how & MSG_DONTWAIT == 0;
+        let reply = match nature.style {
+            Style::Stream if to.is_some() && !nature.is_inet() => Err(match connected {
+                true => Errno::ISCONN,
+                false => Errno::OPNOTSUPP,
+            }),
+            Style::Stream => self.send_stream(id, pieces, blocks),
+            Style::Datagram => self.send_message(id, pieces, blocks, to.as_ref()),
+            Style::SeqPacket => self.send_message(id, pieces, blocks, None),
+        };
+        if reply == Err(Errno::PIPE) && how & MSG_NOSIGNAL == 0 && nature.style == Style::Stream {
+            let signal = Signal::by_process(SIGPIPE, SI_USER);
+            self.tasks.current().signals.pending.add(signal, true);
+        }
+        reply
+    }
+
+    fn send_stream(&mut self, id: Id, pieces: &Pieces, blocks: bool) -> Reply {
+        let total = pieces.total();
+        let mut done = self.progress();
+        let so_far = |done: u64| Ok(Outcome::Return(done.cast_signed()));
+        loop {
+            if done > 0 && done >= total {
+                return so_far(done);
+            }
+            let room = match self.files.sockets.room(id) {
+                Ok(room) => room,
+                Err(errno) if done > 0 => {
+                    // The next call is told.
+                    if errno != Errno::PIPE && errno != Errno::NOBUFS {
+                        self.files.sockets.get_mut(id)?.error = Some(errno);
+                    }
+                    return so_far(done);
+                }
+                Err(errno) => return Err(errno),
+            };
+            if total == 0 {
+                return so_far(0);
+            }
+            if room == 0 && !blocks {
+                return if done > 0 {
+                    so_far(done)
+                } else {
+                    Err(Errno::AGAIN)
+                };
+            }
+            if room == 0 {
+                let time = self.files.sockets.get(id)?.send_time;
+                return Ok(self.wait_with(done, time));
+            }
+            let part = length(room.min(CHUNK)).min(total - done);
+            let bytes = match pieces.gather(self.guest, done, part) {
+                Ok(bytes) => bytes,
+                Err(_) if done > 0 => return so_far(done),
+                Err(errno) => return Err(errno),
+            };
+            self.files.sockets.send_bytes(id, &bytes);
+            done = done.saturating_add(part);
+        }
+    }
+
+    fn send_message(
+        &mut self,
+        id: Id,
+        pieces: &Pieces,
+        blocks: bool,
+        to: Option<&Address>,
+    ) -> Reply {
+        let total = pieces.total();
+        if total > length(CAPACITY) {
+            return Err(Errno::MSGSIZE);
+        }
+        let name = match to {
+            Some(address) => Some(self.target(id, address)?),
+            None => None,
+        };
+        let bytes = pieces.gather(self.guest, 0, total)?;
+        let sent = self.files.sockets.send_message(id, name.as_ref(), &bytes);
+        if sent == Err(Errno::NETUNREACH) {
+            self.told.tell(Topic::Outgoing, self.guest);
+        }
+        match sent? {
+            true => Ok(Outcome::Return(total.cast_signed())),
+            false if !blocks => Err(Errno::AGAIN),
+            false => Ok(wait(self.files.sockets.get(id)?.send_time)),
+        }
+    }
+
+    fn target(&self, id: Id, address: &Address) -> Result<crate::linux::net::socket::Name, Errno> {
+        let inet = self.files.sockets.get(id)?.nature.is_inet();
+        if inet != matches!(address, Address::Inet(_)) {
+            return Err(if inet {
+                Errno::AFNOSUPPORT
+            } else {
+                Errno::INVAL
+            });
+        }
+        name_of(self.files, address)
+    }
+
+    /// Receives what read(2) does.
+    pub fn read(&mut self, fd: u64, pieces: &Pieces) -> Reply {
+        // A read of nothing does not look, unlike a receive.
+        if pieces.total() == 0 {
+            socket_of(self.files, fd)?;
+            return Ok(Outcome::Return(0));
+        }
+        self.receive(fd, pieces, 0).map(|got| match got {
+            Got::Data(received) => Outcome::Return(received.len.cast_signed()),
+            Got::Wait(outcome) => outcome,
+        })
+    }
+
+    fn receive(&mut self, fd: u64, pieces: &Pieces, how: u32) -> Result<Got, Errno> {
+        let id = socket_of(self.files, fd)?;
+        if how & MSG_OOB != 0 {
+            return Err(Errno::INVAL);
+        }
+        if how & MSG_ERRQUEUE != 0 {
+            return Err(Errno::AGAIN);
+        }
+        let blocks = self.files.get(fd)?.flags & O_NONBLOCK == 0 && how & MSG_DONTWAIT == 0;
+        match self.files.sockets.get(id)?.nature.style {
+            Style::Stream => self.receive_stream(id, pieces, how, blocks),
+            _ => self.receive_message(id, pieces, how, blocks),
+        }
+    }
+
+    fn receive_stream(
+        &mut self,
+        id: Id,
+        pieces: &Pieces,
+        how: u32,
+        blocks: bool,
+    ) -> Result<Got, Errno> {
+        let total = pieces.total();
+        let peek = how & MSG_PEEK != 0;
+        let whole = how & MSG_WAITALL != 0 && !peek && blocks;
+        let inet = self.files.sockets.get(id)?.nature.is_inet();
+        let from = match inet {
+            true => None,
+            false => self.files.sockets.get(id)?.remote.clone(),
+        };
+        let mut done = self.progress();
+        let so_far = |done: u64| {
+            Ok(Got::Data(Received {
+                len: done,
+                from: from.clone(),
+                flags: 0,
+            }))
+        };
+        loop {
+            let incoming = match self.files.sockets.get_mut(id)?.incoming() {
+                Ok(incoming) => incoming,
+                Err(errno) if done > 0 => {
+                    self.files.sockets.get_mut(id)?.error = Some(errno);
+                    return so_far(done);
+                }
+                Err(errno) => return Err(errno),
+            };
+            match incoming {
+                Incoming::Something => {
+                    let most = usize::try_from(total - done).unwrap_or(usize::MAX);
+                    let bytes = self.files.sockets.get(id)?.peek_bytes(most);
+                    // Of TCP, what is to be cut is thrown away (tcp(7)).
+                    if !(inet && how & MSG_TRUNC != 0) {
+                        match pieces.scatter(self.guest, done, &bytes) {
+                            Err(_) if done > 0 => return so_far(done),
+                            written => written?,
+                        }
+                    }
+                    if !peek {
+                        self.files.sockets.drop_bytes(id, bytes.len());
+                    }
+                    done = done.saturating_add(length(bytes.len()));
+                    if !whole || done >= total {
+                        return so_far(done);
+                    }
+                }
+                Incoming::End => return so_far(done),
+                Incoming::Nothing if !blocks => {
+                    return if done > 0 {
+                        so_far(done)
+                    } else {
+                        Err(Errno::AGAIN)
+                    };
+                }
+                Incoming::Nothing => {
+                    let time = self.files.sockets.get(id)?.receive_time;
+                    return Ok(Got::Wait(self.wait_with(done, time)));
+                }
+            }
+        }
+    }
+
+    fn receive_message(
+        &mut self,
+        id: Id,
+        pieces: &Pieces,
+        how: u32,
+        blocks: bool,
+    ) -> Result<Got, Errno> {
+        let data = |len, from, flags| Ok(Got::Data(Received { len, from, flags }));
+        match self.files.sockets.get_mut(id)?.incoming()? {
+            Incoming::Something => {}
+            Incoming::End => return data(0, None, 0),
+            Incoming::Nothing if !blocks => return Err(Errno::AGAIN),
+            Incoming::Nothing => {
+                return Ok(Got::Wait(wait(self.files.sockets.get(id)?.receive_time)));
+            }
+        }
+        let Some(message) = self.files.sockets.get(id)?.peek_message().cloned() else {
+            return data(0, None, 0);
+        };
+        let whole = length(message.bytes.len());
+        let len = whole.min(pieces.total());
+        let part = usize::try_from(len).unwrap_or(usize::MAX);
+        let bytes = message.bytes.get(..part).unwrap_or_default();
+        pieces.scatter(self.guest, 0, bytes)?;
+        if how & MSG_PEEK == 0 {
+            self.files.sockets.drop_message(id);
+        }
+        let cut = if len < whole { MSG_TRUNC } else { 0 };
+        let told = if how & MSG_TRUNC != 0 { whole } else { len };
+        data(told, Some(message.from), cut)
+    }
+
+    /// sendto(2)
+    pub fn sendto(&mut self, args: [u64; 6]) -> Reply {
+        let [fd, buffer, len, how, address, address_len] = args;
+        let to = match address {
+            0 => None,
+            _ => Some(Address::read(self.guest, address, address_len)?),
+        };
+        self.send(fd, &Pieces::one(buffer, len), flags(how), to)
+    }
+
+    /// recvfrom(2)
+    pub fn recvfrom(&mut self, args: [u64; 6]) -> Reply {
+        let [fd, buffer, len, how, address, address_len] = args;
+        let received = match self.receive(fd, &Pieces::one(buffer, len), flags(how))? {
+            Got::Data(received) => received,
+            Got::Wait(outcome) => return Ok(outcome),
+        };
+        if address != 0 {
+            match received.from {
+                Some(from) if from != Address::Unnamed => {
+                    from.write(self.guest, address, address_len)?;
+                }
+                _ => self.guest.write(address_len, &0u32.to_le_bytes())?,
+            }
+        }
+        Ok(Outcome::Return(received.len.cast_signed()))
+    }
+
+    /// sendmsg(2): a `struct msghdr`.
+    pub fn sendmsg(&mut self, fd: u64, header: u64, how: u64) -> Reply {
+        socket_of(self.files, fd)?;
+        let bytes: [u8; HEADER_LEN as usize] = self.guest.read(header)?;
+        let field = |at| field_u64(&bytes, at);
+        let to = match (field(0), field_u32(&bytes, 8)) {
+            (0, _) | (_, 0) => None,
+            (name, len) => Some(Address::read(self.guest, name, len.into())?),
+        };
+        let pieces = self.pieces(field(16), field(24))?;
+        self.check_control(field(32), field(40))?;
+        self.send(fd, &pieces, flags(how), to)
+    }
+
+    fn pieces(&self, address: u64, number: u64) -> Result<Pieces, Errno> {
+        if number > MAX_PIECES {
+            return Err(Errno::MSGSIZE);
+        }
+        Pieces::vector(self.guest, address, number)
+    }
+
+    /// What is sent beside a message: `struct cmsghdr` length, level, type. Descriptors are not.
+    fn check_control(&mut self, address: u64, len: u64) -> Result<(), Errno> {
+        const HEAD: u64 = 16;
+        if address == 0 || len == 0 {
+            return Ok(());
+        }
+        if len > MAX_CONTROL {
+            return Err(Errno::NOBUFS);
+        }
+        let mut at = 0;
+        while at + HEAD <= len {
+            let place = address.checked_add(at).ok_or(Errno::FAULT)?;
+            let head: [u8; HEAD as usize] = self.guest.read(place)?;
+            let size = field_u64(&head, 0);
+            if size < HEAD || size > len - at {
+                return Err(Errno::INVAL);
+            }
+            if (field_u32(&head, 8), field_u32(&head, 12)) == (SOL_SOCKET, SCM_RIGHTS) {
+                self.told.tell(Topic::Rights, self.guest);
+                return Err(Errno::INVAL);
+            }
+            at = at.saturating_add(size.next_multiple_of(8));
+        }
+        Ok(())
+    }
+
+    /// recvmsg(2). Nothing is ever told beside a message.
+    pub fn recvmsg(&mut self, fd: u64, header: u64, how: u64) -> Reply {
+        socket_of(self.files, fd)?;
+        let how = flags(how);
+        let bytes: [u8; HEADER_LEN as usize] = self.guest.read(header)?;
+        let field = |at| field_u64(&bytes, at);
+        let (name, room) = (field(0), field_u32(&bytes, 8).cast_signed());
+        let room = usize::try_from(room).map_err(|_| Errno::INVAL)?;
+        let pieces = self.pieces(field(16), field(24))?;
+        let received = match self.receive(fd, &pieces, how)? {
+            Got::Data(received) => received,
+            Got::Wait(outcome) => return Ok(outcome),
+        };
+        let place = |offset: u64| header.checked_add(offset).ok_or(Errno::FAULT);
+        let from = received.from.filter(|from| *from != Address::Unnamed);
+        let from = from.map_or(Vec::new(), |from| from.bytes());
+        if name != 0 {
+            let part = from.get(..room.min(from.len())).unwrap_or_default();
+            self.guest.write(name, part)?;
+            let len = u32::try_from(from.len()).unwrap_or(0);
+            self.guest.write(place(8)?, &len.to_le_bytes())?;
+        }
+        let told = received.flags | how & MSG_CMSG_CLOEXEC;
+        let rest = Layout::<12>::new().u64(0, 0).u32(8, told);
+        self.guest.write(place(40)?, rest.done())?;
+        Ok(Outcome::Return(received.len.cast_signed()))
+    }
+
+    /// sendmmsg(2), recvmmsg(2): after the first message they do not wait.
+    pub fn many(&mut self, args: [u64; 6], send: bool) -> Reply {
+        let [fd, vector, number, how, ..] = args;
+        let number = flags(number).min(1024);
+        socket_of(self.files, fd)?;
+        let mut done: i64 = 0;
+        for i in 0..u64::from(number) {
+            let at = vector.checked_add(i * ENTRY_LEN).ok_or(Errno::FAULT)?;
+            let how = how | if i > 0 { u64::from(MSG_DONTWAIT) } else { 0 };
+            let reply = match send {
+                true => self.sendmsg(fd, at, how),
+                false => self.recvmsg(fd, at, how),
+            };
+            match reply {
+                Ok(Outcome::Return(len)) => {
+                    let len_at = at.checked_add(HEADER_LEN).ok_or(Errno::FAULT)?;
+                    self.guest
+                        .write(len_at, &int(len.cast_unsigned()).to_le_bytes())?;
+                    done += 1;
+                }
+                Ok(outcome) => return Ok(outcome),
+                Err(errno) if done == 0 => return Err(errno),
+                Err(_) => break,
+            }
+            // What was done of this one is not the next one's.
+            if self.progress() != 0 {
+                self.tasks.current().progress = 0;
+            }
+        }
+        Ok(Outcome::Return(done))
+    }
+}

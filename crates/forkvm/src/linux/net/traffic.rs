@@ -1,0 +1,219 @@
+//! Bytes and messages on their way between sockets.
+
+use std::net::SocketAddr;
+
+use rustix::io::Errno;
+
+use crate::linux::net::address::{Address, plain, reachable, shown};
+use crate::linux::net::socket::{CAPACITY, Family, Id, Message, Name, Socket, State, Style, cost};
+use crate::linux::net::sockets::{MAX_BYTES, Sockets, is_own, serves};
+
+/// The longest datagram of UDP over IPv4.
+const MAX_UDP: usize = 65507;
+
+impl Sockets {
+    /// How many bytes of a stream can be sent now; none: later.
+    pub fn room(&mut self, id: Id) -> Result<usize, Errno> {
+        self.check_writable(id)?;
+        let total = MAX_BYTES.saturating_sub(self.held);
+        match self.peer_mut(id) {
+            Some(_) if total == 0 => Err(Errno::NOBUFS),
+            Some(peer) => Ok(peer.room().min(total)),
+            // The other end is gone, which is found out by sending.
+            None => Ok(CAPACITY),
+        }
+    }
+
+    fn check_writable(&mut self, id: Id) -> Result<(), Errno> {
+        let socket = self.get_mut(id)?;
+        let inet = socket.nature.is_inet();
+        if inet && let Some(error) = socket.error.take() {
+            return Err(error);
+        }
+        match socket.state {
+            _ if socket.write_shut => Err(Errno::PIPE),
+            State::Connected(_) => Ok(()),
+            _ if inet => Err(Errno::PIPE),
+            _ => Err(Errno::NOTCONN),
+        }
+    }
+
+    /// Sends bytes for which there is room.
+    pub fn send_bytes(&mut self, id: Id, bytes: &[u8]) {
+        match self.peer_mut(id) {
+            Some(peer) => {
+                let counted = peer.push_bytes(bytes);
+                self.held = self.held.saturating_add(counted);
+            }
+            // Whoever is gone answers with a reset.
+            None => {
+                if let Ok(socket) = self.get_mut(id) {
+                    socket.error = Some(Errno::PIPE);
+                    (socket.read_shut, socket.write_shut) = (true, true);
+                    socket.arrived();
+                    socket.opened();
+                }
+            }
+        }
+    }
+
+    /// Sends a message to the other end or to where `to` says. False: later.
+    pub fn send_message(&mut self, id: Id, to: Option<&Name>, bytes: &[u8]) -> Result<bool, Errno> {
+        let nature = self.get(id)?.nature;
+        let most = match nature.is_inet() {
+            true => MAX_UDP,
+            false => CAPACITY - cost(0),
+        };
+        if bytes.len() > most {
+            return Err(Errno::MSGSIZE);
+        }
+        let target = match (nature.style, nature.is_inet()) {
+            (Style::Datagram, true) => self.udp_target(id, to)?,
+            (Style::Datagram, false) => Some(self.unix_target(id, to)?),
+            _ => {
+                self.check_writable(id)?;
+                Some(self.get(id)?.peer().ok_or(Errno::NOTCONN)?)
+            }
+        };
+        let v6 = |socket: &Socket| socket.nature.family == Family::V6;
+        let from = match &self.get(id)?.local {
+            Some(Address::Inet(address)) => {
+                // Who is bound to any address sends from the loopback's.
+                let to_v6 = target.is_some_and(|target| self.get(target).is_ok_and(v6));
+                Address::Inet(shown(reachable(plain(*address)), to_v6))
+            }
+            Some(address) => address.clone(),
+            None => Address::Unnamed,
+        };
+        let held = self.held;
+        let Some(target) = target.and_then(|target| self.get_mut(target).ok()) else {
+            return Ok(true);
+        };
+        if target.room() < cost(bytes.len()) {
+            // UDP has nobody wait.
+            return Ok(nature.is_inet());
+        }
+        if held.saturating_add(cost(bytes.len())) > MAX_BYTES {
+            return Err(Errno::NOBUFS);
+        }
+        let bytes = bytes.to_vec();
+        let counted = target.push_message(Message { bytes, from });
+        self.held = held.saturating_add(counted);
+        Ok(true)
+    }
+
+    /// Who gets a datagram over UDP; `None`: nobody, which whoever sends to one address learns of later.
+    fn udp_target(&mut self, id: Id, to: Option<&Name>) -> Result<Option<Id>, Errno> {
+        let socket = self.get_mut(id)?;
+        if let Some(error) = socket.error.take() {
+            return Err(error);
+        }
+        if socket.write_shut {
+            return Err(Errno::PIPE);
+        }
+        let to = match (to, &socket.state) {
+            (Some(Name::Inet(to)), _) => *to,
+            (None, State::Aimed(to)) => *to,
+            _ => return Err(Errno::DESTADDRREQ),
+        };
+        if !is_own(to.ip()) {
+            return Err(Errno::NETUNREACH);
+        }
+        let to = reachable(to);
+        self.bind_to_loopback(id, to)?;
+        let found = self.udp_socket_at(to, self.udp_source(id));
+        if found.is_none() {
+            let socket = self.get_mut(id)?;
+            if matches!(socket.state, State::Aimed(_)) {
+                socket.error = Some(Errno::CONNREFUSED);
+                socket.arrived();
+            }
+        }
+        Ok(found)
+    }
+
+    fn udp_source(&self, id: Id) -> Option<SocketAddr> {
+        match self.get(id).ok()?.local {
+            Some(Address::Inet(address)) => Some(reachable(plain(address))),
+            _ => None,
+        }
+    }
+
+    /// Who receives datagrams that come to an address from another one.
+    fn udp_socket_at(&self, to: SocketAddr, from: Option<SocketAddr>) -> Option<Id> {
+        self.iter()
+            .filter(|(_, socket)| socket.nature.style == Style::Datagram)
+            .filter(|(_, socket)| match socket.state {
+                State::Aimed(aim) => Some(reachable(aim)) == from,
+                _ => true,
+            })
+            .find(|(_, socket)| {
+                matches!(socket.name, Some(Name::Inet(at)) if at.port() == to.port()
+                    && serves(socket, at.ip(), to.ip()))
+            })
+            .map(|(id, _)| id)
+    }
+
+    fn unix_target(&mut self, id: Id, to: Option<&Name>) -> Result<Id, Errno> {
+        let socket = self.get_mut(id)?;
+        if let Some(error) = socket.error.take() {
+            return Err(error);
+        }
+        if socket.write_shut {
+            return Err(Errno::PIPE);
+        }
+        let (target, connected) = match (to, &socket.state) {
+            (Some(name), _) => (self.unix_socket_at(name)?, false),
+            (None, State::Connected(peer)) => (*peer, true),
+            _ => return Err(Errno::NOTCONN),
+        };
+        match self.get(target) {
+            Err(_) if connected => {
+                // It learns of that once.
+                self.get_mut(id)?.state = State::New;
+                Err(Errno::CONNREFUSED)
+            }
+            Err(_) => Err(Errno::CONNREFUSED),
+            Ok(other) if other.read_shut => Err(Errno::PIPE),
+            // Who is connected to somebody hears nobody else.
+            Ok(other) if other.peer().is_some_and(|peer| peer != id) => Err(Errno::PERM),
+            Ok(_) => Ok(target),
+        }
+    }
+
+    /// The datagram socket of a name.
+    pub fn unix_socket_at(&self, name: &Name) -> Result<Id, Errno> {
+        let found = self
+            .iter()
+            .find(|(_, other)| other.name.as_ref() == Some(name));
+        match found {
+            Some((_, other)) if other.nature.style != Style::Datagram => Err(Errno::PROTOTYPE),
+            Some((id, _)) => Ok(id),
+            None if matches!(name, Name::Path(_)) => Err(Errno::NOENT),
+            None => Err(Errno::CONNREFUSED),
+        }
+    }
+
+    /// Takes bytes of a stream away that were read.
+    pub fn drop_bytes(&mut self, id: Id, len: usize) {
+        if let Ok(socket) = self.get_mut(id) {
+            let (counted, opened) = socket.drop_bytes(len);
+            self.dropped(id, counted, opened);
+        }
+    }
+
+    /// Takes the message away that was read.
+    pub fn drop_message(&mut self, id: Id) {
+        if let Ok(socket) = self.get_mut(id) {
+            let (counted, opened) = socket.drop_message();
+            self.dropped(id, counted, opened);
+        }
+    }
+
+    fn dropped(&mut self, id: Id, counted: usize, opened: bool) {
+        self.held = self.held.saturating_sub(counted);
+        if opened && let Some(peer) = self.peer_mut(id) {
+            peer.opened();
+        }
+    }
+}
