@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use syscalls::Sysno;
 
-use crate::linux::abi::int;
+use crate::linux::abi::{int, length};
 use crate::linux::call::{Call, Outcome};
 use crate::memory::user::UserMemory;
 
@@ -135,7 +135,8 @@ fn string(memory: &dyn UserMemory, address: u64, len: Option<u64>) -> String {
     });
     let mut bytes = Vec::new();
     let mut ended = len.is_some_and(|len| usize::try_from(len).is_ok_and(|len| len <= SHOWN));
-    for at in (address..).take(most) {
+    let places = (0..length(most)).map_while(|i| address.checked_add(i));
+    for at in places {
         let mut byte = [0];
         if memory.read(at, &mut byte).is_err() {
             if bytes.is_empty() {
