@@ -9,14 +9,16 @@ use std::sync::Arc;
 use rustix::io::Errno;
 
 use crate::linux::abi::{Guest, Value, count, flags, int};
-use crate::linux::files::host_files::HostFile;
 use crate::linux::files::overlay::Overlay;
 use crate::linux::files::pipes::{MAX_PIPES, MORE_PIPES, Pipes};
-use crate::linux::net::counters::{EventFd, TimerFd};
 use crate::linux::net::epoll::Epolls;
-use crate::linux::net::socket::Id;
 use crate::linux::net::sockets::Sockets;
 use crate::request::Stream;
+
+pub use crate::linux::files::open_file::{
+    Device, Kind, O_ACCMODE, O_APPEND, O_CLOEXEC, O_CREAT, O_DIRECTORY, O_EXCL, O_LARGEFILE,
+    O_NOFOLLOW, O_NONBLOCK, O_PATH, O_TMPFILE, O_TRUNC, OpenFile, SETTABLE,
+};
 
 /// Most descriptors of one fork (`RLIMIT_NOFILE`); those of the host behind them are counted in `host_files`.
 pub const MAX_DESCRIPTORS: usize = 256;
@@ -25,117 +27,6 @@ pub const MORE_DESCRIPTORS: usize = 1024;
 
 /// Most bytes of all texts that a fork has open, which the host holds for it.
 const MAX_TEXT_BYTES: usize = 1 << 20;
-
-/// `O_*` of asm-generic/fcntl.h, as far as they are looked at.
-pub const O_ACCMODE: u32 = 3;
-pub const O_CREAT: u32 = 0o100;
-pub const O_EXCL: u32 = 0o200;
-pub const O_TRUNC: u32 = 0o1000;
-pub const O_APPEND: u32 = 0o2000;
-pub const O_NONBLOCK: u32 = 0o4000;
-pub const O_DIRECTORY: u32 = 0o20_0000;
-pub const O_NOFOLLOW: u32 = 0o40_0000;
-pub const O_CLOEXEC: u32 = 0o200_0000;
-/// `__O_TMPFILE`, which comes with `O_DIRECTORY`.
-pub const O_TMPFILE: u32 = 0o2000_0000;
-pub const O_PATH: u32 = 0o1000_0000;
-/// `O_APPEND`, `O_NONBLOCK`, `O_ASYNC`, `O_DIRECT`, `O_NOATIME`: what `F_SETFL` may change.
-pub const SETTABLE: u32 = O_APPEND | O_NONBLOCK | 0o2_0000 | 0o4_0000 | 0o100_0000;
-/// `O_LARGEFILE`, which the kernel adds for 64-bit programs.
-pub const O_LARGEFILE: u32 = 0o10_0000;
-
-/// What an open file is.
-#[derive(Debug, Clone)]
-pub enum Kind {
-    /// Standard input, which is at its end.
-    Stdin,
-    /// Standard output or error.
-    Output(Stream),
-    /// A regular file of the host.
-    File(Arc<HostFile>),
-    /// A regular file of the overlay, by its number, and its path when it was opened.
-    Node(u64, Arc<[u8]>),
-    /// A folder, with the host's if it is one that the program may list, and its path as the program sees it.
-    Folder(Option<Arc<HostFile>>, Arc<[u8]>),
-    /// Something opened with `O_PATH` that is neither.
-    Handle(Arc<HostFile>),
-    /// A device.
-    Device(Device),
-    /// A file whose text was made when it was opened.
-    Text(Arc<[u8]>),
-    /// The end of a pipe to read from.
-    PipeReader(usize),
-    /// The end of a pipe to write to.
-    PipeWriter(usize),
-    /// A socket.
-    Socket(Id),
-    /// Open files that are watched (epoll(7)).
-    Epoll(usize),
-    /// A counter (eventfd(2)).
-    EventFd(EventFd),
-    /// A timer (timerfd_create(2)).
-    TimerFd(TimerFd),
-    /// These signals (signalfd(2)).
-    SignalFd(u64),
-}
-
-/// The devices there are.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Device {
-    /// `/dev/null`
-    Null,
-    /// `/dev/zero`
-    Zero,
-    /// `/dev/full`
-    Full,
-    /// `/dev/random`
-    Random,
-    /// `/dev/urandom`
-    Urandom,
-    /// `/dev/tty`: there is no terminal.
-    Tty,
-}
-
-/// An open file description.
-#[derive(Debug, Clone)]
-pub struct OpenFile {
-    /// What it is.
-    pub kind: Kind,
-    /// Where the next `read` starts. For a folder the position its file system knows.
-    pub offset: u64,
-    /// `O_*` without those that only matter at `open`.
-    pub flags: u32,
-    references: usize,
-}
-
-impl OpenFile {
-    /// A file at its start.
-    pub fn new(kind: Kind, flags: u32) -> Self {
-        Self {
-            kind,
-            offset: 0,
-            flags: flags & (O_ACCMODE | SETTABLE | O_PATH | O_DIRECTORY | O_NOFOLLOW),
-            references: 0,
-        }
-    }
-
-    fn text_len(&self) -> usize {
-        match &self.kind {
-            Kind::Text(text) => text.len(),
-            _ => 0,
-        }
-    }
-
-    /// True if the program may read from it.
-    pub fn readable(&self) -> bool {
-        self.flags & O_PATH == 0 && matches!(self.flags & O_ACCMODE, 0 | 2)
-    }
-
-    /// True if the program may write to it.
-    pub fn writable(&self) -> bool {
-        self.flags & O_PATH == 0 && matches!(self.flags & O_ACCMODE, 1 | 2)
-    }
-}
 
 /// What a number stands for.
 #[derive(Debug, Clone, Copy)]

@@ -13,6 +13,7 @@ pub mod host_files;
 pub mod io;
 pub mod known;
 pub mod open;
+pub mod open_file;
 pub mod overlay;
 pub mod paths;
 pub mod pipes;
