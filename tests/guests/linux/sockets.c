@@ -365,6 +365,29 @@ static void ending(void)
     CALL(recv(fd, &byte, 1, 0));
     close(fd);
 
+    /* Without waiting. */
+    l = listens(AF_INET, ADDRESS(any));
+    address = v4("127.0.0.1", port_of(l));
+    fd = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK, 0);
+    CALL(connect(fd, ADDRESS(address)));
+    nanosleep(&little, NULL);
+    printf("goes on: %x %x\n", events(fd), events(l));
+    CALL(option(fd, SOL_SOCKET, SO_ERROR));
+    CALL(connect(fd, ADDRESS(address)));
+    CALL(connect(fd, ADDRESS(address)));
+    close(fd);
+    close(l);
+    for (int i = 0; i < 2; i++) {
+        fd = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK, 0);
+        CALL(connect(fd, ADDRESS(address)));
+        nanosleep(&little, NULL);
+        printf("refused: %x\n", events(fd));
+        if (i) CALL(option(fd, SOL_SOCKET, SO_ERROR));
+        CALL(connect(fd, ADDRESS(address)));
+        printf("refused: %x\n", events(fd));
+        close(fd);
+    }
+
     /* Time limits. */
     connected(0);
     struct timeval time = {0, 30000};

@@ -217,6 +217,17 @@ pub fn connect(files: &mut Files, told: &mut Told, guest: &mut Guest<'_>, args: 
     let name = name_of(files, &address)?;
     match (&socket.state, nature.style) {
         (_, Style::Datagram) => return aim(files, id, &name, address),
+        (State::Connected(_), _) if socket.connecting => {
+            // It was told that this goes on, and now is that it is done.
+            files.sockets.get_mut(id)?.connecting = false;
+            return Ok(Outcome::Return(0));
+        }
+        (State::New, _) if socket.connecting => {
+            let socket = files.sockets.get_mut(id)?;
+            socket.connecting = false;
+            (socket.read_shut, socket.write_shut) = (false, false);
+            return Err(socket.error.take().unwrap_or(Errno::CONNABORTED));
+        }
         (State::New, _) => {}
         (State::Listening { .. }, _) if !nature.is_inet() => return Err(Errno::INVAL),
         _ => return Err(Errno::ISCONN),
@@ -229,9 +240,18 @@ pub fn connect(files: &mut Files, told: &mut Told, guest: &mut Guest<'_>, args: 
         Name::Inet(to) => Name::Inet(reachable(to)),
         name => name,
     };
+    let blocks = files.get(fd)?.flags & O_NONBLOCK == 0;
     let Some(listener) = files.sockets.listener_at(nature, &name) else {
         return Err(match name {
             Name::Path(_) => no_listener(files, &name, nature.style),
+            Name::Inet(_) if !blocks => {
+                let socket = files.sockets.get_mut(id)?;
+                socket.error = Some(Errno::CONNREFUSED);
+                (socket.read_shut, socket.write_shut) = (true, true);
+                socket.connecting = true;
+                socket.opened();
+                Errno::INPROGRESS
+            }
             _ => Errno::CONNREFUSED,
         });
     };
@@ -243,8 +263,13 @@ pub fn connect(files: &mut Files, told: &mut Told, guest: &mut Guest<'_>, args: 
         _ => None,
     };
     match files.sockets.connect(id, listener, to)? {
+        // Over IP that takes its time, however short it is.
+        Connected::Done if to.is_some() && !blocks => {
+            files.sockets.get_mut(id)?.connecting = true;
+            Err(Errno::INPROGRESS)
+        }
         Connected::Done => Ok(Outcome::Return(0)),
-        Connected::Full if files.get(fd)?.flags & O_NONBLOCK != 0 => Err(Errno::AGAIN),
+        Connected::Full if !blocks => Err(Errno::AGAIN),
         Connected::Full => Ok(wait(files.sockets.get(id)?.send_time)),
     }
 }

@@ -164,6 +164,8 @@ pub struct Socket {
     pub receive_time: Option<Duration>,
     /// `SO_SNDTIMEO`
     pub send_time: Option<Duration>,
+    /// connect(2) was told that it goes on, not yet what came of it.
+    pub connecting: bool,
     /// It is the engine's end of a connection.
     pub of_engine: bool,
     pub(super) bytes: VecDeque<u8>,
@@ -188,6 +190,7 @@ impl Socket {
             options: BTreeMap::new(),
             receive_time: None,
             send_time: None,
+            connecting: false,
             of_engine: false,
             bytes: VecDeque::new(),
             messages: VecDeque::new(),
