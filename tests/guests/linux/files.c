@@ -5,9 +5,13 @@
 #include <dirent.h>
 #include <fcntl.h>
 #include <stdlib.h>
+#include <sys/file.h>
+#include <sys/inotify.h>
 #include <sys/mman.h>
+#include <sys/sendfile.h>
 #include <sys/stat.h>
 #include <sys/uio.h>
+#include <sys/xattr.h>
 #include <unistd.h>
 
 #define MODE(path)                                                                             \
@@ -317,6 +321,118 @@ static void mapped(void)
     CALL(close(fd));
 }
 
+static void shared(void)
+{
+    put("shared", "");
+    int fd = open("shared", O_RDWR), other = open("shared", O_RDONLY);
+    CALL(ftruncate(fd, 10000));
+    char *p = mmap(0, 12288, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    CHECK(p != MAP_FAILED);
+    CALL((long)mmap(0, 4096, PROT_READ | PROT_WRITE, MAP_SHARED, other, 0));
+    char *q = mmap(0, 12288, PROT_READ, MAP_SHARED, other, 0);
+    CHECK(q != MAP_FAILED && !q[5000]);
+    CALL(mprotect(q, 4096, PROT_READ | PROT_WRITE));
+    memcpy(p + 5000, "by the mapping", 14);
+    char text[20] = "";
+    CALL(pread(fd, text, 14, 5000));
+    printf("%s\n", text);
+    CHECK(!memcmp(q + 5000, "by the mapping", 14));
+    CALL(pwrite(fd, "by the call", 11, 5000));
+    printf("%.14s, %.14s\n", p + 5000, q + 5000);
+    memcpy(p + 9000, "last", 4);
+    CALL(munmap(p, 12288));
+    CALL(pread(fd, text, 4, 9000));
+    printf("%.4s\n", text);
+    CALL(close(fd));
+    CALL(close(other));
+    CHECK(!memcmp(q + 9000, "last", 4));
+    CALL(munmap(q, 12288));
+}
+
+static void memory_files(void)
+{
+    int fd = memfd_create("name", MFD_CLOEXEC);
+    CHECK(fd >= 0);
+    CALL(fcntl(fd, F_GETFD));
+    CALL(write(fd, "in memory", 9));
+    struct stat s;
+    CALL(fstat(fd, &s));
+    printf("%o %ld bytes, %ld links\n", s.st_mode, (long)s.st_size, (long)s.st_nlink);
+    CALL(fcntl(fd, F_GET_SEALS));
+    CALL(fcntl(fd, F_ADD_SEALS, F_SEAL_WRITE));
+    char *p = mmap(0, 4096, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    CHECK(p != MAP_FAILED && !memcmp(p, "in memory", 9));
+    p[0] = 'I';
+    char text[20] = "";
+    CALL(pread(fd, text, 19, 0));
+    puts(text);
+    CALL(close(fd));
+    CHECK((fd = memfd_create("", MFD_ALLOW_SEALING)) >= 0);
+    CALL(ftruncate(fd, 100));
+    CALL(fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK));
+    CALL(ftruncate(fd, 50));
+    CALL(ftruncate(fd, 150));
+    CALL(fcntl(fd, F_ADD_SEALS, F_SEAL_GROW | F_SEAL_SEAL));
+    CALL(write(fd, text, 10));
+    CALL(ftruncate(fd, 151));
+    CALL(fcntl(fd, F_ADD_SEALS, F_SEAL_WRITE));
+    CALL(fcntl(fd, F_GET_SEALS));
+    CALL(close(fd));
+    CALL(memfd_create("x", 1 << 20));
+    CALL(memfd_create((char *)8, 0));
+    CALL(fcntl(1, F_GET_SEALS));
+}
+
+static void copies(void)
+{
+    put("from", "0123456789");
+    put("to", "");
+    int from = open("from", O_RDONLY), to = open("to", O_RDWR);
+    off_t at = 3;
+    CALL(sendfile(to, from, &at, 4));
+    printf("%ld\n", (long)at);
+    CALL(sendfile(to, from, 0, 2));
+    CALL(lseek(from, 0, SEEK_CUR));
+    CALL(lseek(to, 0, SEEK_CUR));
+    show("to");
+    CALL(sendfile(from, to, 0, 1));
+    CALL(sendfile(77, from, 0, 1));
+    off_t end = 1;
+    CALL(copy_file_range(from, 0, to, &end, 100, 0));
+    printf("%ld\n", (long)end);
+    show("to");
+    CALL(copy_file_range(from, 0, to, 0, 100, 0));
+    CALL(copy_file_range(from, 0, to, 0, 100, 1));
+    CALL(copy_file_range(to, 0, from, 0, 100, 0));
+    CALL(lseek(to, 0, SEEK_SET));
+    CALL(copy_file_range(to, 0, to, 0, 100, 0));
+    int pipes[2];
+    CALL(pipe(pipes));
+    at = 0;
+    CALL(sendfile(pipes[1], from, &at, 5));
+    char text[10];
+    CALL(read(pipes[0], text, 10));
+    printf("%.5s\n", text);
+    struct flock lock = {.l_type = F_WRLCK, .l_whence = SEEK_SET};
+    CALL(fcntl(to, F_SETLK, &lock));
+    CALL(fcntl(to, F_GETLK, &lock));
+    printf("%d\n", lock.l_type == F_UNLCK);
+    CALL(flock(to, LOCK_EX | LOCK_NB));
+    CALL(flock(to, LOCK_UN));
+    CALL(flock(77, LOCK_UN));
+    CALL(sync_file_range(to, 0, 1, 0));
+    CALL(getxattr("to", "user.none", text, 10));
+    CALL(listxattr("to", text, 10));
+    int watch = inotify_init1(IN_NONBLOCK);
+    CHECK(watch >= 0);
+    CALL(inotify_add_watch(watch, ".", IN_DELETE));
+    CALL(inotify_add_watch(watch, "missing", IN_DELETE));
+    CALL(inotify_add_watch(to, ".", IN_DELETE));
+    CALL(read(watch, text, 10));
+    CALL(inotify_rm_watch(watch, 1));
+    CALL(inotify_rm_watch(watch, 99));
+}
+
 /* What was there before: HOST holds what this program finds, and in the machine it must not change. */
 static void found(void)
 {
@@ -369,6 +485,9 @@ int main(void)
     attributes();
     nameless();
     mapped();
+    shared();
+    memory_files();
+    copies();
     found();
     return done();
 }

@@ -5,7 +5,7 @@ use syscalls::Sysno;
 
 use crate::linux::abi::PAGE;
 use crate::linux::testing::{
-    BRK, HEAP_LEN, MMAP, Machine, NoMemory, Recorder, SCRATCH, TestFolder, linux,
+    BRK, HEAP_LEN, MMAP, Machine, NoMemory, Recorder, SCRATCH, TestFolder, linux, setup,
 };
 use crate::linux::{Call, Linux, Outcome};
 use crate::memory::user::UserMemory;
@@ -287,6 +287,84 @@ fn furnished(folder: &TestFolder) -> Machine {
     machine
 }
 
+/// The calls about files.
+fn file_call() -> impl Strategy<Value = Call> {
+    let numbers = (0..463usize).filter_map(Sysno::new).filter(|number| {
+        let name = number.name();
+        let of_files = [
+            "open",
+            "creat",
+            "close",
+            "read",
+            "write",
+            "seek",
+            "stat",
+            "dir",
+            "link",
+            "rename",
+            "chmod",
+            "chown",
+            "mknod",
+            "time",
+            "trunc",
+            "falloc",
+            "access",
+            "dup",
+            "fcntl",
+            "getdents",
+            "memfd",
+            "sendfile",
+            "copy_file",
+            "inotify",
+            "xattr",
+            "mmap",
+            "sync",
+            "cwd",
+        ];
+        of_files.iter().any(|part| name.contains(part))
+    });
+    let argument = prop_oneof![
+        6 => (10u64..18).prop_map(|slot| SCRATCH + slot * PAGE),
+        4 => 0u64..12,
+        2 => prop::sample::select(vec![0x42u64, 0x241, 0x442, 0o20200002, 0o200000, 0x200, 3]),
+        2 => any_argument(),
+    ];
+    let numbers: Vec<u64> = numbers.map(|number| number.id() as u64).collect();
+    (
+        prop::sample::select(numbers),
+        prop::array::uniform6(argument),
+    )
+        .prop_map(|(number, args)| Call {
+            number,
+            args,
+            rsp: 0,
+        })
+}
+
+/// The same with an overlay.
+fn with_overlay(folder: &TestFolder) -> Machine {
+    let mut machine = furnished(folder);
+    let mut setup = setup(vec![folder.0.clone().into()]);
+    setup.writable_paths = vec![folder.0.clone(), "/tmp".into()];
+    setup.overlay_bytes = 1 << 20;
+    machine.linux = Linux::new(setup);
+    for (slot, name) in (10..).zip(["a", "b", "d", "d/e", "d/e/f", "link", "", "d/../a"]) {
+        machine.put_str(slot, &folder.path(name));
+    }
+    machine
+}
+
+/// What the host has in a folder.
+fn in_host(folder: &TestFolder) -> Vec<(std::ffi::OsString, Vec<u8>)> {
+    let entries = std::fs::read_dir(&folder.0).unwrap();
+    entries
+        .map(|entry| {
+            let entry = entry.unwrap();
+            (entry.file_name(), std::fs::read(entry.path()).unwrap())
+        })
+        .collect()
+}
+
 fn state(linux: &Linux) -> String {
     // Stamps count changes; everything else is state.
     let text = format!("{linux:?}");
@@ -347,6 +425,39 @@ proptest! {
         prop_assert_eq!(state(&machine.linux), frozen.clone());
         faulty.restore_from(&master);
         prop_assert_eq!(state(&faulty), frozen);
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 100, ..ProptestConfig::default() })]
+
+    #[test]
+    fn no_change_of_files_panics_stays_or_reaches_the_host(
+        before in prop::collection::vec(file_call(), 0..50),
+        after in prop::collection::vec(file_call(), 0..300),
+    ) {
+        let folder = TestFolder::new();
+        folder.file("a", &[3; 10_000]);
+        let there = in_host(&folder);
+        let mut machine = with_overlay(&folder);
+        for call in before {
+            machine.linux.call(call, &mut machine.memory, &mut machine.host, &mut machine.random);
+        }
+        let master = machine.linux.clone();
+        let frozen = state(&master);
+        let mut faulty = master.clone();
+        for call in after {
+            let outcome = machine.linux.call(call, &mut machine.memory, &mut machine.host, &mut machine.random);
+            if let Outcome::Return(value) = outcome {
+                prop_assert!(value >= -4095, "{call:?} gave {value}");
+            }
+            faulty.call(call, &mut NoMemory, &mut Recorder::default(), &mut Random::new().unwrap());
+        }
+        machine.linux.restore_from(&master);
+        prop_assert_eq!(state(&machine.linux), frozen.clone());
+        faulty.restore_from(&master);
+        prop_assert_eq!(state(&faulty), frozen);
+        prop_assert_eq!(in_host(&folder), there);
     }
 }
 

@@ -5,7 +5,9 @@ use syscalls::Sysno;
 
 use crate::linux::abi::{Guest, HERE, Reply, Value, flags, int};
 use crate::linux::call::{Call, Outcome};
-use crate::linux::files::{control, fds, file_system, folders, io, open, poll, reports, stat};
+use crate::linux::files::{
+    control, fds, file_system, folders, io, open, poll, reports, shared_maps, stat, transfer,
+};
 use crate::linux::memory::{MapRequest, space};
 use crate::linux::net::table as net;
 use crate::linux::state::Linux;
@@ -51,7 +53,14 @@ impl Linux {
             host,
             random,
         };
+        let maps = self.files.overlay.has_shared() && uses_files(call.number);
+        if maps {
+            shared_maps::take_over(&mut self.files, guest);
+        }
         let outcome = dispatch(self, guest, call);
+        if maps {
+            shared_maps::show(&mut self.files, guest);
+        }
         if self.tasks.progress() != 0 && !matches!(outcome, Outcome::Block(_)) {
             self.tasks.current().progress = 0;
         }
@@ -75,6 +84,30 @@ impl Linux {
             }
         }
     }
+}
+
+/// Whether a call may look at what is in a file, change it, or take a mapping of it away.
+fn uses_files(number: u64) -> bool {
+    let number = usize::try_from(number).ok().and_then(Sysno::new);
+    !matches!(
+        number,
+        Some(
+            Sysno::futex
+                | Sysno::clock_gettime
+                | Sysno::gettid
+                | Sysno::getpid
+                | Sysno::sched_yield
+                | Sysno::rt_sigprocmask
+                | Sysno::rt_sigreturn
+                | Sysno::fcntl
+                | Sysno::poll
+                | Sysno::ppoll
+                | Sysno::nanosleep
+                | Sysno::clock_nanosleep
+                | Sysno::getrandom
+                | Sysno::mprotect
+        )
+    )
 }
 
 /// Carries out one call. Calls that are not in the table give ENOSYS.
@@ -206,6 +239,30 @@ fn dispatch(linux: &mut Linux, guest: &mut Guest<'_>, call: Call) -> Outcome {
             file_system::statfs(shared, files, guest, a, b).into()
         }
         Sysno::fstatfs if shared.has_overlay() => file_system::fstatfs(files, guest, a, b).into(),
+        Sysno::memfd_create if shared.has_overlay() => {
+            transfer::memfd_create(files, guest, a, b).into()
+        }
+        Sysno::sendfile if shared.has_overlay() => {
+            transfer::sendfile(files, guest, [a, b, c, d]).into()
+        }
+        Sysno::copy_file_range if shared.has_overlay() => {
+            transfer::copy_file_range(files, guest, args).into()
+        }
+        // Programs read and write then.
+        Sysno::splice | Sysno::tee | Sysno::vmsplice if shared.has_overlay() => {
+            refuse(Errno::INVAL)
+        }
+        Sysno::sync_file_range if shared.has_overlay() => io::no_effect(files, a).into(),
+        Sysno::inotify_init if shared.has_overlay() => transfer::inotify_init(files, 0).into(),
+        Sysno::inotify_init1 if shared.has_overlay() => transfer::inotify_init(files, a).into(),
+        Sysno::inotify_add_watch if shared.has_overlay() => {
+            stat::check_there(shared, files, guest, (HERE, b))
+                .and_then(|()| transfer::inotify_add(files, a))
+                .into()
+        }
+        Sysno::inotify_rm_watch if shared.has_overlay() => {
+            transfer::inotify_remove(files, a, b).into()
+        }
         Sysno::getxattr
         | Sysno::lgetxattr
         | Sysno::fgetxattr
@@ -428,6 +485,10 @@ fn memory_call(linux: &mut Linux, guest: &mut Guest<'_>, number: Sysno, args: [u
     } else {
         None
     };
+    let of_overlay = source.as_ref().and_then(|(source, _)| source.node());
+    if of_overlay.is_some() && memory::is_shared(d) {
+        linux.files.overlay.share();
+    }
     let heap = &mut linux.heap;
     let Some(mut space) = guest.memory.space() else {
         return match number {

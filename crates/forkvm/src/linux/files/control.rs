@@ -4,6 +4,7 @@ use rustix::io::Errno;
 
 use crate::linux::abi::{Guest, Layout, Value, count, flags, int, length};
 use crate::linux::files::fds::{Files, Kind, O_LARGEFILE, O_NONBLOCK, SETTABLE, set_close_on_exec};
+use crate::linux::files::transfer;
 
 /// fcntl(2). Locks are granted: nobody else is there to hold one, and forks see only what they may read.
 pub fn fcntl(
@@ -39,6 +40,8 @@ pub fn fcntl(
             guest.read::<32>(argument)?;
             Ok(0)
         }
+        libc::F_ADD_SEALS => transfer::add_seals(files, fd, flags(argument)),
+        libc::F_GET_SEALS => transfer::seals(files, fd),
         libc::F_GETPIPE_SZ
             if matches!(
                 files.get(fd)?.kind,
@@ -62,6 +65,7 @@ fn was_made(kind: &Kind) -> bool {
             | Kind::EventFd(_)
             | Kind::TimerFd(_)
             | Kind::SignalFd(_)
+            | Kind::Inotify
     )
 }
 

@@ -278,6 +278,7 @@ fn read_piece(
             files.pipes.consume(*pipe, bytes.len());
             Ok(Moved::Bytes(length(bytes.len())))
         }
+        Kind::Inotify => Ok(Moved::Stuck(Stuck::Waiting)),
         Kind::Folder(..) => Err(Errno::ISDIR),
         Kind::Output(_) | Kind::PipeWriter(_) | Kind::Handle(_) => Err(Errno::BADF),
         // The others were read elsewhere.

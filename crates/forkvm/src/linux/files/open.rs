@@ -48,7 +48,10 @@ impl exec::Files for Executables<'_> {
         let place = match target {
             Target::Host(place) => place,
             Target::Node(id) => {
-                let snapshot = self.files.overlay.snapshot(id, &absolute.text().into());
+                let snapshot = self
+                    .files
+                    .overlay
+                    .snapshot(id, &absolute.text().into(), false);
                 return Ok(Arc::new(snapshot.map_err(|_| Errno::ACCESS)?));
             }
             _ => return Err(Errno::ACCESS),
@@ -275,7 +278,7 @@ pub fn map_source(files: &Files, fd: u64, offset: u64) -> Result<Option<Source>,
         Kind::Device(Device::Zero) => Ok(None),
         Kind::File(file) => Ok(Some((Arc::clone(file) as Arc<dyn PageSource>, offset))),
         Kind::Node(id, path) => {
-            let snapshot = files.overlay.snapshot(*id, path)?;
+            let snapshot = files.overlay.snapshot(*id, path, file.writable())?;
             Ok(Some((Arc::new(snapshot), offset)))
         }
         _ => Err(Errno::NODEV),

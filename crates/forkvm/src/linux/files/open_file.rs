@@ -44,6 +44,8 @@ pub enum Kind {
     Device(Device),
     /// A file whose text was made when it was opened.
     Text(Arc<[u8]>),
+    /// One of inotify(7), which never has anything to tell.
+    Inotify,
     /// The end of a pipe to read from.
     PipeReader(usize),
     /// The end of a pipe to write to.

@@ -59,6 +59,8 @@ impl<'a> Look<'a> {
                 openings: 0,
             },
             Kind::Epoll(id) => self.watcher(*id),
+            // Nothing is ever told of a watched file.
+            Kind::Inotify => Readiness::default(),
             // Files never wait, and standard input is at its end.
             _ => Readiness::always(IN | OUT | RDNORM | WRNORM),
         }

@@ -1,13 +1,14 @@
 //! What files are like: fstat(2), newfstatat(2), statx(2), access(2), readlink(2); and refusing to change them.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 
-use rustix::fs::{FileType, Stat};
+use rustix::fs::FileType;
 use rustix::io::Errno;
 
-use crate::linux::abi::{Guest, Layout, Value, count, flags, int, length};
+use crate::linux::abi::{Guest, Value, count, flags, int};
 use crate::linux::files::fds::{Device, Files, Kind};
-use crate::linux::files::overlay::tree::{Nature, Node};
+use crate::linux::files::inode::Inode;
+use crate::linux::files::overlay::tree::Nature;
 use crate::linux::files::paths::{Place, Target};
 use crate::linux::files::resolve::{Lookup, Resolved, Shared};
 use crate::linux::process::Process;
@@ -16,195 +17,12 @@ const AT_EMPTY_PATH: u32 = 0x1000;
 const AT_SYMLINK_NOFOLLOW: u32 = 0x100;
 /// `AT_SYMLINK_NOFOLLOW` as an argument register, which makes `newfstatat` an `lstat`.
 pub const NOFOLLOW: u64 = AT_SYMLINK_NOFOLLOW as u64;
-const STATX_BASIC_STATS: u32 = 0x7ff;
 const W_OK: u32 = 2;
 const R_OK: u32 = 4;
 
-/// What `stat` tells, before it is laid out.
-#[derive(Debug, Clone, Copy, Default)]
-struct Attributes {
-    device: u64,
-    inode: u64,
-    links: u64,
-    mode: u32,
-    uid: u32,
-    gid: u32,
-    special: (u32, u32),
-    size: u64,
-    block_size: u64,
-    blocks: u64,
-    // Last access, modification, change: seconds and nanoseconds.
-    times: [(i64, u32); 3],
-}
-
-impl Attributes {
-    fn made_up(mode: u32) -> Self {
-        // 0 is no valid inode to some programs; the mode tells things apart well enough.
-        Self {
-            inode: u64::from(mode),
-            links: 1,
-            mode,
-            block_size: 4096,
-            ..Self::default()
-        }
-    }
-
-    fn device(device: Device) -> Self {
-        if device == Device::Tty {
-            return Self {
-                special: (5, 0),
-                ..Self::made_up(libc::S_IFCHR | 0o666)
-            };
-        }
-        // linux/Documentation/admin-guide/devices.txt: character devices of major number 1.
-        let minor = match device {
-            Device::Null => 3,
-            Device::Zero => 5,
-            Device::Full => 7,
-            Device::Random => 8,
-            Device::Urandom | Device::Tty => 9,
-        };
-        Self {
-            special: (1, minor),
-            inode: u64::from(minor),
-            ..Self::made_up(libc::S_IFCHR | 0o666)
-        }
-    }
-
-    fn passage() -> Self {
-        Self::made_up(libc::S_IFDIR | 0o555)
-    }
-
-    fn report() -> Self {
-        Self::made_up(libc::S_IFREG | 0o444)
-    }
-
-    fn host(file: impl AsFd) -> Result<Self, Errno> {
-        Ok(Self::from(&rustix::fs::fstat(file)?))
-    }
-
-    fn node(node: &Node) -> Self {
-        let (size, allocated) = match &node.nature {
-            Nature::File(content) => (content.size(), content.allocated()),
-            Nature::Folder { .. } => (4096, 0),
-            Nature::Link(to) => (length(to.len()), 0),
-        };
-        Self {
-            device: node.identity.0,
-            inode: node.identity.1,
-            // Of a folder 1 says that they are not counted (find(1), fts(3)).
-            links: if node.is_folder() { 1 } else { node.links() },
-            mode: node.full_mode(),
-            uid: node.uid,
-            gid: node.gid,
-            special: (0, 0),
-            size,
-            block_size: 4096,
-            blocks: allocated.div_ceil(512),
-            times: node.times,
-        }
-    }
-
-    fn of(files: &Files, kind: &Kind) -> Result<Self, Errno> {
-        Ok(match kind {
-            Kind::Node(id, _) => Self::node(files.overlay.tree().node(*id)?),
-            Kind::Folder(_, path) if let Some(id) = files.overlay.known(path) => {
-                Self::node(files.overlay.tree().node(id)?)
-            }
-            Kind::Stdin => Self::device(Device::Null),
-            Kind::Device(device) => Self::device(*device),
-            Kind::Output(_) | Kind::PipeReader(_) | Kind::PipeWriter(_) => {
-                Self::made_up(libc::S_IFIFO | 0o600)
-            }
-            Kind::Socket(id) => Self {
-                inode: id.saturating_add(1 << 16),
-                ..Self::made_up(libc::S_IFSOCK | 0o777)
-            },
-            // Of no type, as Linux has it.
-            Kind::Epoll(_) | Kind::EventFd(_) | Kind::TimerFd(_) | Kind::SignalFd(_) => {
-                Self::made_up(0o600)
-            }
-            Kind::Folder(None, _) => Self::passage(),
-            Kind::Text(_) => Self::report(),
-            Kind::File(file) | Kind::Handle(file) | Kind::Folder(Some(file), _) => {
-                return Self::host(&**file);
-            }
-        })
-    }
-
-    /// `struct stat` of asm/stat.h for x86-64.
-    fn stat(&self) -> Layout<144> {
-        let (major, minor) = self.special;
-        let layout = Layout::new()
-            .u64(0, self.device)
-            .u64(8, self.inode)
-            .u64(16, self.links)
-            .u32(24, self.mode)
-            .u32(28, self.uid)
-            .u32(32, self.gid)
-            .u64(40, libc::makedev(major, minor))
-            .u64(48, self.size)
-            .u64(56, self.block_size)
-            .u64(64, self.blocks);
-        let times = [72, 88, 104].into_iter().zip(self.times);
-        times.fold(layout, |layout, (at, (seconds, nanos))| {
-            layout.i64(at, seconds).u64(at + 8, nanos.into())
-        })
-    }
-
-    /// `struct statx` of linux/stat.h, without the time of birth.
-    fn statx(&self) -> Layout<256> {
-        let narrow = |value: u64| u32::try_from(value).unwrap_or(u32::MAX);
-        let low = self.mode.to_le_bytes();
-        let layout = Layout::new()
-            .u32(0, STATX_BASIC_STATS)
-            .u32(4, narrow(self.block_size))
-            .u32(16, narrow(self.links))
-            .u32(20, self.uid)
-            .u32(24, self.gid)
-            .u16(28, u16::from_le_bytes([low[0], low[1]]))
-            .u64(32, self.inode)
-            .u64(40, self.size)
-            .u64(48, self.blocks)
-            .u32(128, self.special.0)
-            .u32(132, self.special.1)
-            .u32(136, libc::major(self.device))
-            .u32(140, libc::minor(self.device));
-        // Access at 64, change at 96, modification at 112; `times` has them in the order of `stat`.
-        let times = [64, 112, 96].into_iter().zip(self.times);
-        times.fold(layout, |layout, (at, (seconds, nanos))| {
-            layout.i64(at, seconds).u32(at + 8, nanos)
-        })
-    }
-}
-
-impl From<&Stat> for Attributes {
-    fn from(stat: &Stat) -> Self {
-        let unsigned = |value: i64| u64::try_from(value).unwrap_or(0);
-        let nanos = |value: u64| u32::try_from(value).unwrap_or(0);
-        Self {
-            device: stat.st_dev,
-            inode: stat.st_ino,
-            links: stat.st_nlink,
-            mode: stat.st_mode,
-            uid: stat.st_uid,
-            gid: stat.st_gid,
-            special: (libc::major(stat.st_rdev), libc::minor(stat.st_rdev)),
-            size: unsigned(stat.st_size),
-            block_size: unsigned(stat.st_blksize),
-            blocks: unsigned(stat.st_blocks),
-            times: [
-                (stat.st_atime, nanos(stat.st_atime_nsec)),
-                (stat.st_mtime, nanos(stat.st_mtime_nsec)),
-                (stat.st_ctime, nanos(stat.st_ctime_nsec)),
-            ],
-        }
-    }
-}
-
 /// fstat(2)
 pub fn fstat(files: &Files, guest: &mut Guest<'_>, fd: u64, address: u64) -> Value {
-    let attributes = Attributes::of(files, &files.get(fd)?.kind)?;
+    let attributes = Inode::of(files, &files.get(fd)?.kind)?;
     guest.write(address, attributes.stat().done())?;
     Ok(0)
 }
@@ -230,7 +48,7 @@ fn attributes_at(
     files: &mut Files,
     guest: &mut Guest<'_>,
     (dirfd, path, how): (u64, u64, u32),
-) -> Result<Attributes, Errno> {
+) -> Result<Inode, Errno> {
     // Since Linux 6.11 a null pointer counts as an empty path there.
     let path = if path == 0 && how & AT_EMPTY_PATH != 0 {
         Vec::new()
@@ -238,7 +56,7 @@ fn attributes_at(
         guest.read_path(path)?
     };
     if path.is_empty() && how & AT_EMPTY_PATH != 0 && int(dirfd) != libc::AT_FDCWD {
-        return Attributes::of(files, &files.get(dirfd)?.kind);
+        return Inode::of(files, &files.get(dirfd)?.kind);
     }
     let lookup = Lookup {
         dirfd,
@@ -247,28 +65,28 @@ fn attributes_at(
     };
     let (absolute, target) = shared.find(files, &lookup, how & AT_SYMLINK_NOFOLLOW == 0)?;
     let attributes = match target {
-        Target::Node(id) => Attributes::node(files.overlay.tree().node(id)?),
-        Target::Device(device) => Attributes::device(device),
-        Target::Report(_) => Attributes::report(),
-        Target::Passage | Target::Descriptors => Attributes::passage(),
+        Target::Node(id) => Inode::node(files.overlay.tree().node(id)?),
+        Target::Device(device) => Inode::device(device),
+        Target::Report(_) => Inode::report(),
+        Target::Passage | Target::Descriptors => Inode::passage(),
         Target::Descriptor(_) if how & AT_SYMLINK_NOFOLLOW != 0 => {
-            Attributes::made_up(libc::S_IFLNK | 0o777)
+            Inode::made_up(libc::S_IFLNK | 0o777)
         }
         Target::Descriptor(fd) => {
             let file = files.get(fd).map_err(|_| Errno::NOENT)?;
-            Attributes::of(files, &file.kind)?
+            Inode::of(files, &file.kind)?
         }
         Target::Executable if how & AT_SYMLINK_NOFOLLOW != 0 => {
-            Attributes::made_up(libc::S_IFLNK | 0o777)
+            Inode::made_up(libc::S_IFLNK | 0o777)
         }
-        Target::Executable => Attributes::made_up(libc::S_IFREG | 0o555),
+        Target::Executable => Inode::made_up(libc::S_IFREG | 0o555),
         Target::Host(place) => {
             // A slash at the end follows a link even where links are not followed.
             let follow = how & AT_SYMLINK_NOFOLLOW == 0 || absolute.folder;
             if place.link.is_some() && !follow {
-                Attributes::made_up(libc::S_IFLNK | 0o777)
+                Inode::made_up(libc::S_IFLNK | 0o777)
             } else {
-                Attributes::host(handle(&place, follow, files, guest)?)?
+                Inode::host(handle(&place, follow, files, guest)?)?
             }
         }
     };
@@ -411,6 +229,12 @@ fn name_of(files: &Files, fd: u64) -> Result<Vec<u8>, Errno> {
             Device::Tty => b"/dev/tty".to_vec(),
         },
         Kind::PipeReader(pipe) | Kind::PipeWriter(pipe) => format!("pipe:[{pipe}]").into_bytes(),
+        Kind::Inotify => b"anon_inode:inotify".to_vec(),
+        Kind::Socket(id) => format!("socket:[{id}]").into_bytes(),
+        Kind::Epoll(_) => b"anon_inode:[eventpoll]".to_vec(),
+        Kind::EventFd(_) => b"anon_inode:[eventfd]".to_vec(),
+        Kind::TimerFd(_) => b"anon_inode:[timerfd]".to_vec(),
+        Kind::SignalFd(_) => b"anon_inode:[signalfd]".to_vec(),
         _ => b"anon_inode:[text]".to_vec(),
     })
 }

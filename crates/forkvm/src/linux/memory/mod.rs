@@ -46,6 +46,11 @@ const MADV_HARMLESS: [i32; 18] = [
     0, 1, 2, 3, 8, 10, 11, 12, 13, 14, 15, 16, 17, 19, 20, 21, 22, 23,
 ];
 
+/// Whether a mapping with these flags is shared.
+pub fn is_shared(how: u64) -> bool {
+    matches!(flags(how) & MAP_TYPE, MAP_SHARED | MAP_SHARED_VALIDATE)
+}
+
 /// A file to map: what `mmap` copies from.
 #[derive(Debug)]
 pub struct MapSource<'a> {

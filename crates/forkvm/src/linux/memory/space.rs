@@ -136,7 +136,7 @@ pub fn mmap(space: &mut AddressSpace<'_>, request: MapRequest, file: Option<File
     if !backing.reaches(len) {
         return Err(Errno::OVERFLOW);
     }
-    if shared && prot & PROT_WRITE != 0 && matches!(backing, Backing::File(..)) {
+    if shared && prot & PROT_WRITE != 0 && !takes_writes(&backing) {
         return Err(Errno::ACCESS);
     }
     // Before MAP_FIXED takes anything away.
@@ -168,6 +168,14 @@ pub fn mmap(space: &mut AddressSpace<'_>, request: MapRequest, file: Option<File
     value(range.start)
 }
 
+/// True if a shared mapping may write to it: to anonymous memory, and to a file of the program's own.
+fn takes_writes(backing: &Backing) -> bool {
+    match backing {
+        Backing::Anonymous(_) => true,
+        Backing::File(source, _) => source.node().is_some_and(|(_, writes)| writes),
+    }
+}
+
 /// munmap(2)
 pub fn munmap(space: &mut AddressSpace<'_>, address: u64, len: u64) -> Value {
     if !address.is_multiple_of(PAGE) || len == 0 {
@@ -193,7 +201,7 @@ pub fn mprotect(space: &mut AddressSpace<'_>, address: u64, len: u64, prot: u64)
         if vma.start > end {
             break;
         }
-        if prot & PROT_WRITE != 0 && vma.shared && matches!(vma.backing, Backing::File(..)) {
+        if prot & PROT_WRITE != 0 && vma.shared && !takes_writes(&vma.backing) {
             return Err(Errno::ACCESS);
         }
         end = vma.end.min(range.end);

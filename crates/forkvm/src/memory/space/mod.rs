@@ -12,6 +12,7 @@ pub mod vmas;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
+use std::sync::Arc;
 
 use crate::arch::layout::{PAGE, SERVER_MMAP_TOP, SpaceLayout};
 use crate::arch::paging::{self, Owner, TablePages};
@@ -19,7 +20,7 @@ use crate::memory::access::{Protection, USER_END};
 use crate::memory::dirty::{DirtyPages, NoRecord};
 use crate::memory::mapping::{Mapping, OutOfRange};
 use crate::memory::space::frames::Frames;
-use crate::memory::space::vmas::{Backing, TooManyVmas, Vma, Vmas};
+use crate::memory::space::vmas::{Backing, PageSource, TooManyVmas, Vma, Vmas};
 
 #[allow(
     dead_code,
@@ -373,6 +374,12 @@ impl AddressSpace<'_> {
     /// Bytes of frames in use, and of all.
     pub fn memory(&self) -> (u64, u64) {
         self.space.memory()
+    }
+
+    /// See [`Vmas::set_source`].
+    pub fn set_source(&mut self, start: u64, source: &Arc<dyn PageSource>) {
+        self.space.vmas.set_source(start, source);
+        self.space.changed = true;
     }
 
     /// Maps a VMA in place of whatever was there.

@@ -24,6 +24,11 @@ pub trait PageSource: Debug + Send + Sync {
 
     /// Device and inode, for /proc/self/maps.
     fn identity(&self) -> (u64, u64);
+
+    /// The number of a file of the program's own, and whether a shared mapping may write to it.
+    fn node(&self) -> Option<(u64, bool)> {
+        None
+    }
 }
 
 /// Where the bytes of a VMA come from.
@@ -176,6 +181,17 @@ impl Vmas {
         self.sorted.insert(at, vma);
         self.merge_around(at..at + 1);
         Ok(())
+    }
+
+    /// Has the VMA that starts there get its bytes from another file, at the same offset. Its pages stay.
+    pub fn set_source(&mut self, start: u64, source: &Arc<dyn PageSource>) {
+        let place = self.position(start);
+        if let Some(vma) = self.sorted.get_mut(place)
+            && vma.start == start
+            && let Backing::File(file, _) = &mut vma.backing
+        {
+            *file = Arc::clone(source);
+        }
     }
 
     /// Takes a range away. Fails, and changes nothing, if a VMA would have to be split and there is no room for another.

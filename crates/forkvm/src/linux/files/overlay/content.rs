@@ -20,10 +20,18 @@ const CHUNK_COST: u64 = 64;
 
 /// How many bytes one machine may have newly in its overlay. What it has from the machine it is a clone of is counted
 /// there.
-#[derive(Debug)]
 pub struct Budget {
     limit: u64,
     used: AtomicU64,
+}
+
+/// Without what is used, which is each machine's own and no state that a reset puts back.
+impl std::fmt::Debug for Budget {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Budget")
+            .field("limit", &self.limit)
+            .finish_non_exhaustive()
+    }
 }
 
 impl Budget {
@@ -326,6 +334,7 @@ pub struct Snapshot {
     content: Content,
     path: Arc<[u8]>,
     identity: (u64, u64),
+    node: (u64, bool),
     _share: Share,
 }
 
@@ -335,6 +344,7 @@ impl Snapshot {
         content: &Content,
         path: Arc<[u8]>,
         identity: (u64, u64),
+        node: (u64, bool),
         budget: &Arc<Budget>,
     ) -> Result<Self, Errno> {
         let cost = length(content.chunks.len()).saturating_mul(CHUNK_COST);
@@ -345,6 +355,7 @@ impl Snapshot {
             content: content.clone(),
             path,
             identity,
+            node,
             _share: share,
         })
     }
@@ -361,6 +372,10 @@ impl PageSource for Snapshot {
 
     fn identity(&self) -> (u64, u64) {
         self.identity
+    }
+
+    fn node(&self) -> Option<(u64, bool)> {
+        Some(self.node)
     }
 }
 

@@ -4,12 +4,14 @@
 pub mod content;
 pub mod tree;
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use rustix::io::Errno;
 
 use self::content::{Budget, Content, Snapshot};
 use self::tree::{Nature, Node, Tree};
+use crate::memory::space::vmas::MAX_OFFSET;
 
 /// `F_SEAL_*` of fcntl(2).
 const F_SEAL_SHRINK: u32 = 2;
@@ -22,6 +24,10 @@ const F_SEAL_FUTURE_WRITE: u32 = 16;
 pub struct Overlay {
     tree: Arc<Tree>,
     budget: Arc<Budget>,
+    /// A file was mapped with `MAP_SHARED`.
+    shared: bool,
+    /// If so, what was written since, one range for each file.
+    written: Vec<(u64, Range<u64>)>,
 }
 
 impl Clone for Overlay {
@@ -29,12 +35,16 @@ impl Clone for Overlay {
         Self {
             tree: Arc::clone(&self.tree),
             budget: Budget::new(self.budget.limit()),
+            shared: self.shared,
+            written: self.written.clone(),
         }
     }
 
     fn clone_from(&mut self, source: &Self) {
         // What was new is given back to the budget, which stays.
         self.tree = Arc::clone(&source.tree);
+        self.shared = source.shared;
+        self.written.clone_from(&source.written);
     }
 }
 
@@ -44,6 +54,8 @@ impl Overlay {
         Self {
             tree: Arc::new(Tree::new()),
             budget: Budget::new(limit),
+            shared: false,
+            written: Vec::new(),
         }
     }
 
@@ -72,6 +84,33 @@ impl Overlay {
             Nature::File(content) => Ok(content),
             Nature::Folder { .. } => Err(Errno::ISDIR),
             Nature::Link(_) => Err(Errno::INVAL),
+        }
+    }
+
+    /// From now on a file is mapped with `MAP_SHARED`.
+    pub fn share(&mut self) {
+        self.shared = true;
+    }
+
+    /// Whether one is, or was.
+    pub fn has_shared(&self) -> bool {
+        self.shared
+    }
+
+    /// What was written since the last time.
+    pub fn take_written(&mut self) -> Vec<(u64, Range<u64>)> {
+        std::mem::take(&mut self.written)
+    }
+
+    fn note_written(&mut self, id: u64, range: Range<u64>) {
+        if !self.shared {
+            return;
+        }
+        match self.written.iter_mut().find(|(other, _)| *other == id) {
+            Some((_, known)) => {
+                *known = known.start.min(range.start)..known.end.max(range.end);
+            }
+            None => self.written.push((id, range)),
         }
     }
 
@@ -105,6 +144,8 @@ impl Overlay {
         }
         let written = content.write(offset, bytes, budget)?;
         touch(node);
+        let end = offset.saturating_add(crate::linux::abi::length(written));
+        self.note_written(id, offset..end);
         Ok(written)
     }
 
@@ -119,8 +160,10 @@ impl Overlay {
         {
             return Err(Errno::PERM);
         }
+        let from = size.min(content.size());
         content.set_size(size, budget)?;
         touch(node);
+        self.note_written(id, from..MAX_OFFSET);
         Ok(())
     }
 
@@ -144,6 +187,7 @@ impl Overlay {
             content.set_size(end, budget)?;
         }
         touch(node);
+        self.note_written(id, offset..MAX_OFFSET);
         Ok(())
     }
 
@@ -158,13 +202,21 @@ impl Overlay {
         }
         content.clear(offset, len, budget)?;
         touch(node);
+        self.note_written(id, offset..offset.saturating_add(len));
         Ok(())
     }
 
-    /// A file as it is now, to be mapped.
-    pub fn snapshot(&self, id: u64, path: &Arc<[u8]>) -> Result<Snapshot, Errno> {
+    /// A file as it is now, to be mapped; shared mappings may write to it if `writes`.
+    pub fn snapshot(&self, id: u64, path: &Arc<[u8]>, writes: bool) -> Result<Snapshot, Errno> {
         let identity = self.tree.node(id)?.identity;
-        Snapshot::new(self.content(id)?, Arc::clone(path), identity, &self.budget)
+        let node = (id, writes);
+        Snapshot::new(
+            self.content(id)?,
+            Arc::clone(path),
+            identity,
+            node,
+            &self.budget,
+        )
     }
 
     /// The content of a new file with these bytes.

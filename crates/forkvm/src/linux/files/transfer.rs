@@ -1,0 +1,240 @@
+//! Bytes from one file to another without the program: sendfile(2), copy_file_range(2). And files that are memory alone:
+//! memfd_create(2).
+
+use rustix::io::Errno;
+
+use crate::linux::abi::{CHUNK, Guest, MOST_BYTES, Value, flags, length};
+use crate::linux::files::copies;
+use crate::linux::files::fds::Files;
+use crate::linux::files::open_file::{Kind, O_APPEND, OpenFile};
+
+const MFD_CLOEXEC: u32 = 1;
+const MFD_ALLOW_SEALING: u32 = 2;
+const MFD_NOEXEC_SEAL: u32 = 8;
+const MFD_EXEC: u32 = 0x10;
+/// Longest name of a memfd.
+const NAME_MAX: usize = 249;
+/// `F_SEAL_SEAL` of fcntl(2).
+pub const F_SEAL_SEAL: u32 = 1;
+
+/// memfd_create(2)
+pub fn memfd_create(files: &mut Files, guest: &mut Guest<'_>, name: u64, how: u64) -> Value {
+    let how = flags(how);
+    // Huge pages are not there.
+    if how & !(MFD_CLOEXEC | MFD_ALLOW_SEALING | MFD_NOEXEC_SEAL | MFD_EXEC) != 0 {
+        return Err(Errno::INVAL);
+    }
+    let name = guest.read_string(name, NAME_MAX.saturating_add(1), Errno::INVAL)?;
+    let id = copies::make_nameless(files, 0o777)?;
+    if how & (MFD_ALLOW_SEALING | MFD_NOEXEC_SEAL) == 0 {
+        files.overlay.tree_mut().node_mut(id)?.seals = F_SEAL_SEAL;
+    }
+    let path = [b"/memfd:", &name[..], b" (deleted)"].concat();
+    let file = OpenFile::new(Kind::Node(id, path.into()), 2);
+    let added = files.add(file, how & MFD_CLOEXEC != 0);
+    if added.is_err() {
+        files.overlay.tree_mut().drop_unused(id);
+    }
+    i64::try_from(added?).map_err(|_| Errno::MFILE)
+}
+
+/// fcntl(2) with `F_ADD_SEALS`.
+pub fn add_seals(files: &mut Files, fd: u64, seals: u32) -> Value {
+    let file = files.get(fd)?;
+    let Kind::Node(id, _) = file.kind else {
+        return Err(Errno::INVAL);
+    };
+    if !file.writable() {
+        return Err(Errno::PERM);
+    }
+    if seals & !0x3f != 0 {
+        return Err(Errno::INVAL);
+    }
+    let node = files.overlay.tree_mut().node_mut(id)?;
+    if node.seals & F_SEAL_SEAL != 0 {
+        return Err(Errno::PERM);
+    }
+    node.seals |= seals;
+    Ok(0)
+}
+
+/// fcntl(2) with `F_GET_SEALS`.
+pub fn seals(files: &Files, fd: u64) -> Value {
+    match files.get(fd)?.kind {
+        Kind::Node(id, _) => Ok(i64::from(files.overlay.tree().node(id)?.seals)),
+        _ => Err(Errno::INVAL),
+    }
+}
+
+/// Reads a regular file at an offset.
+fn read_at(files: &Files, kind: &Kind, offset: u64, buf: &mut [u8]) -> Result<usize, Errno> {
+    match kind {
+        Kind::File(file) => rustix::io::pread(file, buf, offset),
+        Kind::Node(id, _) => files.overlay.read(*id, offset, buf),
+        _ => Err(Errno::INVAL),
+    }
+}
+
+/// Writes as much as there is room for.
+fn write_to(
+    files: &mut Files,
+    guest: &mut Guest<'_>,
+    kind: &Kind,
+    offset: u64,
+    bytes: &[u8],
+) -> Result<usize, Errno> {
+    match kind {
+        Kind::Node(id, _) => files.overlay.write(*id, offset, bytes),
+        Kind::Output(stream) => {
+            guest.host.output(*stream, bytes);
+            Ok(bytes.len())
+        }
+        Kind::PipeWriter(pipe) => {
+            let room = files.pipes.room(*pipe).map_err(|_| Errno::AGAIN)?;
+            let piece = bytes.get(..room.min(bytes.len())).unwrap_or_default();
+            files.pipes.append(*pipe, piece);
+            Ok(piece.len())
+        }
+        Kind::Device(_) => Ok(bytes.len()),
+        _ => Err(Errno::INVAL),
+    }
+}
+
+/// Copies so many bytes between two places. What was copied before an error counts.
+fn copy(
+    files: &mut Files,
+    guest: &mut Guest<'_>,
+    (from, start): (&Kind, u64),
+    (to, target): (&Kind, u64),
+    len: u64,
+) -> Result<u64, Errno> {
+    let mut buffer = vec![0; CHUNK];
+    let (mut done, len) = (0u64, len.min(MOST_BYTES));
+    while done < len {
+        let most = usize::try_from(len - done).unwrap_or(CHUNK).min(CHUNK);
+        let piece = buffer.get_mut(..most).unwrap_or_default();
+        let result = read_at(files, from, start.saturating_add(done), piece).and_then(|got| {
+            let bytes = piece.get(..got).unwrap_or_default();
+            write_to(files, guest, to, target.saturating_add(done), bytes)
+        });
+        match result {
+            Ok(0) => break,
+            Ok(moved) => done = done.saturating_add(length(moved)),
+            Err(errno) if done == 0 => return Err(errno),
+            Err(_) => break,
+        }
+    }
+    Ok(done)
+}
+
+/// A position: at this address, or the file's own.
+fn position(files: &Files, guest: &Guest<'_>, fd: u64, address: u64) -> Result<u64, Errno> {
+    let at = if address == 0 {
+        files.get(fd)?.offset
+    } else {
+        guest.read_u64(address)?
+    };
+    i64::try_from(at).map_err(|_| Errno::INVAL)?;
+    Ok(at)
+}
+
+fn advance(
+    files: &mut Files,
+    guest: &mut Guest<'_>,
+    fd: u64,
+    address: u64,
+    to: u64,
+) -> Result<(), Errno> {
+    if address == 0 {
+        files.get_mut(fd)?.offset = to;
+        Ok(())
+    } else {
+        guest.write(address, &to.to_le_bytes())
+    }
+}
+
+/// sendfile(2)
+pub fn sendfile(
+    files: &mut Files,
+    guest: &mut Guest<'_>,
+    [to, from, offset, len]: [u64; 4],
+) -> Value {
+    let (source, target) = (files.get(from)?, files.get(to)?);
+    if !source.readable() || !target.writable() {
+        return Err(Errno::BADF);
+    }
+    if target.flags & O_APPEND != 0 {
+        return Err(Errno::INVAL);
+    }
+    let (source, target) = (source.kind.clone(), target.kind.clone());
+    let (start, place) = (position(files, guest, from, offset)?, files.get(to)?.offset);
+    let done = copy(files, guest, (&source, start), (&target, place), len)?;
+    if matches!(target, Kind::Node(..)) {
+        files.get_mut(to)?.offset = place.saturating_add(done);
+    }
+    advance(files, guest, from, offset, start.saturating_add(done))?;
+    i64::try_from(done).map_err(|_| Errno::OVERFLOW)
+}
+
+/// copy_file_range(2)
+pub fn copy_file_range(files: &mut Files, guest: &mut Guest<'_>, args: [u64; 6]) -> Value {
+    let [from, from_offset, to, to_offset, len, how] = args;
+    if flags(how) != 0 {
+        return Err(Errno::INVAL);
+    }
+    let (source, target) = (files.get(from)?, files.get(to)?);
+    if !source.readable() || !target.writable() || target.flags & O_APPEND != 0 {
+        return Err(Errno::BADF);
+    }
+    let (source, target) = (source.kind.clone(), target.kind.clone());
+    if matches!(source, Kind::Folder(..)) || matches!(target, Kind::Folder(..)) {
+        return Err(Errno::ISDIR);
+    }
+    let Kind::Node(id, _) = target else {
+        return Err(Errno::INVAL);
+    };
+    let start = position(files, guest, from, from_offset)?;
+    let place = position(files, guest, to, to_offset)?;
+    let same = matches!(source, Kind::Node(other, _) if other == id);
+    if same && start.abs_diff(place) < len {
+        return Err(Errno::INVAL);
+    }
+    let done = copy(files, guest, (&source, start), (&target, place), len)?;
+    advance(files, guest, from, from_offset, start.saturating_add(done))?;
+    advance(files, guest, to, to_offset, place.saturating_add(done))?;
+    i64::try_from(done).map_err(|_| Errno::OVERFLOW)
+}
+
+/// inotify_init1(2): a descriptor that never becomes ready.
+pub fn inotify_init(files: &mut Files, how: u64) -> Value {
+    use crate::linux::files::open_file::{O_CLOEXEC, O_NONBLOCK};
+    let how = flags(how);
+    if how & !(O_CLOEXEC | O_NONBLOCK) != 0 {
+        return Err(Errno::INVAL);
+    }
+    let file = OpenFile::new(Kind::Inotify, how & O_NONBLOCK);
+    let number = files.add(file, how & O_CLOEXEC != 0)?;
+    i64::try_from(number).map_err(|_| Errno::MFILE)
+}
+
+/// inotify_add_watch(2): watches are numbered from 1 on; its position counts them.
+pub fn inotify_add(files: &mut Files, fd: u64) -> Value {
+    let file = files.get_mut(fd)?;
+    if !matches!(file.kind, Kind::Inotify) {
+        return Err(Errno::INVAL);
+    }
+    file.offset = file.offset.saturating_add(1);
+    i32::try_from(file.offset)
+        .map(i64::from)
+        .map_err(|_| Errno::NOSPC)
+}
+
+/// inotify_rm_watch(2)
+pub fn inotify_remove(files: &Files, fd: u64, watch: u64) -> Value {
+    let file = files.get(fd)?;
+    if !matches!(file.kind, Kind::Inotify) || !(1..=file.offset).contains(&u64::from(flags(watch)))
+    {
+        return Err(Errno::INVAL);
+    }
+    Ok(0)
+}
