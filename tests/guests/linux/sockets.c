@@ -487,6 +487,9 @@ static void names(void)
     got = sizeof(name);
     CALL(getpeername(other, (struct sockaddr *)&name, &got));
     printf("%d %s\n", got, ((struct sockaddr_un *)&name)->sun_path + 1);
+    got = sizeof(name);
+    CALL(getpeername(fd, (struct sockaddr *)&name, &got));
+    printf("%d\n", got);
     char buffer[8] = "";
     CALL(read(fd, buffer, 8));
     struct {

@@ -301,7 +301,8 @@ impl Sockets {
                 Some(to) => shown_to(of.nature.family == Family::V6, Some(Address::Inet(to))),
                 None => of.local.clone(),
             },
-            remote: shown_to(of.nature.family == Family::V6, local),
+            // One that is not bound has no name, but is there.
+            remote: shown_to(of.nature.family == Family::V6, local).or(Some(Address::Unnamed)),
             options: of.options.clone(),
             receive_time: of.receive_time,
             send_time: of.send_time,

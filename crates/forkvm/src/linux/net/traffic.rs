@@ -217,3 +217,70 @@ impl Sockets {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::linux::net::socket::Nature;
+    use crate::linux::net::sockets::MAX_SOCKETS;
+
+    fn nature(style: Style) -> Nature {
+        Nature {
+            family: Family::Unix,
+            style,
+        }
+    }
+
+    #[test]
+    fn sockets_have_a_limit() {
+        let mut sockets = Sockets::default();
+        for _ in 0..MAX_SOCKETS / 2 {
+            sockets.pair(nature(Style::Stream)).unwrap();
+        }
+        let more = sockets.pair(nature(Style::Stream));
+        assert_eq!(more, Err(Errno::NFILE));
+        sockets.close(0);
+        // One of two finds no room, and leaves nothing behind.
+        assert_eq!(sockets.pair(nature(Style::Stream)), Err(Errno::NFILE));
+        assert_eq!(sockets.iter().count(), MAX_SOCKETS - 1);
+    }
+
+    #[test]
+    fn bytes_have_a_limit_in_each_socket_and_together() {
+        let mut sockets = Sockets::default();
+        let full = vec![1; CAPACITY];
+        let pairs: Vec<(Id, Id)> = (0..MAX_BYTES / CAPACITY)
+            .map(|_| sockets.pair(nature(Style::Stream)).unwrap())
+            .collect();
+        for (one, _) in &pairs {
+            assert_eq!(sockets.room(*one), Ok(CAPACITY));
+            sockets.send_bytes(*one, &full);
+        }
+        let (one, other) = pairs[0];
+        assert_eq!(sockets.room(one), Err(Errno::NOBUFS));
+        assert_eq!(sockets.room(other), Err(Errno::NOBUFS));
+        let (message, _) = sockets.pair(nature(Style::SeqPacket)).unwrap();
+        let sent = sockets.send_message(message, None, b"x");
+        assert_eq!(sent, Err(Errno::NOBUFS));
+        // What is read, or can't be read any more, makes room.
+        sockets.drop_bytes(other, 1000);
+        assert_eq!(sockets.room(one), Ok(1000));
+        assert_eq!(sockets.send_message(message, None, b"x"), Ok(true));
+        sockets.close(pairs[1].1);
+        assert_eq!(sockets.room(other), Ok(CAPACITY));
+        for id in pairs.iter().flat_map(|pair| [pair.0, pair.1]) {
+            sockets.close(id);
+        }
+        assert_eq!(sockets.held, cost(1));
+    }
+
+    #[test]
+    fn messages_of_nothing_fill_a_socket_too() {
+        let mut sockets = Sockets::default();
+        let (one, _) = sockets.pair(nature(Style::Datagram)).unwrap();
+        let sent = (0..).take_while(|_| sockets.send_message(one, None, b"") == Ok(true));
+        assert_eq!(sent.count(), CAPACITY / cost(0));
+        let long = vec![0; CAPACITY];
+        assert_eq!(sockets.send_message(one, None, &long), Err(Errno::MSGSIZE));
+    }
+}
