@@ -8,7 +8,9 @@
 #include <sys/file.h>
 #include <sys/inotify.h>
 #include <sys/mman.h>
+#include <signal.h>
 #include <sys/sendfile.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/uio.h>
 #include <sys/xattr.h>
@@ -413,6 +415,15 @@ static void copies(void)
     char text[10];
     CALL(read(pipes[0], text, 10));
     printf("%.5s\n", text);
+    int ends[2];
+    CALL(socketpair(AF_UNIX, SOCK_STREAM, 0, ends));
+    at = 2;
+    CALL(sendfile(ends[0], from, &at, 5));
+    CALL(read(ends[1], text, 10));
+    printf("%.5s\n", text);
+    CALL(close(ends[1]));
+    signal(SIGPIPE, SIG_IGN);
+    CALL(sendfile(ends[0], from, &at, 3));
     struct flock lock = {.l_type = F_WRLCK, .l_whence = SEEK_SET};
     CALL(fcntl(to, F_SETLK, &lock));
     CALL(fcntl(to, F_GETLK, &lock));

@@ -3,10 +3,13 @@
 
 use rustix::io::Errno;
 
-use crate::linux::abi::{CHUNK, Guest, MOST_BYTES, Value, flags, length};
+use crate::linux::abi::{CHUNK, Guest, MOST_BYTES, Reply, Value, flags, length};
+use crate::linux::call::Outcome;
 use crate::linux::files::copies;
 use crate::linux::files::fds::Files;
-use crate::linux::files::open_file::{Kind, O_APPEND, OpenFile};
+use crate::linux::files::open_file::{Kind, O_APPEND, O_CLOEXEC, O_NONBLOCK, OpenFile};
+use crate::linux::net::calls;
+use crate::linux::net::socket::Style;
 
 const MFD_CLOEXEC: u32 = 1;
 const MFD_ALLOW_SEALING: u32 = 2;
@@ -95,6 +98,15 @@ fn write_to(
             files.pipes.append(*pipe, piece);
             Ok(piece.len())
         }
+        Kind::Socket(id) if files.sockets.get(*id)?.nature.style == Style::Stream => {
+            let room = files.sockets.room(*id)?;
+            if room == 0 {
+                return Err(Errno::AGAIN);
+            }
+            let piece = bytes.get(..room.min(bytes.len())).unwrap_or_default();
+            files.sockets.send_bytes(*id, piece);
+            Ok(piece.len())
+        }
         Kind::Device(_) => Ok(bytes.len()),
         _ => Err(Errno::INVAL),
     }
@@ -153,12 +165,17 @@ fn advance(
     }
 }
 
-/// sendfile(2)
-pub fn sendfile(
-    files: &mut Files,
-    guest: &mut Guest<'_>,
-    [to, from, offset, len]: [u64; 4],
-) -> Value {
+/// sendfile(2). Where there is room for some bytes only, as in a socket, those are sent; the task waits for the first.
+pub fn sendfile(files: &mut Files, guest: &mut Guest<'_>, args: [u64; 4]) -> Reply {
+    let blocks = files.get(args[0])?.flags & O_NONBLOCK == 0;
+    match send(files, guest, args) {
+        Err(Errno::AGAIN) if blocks => Ok(calls::wait(None)),
+        result => result.map(Outcome::Return),
+    }
+}
+
+fn send(files: &mut Files, guest: &mut Guest<'_>, args: [u64; 4]) -> Value {
+    let [to, from, offset, len] = args;
     let (source, target) = (files.get(from)?, files.get(to)?);
     if !source.readable() || !target.writable() {
         return Err(Errno::BADF);
@@ -207,7 +224,6 @@ pub fn copy_file_range(files: &mut Files, guest: &mut Guest<'_>, args: [u64; 6])
 
 /// inotify_init1(2): a descriptor that never becomes ready.
 pub fn inotify_init(files: &mut Files, how: u64) -> Value {
-    use crate::linux::files::open_file::{O_CLOEXEC, O_NONBLOCK};
     let how = flags(how);
     if how & !(O_CLOEXEC | O_NONBLOCK) != 0 {
         return Err(Errno::INVAL);
