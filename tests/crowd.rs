@@ -15,7 +15,15 @@ use common::{eventually, variable};
 
 /// Clients of the one tenant, more than varnishd has threads.
 const CROWD: usize = 150;
-const THREADS: [&str; 4] = ["-p", "thread_pool_max=100", "-p", "thread_pool_min=100"];
+const THREADS: [&str; 6] = [
+    "-p",
+    "thread_pool_max=100",
+    "-p",
+    "thread_pool_min=100",
+    // Varnish itself closes what does not fit into this queue, whoever's it is.
+    "-p",
+    "thread_queue_limit=1000",
+];
 /// How often another tenant is asked.
 const EVERY: Duration = Duration::from_millis(5);
 /// The clients it is asked by: one alone would wait for a slow answer, and ask less.
