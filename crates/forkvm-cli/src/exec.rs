@@ -79,7 +79,6 @@ pub struct Allow {
     #[arg(
         required = true,
         trailing_var_arg = true,
-        allow_hyphen_values = true,
         value_name = "PROGRAM [ARGUMENT]…"
     )]
     program: Vec<std::ffi::OsString>,
@@ -87,7 +86,7 @@ pub struct Allow {
 
 impl Allow {
     /// The program to run, found as a shell finds it.
-    fn command(&self) -> Result<Command, String> {
+    pub fn command(&self) -> Result<Command, String> {
         let name = self.program.first().ok_or("no program is named")?;
         let path = find_program(name)?;
         let mut environment: Vec<Vec<u8>> = vec![b"PATH=/usr/local/bin:/usr/bin:/bin".to_vec()];
@@ -109,7 +108,8 @@ impl Allow {
         })
     }
 
-    fn sandbox(&self, command: &Command) -> Result<Sandbox, String> {
+    /// What it may have.
+    pub fn sandbox(&self, command: &Command) -> Result<Sandbox, String> {
         let mut allowed_paths: Vec<AllowedPath> = if self.allow_all {
             vec![PathBuf::from("/").into()]
         } else {
@@ -233,15 +233,20 @@ impl Host for Terminal {
     }
 
     fn output(&mut self, stream: Stream, bytes: &[u8]) {
-        // A reader that has left is the program's business, which goes on here.
-        let _ = match stream {
-            Stream::Stdout => {
-                let mut stdout = io::stdout().lock();
-                stdout.write_all(bytes).and_then(|()| stdout.flush())
-            }
-            _ => io::stderr().lock().write_all(bytes),
-        };
+        print(stream, bytes);
     }
+}
+
+/// Prints what a program does.
+pub fn print(stream: Stream, bytes: &[u8]) {
+    // A reader that has left is the program's business, which goes on here.
+    let _ = match stream {
+        Stream::Stdout => {
+            let mut stdout = io::stdout().lock();
+            stdout.write_all(bytes).and_then(|()| stdout.flush())
+        }
+        _ => io::stderr().lock().write_all(bytes),
+    };
 }
 
 impl Exec {

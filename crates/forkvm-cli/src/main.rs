@@ -18,6 +18,7 @@ mod manual;
 mod new;
 mod nodes;
 mod run;
+mod serve;
 mod settings;
 mod upload;
 
@@ -43,6 +44,8 @@ enum Command {
     Run(Box<run::Run>),
     /// Run an unmodified program in a machine of its own, to its exit.
     Exec(Box<exec::Exec>),
+    /// Serve connections with an unmodified server, each in a fork of its own that is reset afterwards.
+    Serve(Box<serve::Serve>),
     /// Serve a program on loopback without Varnish, and load it anew when its file changes.
     Dev(Box<dev::Dev>),
     /// Give a tenant a new program, on one running Varnish or on many.
@@ -70,6 +73,7 @@ fn main() -> ExitCode {
         Command::New(new) => new.execute(),
         Command::Run(run) => run.execute(),
         Command::Exec(exec) => exec.execute(),
+        Command::Serve(serve) => serve.execute(),
         Command::Dev(dev) => dev.execute(),
         Command::Upload(upload) => upload.execute(),
         Command::Rollback(rollback) => rollback.execute(),

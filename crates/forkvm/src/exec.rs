@@ -6,7 +6,6 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use kvm_bindings::kvm_regs;
-use rustix::fs::MemfdFlags;
 
 use crate::arch::layout::SpaceLayout;
 use crate::arch::monitor;
@@ -18,6 +17,7 @@ use crate::image::symbols::Symbols;
 use crate::linux::{AllowedPath, HeapLayout, Linux, Setup};
 use crate::machine::probe::{self, KvmHost, KvmUnavailable};
 use crate::machine::{Event, Machine};
+use crate::master::freeze;
 use crate::memory::guest::GuestMemory;
 use crate::memory::mapping::Mapping;
 use crate::memory::space::Space;
@@ -87,7 +87,7 @@ pub enum NotRun {
 }
 
 impl NotRun {
-    fn host(error: impl std::fmt::Display) -> Self {
+    pub(crate) fn host(error: impl std::fmt::Display) -> Self {
         Self::Host(error.to_string())
     }
 }
@@ -99,7 +99,7 @@ impl NotRun {
 pub fn exec(command: Command, sandbox: &Sandbox, host: &mut dyn Host) -> Result<Ended, NotRun> {
     let deadline = Instant::now() + sandbox.max_time;
     let kvm = probe::host()?;
-    let (mut machine, loaded) = load(kvm, command, sandbox)?;
+    let (mut machine, loaded, _) = load(kvm, command, sandbox)?;
     let template = machine.vcpu().sregs().map_err(NotRun::host)?;
     let sregs = user_sregs(&template, kvm.choice, 0, 0);
     machine.vcpu().set_sregs(&sregs).map_err(NotRun::host)?;
@@ -126,7 +126,7 @@ pub fn exec(command: Command, sandbox: &Sandbox, host: &mut dyn Host) -> Result<
             return Ok(Ended::Signalled(libc::SIGSEGV));
         }
         Err(cause) => cause,
-        Ok(Event::SystemCall) => Cause::Machine("it stopped after a system call".into()),
+        Ok(Event::SystemCall | Event::Idle(_)) => Cause::Machine("it stopped for no reason".into()),
     };
     Err(NotRun::Stopped(cause.describe(
         &Symbols::default(),
@@ -136,12 +136,12 @@ pub fn exec(command: Command, sandbox: &Sandbox, host: &mut dyn Host) -> Result<
     )))
 }
 
-/// Makes a machine with the program in it.
-fn load(
+/// Makes a machine with the program in it, and the file that is its memory.
+pub(crate) fn load(
     kvm: &'static KvmHost,
     command: Command,
     sandbox: &Sandbox,
-) -> Result<(Machine, Loaded), NotRun> {
+) -> Result<(Machine, Loaded, Arc<File>), NotRun> {
     let layout = SpaceLayout::plan(sandbox.max_memory).ok_or_else(|| {
         NotRun::Setting(format!(
             "max_memory: {} bytes are too few for any program",
@@ -149,10 +149,7 @@ fn load(
         ))
     })?;
     let len = layout.frames.end;
-    let memfd =
-        rustix::fs::memfd_create("forkvm-exec", MemfdFlags::CLOEXEC).map_err(NotRun::host)?;
-    let memfd = Arc::new(File::from(memfd));
-    memfd.set_len(len).map_err(NotRun::host)?;
+    let memfd = freeze::memfd("forkvm-exec", len).map_err(NotRun::host)?;
     let mapping = Mapping::shared(&memfd, len).map_err(NotRun::host)?;
     monitor::install(&mapping, kvm.entry).map_err(NotRun::host)?;
     let mut tables = TablePages::new(layout.tables.clone());
@@ -189,5 +186,5 @@ fn load(
         kvm.report.fsgsbase,
     )?;
     let machine = Machine::new(kvm, memory, linux, None).map_err(NotRun::host)?;
-    Ok((machine, loaded))
+    Ok((machine, loaded, memfd))
 }

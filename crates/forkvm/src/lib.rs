@@ -92,6 +92,7 @@ mod pool;
 mod program;
 mod random;
 mod request;
+mod server;
 
 pub use call::http::{HeaderError, parse_header};
 pub use config::{Config, Limits, WarmUp};
@@ -105,3 +106,4 @@ pub use machine::probe::{KvmReport, KvmUnavailable, probe};
 pub use pool::queue::{Place, Queue};
 pub use program::{Answer, Program, Stats};
 pub use request::{CachePolicy, Header, Host, Quiet, Request, Stream};
+pub use server::{Closed, Connection, NotServing, Server, ServerFork, ServerLimits};

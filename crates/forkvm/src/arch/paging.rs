@@ -146,10 +146,6 @@ impl TablePages {
         Ok(table + index(address, 1) * 8)
     }
 
-    #[allow(
-        dead_code,
-        reason = "for forks of machines with an address space, which come next"
-    )]
     /// True while at least half of the pages that `of` had left are left.
     pub fn has_room(&self, of: &Self) -> bool {
         (self.end - self.next) * 2 >= of.end - of.next

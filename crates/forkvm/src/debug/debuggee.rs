@@ -123,6 +123,8 @@ impl<'a> Debuggee<'a> {
             match result {
                 Ok(Event::Hypercall(number)) => return Ok(Some(number)),
                 Ok(Event::SystemCall) => self.system_call_stepped()?,
+                // No program for requests is.
+                Ok(Event::Idle(_)) => {}
                 Err(Cause::Exception(exception)) => self.exception(exception)?,
                 Err(Cause::Timeout) if Instant::now() < deadline => {}
                 Err(cause) => return Err(cause),

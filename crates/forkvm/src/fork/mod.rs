@@ -27,7 +27,7 @@ use crate::memory::mapping::Mapping;
 use crate::memory::user::UserMemory;
 use crate::request::{Host, Request};
 
-mod shrink;
+pub mod shrink;
 #[cfg(test)]
 pub(crate) mod tests;
 

@@ -26,6 +26,8 @@ mod told;
 mod trace;
 
 pub use self::call::{Call, NewThread, Outcome, Retried};
+pub use self::net::address::Address;
+pub use self::net::outside::{ConnectionId, Listener, ListenerId};
 pub use self::setup::{AllowedPath, HeapLayout, Setup};
 pub use self::state::Linux;
 pub use self::tasks::delivery::{Handling, Next as NextSignal};

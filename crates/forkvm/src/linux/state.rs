@@ -2,7 +2,7 @@
 
 use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
 
@@ -12,7 +12,7 @@ use crate::image::exec::{self, Command, ExecError, Loaded, Placement};
 use crate::linux::abi::Guest;
 use crate::linux::call::{NewThread, Outcome, Retried, WaitOn};
 use crate::linux::files::copies;
-use crate::linux::files::fds::Files;
+use crate::linux::files::fds::{Files, Kind};
 use crate::linux::files::host_files::HostFiles;
 use crate::linux::files::open::Executables;
 use crate::linux::files::paths::{Absolute, Roots};
@@ -281,6 +281,22 @@ impl Linux {
     /// What the current task does about a signal that its own instruction has caused; `None` if that ends it.
     pub fn fault(&mut self, signal: Signal) -> Option<Handling> {
         delivery::fault(&mut self.signals, &mut self.tasks, signal)
+    }
+
+    /// Has all that waits for a time do so for this much longer: it was frozen meanwhile.
+    pub fn shift_deadlines(&mut self, by: Duration) {
+        let any = self.tasks.next_deadline().is_some() || self.next_alarm().is_some();
+        if any {
+            self.tasks.shift_deadlines(by);
+            self.signals.shift_alarm(by);
+        }
+        if self
+            .files
+            .all_open()
+            .any(|file| matches!(file.kind, Kind::TimerFd(_)))
+        {
+            self.files.shift_timers(by);
+        }
     }
 
     /// When the next signal of a timer is due.

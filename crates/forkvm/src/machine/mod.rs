@@ -16,7 +16,7 @@ pub mod watchdog;
 use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 
-use kvm_bindings::kvm_sregs;
+use kvm_bindings::{KVM_VCPUEVENT_VALID_SHADOW, kvm_sregs, kvm_vcpu_events};
 
 use crate::arch::context::VectorFormat;
 use crate::arch::regs::user_sregs;
@@ -30,6 +30,7 @@ use crate::machine::probe::KvmHost;
 use crate::machine::watchdog::{Watch, WatchdogError};
 use crate::memory::faults::FaultError;
 use crate::memory::guest::GuestMemory;
+use crate::memory::space::Space;
 use crate::random::Random;
 use crate::request::Host;
 
@@ -40,6 +41,9 @@ pub enum Event {
     Hypercall(u32),
     /// A system call was served; only told while stepping.
     SystemCall,
+    /// All tasks wait for what the caller may bring, or the first of them until this time. Only told of machines that
+    /// serve; [`Machine::go_on`] goes on from there.
+    Idle(Option<Instant>),
 }
 
 /// What the vCPU's last exit left behind in KVM.
@@ -78,6 +82,12 @@ pub struct Machine {
     vector_of: i32,
     /// What of that state a program may have, once that was asked.
     vector_format: Option<VectorFormat>,
+    /// Its program serves connections: it is the caller who waits while all tasks do.
+    serves: bool,
+    /// All tasks wait, until this time if it is one. Told at once.
+    idle: Option<Option<Instant>>,
+    /// How often in a row a task had to be interrupted that runs while another one waits for a connection.
+    spins: u32,
     /// The signal of a timer for which the watchdog is armed.
     armed_for: Option<Instant>,
     /// How long it has the processor before others may have it. Only while it boots.
@@ -134,6 +144,9 @@ impl Machine {
             stepping: false,
             vector_of: FIRST_TID,
             vector_format: None,
+            serves: false,
+            idle: None,
+            spins: 0,
             armed_for: None,
             slice: None,
             kept: Duration::ZERO,
@@ -250,6 +263,9 @@ impl Machine {
             if let Some(cause) = ended {
                 return Err(cause);
             }
+            if let Some(until) = self.idle.take() {
+                return Ok(Event::Idle(until));
+            }
         }
     }
 
@@ -293,6 +309,29 @@ impl Machine {
             self.kept += start.elapsed().saturating_sub(time);
         }
         goes_on
+    }
+
+    /// What tells a vCPU that no exception, interrupt or shadow is pending.
+    pub fn no_events(&self) -> Result<kvm_vcpu_events, kvm_ioctls::Error> {
+        let mut events = self.vcpu.events()?;
+        events.exception = Default::default();
+        events.interrupt = Default::default();
+        events.flags = KVM_VCPUEVENT_VALID_SHADOW;
+        Ok(events)
+    }
+
+    /// Ends a machine, and gives what is not in its memory. `None` without an address space.
+    pub fn into_state(self) -> Option<(Space, Linux)> {
+        let Self { memory, linux, .. } = self;
+        Some((memory.into_space()?, linux))
+    }
+
+    /// Replaces the address space by a master's, whose tables the memory holds by now.
+    pub fn replace_space(&mut self, space: Space) -> Result<(), kvm_ioctls::Error> {
+        if let Some(own) = self.memory.space_mut() {
+            *own = space;
+        }
+        self.vm.forget_translations()
     }
 
     /// The registers a program's ring-3 code has now, with the bases it gave itself, ready to be set in another

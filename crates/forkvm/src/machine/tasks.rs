@@ -11,9 +11,13 @@ use crate::arch::regs::RFLAGS;
 use crate::failure::Cause;
 use crate::image::exec::Command;
 use crate::linux::{Call, FIRST_TID, NewThread, Outcome, Retried};
-use crate::machine::Machine;
+use crate::machine::{Event, Machine};
 use crate::request::Host;
 
+/// The id of no task.
+const NOBODY: i32 = 0;
+/// A task that was interrupted so often while another one waited for a connection goes on for ever.
+const SPINS: u32 = 5;
 /// How long a task runs while another one could.
 pub(super) const SLICE: Duration = Duration::from_millis(10);
 
@@ -151,17 +155,69 @@ impl Machine {
             if found == Found::Moved {
                 continue;
             }
-            let deadlines = [
-                self.linux.tasks().next_deadline(),
-                self.linux.next_alarm(),
-                self.linux.next_timer(now),
-            ];
-            let Some(until) = deadlines.into_iter().flatten().min() else {
+            let until = self.next_wake(now);
+            if self.serves {
+                self.idle = Some(until);
+                return None;
+            }
+            let Some(until) = until else {
                 let never = self.linux.why_all_wait();
                 return Some(Cause::Deadlock(never));
             };
             std::thread::sleep(until.min(deadline).saturating_duration_since(now));
         }
+    }
+
+    /// When a task goes on that waits, if nothing happens.
+    fn next_wake(&self, now: Instant) -> Option<Instant> {
+        let deadlines = [
+            self.linux.tasks().next_deadline(),
+            self.linux.next_alarm(),
+            self.linux.next_timer(now),
+        ];
+        deadlines.into_iter().flatten().min()
+    }
+
+    /// Says that the program serves connections.
+    pub fn set_serves(&mut self) {
+        self.serves = true;
+    }
+
+    /// Runs the machine on after [`Event::Idle`]: whatever task can by now.
+    pub fn go_on(&mut self, deadline: Instant, host: &mut dyn Host) -> Result<Event, Cause> {
+        self.rearm(self.slice_end(deadline));
+        let ended = self.schedule(deadline, host);
+        if let Some(cause) = ended {
+            return Err(cause);
+        }
+        if let Some(until) = self.idle.take() {
+            return Ok(Event::Idle(until));
+        }
+        match self.before_going_on(deadline) {
+            Some(cause) => Err(cause),
+            None => self.run(deadline, host),
+        }
+    }
+
+    /// Has the next run begin with the contexts that the tasks have, whatever the processor holds.
+    pub fn forget_task(&mut self) {
+        self.vector_of = NOBODY;
+        (self.armed_for, self.idle, self.spins) = (None, None, 0);
+    }
+
+    /// Keeps what the processor holds of a task with that task.
+    pub fn save_vector_state(&mut self) -> Result<(), kvm_ioctls::Error> {
+        let vector = self.vcpu.xsave()?;
+        let of = self.vector_of;
+        if let Some(task) = self
+            .linux
+            .tasks_mut()
+            .iter_mut()
+            .find(|task| task.tid == of)
+        {
+            task.context.vector = Some(Arc::from(vector));
+        }
+        Ok(())
     }
 
     /// The task after the current one, in turn, that can run: those that wait make their calls again.
@@ -220,9 +276,20 @@ impl Machine {
             return Some(Cause::Timeout);
         }
         self.watch.disarm();
-        let ended = self.next_turn(deadline, host);
+        if self.is_in_program() {
+            if let Some(cause) = self.next_turn(deadline, host) {
+                return Some(cause);
+            }
+            if self.serves && self.linux.waits_for_connection(&self.memory).is_some() {
+                self.spins += 1;
+                if self.spins.is_multiple_of(SPINS) {
+                    self.save_context();
+                    self.idle = Some(Some(Instant::now()));
+                }
+            }
+        }
         self.rearm(self.slice_end(deadline));
-        ended
+        None
     }
 
     /// When the current task's turn is over at the latest.
@@ -235,20 +302,26 @@ impl Machine {
         }
     }
 
-    fn next_turn(&mut self, deadline: Instant, host: &mut dyn Host) -> Option<Cause> {
-        let regs = self.vcpu.regs();
+    /// Whether the program's own code runs, and not the engine's, which goes on a little.
+    fn is_in_program(&mut self) -> bool {
         let ring = self.vcpu.synced_sregs().cs.selector & 3;
         let end = self
             .memory
             .space()
             .map_or(0, |space| space.layout().monitor().end);
-        // In the engine's own code it goes on a little.
-        if ring != 3 || (MONITOR_BASE..end).contains(&regs.rip) {
-            return None;
-        }
-        let current = self.linux.tasks().current_place();
+        ring == 3 && !(MONITOR_BASE..end).contains(&self.vcpu.regs().rip)
+    }
+
+    /// Keeps the current task's registers as they are. Its vector state stays in the processor.
+    fn save_context(&mut self) {
+        let regs = self.vcpu.regs();
         let context = self.context(regs);
         self.linux.tasks_mut().current().context = context;
+    }
+
+    fn next_turn(&mut self, deadline: Instant, host: &mut dyn Host) -> Option<Cause> {
+        let current = self.linux.tasks().current_place();
+        self.save_context();
         let ended = match self.next_runnable(host) {
             Ok(Found::Task(place)) if place != current => self.switch_to(place),
             Ok(_) => None,

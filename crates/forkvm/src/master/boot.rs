@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use kvm_bindings::{KVM_VCPUEVENT_VALID_SHADOW, kvm_regs, kvm_sregs};
+use kvm_bindings::{kvm_regs, kvm_sregs};
 
 use crate::arch::layout::{
     FROZEN_BASES, Layout, REQUEST_AREA, REQUEST_AREA_LEN, XSAVE_IMAGE, XSAVE_LEN, monitor,
@@ -137,10 +137,7 @@ impl Booting {
             .memory
             .write_physical(FROZEN_BASES, &bases)
             .map_err(|error| text(&error))?;
-        let mut events = self.machine.vcpu().events().map_err(|error| text(&error))?;
-        events.exception = Default::default();
-        events.interrupt = Default::default();
-        events.flags = KVM_VCPUEVENT_VALID_SHADOW;
+        let events = self.machine.no_events().map_err(|error| text(&error))?;
         Ok(WaitPoint {
             regs,
             sregs,
@@ -310,7 +307,7 @@ fn run_until_waiting(
     loop {
         let number = match machine.run(deadline, output) {
             Ok(Event::Hypercall(number)) => number,
-            Ok(Event::SystemCall) => continue,
+            Ok(Event::SystemCall | Event::Idle(_)) => continue,
             // RIP is just past the `int3`.
             Err(Cause::Exception(exception))
                 if exception.vector == BREAKPOINT

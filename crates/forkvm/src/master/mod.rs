@@ -2,16 +2,14 @@
 //! write any more; every fork maps it copy-on-write.
 
 mod boot;
+pub mod freeze;
 pub mod handover;
 pub mod numbers;
 
 use std::fs::File;
 use std::ops::Range;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
-
-use rustix::fs::{MemfdFlags, SealFlags};
-use rustix::io::Errno;
+use std::time::Instant;
 
 use crate::arch::layout::{Layout, MMAP_WINDOW, STACK_TOP, XSAVE_LEN};
 use crate::call::handlers::Handlers;
@@ -27,7 +25,6 @@ use crate::master::boot::{Booting, Patch};
 use crate::master::handover::Predecessor;
 use crate::master::numbers::Numbers;
 use crate::memory::mapping::Mapping;
-use crate::memory::unused;
 use crate::request::Host;
 
 /// A frozen program.
@@ -68,7 +65,9 @@ impl Master {
         boot.warm_up(&mut booting, &wait_point, output)?;
         let deadline = booting.deadline;
         let linux = booting.finish().map_err(BootError::Host)?;
-        let (memory, unused) = freeze(&memfd, &boot.layout, deadline)
+        // Page tables stay, since the processor may write to them; before them is nothing that programs use.
+        let among = boot.layout.tables.end..boot.layout.memory_len();
+        let (memory, unused) = freeze::freeze(&memfd, among, deadline)
             .map_err(|error| BootError::Host(format!("freezing its memory: {error}")))?;
         let Boot { host, image, .. } = boot;
         Ok(Self {
@@ -121,7 +120,7 @@ impl<'a> Boot<'a> {
     /// A machine that is about to run the program, and the file that is its memory.
     fn load(&self) -> Result<(Arc<File>, Booting), BootError> {
         let linux = self.linux()?;
-        let memfd = memfd(&self.layout).map_err(|error| {
+        let memfd = freeze::memfd("forkvm-master", self.layout.memory_len()).map_err(|error| {
             let hint = what_to_raise(error.raw_os_error());
             BootError::Host(format!("its memory: {error}{hint}"))
         })?;
@@ -254,44 +253,6 @@ fn advice(cause: &Cause, file: &[u8]) -> &'static str {
     }
 }
 
-fn memfd(layout: &Layout) -> std::io::Result<Arc<File>> {
-    let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
-    let file = File::from(rustix::fs::memfd_create("forkvm-master", flags)?);
-    file.set_len(layout.memory_len())?;
-    Ok(Arc::new(file))
-}
-
-/// Gives back what the program left zero, makes the rest unwritable for good, and maps it for reading.
-fn freeze(
-    memfd: &Arc<File>,
-    layout: &Layout,
-    deadline: Instant,
-) -> std::io::Result<(Mapping, Vec<Range<u64>>)> {
-    let len = layout.memory_len();
-    let map = |unused: &[_]| Mapping::frozen(memfd, len, unused).map_err(std::io::Error::other);
-    // Page tables stay, since the processor may write to them; before them is nothing that programs use.
-    let unused = unused::give_back(memfd, &map(&[])?, layout.tables.end..len)?;
-    seal(memfd, deadline)?;
-    Ok((map(&unused)?, unused))
-}
-
-/// Makes the memfd unwritable for good.
-///
-/// The kernel refuses while somebody holds one of its pages for writing (F_ADD_SEALS in fcntl(2)), which its own reclaim
-/// and migration of pages may do for a moment: that is waited out.
-fn seal(memfd: &File, deadline: Instant) -> std::io::Result<()> {
-    let seals = SealFlags::WRITE | SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL;
-    loop {
-        match rustix::fs::fcntl_add_seals(memfd, seals) {
-            Ok(()) => return Ok(()),
-            Err(Errno::BUSY) if Instant::now() < deadline => {
-                std::thread::sleep(Duration::from_millis(1));
-            }
-            Err(error) => return Err(error.into()),
-        }
-    }
-}
-
 fn setup(config: &Config, layout: &Layout) -> Setup {
     Setup {
         writable_paths: Vec::new(),
@@ -354,36 +315,4 @@ fn put_stack(
         .write(layout.stack.end - bytes.len() as u64, &bytes)
         .map_err(std::io::Error::other)?;
     Ok(Some(STACK_TOP - bytes.len() as u64))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn memory() -> (Arc<File>, Mapping) {
-        let file =
-            rustix::fs::memfd_create("test", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING);
-        let file = Arc::new(File::from(file.unwrap()));
-        file.set_len(8192).unwrap();
-        let mapping = Mapping::shared(&file, 8192).unwrap();
-        (file, mapping)
-    }
-
-    #[test]
-    fn whoever_holds_the_memory_for_a_moment_is_waited_for() {
-        let (file, mapping) = memory();
-        let holder = std::thread::spawn(move || {
-            std::thread::sleep(Duration::from_millis(50));
-            drop(mapping);
-        });
-        seal(&file, Instant::now() + Duration::from_secs(60)).unwrap();
-        holder.join().unwrap();
-    }
-
-    #[test]
-    fn who_holds_it_on_is_not() {
-        let (file, _mapping) = memory();
-        let error = seal(&file, Instant::now()).unwrap_err();
-        assert_eq!(error.kind(), std::io::ErrorKind::ResourceBusy);
-    }
 }

@@ -163,10 +163,6 @@ impl GuestMemory {
         Ok(())
     }
 
-    #[allow(
-        dead_code,
-        reason = "for forks of machines with an address space, which come next"
-    )]
     /// Puts the address space back to the master's, after memory has been. False if the fork is better thrown away.
     pub fn restore_space(&mut self, master: &Space) -> Result<bool, OutOfRange> {
         match self.space.as_deref_mut() {
@@ -175,10 +171,6 @@ impl GuestMemory {
         }
     }
 
-    #[allow(
-        dead_code,
-        reason = "for forks of machines with an address space, which come next"
-    )]
     /// Zeroes what the program gave back, before the freeze: a fork then finds every free frame zero.
     pub fn clear_free_frames(&mut self) -> Result<(), OutOfRange> {
         let Some(space) = self.space.as_deref_mut() else {

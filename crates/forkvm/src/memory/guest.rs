@@ -68,6 +68,11 @@ impl GuestMemory {
         }
     }
 
+    /// The address space alone.
+    pub fn into_space(self) -> Option<Space> {
+        self.space.map(|space| *space)
+    }
+
     /// The memory of a fork whose page tables are in this guest-physical range, and whose requests may each newly
     /// dirty so many pages.
     pub fn forked(

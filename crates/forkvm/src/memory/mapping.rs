@@ -144,8 +144,13 @@ impl Mapping {
 
     /// How many pages differ from another mapping's.
     pub fn differing_pages(&self, other: &Mapping) -> usize {
+        self.differing_pages_from(other, 0)
+    }
+
+    /// The same from this guest-physical address on.
+    pub fn differing_pages_from(&self, other: &Mapping, first: u64) -> usize {
         let (mut mine, mut theirs) = ([0; PAGE as usize], [0; PAGE as usize]);
-        (0..self.len().min(other.len()))
+        (first..self.len().min(other.len()))
             .step_by(PAGE as usize)
             .filter(|&page| {
                 self.read(page, &mut mine)

@@ -5,6 +5,7 @@
 //! (`pread`).
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use rustix::io::Errno;
 
@@ -144,6 +145,15 @@ impl Files {
     /// All open files.
     pub fn all_open(&self) -> impl Iterator<Item = &OpenFile> {
         self.open.iter().flatten()
+    }
+
+    /// Has all timers go off so much later.
+    pub fn shift_timers(&mut self, by: Duration) {
+        for file in self.open.iter_mut().flatten() {
+            if let Kind::TimerFd(timer) = &mut file.kind {
+                timer.shift(by);
+            }
+        }
     }
 
     /// The open file at a place, which its descriptors name.

@@ -102,6 +102,11 @@ impl TimerFd {
         self.interval = interval;
     }
 
+    /// Has it go off so much later.
+    pub fn shift(&mut self, by: Duration) {
+        self.at = self.at.map(|at| at.checked_add(by).unwrap_or(at));
+    }
+
     /// How often it went off that nobody has read yet.
     pub fn expirations(&self, now: Instant) -> u64 {
         match self.at {

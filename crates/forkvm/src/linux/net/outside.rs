@@ -24,7 +24,6 @@ pub struct Listener {
     pub waiting: usize,
 }
 
-#[allow(dead_code, reason = "for what serves connections")]
 impl Sockets {
     /// The streams that listen.
     pub fn listeners(&self) -> Vec<Listener> {

@@ -21,7 +21,6 @@ impl Linux {
     }
 }
 
-#[allow(dead_code, reason = "for what serves connections")]
 impl Linux {
     /// The stream sockets that listen.
     pub fn listeners(&self) -> Vec<Listener> {

@@ -118,6 +118,13 @@ impl Signals {
         }
     }
 
+    /// Has the timer go off so much later.
+    pub fn shift_alarm(&mut self, by: Duration) {
+        if let Some(alarm) = &mut self.alarm {
+            alarm.at = alarm.at.checked_add(by).unwrap_or(alarm.at);
+        }
+    }
+
     /// When the timer goes off.
     pub fn next_alarm(&self) -> Option<Instant> {
         self.alarm.map(|alarm| alarm.at)

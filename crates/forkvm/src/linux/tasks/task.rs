@@ -1,6 +1,6 @@
 //! The tasks of a machine: what Linux keeps for each thread. One runs at a time; the others are runnable or wait.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::arch::context::Context;
 use crate::linux::call::{Call, Wait, WaitOn};
@@ -249,6 +249,18 @@ impl Tasks {
             }
         }
         moved
+    }
+
+    /// Has all who wait for a time stop waiting so much later.
+    pub fn shift_deadlines(&mut self, by: Duration) {
+        for task in &mut self.list {
+            if let State::Blocked(Blocked {
+                until: Some(until), ..
+            }) = &mut task.state
+            {
+                *until = until.checked_add(by).unwrap_or(*until);
+            }
+        }
     }
 
     /// When the first of those who wait stops waiting.

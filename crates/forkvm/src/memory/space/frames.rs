@@ -76,10 +76,6 @@ impl Frames {
         ((self.next - first) / PAGE - free, (self.end - first) / PAGE)
     }
 
-    #[allow(
-        dead_code,
-        reason = "for forks of machines with an address space, which come next"
-    )]
     /// Takes out the frames that were given back and hold something, so that their caller zeroes them.
     pub fn take_used(&mut self) -> Vec<u64> {
         let used = std::mem::take(&mut self.used);
@@ -88,19 +84,11 @@ impl Frames {
         used
     }
 
-    #[allow(
-        dead_code,
-        reason = "for forks of machines with an address space, which come next"
-    )]
     /// True for a frame that is not given out, once [`Frames::take_used`] has been called and nothing since.
     pub fn is_free(&self, frame: u64) -> bool {
         frame >= self.next || self.clean.binary_search(&frame).is_ok()
     }
 
-    #[allow(
-        dead_code,
-        reason = "for forks of machines with an address space, which come next"
-    )]
     /// Goes back to the master's state, but for the frames in `kept`, which stay given out. All others hold what the
     /// master's do: those that the master never gave out are zero.
     pub fn restore_from(&mut self, master: &Self, kept: &BTreeSet<u64>) {

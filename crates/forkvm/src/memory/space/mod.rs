@@ -22,10 +22,6 @@ use crate::memory::mapping::{Mapping, OutOfRange};
 use crate::memory::space::frames::Frames;
 use crate::memory::space::vmas::{Backing, PageSource, TooManyVmas, Vma, Vmas};
 
-#[allow(
-    dead_code,
-    reason = "for forks of machines with an address space, which come next"
-)]
 /// Most table entries a fork keeps beyond the master's. With more it is thrown away.
 const MOST_KEPT: usize = 64 << 10;
 
@@ -84,10 +80,6 @@ impl Removals {
     }
 }
 
-#[allow(
-    dead_code,
-    reason = "for forks of machines with an address space, which come next"
-)]
 /// A table entry before it was changed.
 #[derive(Debug, Clone, Copy)]
 struct Change {
@@ -96,10 +88,6 @@ struct Change {
     old: u64,
 }
 
-#[allow(
-    dead_code,
-    reason = "for forks of machines with an address space, which come next"
-)]
 /// What a fork changed in its tables.
 #[derive(Debug, Default)]
 struct Journal {
@@ -114,8 +102,6 @@ pub struct Space {
     pub(in crate::memory) vmas: Vmas,
     pub(in crate::memory) frames: Frames,
     layout: SpaceLayout,
-    /// Where mmap(2) looks downwards from.
-    mmap_top: u64,
     pub(in crate::memory) tables: TablePages,
     /// In a fork only.
     journal: Option<Journal>,
@@ -130,7 +116,6 @@ impl Space {
         Self {
             vmas: Vmas::default(),
             frames: Frames::new(layout.frames.clone()),
-            mmap_top: SERVER_MMAP_TOP,
             layout,
             tables,
             journal: None,
@@ -139,17 +124,12 @@ impl Space {
         }
     }
 
-    #[allow(
-        dead_code,
-        reason = "for forks of machines with an address space, which come next"
-    )]
     /// A fork's, of a master's.
     pub fn fork(&self) -> Self {
         Self {
             vmas: self.vmas.clone(),
             frames: self.frames.clone(),
             layout: self.layout.clone(),
-            mmap_top: self.mmap_top,
             tables: self.tables.clone(),
             journal: Some(Journal::default()),
             removals: Removals::default(),
@@ -171,15 +151,6 @@ impl Space {
     /// Where its parts lie.
     pub fn layout(&self) -> &SpaceLayout {
         &self.layout
-    }
-
-    #[allow(
-        dead_code,
-        reason = "for forks of machines with an address space, which come next"
-    )]
-    /// Has mmap(2) choose addresses below this one.
-    pub fn set_mmap_top(&mut self, top: u64) {
-        self.mmap_top = top;
     }
 
     /// Entries to be rewritten before the program runs again, all of them unless there are more than [`MOST_REMOVALS`].
@@ -266,10 +237,6 @@ impl Space {
         Ok(())
     }
 
-    #[allow(
-        dead_code,
-        reason = "for forks of machines with an address space, which come next"
-    )]
     /// Goes back to the master's tables, VMAs and frames. Memory has been put back already. False if the fork has grown
     /// so far that it is better thrown away.
     pub(in crate::memory) fn restore_from(
@@ -310,10 +277,6 @@ impl Space {
         Ok(journal.kept.len() <= MOST_KEPT && self.tables.has_room(&master.tables))
     }
 
-    #[allow(
-        dead_code,
-        reason = "for forks of machines with an address space, which come next"
-    )]
     /// True if this entry is what a fault of the master's own program would make of a page it has not touched yet: zero,
     /// with the permissions of its VMA. It may then stay, for the page reads as the master's.
     fn would_map(&self, address: u64, entry: u64) -> bool {
@@ -363,7 +326,7 @@ impl AddressSpace<'_> {
 
     /// First address after those that mmap(2) chooses from.
     pub fn mmap_top(&self) -> u64 {
-        self.space.mmap_top
+        SERVER_MMAP_TOP
     }
 
     /// True if a page has been touched.

@@ -1,0 +1,223 @@
+//! A client's connection as a server's machine needs it, and what goes on between the two.
+
+use std::io;
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use crate::failure::Cause;
+use crate::linux::{Address, ConnectionId, ListenerId};
+use crate::machine::{Event, Machine};
+use crate::request::Host;
+
+/// Bytes that are moved at once.
+const PIECE: usize = 64 << 10;
+
+/// A stream of bytes to and from a client. None of its functions waits but [`Connection::wait`].
+pub trait Connection {
+    /// Receives what has come: so many bytes, 0 if the client sends no more, `None` if there is nothing yet.
+    ///
+    /// # Errors
+    /// The client is gone.
+    fn receive(&mut self, buf: &mut [u8]) -> io::Result<Option<usize>>;
+
+    /// Sends what can be sent now: so many bytes, `None` if that is none.
+    ///
+    /// # Errors
+    /// The client is gone.
+    fn send(&mut self, bytes: &[u8]) -> io::Result<Option<usize>>;
+
+    /// Tells the client that nothing more is sent.
+    ///
+    /// # Errors
+    /// The client is gone.
+    fn finish(&mut self) -> io::Result<()>;
+
+    /// Waits until something can be received or, if that is wanted, sent; at most until this time.
+    ///
+    /// # Errors
+    /// The client is gone.
+    fn wait(&mut self, receive: bool, send: bool, until: Instant) -> io::Result<()>;
+
+    /// The client's address. `None` for a Unix socket's.
+    fn peer(&self) -> Option<SocketAddr>;
+}
+
+/// How long a connection may take.
+#[derive(Debug, Clone, Copy)]
+pub struct Times {
+    /// From the last bytes of the client to the first ones of the server.
+    pub request: Duration,
+    /// From the last bytes of either to the next ones of the client.
+    pub idle: Duration,
+}
+
+/// How a connection ended that the server was there for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Closed {
+    /// The server has closed it.
+    ByServer,
+    /// The client has, or it is gone.
+    ByClient,
+    /// Nothing came for too long.
+    Idle,
+}
+
+/// What is on its way between a client and a machine.
+struct Between<'a> {
+    connection: &'a mut dyn Connection,
+    id: ConnectionId,
+    to_server: Vec<u8>,
+    to_client: Vec<u8>,
+    /// The client sends no more.
+    client_ended: bool,
+    /// It was told that the server sends no more.
+    finished: bool,
+    /// When bytes came from the client, and whether the server has answered since.
+    last_input: Instant,
+    answered: bool,
+    last_byte: Instant,
+}
+
+/// Serves a connection until one of the two closes it. The machine is [`Event::Idle`] before and, but for errors, after it.
+pub fn serve(
+    machine: &mut Machine,
+    listener: ListenerId,
+    connection: &mut dyn Connection,
+    times: Times,
+    host: &mut dyn Host,
+) -> Result<Closed, Cause> {
+    let now = Instant::now();
+    let peer = connection.peer().map_or(Address::Unnamed, Address::Inet);
+    let Some(id) = machine.linux.connect_from_outside(listener, peer) else {
+        return Err(Cause::Machine("its listener takes no connection".into()));
+    };
+    let mut between = Between {
+        connection,
+        id,
+        to_server: Vec::new(),
+        to_client: Vec::new(),
+        client_ended: false,
+        finished: false,
+        last_input: now,
+        answered: false,
+        last_byte: now,
+    };
+    machine.watched(now + times.request, |machine| {
+        between.serve(machine, times, host)
+    })
+}
+
+impl Between<'_> {
+    fn serve(
+        &mut self,
+        machine: &mut Machine,
+        times: Times,
+        host: &mut dyn Host,
+    ) -> Result<Closed, Cause> {
+        loop {
+            let deadline = self.last_input.max(self.last_byte) + times.request;
+            let until = match machine.go_on(deadline, host)? {
+                Event::Idle(until) => until,
+                Event::Hypercall(_) | Event::SystemCall => {
+                    return Err(Cause::Killed(libc::SIGSEGV));
+                }
+            };
+            let Ok(moved) = self.pump(machine) else {
+                machine.linux.sockets_mut().reset(self.id);
+                return Ok(Closed::ByClient);
+            };
+            if machine.linux.sockets().is_closed(self.id) && self.to_client.is_empty() {
+                machine.linux.sockets_mut().hang_up(self.id);
+                return Ok(Closed::ByServer);
+            }
+            if moved {
+                continue;
+            }
+            let end = if self.answered {
+                self.last_byte + times.idle
+            } else {
+                deadline
+            };
+            let until = until.map_or(end, |until| until.min(end));
+            let receive = !self.client_ended && self.to_server.is_empty();
+            if self
+                .connection
+                .wait(receive, !self.to_client.is_empty(), until)
+                .is_err()
+            {
+                machine.linux.sockets_mut().reset(self.id);
+                return Ok(Closed::ByClient);
+            }
+            if Instant::now() >= end {
+                if !self.answered {
+                    return Err(Cause::Timeout);
+                }
+                machine.linux.sockets_mut().hang_up(self.id);
+                return Ok(Closed::Idle);
+            }
+        }
+    }
+
+    /// Moves what can be moved both ways. True if that was anything.
+    fn pump(&mut self, machine: &mut Machine) -> io::Result<bool> {
+        let sent = self.send(machine)?;
+        let received = self.receive(machine)?;
+        Ok(sent || received)
+    }
+
+    fn send(&mut self, machine: &mut Machine) -> io::Result<bool> {
+        let mut moved = false;
+        loop {
+            if self.to_client.is_empty() {
+                self.to_client = machine.linux.sockets_mut().take(self.id, PIECE);
+            }
+            if self.to_client.is_empty() {
+                break;
+            }
+            self.answered = true;
+            let Some(n) = self.connection.send(&self.to_client)? else {
+                return Ok(moved);
+            };
+            self.to_client.drain(..n.min(self.to_client.len()));
+            self.last_byte = Instant::now();
+            moved = true;
+        }
+        if machine.linux.sockets().sent_end(self.id) && !self.finished {
+            self.finished = true;
+            self.connection.finish()?;
+        }
+        Ok(moved)
+    }
+
+    fn receive(&mut self, machine: &mut Machine) -> io::Result<bool> {
+        let mut moved = false;
+        let mut buf = [0; 16 << 10];
+        loop {
+            if !self.to_server.is_empty() {
+                let n = machine.linux.sockets_mut().feed(self.id, &self.to_server);
+                self.to_server.drain(..n.min(self.to_server.len()));
+                moved |= n > 0;
+                if !self.to_server.is_empty() {
+                    return Ok(moved);
+                }
+            }
+            if self.client_ended {
+                return Ok(moved);
+            }
+            match self.connection.receive(&mut buf)? {
+                None => return Ok(moved),
+                Some(0) => {
+                    self.client_ended = true;
+                    machine.linux.sockets_mut().finish(self.id);
+                    return Ok(true);
+                }
+                Some(n) => {
+                    self.to_server.extend_from_slice(&buf[..n.min(buf.len())]);
+                    let now = Instant::now();
+                    (self.last_input, self.last_byte) = (now, now);
+                    self.answered = false;
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,141 @@
+//! A fork of a server: a machine whose memory is the master's, copy-on-write. It serves one connection at a time and is put
+//! back to the master's state after each.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use crate::arch::layout::PAGE;
+use crate::failure::Cause;
+use crate::fork::shrink::ShrinkPolicy;
+use crate::fork::{ForkError, ResetError};
+use crate::machine::Machine;
+use crate::memory::guest::GuestMemory;
+use crate::memory::mapping::Mapping;
+use crate::request::Host;
+use crate::server::connection::{self, Closed, Connection, Times};
+use crate::server::master::Server;
+
+/// A fork of a server.
+#[derive(Debug)]
+pub struct ServerFork {
+    machine: Machine,
+    server: Arc<Server>,
+    shrink: ShrinkPolicy,
+    /// The last connection was not served to its end.
+    failed: bool,
+}
+
+impl ServerFork {
+    /// Forks a server.
+    ///
+    /// # Errors
+    /// KVM or the kernel refuse.
+    pub fn new(server: Arc<Server>) -> Result<Self, ForkError> {
+        let pages = |bytes: u64| usize::try_from(bytes / PAGE).unwrap_or(usize::MAX);
+        let limits = &server.limits;
+        let page_limit = pages(limits.max_request_memory);
+        let mapping = Mapping::fork(&server.file, server.memory.len(), &server.unused)?;
+        let unlogged = 0..server.space.layout().tables.end;
+        let memory =
+            GuestMemory::forked(mapping, &unlogged, page_limit)?.with_space(server.space.fork());
+        let ring = server.kvm.ring_entries(page_limit as u64);
+        let mut machine = Machine::new(server.kvm, memory, server.linux.clone(), Some(ring))?;
+        machine.set_serves();
+        machine.forget_task();
+        machine.vcpu().set_sregs(&server.sregs)?;
+        machine.vcpu().set_sregs_at_next_run(server.sregs);
+        machine.vcpu().clear_events_at_next_run(server.events);
+        let shrink = ShrinkPolicy::new(pages(limits.req_mem_limit_after_reset));
+        Ok(Self {
+            machine,
+            server,
+            shrink,
+            failed: false,
+        })
+    }
+
+    /// Serves a connection to its end. `host` gets what the program prints.
+    ///
+    /// # Errors
+    /// What the program did instead of serving it, or a limit. [`Server::describe`] puts it into words.
+    pub fn serve(
+        &mut self,
+        connection: &mut dyn Connection,
+        host: &mut dyn Host,
+    ) -> Result<Closed, Cause> {
+        let limits = &self.server.limits;
+        let times = Times {
+            request: limits.max_request_time,
+            idle: limits.max_idle_time,
+        };
+        // Its deadlines were set before the freeze.
+        self.machine
+            .linux
+            .shift_deadlines(self.server.frozen.elapsed());
+        let listener = self.server.listener;
+        let result = connection::serve(&mut self.machine, listener, connection, times, host);
+        self.failed = result.is_err();
+        if self.machine.over_memory_limit() {
+            return Err(Cause::MemoryLimit);
+        }
+        result
+    }
+
+    /// Puts the fork back to the master's state. After an error it is not to be used again; so is one whose connection was
+    /// not served to its end.
+    ///
+    /// # Errors
+    /// See [`ResetError`].
+    pub fn reset(&mut self) -> Result<(), ResetError> {
+        if self.failed || !self.machine.settle() {
+            return Err(ResetError::Ended);
+        }
+        let host = |error| ResetError::Host(std::io::Error::other(error));
+        self.machine.set_poisoned(true);
+        if self.shrink.is_due(self.machine.memory.dirty_len()) {
+            self.machine.shrink()?;
+            self.machine
+                .replace_space(self.server.space.fork())
+                .map_err(std::io::Error::from)?;
+        } else {
+            let memory = &mut self.machine.memory;
+            memory
+                .restore(&self.server.memory)
+                .map_err(|error| host(error.to_string()))?;
+            let usable = memory
+                .restore_space(&self.server.space)
+                .map_err(|error| host(error.to_string()))?;
+            if !usable {
+                return Err(ResetError::Ended);
+            }
+            self.machine.keep_ring_low()?;
+        }
+        self.machine.linux.restore_from(&self.server.linux);
+        self.machine.forget_task();
+        self.machine
+            .vcpu()
+            .clear_debug_registers()
+            .map_err(std::io::Error::from)?;
+        self.machine.vcpu().set_sregs_at_next_run(self.server.sregs);
+        self.machine
+            .vcpu()
+            .clear_events_at_next_run(self.server.events);
+        self.machine.set_poisoned(false);
+        Ok(())
+    }
+
+    /// How many pages of the fork's memory differ from the master's, page tables left out. After a reset there are none.
+    /// Reads all memory.
+    pub fn differing_pages(&self) -> usize {
+        let first = self.server.space.layout().frames.start;
+        self.machine
+            .memory
+            .mapping()
+            .differing_pages_from(&self.server.memory, first)
+    }
+
+    /// Since when it can be used.
+    pub fn frozen_at(&self) -> Instant {
+        self.server.frozen
+    }
+}

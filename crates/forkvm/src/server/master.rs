@@ -1,0 +1,244 @@
+//! A server on its way to the freeze, and what its forks are made of.
+
+use std::fs::File;
+use std::net::SocketAddr;
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use kvm_bindings::{kvm_regs, kvm_sregs, kvm_vcpu_events};
+
+use crate::arch::regs::{RFLAGS, user_sregs};
+use crate::exec::{self, NotRun, Sandbox};
+use crate::failure::Cause;
+use crate::image::exec::Command;
+use crate::image::symbols::Symbols;
+use crate::linux::{Address, Linux, Listener, ListenerId};
+use crate::machine::probe::{self, KvmHost};
+use crate::machine::{Event, Machine};
+use crate::master::freeze;
+use crate::memory::mapping::Mapping;
+use crate::memory::space::Space;
+use crate::request::Host;
+use crate::server::connection::{self, Times};
+use crate::server::limits::ServerLimits;
+use crate::server::warm_up;
+
+/// Why a program does not serve.
+#[derive(Debug, thiserror::Error)]
+pub enum NotServing {
+    /// It could not be started, or was stopped.
+    #[error(transparent)]
+    NotRun(#[from] NotRun),
+    /// It ended before it waited for a connection.
+    #[error("the program ended with status {0} before it waited for a connection")]
+    Exited(i32),
+    /// A signal ended it before.
+    #[error("signal {0} ended the program before it waited for a connection")]
+    Signalled(i32),
+    /// All it does is wait, but for no connection.
+    #[error("the program waits, but for no connection: {0}")]
+    NoListener(&'static str),
+}
+
+/// A server, frozen where it waits for a connection.
+#[derive(Debug)]
+pub struct Server {
+    pub(super) kvm: &'static KvmHost,
+    pub(super) file: Arc<File>,
+    pub(super) memory: Mapping,
+    pub(super) unused: Vec<Range<u64>>,
+    pub(super) space: Space,
+    pub(super) linux: Linux,
+    pub(super) listener: ListenerId,
+    pub(super) sregs: kvm_sregs,
+    pub(super) events: kvm_vcpu_events,
+    pub(super) frozen: Instant,
+    pub(super) limits: ServerLimits,
+    stack: Range<u64>,
+    boot_time: Duration,
+}
+
+impl Server {
+    /// Runs a program until it waits for a connection, and freezes it there. `host` gets what it prints.
+    ///
+    /// # Errors
+    /// See [`NotServing`].
+    pub fn boot(
+        command: Command,
+        sandbox: &Sandbox,
+        limits: ServerLimits,
+        host: &mut dyn Host,
+    ) -> Result<Arc<Self>, NotServing> {
+        let start = Instant::now();
+        let deadline = start + limits.max_boot_time;
+        let kvm = probe::host().map_err(NotRun::from)?;
+        let (mut machine, loaded, file) = exec::load(kvm, command, sandbox)?;
+        let template = machine.vcpu().sregs().map_err(NotRun::host)?;
+        let sregs = user_sregs(&template, kvm.choice, 0, 0);
+        machine.vcpu().set_sregs(&sregs).map_err(NotRun::host)?;
+        machine.vcpu().set_regs(kvm_regs {
+            rip: loaded.entry,
+            rsp: loaded.rsp,
+            rflags: RFLAGS,
+            ..Default::default()
+        });
+        machine.set_serves();
+        let listener = boot_and_warm_up(&mut machine, &limits, deadline, host)
+            .map_err(|ended| ended.told(&loaded.stack, sandbox, limits.max_boot_time))?;
+        let frozen = freeze_machine(machine, &file, deadline).map_err(NotRun::host)?;
+        Ok(Arc::new(Self {
+            kvm,
+            file,
+            memory: frozen.memory,
+            unused: frozen.unused,
+            space: frozen.space,
+            linux: frozen.linux,
+            listener,
+            sregs,
+            events: frozen.events,
+            frozen: Instant::now(),
+            limits,
+            stack: loaded.stack,
+            boot_time: start.elapsed(),
+        }))
+    }
+
+    /// Where it listens, if that is an address of IP.
+    pub fn address(&self) -> Option<SocketAddr> {
+        let of = |listener: &Listener| listener.id == self.listener;
+        match self.linux.listeners().into_iter().find(of)?.address {
+            Address::Inet(address) => Some(address),
+            _ => None,
+        }
+    }
+
+    /// How long it took until it waited for a connection.
+    pub fn boot_time(&self) -> Duration {
+        self.boot_time
+    }
+
+    /// One phrase on how a connection's run ended.
+    pub fn describe(&self, cause: &Cause) -> String {
+        cause.describe(
+            &Symbols::default(),
+            &self.stack,
+            &format!("{:?} (max_request_time)", self.limits.max_request_time),
+            &format!(
+                "{} bytes (max_request_memory)",
+                self.limits.max_request_memory
+            ),
+        )
+    }
+}
+
+/// How a program ended that was to serve.
+enum NotYet {
+    Ended(Cause),
+    WaitsForNothing(&'static str),
+}
+
+impl NotYet {
+    fn told(self, stack: &Range<u64>, sandbox: &Sandbox, time: Duration) -> NotServing {
+        match self {
+            Self::Ended(Cause::Exit(status)) => NotServing::Exited(status),
+            Self::Ended(Cause::Killed(signal)) => NotServing::Signalled(signal),
+            Self::Ended(cause) => NotServing::NotRun(NotRun::Stopped(cause.describe(
+                &Symbols::default(),
+                stack,
+                &format!("{time:?} (max_boot_time)"),
+                &format!("{} bytes (max_memory)", sandbox.max_memory),
+            ))),
+            Self::WaitsForNothing(why) => NotServing::NoListener(why),
+        }
+    }
+}
+
+/// Runs the program until it waits for a connection, and has it serve those of the warm-up.
+fn boot_and_warm_up(
+    machine: &mut Machine,
+    limits: &ServerLimits,
+    deadline: Instant,
+    host: &mut dyn Host,
+) -> Result<ListenerId, NotYet> {
+    let mut listener = machine.watched(deadline, |machine| {
+        let first = machine.run(deadline, host);
+        until_it_serves(machine, first, deadline, host)
+    })?;
+    for request in &limits.warm_up {
+        let times = Times {
+            request: limits.max_request_time,
+            idle: warm_up::IDLE,
+        };
+        let mut client = warm_up::Client::new(request);
+        connection::serve(machine, listener, &mut client, times, host).map_err(NotYet::Ended)?;
+        listener = machine.watched(deadline, |machine| {
+            let next = machine.go_on(deadline, host);
+            until_it_serves(machine, next, deadline, host)
+        })?;
+    }
+    Ok(listener)
+}
+
+/// Runs the program until it waits for a connection, and all its tasks wait or go on for ever.
+fn until_it_serves(
+    machine: &mut Machine,
+    mut event: Result<Event, Cause>,
+    deadline: Instant,
+    host: &mut dyn Host,
+) -> Result<ListenerId, NotYet> {
+    loop {
+        let until = match event.map_err(NotYet::Ended)? {
+            Event::Idle(until) => until,
+            Event::Hypercall(_) | Event::SystemCall => {
+                return Err(NotYet::Ended(Cause::Killed(libc::SIGSEGV)));
+            }
+        };
+        if let Some(listener) = machine.linux.waits_for_connection(&machine.memory) {
+            return Ok(listener);
+        }
+        let Some(until) = until else {
+            return Err(NotYet::WaitsForNothing(machine.linux.why_all_wait()));
+        };
+        std::thread::sleep(
+            until
+                .min(deadline)
+                .saturating_duration_since(Instant::now()),
+        );
+        event = machine.go_on(deadline, host);
+    }
+}
+
+struct Frozen {
+    memory: Mapping,
+    unused: Vec<Range<u64>>,
+    space: Space,
+    linux: Linux,
+    events: kvm_vcpu_events,
+}
+
+/// Takes the machine apart and makes its memory unwritable.
+fn freeze_machine(
+    mut machine: Machine,
+    file: &Arc<File>,
+    deadline: Instant,
+) -> Result<Frozen, Box<dyn std::error::Error>> {
+    machine.save_vector_state()?;
+    machine.memory.clear_free_frames()?;
+    let events = machine.no_events()?;
+    let frames = match machine.memory.space() {
+        Some(space) => space.layout().frames.clone(),
+        None => return Err("a program without an address space".into()),
+    };
+    let (space, linux) = machine
+        .into_state()
+        .ok_or("a program without an address space")?;
+    let (memory, unused) = freeze::freeze(file, frames, deadline)?;
+    Ok(Frozen {
+        memory,
+        unused,
+        space,
+        linux,
+        events,
+    })
+}

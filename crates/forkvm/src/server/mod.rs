@@ -1,0 +1,13 @@
+//! Unmodified servers: a program that was run until it waited for a connection and frozen there, and forks of it, each of
+//! which serves one connection at a time and is reset afterwards.
+
+mod connection;
+mod fork;
+mod limits;
+mod master;
+mod warm_up;
+
+pub use self::connection::{Closed, Connection};
+pub use self::fork::ServerFork;
+pub use self::limits::ServerLimits;
+pub use self::master::{NotServing, Server};

@@ -1,0 +1,215 @@
+//! Unmodified servers: frozen where they wait for a connection, and put back after each.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod common;
+
+use std::io;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use common::{guest_path, kvm_or_skip, scaled};
+use forkvm::{
+    Cause, Closed, Command, Connection, Quiet, Sandbox, Server, ServerFork, ServerLimits,
+};
+
+/// A client that sends something, and takes all that comes back.
+struct Client {
+    request: Vec<u8>,
+    answer: Vec<u8>,
+    /// Sends no more after its request, and says so.
+    ends: bool,
+    /// Bytes that it takes before it leaves.
+    takes: usize,
+}
+
+impl Client {
+    fn new(request: impl AsRef<[u8]>) -> Self {
+        Self {
+            request: request.as_ref().to_vec(),
+            answer: Vec::new(),
+            ends: false,
+            takes: usize::MAX,
+        }
+    }
+
+    fn get(path: &str) -> Self {
+        Self::new(format!("GET {path} HTTP/1.1\r\nHost: t\r\n\r\n"))
+    }
+}
+
+impl Connection for Client {
+    fn receive(&mut self, buf: &mut [u8]) -> io::Result<Option<usize>> {
+        let n = buf.len().min(self.request.len());
+        buf[..n].copy_from_slice(&self.request[..n]);
+        self.request.drain(..n);
+        Ok(match n {
+            0 if self.ends => Some(0),
+            0 => None,
+            n => Some(n),
+        })
+    }
+
+    fn send(&mut self, bytes: &[u8]) -> io::Result<Option<usize>> {
+        if self.answer.len() >= self.takes {
+            return Err(io::ErrorKind::BrokenPipe.into());
+        }
+        self.answer.extend_from_slice(bytes);
+        Ok(Some(bytes.len()))
+    }
+
+    fn finish(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn wait(&mut self, _: bool, _: bool, until: Instant) -> io::Result<()> {
+        // Nothing else will come.
+        std::thread::sleep(until.saturating_duration_since(Instant::now()));
+        Ok(())
+    }
+
+    fn peer(&self) -> Option<SocketAddr> {
+        Some(([192, 0, 2, 1], 1234).into())
+    }
+}
+
+fn limits() -> ServerLimits {
+    ServerLimits {
+        max_request_time: scaled(Duration::from_secs(3)),
+        ..Default::default()
+    }
+}
+
+fn boot(program: &str, limits: ServerLimits) -> Arc<Server> {
+    let path = guest_path(program);
+    let folder = path.parent().unwrap().to_owned();
+    let command = Command {
+        path: path.to_str().unwrap().into(),
+        arguments: vec![program.into()],
+        environment: Vec::new(),
+    };
+    let sandbox = Sandbox {
+        allowed_paths: ["/lib", "/lib64", "/usr/lib", "/etc/ld.so.cache"]
+            .into_iter()
+            .map(PathBuf::from)
+            .filter(|path| path.exists())
+            .chain([folder])
+            .map(Into::into)
+            .collect(),
+        max_memory: 256 << 20,
+        ..Default::default()
+    };
+    Server::boot(command, &sandbox, limits, &mut Quiet).unwrap()
+}
+
+fn ask(fork: &mut ServerFork, mut client: Client) -> (Result<Closed, Cause>, String) {
+    let result = fork.serve(&mut client, &mut Quiet);
+    (result, String::from_utf8_lossy(&client.answer).into_owned())
+}
+
+#[test]
+fn nothing_of_a_connection_is_left() {
+    kvm_or_skip!();
+    let server = boot("linux/server", limits());
+    assert_eq!(server.address(), Some(([127, 0, 0, 1], 8000).into()));
+    let mut fork = ServerFork::new(server.clone()).unwrap();
+    for round in 0..30 {
+        let path = ["/", "/sleep", "/fill"][round % 3];
+        let (result, answer) = ask(&mut fork, Client::get(path));
+        assert_eq!(result, Ok(Closed::ByServer), "{path}");
+        assert!(answer.ends_with("count 1\n"), "{round} {path}: {answer}");
+        fork.reset().unwrap();
+        assert_eq!(fork.differing_pages(), 0, "{round} {path}");
+    }
+}
+
+#[test]
+fn clients_may_leave_at_any_point() {
+    kvm_or_skip!();
+    let server = boot("linux/server", limits());
+    let mut fork = ServerFork::new(server.clone()).unwrap();
+    for (request, takes) in [("", 0), ("GET / H", 0), ("GET / HTTP/1.0\r\n\r\n", 0)] {
+        let client = Client {
+            ends: true,
+            takes,
+            ..Client::new(request)
+        };
+        assert!(ask(&mut fork, client).0.is_ok(), "{request}");
+        fork.reset().unwrap();
+        assert_eq!(fork.differing_pages(), 0, "{request}");
+    }
+    assert!(ask(&mut fork, Client::get("/")).1.ends_with("count 1\n"));
+}
+
+#[test]
+fn what_fails_is_not_used_again() {
+    kvm_or_skip!();
+    let server = boot("linux/server", limits());
+    for path in ["/hang", "/spin", "/crash", "/exit"] {
+        let mut fork = ServerFork::new(server.clone()).unwrap();
+        let (result, answer) = ask(&mut fork, Client::get(path));
+        let failed = match path {
+            "/exit" => matches!(result, Err(Cause::Exit(3))),
+            "/crash" => matches!(result, Err(Cause::Exception(_))),
+            _ => matches!(result, Err(Cause::Timeout)),
+        };
+        assert!(failed, "{path}: {result:?}");
+        assert_eq!(answer, "");
+        assert!(fork.reset().is_err(), "{path}");
+    }
+    let mut fork = ServerFork::new(server.clone()).unwrap();
+    assert!(ask(&mut fork, Client::get("/")).1.ends_with("count 1\n"));
+}
+
+#[test]
+fn a_warm_up_is_part_of_what_is_frozen() {
+    kvm_or_skip!();
+    let request = b"GET / HTTP/1.1\r\n\r\n".to_vec();
+    let server = boot(
+        "linux/server",
+        ServerLimits {
+            warm_up: vec![request; 3],
+            ..limits()
+        },
+    );
+    let mut fork = ServerFork::new(server.clone()).unwrap();
+    for _ in 0..3 {
+        assert!(ask(&mut fork, Client::get("/")).1.ends_with("count 4\n"));
+        fork.reset().unwrap();
+    }
+}
+
+#[test]
+fn memory_has_a_limit() {
+    kvm_or_skip!();
+    let server = boot(
+        "linux/server",
+        ServerLimits {
+            max_request_memory: 4 << 20,
+            ..limits()
+        },
+    );
+    let mut fork = ServerFork::new(server.clone()).unwrap();
+    assert_eq!(
+        ask(&mut fork, Client::get("/fill")).0,
+        Err(Cause::MemoryLimit)
+    );
+}
+
+#[test]
+fn forks_of_a_server_do_not_see_each_other() {
+    kvm_or_skip!();
+    let server = boot("linux/server", limits());
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                let mut fork = ServerFork::new(server.clone()).unwrap();
+                for _ in 0..20 {
+                    assert!(ask(&mut fork, Client::get("/")).1.ends_with("count 1\n"));
+                    fork.reset().unwrap();
+                }
+            });
+        }
+    });
+}

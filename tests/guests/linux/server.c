@@ -1,0 +1,85 @@
+/* A server as simple as can be: one request a connection, and a counter that only forks keep at 1.
+ *
+ *   GET /         "count N"
+ *   POST /        "count N bytes M sum S"
+ *   GET /hang     never answers
+ *   GET /spin     computes for ever
+ *   GET /crash    writes to nowhere
+ *   GET /fill     dirties 16 MiB, then answers
+ *   GET /exit     ends the program
+ *   GET /sleep    answers after 50 ms
+ */
+#define _GNU_SOURCE
+#include <arpa/inet.h>
+#include <netinet/in.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/socket.h>
+#include <time.h>
+#include <unistd.h>
+
+static int count;
+static char head[64 << 10];
+
+static void serve(int client)
+{
+    size_t have = 0;
+    char *end = NULL;
+    while (!end && have < sizeof(head) - 1) {
+        ssize_t n = read(client, head + have, sizeof(head) - 1 - have);
+        if (n <= 0) return;
+        have += n;
+        head[have] = 0;
+        end = strstr(head, "\r\n\r\n");
+    }
+    if (!end) return;
+    size_t length = 0, got = have - (end + 4 - head), sum = 0;
+    char *field = strcasestr(head, "\r\ncontent-length:");
+    if (field) length = strtoul(field + 17, NULL, 10);
+    for (char *p = end + 4; p < head + have; p++) sum += (unsigned char)*p;
+    char path[64] = "";
+    sscanf(head, "%*s %63s", path);
+    while (got < length) {
+        ssize_t n = read(client, head, sizeof(head));
+        if (n <= 0) return;
+        for (ssize_t i = 0; i < n; i++) sum += (unsigned char)head[i];
+        got += n;
+    }
+    count++;
+    if (!strcmp(path, "/hang")) pause();
+    if (!strcmp(path, "/spin")) for (;;) __asm__ volatile("pause");
+    if (!strcmp(path, "/crash")) *(volatile int *)(long)(count * 16) = 1;
+    if (!strcmp(path, "/exit")) _exit(3);
+    if (!strcmp(path, "/sleep")) nanosleep(&(struct timespec){0, 50000000}, NULL);
+    if (!strcmp(path, "/fill")) {
+        char *memory = mmap(NULL, 16 << 20, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+        for (size_t i = 0; i < 16 << 20; i += 4096) memory[i] = 1;
+    }
+    char body[128], answer[256];
+    int n = length ? snprintf(body, sizeof(body), "count %d bytes %zu sum %zu\n", count, got, sum)
+                   : snprintf(body, sizeof(body), "count %d\n", count);
+    int m = snprintf(answer, sizeof(answer),
+                     "HTTP/1.1 200 OK\r\nContent-Length: %d\r\nConnection: close\r\n\r\n%s", n, body);
+    if (write(client, answer, m) != m) abort();
+}
+
+int main(int argc, char **argv)
+{
+    int listener = socket(AF_INET, SOCK_STREAM, 0), one = 1;
+    setsockopt(listener, SOL_SOCKET, SO_REUSEADDR, &one, sizeof(one));
+    struct sockaddr_in address = {.sin_family = AF_INET,
+                                  .sin_port = htons(argc > 1 ? atoi(argv[1]) : 8000),
+                                  .sin_addr = {htonl(INADDR_LOOPBACK)}};
+    if (bind(listener, (struct sockaddr *)&address, sizeof(address)) || listen(listener, 100)) {
+        perror("server");
+        return 1;
+    }
+    for (;;) {
+        int client = accept(listener, NULL, NULL);
+        if (client < 0) return 2;
+        serve(client);
+        close(client);
+    }
+}
