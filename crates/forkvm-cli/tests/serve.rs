@@ -164,6 +164,18 @@ fn bodies_come_whole_and_clients_may_be_many() {
 }
 
 #[test]
+fn a_child_takes_the_programs_place() {
+    kvm_or_skip!();
+    let server = server();
+    for how in ["forks", "prefork"] {
+        let serving = Serving::start(&["-t2"], &[server.to_str().unwrap(), "8000", how]);
+        for _ in 0..10 {
+            assert_eq!(serving.get("/"), "count 1\n", "{how}");
+        }
+    }
+}
+
+#[test]
 fn clients_that_leave_or_say_nothing_harm_nobody() {
     kvm_or_skip!();
     let serving = simple(&["-t1"]);

@@ -8,6 +8,8 @@
  *   GET /fill     dirties 16 MiB, then answers
  *   GET /exit     ends the program
  *   GET /sleep    answers after 50 ms
+ *
+ * Arguments: the port; "forks", to have a child serve each connection; "prefork", to have one serve all.
  */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
@@ -17,6 +19,7 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
+#include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -76,10 +79,20 @@ int main(int argc, char **argv)
         perror("server");
         return 1;
     }
+    int prefork = argc > 2 && !strcmp(argv[2], "prefork"), forks = argc > 2 && !strcmp(argv[2], "forks");
+    if (prefork && fork()) {
+        wait(NULL);
+        return 4;
+    }
     for (;;) {
         int client = accept(listener, NULL, NULL);
         if (client < 0) return 2;
+        if (forks && fork()) {
+            close(client);
+            continue;
+        }
         serve(client);
+        if (forks) _exit(0);
         close(client);
     }
 }

@@ -32,6 +32,8 @@ pub enum Outcome {
     GetGsBase(u64),
     /// Another task may run.
     Yield,
+    /// Go on as the child that fork(2) would make, where that is served; its id goes here.
+    Fork(Option<u64>),
     /// Make a thread, and resume with its id.
     Clone(NewThread),
     /// `exit` of a thread, of the program if it is the last.

@@ -98,10 +98,20 @@ pub fn uname(guest: &mut Guest<'_>, address: u64) -> Value {
 
 /// sysinfo(2), `struct sysinfo`.
 pub fn sysinfo(clocks: &Clocks, heap: &Heap, guest: &mut Guest<'_>, address: u64) -> Value {
+    let (all, free) = match guest.memory.space() {
+        Some(space) => {
+            let (used, all) = space.memory();
+            (all, all.saturating_sub(used))
+        }
+        None => (
+            heap.pages().saturating_mul(PAGE),
+            heap.free_pages().saturating_mul(PAGE),
+        ),
+    };
     let layout = Layout::<112>::new()
         .u64(0, clocks.running().as_secs())
-        .u64(32, heap.pages().saturating_mul(PAGE))
-        .u64(40, heap.free_pages().saturating_mul(PAGE))
+        .u64(32, all)
+        .u64(40, free)
         .u16(80, 1) // processes
         .u32(104, 1); // bytes in a unit of memory
     guest.write(address, layout.done())?;
@@ -164,10 +174,7 @@ pub fn getrusage(clocks: &Clocks, guest: &mut Guest<'_>, who: u64, address: u64)
 }
 
 /// sched_getaffinity(2): one CPU. The kernel gives the size of what it wrote.
-pub fn sched_getaffinity(guest: &mut Guest<'_>, pid: u64, size: u64, address: u64) -> Value {
-    if !matches!(int(pid), 0 | 1) {
-        return Err(Errno::SRCH);
-    }
+pub fn sched_getaffinity(guest: &mut Guest<'_>, size: u64, address: u64) -> Value {
     if size < 8 || !size.is_multiple_of(8) {
         return Err(Errno::INVAL);
     }

@@ -24,10 +24,10 @@ use crate::linux::memory::space::Break;
 use crate::linux::process::Process;
 use crate::linux::setup::Setup;
 use crate::linux::tasks::delivery::{self, Handling};
-use crate::linux::tasks::futex;
 use crate::linux::tasks::pending::Signal;
 use crate::linux::tasks::signals::{self, Signals};
 use crate::linux::tasks::task::{Blocked, State, Task, Tasks};
+use crate::linux::tasks::{futex, threads};
 use crate::linux::time::{self, Clocks};
 use crate::linux::told::Told;
 use crate::linux::trace;
@@ -170,6 +170,31 @@ impl Linux {
             let _ = memory.write(address, &tid.to_le_bytes());
         }
         i64::from(tid)
+    }
+
+    /// Goes on as a child that fork(2) makes.
+    pub fn become_child(&mut self, memory: &mut dyn UserMemory, child_tid: Option<u64>) {
+        self.tasks.become_child();
+        self.signals.forget_pending();
+        if let Some(address) = child_tid {
+            // As with Linux, a bad address is the child's own trouble.
+            let _ = memory.write(address, &self.tasks.pid().to_le_bytes());
+        }
+    }
+
+    /// Says why there is no other process.
+    pub fn refuse_process(
+        &mut self,
+        memory: &mut dyn UserMemory,
+        host: &mut dyn Host,
+        random: &mut Random,
+    ) -> Errno {
+        let guest = &mut Guest {
+            memory,
+            host,
+            random,
+        };
+        threads::refuse_process(&mut self.told, guest)
     }
 
     /// Ends the current task; there are others.

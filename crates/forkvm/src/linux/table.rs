@@ -12,7 +12,6 @@ use crate::linux::memory::{MapRequest, space};
 use crate::linux::net::table as net;
 use crate::linux::state::Linux;
 use crate::linux::tasks::signals::{Target, awaited};
-use crate::linux::tasks::task::FIRST_TID;
 use crate::linux::tasks::{delivery, futex, signals, threads};
 use crate::linux::{file_calls, memory, process, time, trace};
 use crate::memory::user::UserMemory;
@@ -324,17 +323,14 @@ fn dispatch(linux: &mut Linux, guest: &mut Guest<'_>, call: Call) -> Outcome {
 
         // The process.
         Sysno::gettid => ok(i64::from(tasks.tid())),
-        Sysno::getpid | Sysno::getpgrp | Sysno::getpgid | Sysno::getsid | Sysno::setsid => ok(1),
+        Sysno::getpid => ok(i64::from(tasks.pid())),
+        Sysno::getppid => ok(i64::from(tasks.parent())),
+        Sysno::getpgrp | Sysno::getpgid | Sysno::getsid | Sysno::setsid => ok(1),
         Sysno::set_tid_address => {
             tasks.current().clear_child_tid = a;
             ok(i64::from(tasks.tid()))
         }
-        Sysno::getppid
-        | Sysno::getuid
-        | Sysno::geteuid
-        | Sysno::getgid
-        | Sysno::getegid
-        | Sysno::getgroups => ok(0),
+        Sysno::getuid | Sysno::geteuid | Sysno::getgid | Sysno::getegid | Sysno::getgroups => ok(0),
         Sysno::setuid | Sysno::setgid | Sysno::setfsuid | Sysno::setfsgid => {
             process::set_ids(&[a]).into()
         }
@@ -345,10 +341,10 @@ fn dispatch(linux: &mut Linux, guest: &mut Guest<'_>, call: Call) -> Outcome {
         Sysno::sysinfo => process::sysinfo(clocks, heap, guest, a).into(),
         Sysno::getrlimit => process::rlimit(guest, limits, a, 0, b).into(),
         Sysno::setrlimit => process::rlimit(guest, limits, a, b, 0).into(),
-        Sysno::prlimit64 if !matches!(int(a), 0 | 1) => refuse(Errno::SRCH),
+        Sysno::prlimit64 | Sysno::sched_getaffinity if !tasks.has(int(a)) => refuse(Errno::SRCH),
         Sysno::prlimit64 => process::rlimit(guest, limits, b, c, d).into(),
         Sysno::getrusage => process::getrusage(clocks, guest, a, b).into(),
-        Sysno::sched_getaffinity => process::sched_getaffinity(guest, a, b, c).into(),
+        Sysno::sched_getaffinity => process::sched_getaffinity(guest, b, c).into(),
         // SCHED_OTHER, whose only priority is 0.
         Sysno::sched_getscheduler => ok(0),
         Sysno::sched_getparam => process::zero_int(guest, b).into(),
@@ -390,7 +386,10 @@ fn dispatch(linux: &mut Linux, guest: &mut Guest<'_>, call: Call) -> Outcome {
         Sysno::clone => threads::clone(told, guest, args).into(),
         Sysno::clone3 => threads::clone3(told, guest, a, b).into(),
         Sysno::execve => threads::execve(told, guest, a, b, c).into(),
-        Sysno::fork | Sysno::vfork | Sysno::execveat => refuse(threads::fork(told, guest)),
+        Sysno::fork if guest.memory.space().is_some() => Outcome::Fork(None),
+        Sysno::fork | Sysno::vfork | Sysno::execveat => {
+            refuse(threads::refuse_process(told, guest))
+        }
         Sysno::wait4 | Sysno::waitid => refuse(Errno::CHILD),
 
         // Newer C libraries ask at every start, and do without.
@@ -413,13 +412,13 @@ fn dispatch(linux: &mut Linux, guest: &mut Guest<'_>, call: Call) -> Outcome {
 fn send(linux: &mut Linux, guest: &mut Guest<'_>, number: Sysno, args: [u64; 6]) -> Value {
     let [a, b, c, d, ..] = args;
     let of_process = |group: u64| match int(group) {
-        FIRST_TID => Ok(()),
+        pid if pid == linux.tasks.pid() => Ok(()),
         _ => Err(Errno::SRCH),
     };
     let (target, signal, info) = match number {
-        Sysno::kill => (signals::process(a)?, b, None),
+        Sysno::kill => (signals::process(&linux.tasks, a)?, b, None),
         Sysno::tkill => (Target::Task(int(a)), b, None),
-        Sysno::rt_sigqueueinfo => (signals::process(a)?, b, Some(guest.read(c)?)),
+        Sysno::rt_sigqueueinfo => (signals::process(&linux.tasks, a)?, b, Some(guest.read(c)?)),
         Sysno::rt_tgsigqueueinfo => {
             of_process(a)?;
             (Target::Task(int(b)), c, Some(guest.read(d)?))

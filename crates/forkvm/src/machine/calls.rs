@@ -60,9 +60,11 @@ impl Machine {
             }
             Outcome::Killed(signal) => return Some(Cause::Killed(signal)),
             // Only of programs with an address space.
-            Outcome::Yield | Outcome::Clone(_) | Outcome::Exec(_) | Outcome::ReturnFromHandler => {
-                -i64::from(libc::ENOSYS)
-            }
+            Outcome::Yield
+            | Outcome::Clone(_)
+            | Outcome::Fork(_)
+            | Outcome::Exec(_)
+            | Outcome::ReturnFromHandler => -i64::from(libc::ENOSYS),
         };
         self.return_from_call(result)
     }

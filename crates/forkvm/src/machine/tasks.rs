@@ -10,7 +10,7 @@ use crate::arch::layout::MONITOR_BASE;
 use crate::arch::regs::RFLAGS;
 use crate::failure::Cause;
 use crate::image::exec::Command;
-use crate::linux::{Call, FIRST_TID, NewThread, Outcome, Retried};
+use crate::linux::{Call, NewThread, Outcome, Retried};
 use crate::machine::{Event, Machine};
 use crate::request::Host;
 
@@ -52,6 +52,7 @@ impl Machine {
                 self.save_after_call(0);
                 self.schedule(deadline, host)
             }
+            Outcome::Fork(child_tid) => self.fork(child_tid, host),
             Outcome::Clone(thread) => self.clone_task(thread, deadline),
             Outcome::ExitThread(status) => {
                 if self.linux.tasks().len() == 1 {
@@ -113,6 +114,23 @@ impl Machine {
         self.return_from_call(result)
     }
 
+    /// fork(2): a server goes on as its own child, alone, and the parent is over. That is what servers fork for: a child
+    /// that serves, or that serves one connection.
+    fn fork(&mut self, child_tid: Option<u64>, host: &mut dyn Host) -> Option<Cause> {
+        if !self.serves {
+            let errno = self
+                .linux
+                .refuse_process(&mut self.memory, host, &mut self.random);
+            return self.return_from_call(-i64::from(errno.raw_os_error()));
+        }
+        let caller = self.linux.tasks().tid();
+        self.linux.become_child(&mut self.memory, child_tid);
+        if self.vector_of == caller {
+            self.vector_of = self.linux.tasks().pid();
+        }
+        self.return_from_call(0)
+    }
+
     /// Replaces the program by another one.
     fn exec(&mut self, command: Command) -> Option<Cause> {
         let fsgsbase = self.host.report.fsgsbase;
@@ -127,7 +145,7 @@ impl Machine {
         if let Err(error) = self.vcpu.set_xsave(&initial_vector()) {
             return Some(Cause::Machine(format!("vector state: {error}")));
         }
-        self.vector_of = FIRST_TID;
+        self.vector_of = self.linux.tasks().pid();
         let mut sregs = self.vcpu.synced_sregs();
         (sregs.fs.base, sregs.gs.base) = (0, 0);
         self.vcpu.set_sregs_at_next_run(sregs);

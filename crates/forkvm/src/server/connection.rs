@@ -116,9 +116,13 @@ impl Between<'_> {
     ) -> Result<Closed, Cause> {
         loop {
             let deadline = self.last_input.max(self.last_byte) + times.request;
-            let until = match machine.go_on(deadline, host)? {
-                Event::Idle(until) => until,
-                Event::Hypercall(_) | Event::SystemCall => {
+            let until = match machine.go_on(deadline, host) {
+                Err(Cause::Exit(_)) if machine.linux.tasks().is_child() => {
+                    return self.after_exit(machine, deadline);
+                }
+                Err(cause) => return Err(cause),
+                Ok(Event::Idle(until)) => until,
+                Ok(Event::Hypercall(_) | Event::SystemCall) => {
                     return Err(Cause::Killed(libc::SIGSEGV));
                 }
             };
@@ -154,6 +158,23 @@ impl Between<'_> {
                 }
                 machine.linux.sockets_mut().hang_up(self.id);
                 return Ok(Closed::Idle);
+            }
+        }
+    }
+
+    /// The child that was forked for the connection is done: the client gets the rest.
+    fn after_exit(&mut self, machine: &mut Machine, deadline: Instant) -> Result<Closed, Cause> {
+        loop {
+            match self.send(machine) {
+                Err(_) => return Ok(Closed::ByClient),
+                Ok(_) if self.to_client.is_empty() => return Ok(Closed::ByServer),
+                Ok(_) => {}
+            }
+            if self.connection.wait(false, true, deadline).is_err() {
+                return Ok(Closed::ByClient);
+            }
+            if Instant::now() >= deadline {
+                return Err(Cause::Timeout);
             }
         }
     }

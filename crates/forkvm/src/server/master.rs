@@ -224,6 +224,7 @@ fn freeze_machine(
     deadline: Instant,
 ) -> Result<Frozen, Box<dyn std::error::Error>> {
     machine.save_vector_state()?;
+    machine.linux.tasks_mut().be_no_child();
     machine.memory.clear_free_frames()?;
     let events = machine.no_events()?;
     let frames = match machine.memory.space() {

@@ -40,6 +40,8 @@ pub fn fcntl(
             guest.read::<32>(argument)?;
             Ok(0)
         }
+        // Whom a signal of readiness goes to: there is none.
+        libc::F_SETOWN | libc::F_GETOWN => Ok(0),
         libc::F_ADD_SEALS => transfer::add_seals(files, fd, flags(argument)),
         libc::F_GET_SEALS => transfer::seals(files, fd),
         libc::F_GETPIPE_SZ
@@ -79,12 +81,15 @@ pub fn ioctl(
 ) -> Value {
     const FIONREAD: u32 = 0x541b;
     const FIONBIO: u32 = 0x5421;
+    const FIOASYNC: u32 = 0x5452;
     const FIONCLEX: u32 = 0x5450;
     const FIOCLEX: u32 = 0x5451;
     files.descriptor(fd)?;
     match flags(command) {
         FIONCLEX => set_close_on_exec(files, fd, false),
         FIOCLEX => set_close_on_exec(files, fd, true),
+        // No signal tells of readiness: whoever asks for one looks by itself, too.
+        FIOASYNC => Ok(0),
         FIONBIO => {
             let on = guest.read_u32(argument)? != 0;
             let file = files.get_mut(fd)?;

@@ -13,7 +13,7 @@ use crate::linux::call::{Outcome, Wait, WaitOn};
 use crate::linux::tasks::pending::{
     Awaited, INFO_LEN, LAST, Pending, SI_TKILL, SI_USER, Signal, bit,
 };
-use crate::linux::tasks::task::{FIRST_TID, Tasks};
+use crate::linux::tasks::task::Tasks;
 use crate::linux::tasks::task_signals::{AltStack, SIGKILL, SIGSTOP};
 use crate::linux::time::{read_timeval_pair, timeval_bytes_of};
 
@@ -123,6 +123,12 @@ impl Signals {
         if let Some(alarm) = &mut self.alarm {
             alarm.at = alarm.at.checked_add(by).unwrap_or(alarm.at);
         }
+    }
+
+    /// What a child does not inherit (fork(2)): signals that wait, and the timer.
+    pub fn forget_pending(&mut self) {
+        self.pending = Pending::default();
+        self.alarm = None;
     }
 
     /// When the timer goes off.
@@ -401,9 +407,10 @@ pub fn kill(
 }
 
 /// Which process kill(2) means: there is one, which is its own group.
-pub fn process(pid: u64) -> Result<Target, Errno> {
+pub fn process(tasks: &Tasks, pid: u64) -> Result<Target, Errno> {
     match int(pid) {
-        0 | FIRST_TID => Ok(Target::Process),
+        0 => Ok(Target::Process),
+        pid if pid == tasks.pid() => Ok(Target::Process),
         _ => Err(Errno::SRCH),
     }
 }

@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use crate::arch::context::Context;
 use crate::linux::call::{Call, Wait, WaitOn};
+use crate::linux::tasks::pending::Pending;
 use crate::linux::tasks::task_signals::TaskSignals;
 
 /// Most tasks of a machine.
@@ -81,6 +82,11 @@ impl Task {
 pub struct Tasks {
     list: Vec<Task>,
     current: usize,
+    /// The process's id, which its first task has too, and its parent's.
+    pid: i32,
+    parent: i32,
+    /// The program has forked, and is the child.
+    is_child: bool,
     next_tid: i32,
     next_order: u64,
 }
@@ -91,6 +97,9 @@ impl Tasks {
         Self {
             list: vec![Task::new(FIRST_TID)],
             current: 0,
+            pid: FIRST_TID,
+            parent: 0,
+            is_child: false,
             next_tid: FIRST_TID + 1,
             next_order: 0,
         }
@@ -121,7 +130,7 @@ impl Tasks {
     pub fn tid(&self) -> i32 {
         self.list
             .get(self.current)
-            .map_or(FIRST_TID, |task| task.tid)
+            .map_or(self.pid, |task| task.tid)
     }
 
     /// The one at a place.
@@ -182,9 +191,48 @@ impl Tasks {
         self.list.clear();
         self.list.push(Task {
             signals,
-            ..Task::new(FIRST_TID)
+            ..Task::new(self.pid)
         });
         self.current = 0;
+    }
+
+    /// Goes on as a child that fork(2) makes, which has the calling task alone.
+    pub fn become_child(&mut self) {
+        let mut only = self.list.swap_remove(self.current);
+        (self.parent, self.pid) = (self.pid, self.next_tid);
+        self.next_tid = self.next_tid.saturating_add(1);
+        only.tid = self.pid;
+        only.signals.pending = Pending::default();
+        (only.clear_child_tid, only.robust_list) = (0, 0);
+        self.list.clear();
+        self.list.push(only);
+        self.current = 0;
+        self.is_child = true;
+    }
+
+    /// The process's id.
+    pub fn pid(&self) -> i32 {
+        self.pid
+    }
+
+    /// The id of its parent, 0 if that is none of the program's.
+    pub fn parent(&self) -> i32 {
+        self.parent
+    }
+
+    /// Whether a call means one of them by this id, or by 0 the one that makes it.
+    pub fn has(&self, tid: i32) -> bool {
+        tid == 0 || self.list.iter().any(|task| task.tid == tid)
+    }
+
+    /// Whether it has done so.
+    pub fn is_child(&self) -> bool {
+        self.is_child
+    }
+
+    /// From now on it is what it is: its end is the program's.
+    pub fn be_no_child(&mut self) {
+        self.is_child = false;
     }
 
     /// Has the current task wait.

@@ -11,6 +11,7 @@ use crate::linux::told::{Told, Topic};
 const CLONE_VM: u64 = 0x100;
 const CLONE_SIGHAND: u64 = 0x800;
 const CLONE_THREAD: u64 = 0x1_0000;
+const CLONE_VFORK: u64 = 0x4000;
 const CLONE_SETTLS: u64 = 0x8_0000;
 const CLONE_PARENT_SETTID: u64 = 0x10_0000;
 const CLONE_CHILD_CLEARTID: u64 = 0x20_0000;
@@ -68,6 +69,12 @@ fn make(
     child_tid: u64,
     tls: u64,
 ) -> Reply {
+    let is_fork = how & (CLONE_THREAD | CLONE_VM | CLONE_VFORK) == 0;
+    if is_fork && guest.memory.space().is_some() {
+        return Ok(Outcome::Fork(
+            (how & CLONE_CHILD_SETTID != 0).then_some(child_tid),
+        ));
+    }
     if how & CLONE_THREAD == 0 {
         return Err(refuse(told, guest, Topic::Process));
     }
@@ -91,8 +98,8 @@ fn make(
     }))
 }
 
-/// fork(2), vfork(2)
-pub fn fork(told: &mut Told, guest: &mut Guest<'_>) -> Errno {
+/// vfork(2), execveat(2), and fork(2) where no child can take the program's place.
+pub fn refuse_process(told: &mut Told, guest: &mut Guest<'_>) -> Errno {
     refuse(told, guest, Topic::Process)
 }
 
