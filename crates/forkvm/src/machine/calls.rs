@@ -93,20 +93,21 @@ impl Machine {
     }
 
     pub(super) fn set_bases(&mut self, fs: Option<u64>, gs: Option<u64>) -> Option<Cause> {
-        if self.memory.space().is_some() {
-            let mut sregs = self.vcpu.synced_sregs();
+        let tss_type = self.host.choice.tss_type;
+        let with_bases = |mut sregs: kvm_sregs| {
             sregs.fs.base = fs.unwrap_or(sregs.fs.base);
             sregs.gs.base = gs.unwrap_or(sregs.gs.base);
+            // What is read back need not be what KVM takes: kvm_amd always says that the TSS is busy.
+            sregs.tr.type_ = tss_type;
+            sregs
+        };
+        if self.memory.space().is_some() {
+            let sregs = with_bases(self.vcpu.synced_sregs());
             self.vcpu.set_sregs_at_next_run(sregs);
             return self.return_from_call(0);
         }
-        let set = || {
-            let mut sregs = self.vcpu.sregs()?;
-            sregs.fs.base = fs.unwrap_or(sregs.fs.base);
-            sregs.gs.base = gs.unwrap_or(sregs.gs.base);
-            self.vcpu.set_sregs(&sregs)
-        };
-        match set() {
+        let sregs = self.vcpu.sregs();
+        match sregs.and_then(|sregs| self.vcpu.set_sregs(&with_bases(sregs))) {
             Ok(()) => self.return_from_call(0),
             Err(error) => Some(Cause::Machine(format!("segment base: {error}"))),
         }
