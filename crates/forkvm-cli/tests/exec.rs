@@ -6,6 +6,7 @@ mod common;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
 
 use common::{guest_path, kvm_or_skip};
 
@@ -132,6 +133,35 @@ fn ports_are_no_way_to_wild_addresses() {
 #[test]
 fn signals_and_timers() {
     same("signals");
+}
+
+/// Also of a program whose timer has the watchdog armed again at each call.
+#[test]
+fn a_program_has_its_time() {
+    kvm_or_skip!();
+    let program = program("alarms");
+    let start = Instant::now();
+    let mut child = Command::new(env!("CARGO_BIN_EXE_forkvm"))
+        .args(["exec", "--max-time", "1", "--"])
+        .arg(&program)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    while child.try_wait().unwrap().is_none() {
+        if start.elapsed() > Duration::from_secs(10) {
+            child.kill().unwrap();
+            child.wait().unwrap();
+            panic!("it still runs after {:?}", start.elapsed());
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(text(&output.stdout), "begins\n");
+    assert_eq!(output.status.code(), Some(126));
+    let said = text(&output.stderr);
+    assert!(said.contains("max_time"), "{said}");
 }
 
 /// What a test finds in its folder.
