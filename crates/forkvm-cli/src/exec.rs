@@ -210,6 +210,10 @@ struct Terminal {
 }
 
 impl Host for Terminal {
+    fn note(&mut self, line: &str) {
+        err!("forkvm: {line}");
+    }
+
     fn input(&mut self, buf: &mut [u8]) -> io::Result<usize> {
         let stdin = io::stdin();
         let time = self
@@ -250,8 +254,8 @@ pub fn print(stream: Stream, bytes: &[u8]) {
 }
 
 impl Exec {
-    /// Runs the program. The exit status is its own; 128 and the signal's number if one ended it; 126 if it could not be
-    /// run.
+    /// Runs the program. The exit status is its own; 128 and the signal's number if one ended it, be it for a fault; 126 if
+    /// it could not be run, or was stopped at a limit.
     pub fn execute(&self) -> ExitCode {
         match self.run() {
             Ok(Ended::Exited(status)) => ExitCode::from((status & 0xff) as u8),

@@ -121,18 +121,48 @@ fn ports_are_no_way_to_wild_addresses() {
     ] {
         let output = exec(&[], &program("ports"), &[at]);
         let said = text(&output.stderr);
-        // Where `out` itself is refused, that is told as the exception that it is.
-        let refused = output.status.code() == Some(126) && said.contains("general protection");
-        assert!(
-            output.status.code() == Some(128 + 11) || refused,
-            "{at}: {said}"
-        );
+        assert_eq!(output.status.code(), Some(128 + 11), "{at}: {said}");
     }
 }
 
 #[test]
 fn signals_and_timers() {
     same("signals");
+}
+
+/// As natively; and what happened is told.
+#[test]
+fn faults_end_programs() {
+    use std::os::unix::process::ExitStatusExt;
+    kvm_or_skip!();
+    let program = program("faults");
+    for (fault, signal, said) in [
+        ("read", "SIGSEGV", "page fault reading 0x10 (not mapped)"),
+        ("write", "SIGSEGV", "page fault writing 0x"),
+        ("wild", "SIGSEGV", "general protection fault"),
+        ("invalid", "SIGILL", "invalid instruction"),
+        ("divide", "SIGFPE", "divide error"),
+        ("sse", "SIGFPE", "SIMD error"),
+        ("stack", "SIGBUS", "stack fault"),
+        ("int3", "SIGTRAP", "breakpoint"),
+        ("ignored", "SIGSEGV", "page fault"),
+        ("blocked", "SIGSEGV", "page fault"),
+        ("in-thread", "SIGSEGV", "page fault"),
+        ("abort", "SIGABRT", ""),
+    ] {
+        let native = Command::new(&program).arg(fault).output().unwrap();
+        let number = native.status.signal().expect(fault);
+        let output = exec(&[], &program, &[fault]);
+        let text = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(128 + number), "{fault}: {text}");
+        if said.is_empty() {
+            assert_eq!(text, "", "{fault}");
+        } else {
+            let begin = format!("forkvm: ended by signal {number} ({signal}): ");
+            assert!(text.starts_with(&begin), "{fault}: {text}");
+            assert!(text.contains(said), "{fault}: {text}");
+        }
+    }
 }
 
 /// Also of a program whose timer has the watchdog armed again at each call.

@@ -11,7 +11,7 @@ use crate::arch::layout::SpaceLayout;
 use crate::arch::monitor;
 use crate::arch::paging::TablePages;
 use crate::arch::regs::{RFLAGS, user_sregs};
-use crate::failure::Cause;
+use crate::failure::{Cause, Exception, signal_name};
 use crate::image::exec::{Command, ExecError, Loaded};
 use crate::image::symbols::Symbols;
 use crate::linux::{AllowedPath, HeapLayout, Linux, Setup};
@@ -92,7 +92,7 @@ impl NotRun {
     }
 }
 
-/// Runs a program until it ends. `host` gets what it prints.
+/// Runs a program until it ends. `host` gets what it prints, and a note of the fault that ended it.
 ///
 /// # Errors
 /// See [`NotRun`].
@@ -110,6 +110,14 @@ pub fn exec(command: Command, sandbox: &Sandbox, host: &mut dyn Host) -> Result<
         ..Default::default()
     });
     let result = machine.watched(deadline, |machine| machine.run(deadline, host));
+    let describe = |cause: &Cause| {
+        cause.describe(
+            &Symbols::default(),
+            &loaded.stack,
+            &format!("{:?} (max_time)", sandbox.max_time),
+            &format!("{} bytes (max_memory)", sandbox.max_memory),
+        )
+    };
     let missing = machine.linux.unsupported();
     if !missing.is_empty() {
         let names = missing.join(", ");
@@ -121,6 +129,17 @@ pub fn exec(command: Command, sandbox: &Sandbox, host: &mut dyn Host) -> Result<
     let cause = match result {
         Err(Cause::Exit(status)) => return Ok(Ended::Exited(status)),
         Err(Cause::Killed(signal)) => return Ok(Ended::Signalled(signal)),
+        Err(
+            ref cause @ Cause::Exception(Exception {
+                signal: Some(signal),
+                ..
+            }),
+        ) => {
+            let signal = signal.into();
+            let (name, what) = (signal_name(signal), describe(cause));
+            host.note(&format!("ended by signal {signal} ({name}): {what}"));
+            return Ok(Ended::Signalled(signal));
+        }
         // As for any access to a port, which no program may have.
         Ok(Event::Hypercall(_)) | Err(Cause::BadPort(_)) => {
             return Ok(Ended::Signalled(libc::SIGSEGV));
@@ -128,12 +147,7 @@ pub fn exec(command: Command, sandbox: &Sandbox, host: &mut dyn Host) -> Result<
         Err(cause) => cause,
         Ok(Event::SystemCall | Event::Idle(_)) => Cause::Machine("it stopped for no reason".into()),
     };
-    Err(NotRun::Stopped(cause.describe(
-        &Symbols::default(),
-        &loaded.stack,
-        &format!("{:?} (max_time)", sandbox.max_time),
-        &format!("{} bytes (max_memory)", sandbox.max_memory),
-    )))
+    Err(NotRun::Stopped(describe(&cause)))
 }
 
 /// Makes a machine with the program in it, and the file that is its memory.

@@ -19,6 +19,8 @@ pub struct Exception {
     pub rsp: u64,
     /// The address of a page fault.
     pub cr2: u64,
+    /// The signal by which Linux would have ended the program, if it is one that runs as there ([`exec`](crate::exec)).
+    pub signal: Option<u8>,
 }
 
 /// Vectors by name.
@@ -199,13 +201,14 @@ impl Cause {
     }
 }
 
-fn signal_name(signal: i32) -> &'static str {
+pub(crate) fn signal_name(signal: i32) -> &'static str {
     match signal {
         libc::SIGABRT => "SIGABRT, abort() or a failed assertion",
         libc::SIGSEGV => "SIGSEGV",
         libc::SIGFPE => "SIGFPE",
         libc::SIGILL => "SIGILL",
         libc::SIGBUS => "SIGBUS",
+        libc::SIGTRAP => "SIGTRAP",
         libc::SIGTERM => "SIGTERM",
         libc::SIGKILL => "SIGKILL",
         libc::SIGPIPE => "SIGPIPE",

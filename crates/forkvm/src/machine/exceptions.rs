@@ -35,8 +35,8 @@ impl Machine {
         })
     }
 
-    /// Reads an exception from the ring-0 stack.
-    pub(super) fn exception(&mut self, vector: u8) -> Cause {
+    /// Reads an exception from the ring-0 stack, which ends the program by this signal.
+    pub(super) fn exception(&mut self, vector: u8, signal: Option<u8>) -> Cause {
         let Some(ExceptionFrame { rip, rsp, .. }) = self.exception_frame() else {
             return Cause::Machine("no exception frame".into());
         };
@@ -52,6 +52,7 @@ impl Machine {
                 rip,
                 rsp,
                 cr2: sregs.cr2,
+                signal,
             }),
             Err(error) => Cause::Machine(format!("KVM_GET_SREGS: {error}")),
         }

@@ -244,7 +244,7 @@ impl Machine {
                     self.faulted((port - PORT_EXCEPTION) as u8, None)
                 }
                 Exit::Out(port @ PORT_EXCEPTION..=0x9f) => {
-                    Some(self.exception((port - PORT_EXCEPTION) as u8))
+                    Some(self.exception((port - PORT_EXCEPTION) as u8, None))
                 }
                 Exit::Out(PORT_SYSCALL_32) => {
                     Some(Cause::Machine("a system call from 32-bit code".into()))

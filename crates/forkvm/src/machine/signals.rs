@@ -118,27 +118,18 @@ impl Machine {
 
     /// Has the program's handler run for an exception that it caused. Without one that ends the run.
     pub(super) fn faulted(&mut self, vector: u8, fault: Option<&FaultError>) -> Option<Cause> {
-        match self.handle_fault(vector, fault) {
-            Ok(true) => None,
-            Ok(false) => Some(self.exception(vector)),
-            Err(cause) => Some(cause),
-        }
-    }
-
-    fn handle_fault(&mut self, vector: u8, fault: Option<&FaultError>) -> Result<bool, Cause> {
         let Some(frame) = self.exception_frame().filter(|frame| frame.cs & 3 == 3) else {
-            return Ok(false);
+            return Some(self.exception(vector, None));
+        };
+        let cr2 = self.vcpu.synced_sregs().cr2;
+        let signal = signal_of(vector, fault, frame.rip, cr2);
+        let Some(handling) = signal.and_then(|signal| self.linux.fault(signal)) else {
+            let ended_by = signal.and_then(|signal| signal.number.try_into().ok());
+            return Some(self.exception(vector, ended_by));
         };
         let error = match Exception::has_error_code(vector) {
             true => self.pushed(5).unwrap_or(0),
             false => 0,
-        };
-        let cr2 = self.vcpu.synced_sregs().cr2;
-        let Some(signal) = signal_of(vector, fault, frame.rip, cr2) else {
-            return Ok(false);
-        };
-        let Some(handling) = self.linux.fault(signal) else {
-            return Ok(false);
         };
         let regs = kvm_regs {
             rip: frame.rip,
@@ -151,10 +142,7 @@ impl Machine {
             vector: vector.into(),
             address: cr2,
         };
-        match self.start_handler(regs, &handling, details) {
-            Some(cause) => Err(cause),
-            None => Ok(true),
-        }
+        self.start_handler(regs, &handling, details)
     }
 
     fn vector_format(&mut self) -> Result<VectorFormat, kvm_ioctls::Error> {
@@ -184,14 +172,14 @@ fn signal_of(vector: u8, fault: Option<&FaultError>, rip: u64, cr2: u64) -> Opti
         3 => Signal::by_kernel(libc::SIGTRAP),
         6 => Signal::by_fault(libc::SIGILL, ILL_ILLOPN, rip),
         16 | 19 => Signal::by_fault(libc::SIGFPE, 0, rip),
-        12 => Signal::by_kernel(libc::SIGBUS),
+        11 | 12 => Signal::by_kernel(libc::SIGBUS),
         17 => Signal::by_fault(libc::SIGBUS, BUS_ADRALN, 0),
         PAGE_FAULT => match fault {
             Some(FaultError::NotPermitted) => Signal::by_fault(libc::SIGSEGV, SEGV_ACCERR, cr2),
             Some(FaultError::File(_)) => Signal::by_fault(libc::SIGBUS, BUS_ADRERR, cr2),
             _ => Signal::by_fault(libc::SIGSEGV, SEGV_MAPERR, cr2),
         },
-        4 | 5 | 13 => Signal::by_kernel(libc::SIGSEGV),
+        4 | 5 | 10 | 13 => Signal::by_kernel(libc::SIGSEGV),
         _ => return None,
     })
 }
