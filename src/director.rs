@@ -195,10 +195,10 @@ impl Director {
             .map_err(|refused| refused.to_string())
     }
 
-    /// Whether the key is the tenant's that an order is for.
-    pub fn check_key(&self, name: &[u8], key: &[u8]) -> Result<(), String> {
+    /// Whether the key is the tenant's that an order is for, which comes by this method.
+    pub fn check_key(&self, name: &[u8], key: &[u8], method: Option<&str>) -> Result<(), String> {
         let tenant = named(&self.backends, name).ok_or("no such tenant")?;
-        match tenant.check_any(key) {
+        match tenant.check_any(key, method.unwrap_or("POST")) {
             // The order itself will say so.
             Err(Denied::Unreadable(_)) => Ok(()),
             checked => checked.map_err(|denied| denied.to_string()),

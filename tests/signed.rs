@@ -136,3 +136,29 @@ fn an_order_is_for_one_body() {
     let failed = order(&node, "GET", "X-DebugKey", &signature, b"");
     assert_eq!(failed.status, 500, "{}", failed.text());
 }
+
+/// What VCL asks before a body comes: by the request's own method.
+#[test]
+fn vcl_takes_signatures_of_any_method() {
+    if !common::have_kvm() {
+        return;
+    }
+    let node = Varnishd::start(&format!(
+        "kvm.tenant(\"x.com\", \"GUESTS/hello\", update_key = \"{KEY}\", signed_orders = true);
+        }}
+        sub vcl_recv {{
+            if (!kvm.check_key(req.http.Host, req.http.X-Key)) {{ return (synth(403, \"Wrong key\")); }}
+            return (synth(200));"
+    ));
+    let sent = |method: &str, signature: &str| {
+        let headers = [("X-Key", signature)];
+        let body = Body::Length(b"body");
+        let mut client = node.client();
+        client.send(method, "x.com", "/", &headers, body).status
+    };
+    for method in ["GET", "POST", "PUT", "DELETE", "PROPFIND"] {
+        let signature = sign(method, "debug", "", b"body");
+        assert_eq!(sent(method, &signature), 200, "{method}");
+        assert_eq!(sent("PATCH", &signature), 403, "{method}");
+    }
+}

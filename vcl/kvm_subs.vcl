@@ -30,26 +30,38 @@ sub kvm_recv {
         set req.http.X-LiveUpdate = req.http.X-PostKey;
     }
     unset req.http.X-PostKey;
-    if ((req.method == "POST" || req.method == "PUT") &&
-        (req.http.X-LiveUpdate || req.http.X-LiveRollback || req.http.X-LiveDebug || req.http.X-DebugKey)) {
-        # Before the body comes: nobody waits for what is sent along with a wrong key.
-        if (!kvm.has_tenant(req.http.Host)) {
-            return (synth(404, "No such tenant"));
+    # Of other methods than these only some are orders; the other headers are nothing then.
+    if (req.method != "POST" && req.method != "PUT") {
+        unset req.http.X-LiveRollback;
+        unset req.http.X-LiveDebug;
+        if (req.method != "GET") {
+            unset req.http.X-LiveUpdate;
         }
-        if (req.http.X-LiveUpdate + req.http.X-LiveRollback + req.http.X-LiveDebug + req.http.X-DebugKey == "") {
-            return (synth(401, "No key"));
-        }
-        if ((req.http.X-LiveUpdate && !kvm.check_key(req.http.Host, req.http.X-LiveUpdate)) ||
-            (req.http.X-LiveRollback && !kvm.check_key(req.http.Host, req.http.X-LiveRollback)) ||
-            (req.http.X-LiveDebug && !kvm.check_key(req.http.Host, req.http.X-LiveDebug)) ||
-            (req.http.X-DebugKey && !kvm.check_key(req.http.Host, req.http.X-DebugKey))) {
-            return (synth(403, "Wrong key"));
+    }
+    if (req.http.X-LiveUpdate || req.http.X-LiveRollback || req.http.X-LiveDebug || req.http.X-DebugKey) {
+        # Before a body comes, which may be with any method: nobody waits for what is sent along with a wrong key. Where
+        # none can come, the fetch says more of what is wrong with the key.
+        if (req.method == "POST" || req.method == "PUT" ||
+            req.http.Content-Length || req.http.Transfer-Encoding || req.proto !~ "^HTTP/1") {
+            if (!kvm.has_tenant(req.http.Host)) {
+                return (synth(404, "No such tenant"));
+            }
+            if (req.http.X-LiveUpdate + req.http.X-LiveRollback + req.http.X-LiveDebug + req.http.X-DebugKey == "") {
+                return (synth(401, "No key"));
+            }
+            if ((req.http.X-LiveUpdate && !kvm.check_key(req.http.Host, req.http.X-LiveUpdate)) ||
+                (req.http.X-LiveRollback && !kvm.check_key(req.http.Host, req.http.X-LiveRollback)) ||
+                (req.http.X-LiveDebug && !kvm.check_key(req.http.Host, req.http.X-LiveDebug)) ||
+                (req.http.X-DebugKey && !kvm.check_key(req.http.Host, req.http.X-DebugKey))) {
+                return (synth(403, "Wrong key"));
+            }
         }
         if (req.http.X-LiveRollback) {
             set req.http.X-LiveRollback = req.http.X-LiveRollback;
             set req.http.X-Kvm-Order = "rollback";
             return (pass);
         }
+        # By GET: which programs the tenant has.
         if (req.http.X-LiveUpdate) {
             set req.http.X-LiveUpdate = req.http.X-LiveUpdate;
             set req.http.X-Kvm-Order = "update";
@@ -60,18 +72,6 @@ sub kvm_recv {
             set req.http.X-Kvm-Order = "live-debug";
             return (pass);
         }
-    }
-    # Which programs the tenant has.
-    if (req.method == "GET" && req.http.X-LiveUpdate) {
-        set req.http.X-LiveUpdate = req.http.X-LiveUpdate;
-        set req.http.X-Kvm-Order = "update";
-        return (pass);
-    }
-    # Keys are nothing for programs.
-    unset req.http.X-LiveUpdate;
-    unset req.http.X-LiveRollback;
-    unset req.http.X-LiveDebug;
-    if (req.http.X-DebugKey) {
         set req.http.X-DebugKey = req.http.X-DebugKey;
         set req.http.X-Kvm-Order = "debug";
         return (pass);

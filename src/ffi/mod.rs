@@ -249,7 +249,10 @@ unsafe extern "C" fn check_key(
         unsafe {
             let name = bytes(tenant).unwrap_or_default();
             let key = bytes(key).unwrap_or_default();
-            let checked = registered(vcl)?.director().check_key(name, key);
+            let method = fetch::method_of(&Ctx::from_ptr(ctx));
+            let checked = registered(vcl)?
+                .director()
+                .check_key(name, key, method.as_deref());
             Ok(said(ctx, &call("check_key", name), checked))
         }
     })

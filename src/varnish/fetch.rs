@@ -40,6 +40,13 @@ fn line_len(name: &str, value: &[u8]) -> usize {
     (name.len() + value.len() + 3).next_multiple_of(size_of::<usize>())
 }
 
+/// bereq.method, or req.method where there is no fetch.
+pub fn method_of(ctx: &Ctx<'_>) -> Option<String> {
+    let request = ctx.http_bereq.as_ref().or(ctx.http_req.as_ref())?;
+    let method = request.method()?;
+    Some(String::from_utf8_lossy(method.as_ref()).into_owned())
+}
+
 /// A fetch that is being answered.
 pub struct Fetch<'f, 'c> {
     ctx: &'f mut Ctx<'c>,
@@ -67,14 +74,7 @@ impl<'f, 'c> Fetch<'f, 'c> {
 
     /// bereq.method
     pub fn method(&self) -> String {
-        let method = self
-            .ctx
-            .http_bereq
-            .as_ref()
-            .and_then(|bereq| bereq.method());
-        method.map_or_else(String::new, |method| {
-            String::from_utf8_lossy(method.as_ref()).into_owned()
-        })
+        method_of(self.ctx).unwrap_or_default()
     }
 
     /// bereq.url
