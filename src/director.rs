@@ -211,7 +211,7 @@ impl Director {
         if let Some(key) = key {
             tenant
                 .check(key, "POST", Action::Rollback)
-                .and_then(|proof| proof.spend(tenant.name())?.check_no_body())
+                .and_then(|proof| proof.spend_without_body(tenant.name()))
                 .map_err(|denied| denied.to_string())?;
         }
         let turn = Turn::take(&tenant).map_err(|busy| busy.to_string())?;

@@ -5,7 +5,8 @@ mod common;
 
 use std::fmt::Write as _;
 use std::fs;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::thread;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use common::client::{Body, Response};
 use common::varnishd::Varnishd;
@@ -135,6 +136,64 @@ fn an_order_is_for_one_body() {
     let signature = sign("GET", "debug", &stamp, b"");
     let failed = order(&node, "GET", "X-DebugKey", &signature, b"");
     assert_eq!(failed.status, 500, "{}", failed.text());
+}
+
+/// Whoever sees an order's header in the log while its body still comes can't spoil it.
+#[test]
+fn another_body_uses_nothing_up() {
+    if !common::have_kvm() {
+        return;
+    }
+    let folder = Folder::new("signed-spoilt");
+    let node = node(&folder, "one");
+    let stamp = stamp(&node);
+    let program = fs::read(guests().join("counter")).unwrap();
+    let signature = sign("POST", "update", &stamp, &program);
+    let sent = |body: &[u8]| order(&node, "POST", "X-LiveUpdate", &signature, body);
+    for other in [&b"other"[..], b"", &program[1..]] {
+        refused(&sent(other), "not for this body");
+    }
+    // Nor does a body that breaks off.
+    let length = program.len().to_string();
+    let headers = [
+        ("X-LiveUpdate", &*signature),
+        ("Content-Length", &length),
+        ("Connection", "close"),
+    ];
+    let mut client = node.client();
+    client
+        .begin("POST", "x.com", "/", &headers, Body::None)
+        .unwrap();
+    client.send_piece(&program[..program.len() / 2]);
+    drop(client);
+
+    // It is good once, however often it comes at the same time; one that comes during another is turned away.
+    let statuses: Vec<u16> = thread::scope(|scope| {
+        let all: Vec<_> = (0..4)
+            .map(|_| {
+                scope.spawn(|| {
+                    loop {
+                        let response = sent(&program);
+                        if response.status != 409 {
+                            return response.status;
+                        }
+                        thread::sleep(Duration::from_millis(5));
+                    }
+                })
+            })
+            .collect();
+        all.into_iter().map(|one| one.join().unwrap()).collect()
+    });
+    let of = |status| statuses.iter().filter(|&&got| got == status).count();
+    assert_eq!((of(201), of(403)), (1, 3), "{statuses:?}");
+    refused(&sent(&program), "used before");
+
+    let signature = sign("POST", "debug", &stamp, b"body");
+    let sent = |body: &[u8]| order(&node, "POST", "X-DebugKey", &signature, body);
+    refused(&sent(b"other"), "not for this body");
+    let failed = sent(b"body");
+    assert_eq!(failed.status, 500, "{}", failed.text());
+    refused(&sent(b"body"), "used before");
 }
 
 /// What VCL asks before a body comes: by the request's own method.

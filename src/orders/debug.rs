@@ -75,17 +75,17 @@ fn debug<'t>(
     }
     // Before the upload, so that there is one program at most that is only debugged.
     let _turn = DebugTurn::take(tenant).ok_or(Refusal::Debugged)?;
-    let signed = proof.spend(tenant.name())?;
+    proof.check_unused(tenant.name())?;
     let (Release { program, version }, mut asked) = match order.upload {
         Some(max_size) => {
-            let elf = upload::read(fetch, max_size, tenant, signed)?;
+            let elf = upload::read(fetch, max_size, tenant, proof)?;
             (update::boot_to_debug(tenant, elf)?, Asked::get(fetch))
         }
         None => {
             let release = tenant.program(Instant::now() + config.limits.max_request_time)?;
             let url = target.url.clone().unwrap_or_else(|| fetch.url());
             let asked = Asked::read(fetch, url, target.arg.clone(), tenant)?;
-            signed.check(|| Version::of(asked.request().body))?;
+            proof.spend(tenant.name(), || Version::of(asked.request().body))?;
             (release, asked)
         }
     };

@@ -13,7 +13,7 @@ use crate::orders::outcome::{Done, Refused};
 use crate::orders::refusal::{self, Refusal};
 use crate::orders::update::{self, Source, Turn};
 use crate::orders::versions;
-use crate::tenants::keys::Signed;
+use crate::tenants::keys::Proof;
 use crate::tenants::tenant::Tenant;
 use crate::tenants::version::Version;
 use crate::varnish::fetch::Fetch;
@@ -62,13 +62,12 @@ fn carry_out(
     let (source, _upload) = match order {
         Upload::Update { max_size, .. } => {
             let upload = Turn::to_upload(tenant)?;
-            let signed = proof.spend(tenant.name())?;
-            let elf = read(fetch, *max_size, tenant, signed)?;
+            let elf = read(fetch, *max_size, tenant, proof)?;
             (Source::Given(elf), Some(upload))
         }
         Upload::Rollback { .. } => {
             // Its body is not read.
-            proof.spend(tenant.name())?.check_no_body()?;
+            proof.spend_without_body(tenant.name())?;
             (Source::Rollback, None)
         }
     };
@@ -78,13 +77,14 @@ fn carry_out(
     Ok((status, of_done(tenant.name(), &done)))
 }
 
-/// The program in the request's body, checked against X-Sha256 and against what was signed.
+/// The program in the request's body, checked against X-Sha256 and against what was signed, which is used up.
 pub fn read(
     fetch: &mut Fetch<'_, '_>,
     max_size: usize,
     tenant: &Tenant,
-    signed: Signed,
+    proof: Proof<'_>,
 ) -> Result<Vec<u8>, Refusal> {
+    proof.check_unused(tenant.name())?;
     let max_size = match max_size {
         0 => tenant.settings.values.max_update_size as usize,
         given => given,
@@ -104,7 +104,7 @@ pub fn read(
     {
         return Err(Refusal::WrongDigest { got: *got, wanted });
     }
-    signed.check(|| *got)?;
+    proof.spend(tenant.name(), || *got)?;
     Ok(elf)
 }
 

@@ -48,8 +48,9 @@ pub enum Denied {
     Unreadable(String),
 }
 
-/// What somebody showed for an order.
+/// What somebody showed for an order. It has to be spent on that.
 #[derive(Debug)]
+#[must_use]
 pub enum Proof<'a> {
     /// The key.
     Key,
@@ -58,35 +59,27 @@ pub enum Proof<'a> {
 }
 
 impl Proof<'_> {
-    /// The order is carried out, if its body is the right one.
-    pub fn spend(self, tenant: &str) -> Result<Signed, Denied> {
+    /// Whether it could be spent now, for what is best known before a body is waited for.
+    pub fn check_unused(&self, tenant: &str) -> Result<(), Denied> {
         match self {
-            Self::Key => Ok(Signed(None)),
-            Self::Signature(signature, digest) => {
-                signature.spend(tenant)?;
-                Ok(Signed(Some(digest)))
-            }
-        }
-    }
-}
-
-/// What an order's body has to be, if that was signed.
-#[derive(Debug)]
-#[must_use]
-pub struct Signed(Option<Version>);
-
-impl Signed {
-    /// Whether it is this one, by its SHA-256.
-    pub fn check(self, digest: impl FnOnce() -> Version) -> Result<(), Denied> {
-        match self.0 {
-            Some(signed) if signed != digest() => Err(BadSignature::OtherBody.into()),
-            _ => Ok(()),
+            Self::Key => Ok(()),
+            Self::Signature(signature, _) => Ok(signature.check_unused(tenant)?),
         }
     }
 
-    /// For an order that has none.
-    pub fn check_no_body(self) -> Result<(), Denied> {
-        self.check(|| Version::of(b""))
+    /// The order is carried out if its body is the right one, by its SHA-256. Another one uses nothing up: it may be sent by
+    /// somebody who has only seen the signature, before the body comes that it was made for.
+    pub fn spend(self, tenant: &str, digest: impl FnOnce() -> Version) -> Result<(), Denied> {
+        match self {
+            Self::Key => Ok(()),
+            Self::Signature(_, signed) if signed != digest() => Err(BadSignature::OtherBody.into()),
+            Self::Signature(signature, _) => Ok(signature.spend(tenant)?),
+        }
+    }
+
+    /// For an order that has no body.
+    pub fn spend_without_body(self, tenant: &str) -> Result<(), Denied> {
+        self.spend(tenant, || Version::of(b""))
     }
 }
 
@@ -217,14 +210,18 @@ mod tests {
         });
         for claim in &claims {
             let sent = signed_now(&digest(b"correct horse"), claim, b"body");
-            let signed = || match key.check(sent.as_bytes(), &claims, true) {
-                Ok(Proof::Signature(_, digest)) => Signed(Some(digest)),
-                other => panic!("{other:?}"),
-            };
-            assert_eq!(signed().check(|| Version::of(b"body")), Ok(()));
+            let proof = || key.check(sent.as_bytes(), &claims, true).unwrap();
+            let spend = |body: &[u8]| proof().spend("keys.example", || Version::of(body));
+            // Another body leaves it as good as it was.
             let other = Err(Denied::Signature(BadSignature::OtherBody));
-            assert_eq!(signed().check(|| Version::of(b"b")), other);
-            assert_eq!(signed().check_no_body(), other);
+            assert_eq!(spend(b"b"), other);
+            assert_eq!(proof().spend_without_body("keys.example"), other);
+            assert_eq!(proof().check_unused("keys.example"), Ok(()));
+            assert_eq!(spend(b"body"), Ok(()));
+            let used = Err(Denied::Signature(BadSignature::Used));
+            assert_eq!(spend(b"body"), used);
+            assert_eq!(proof().check_unused("keys.example"), used);
+            assert_eq!(spend(b"b"), other);
             let get = Claim {
                 method: "GET",
                 ..*claim

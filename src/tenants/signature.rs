@@ -186,13 +186,23 @@ impl<'a> Signature<'a> {
         self.sha256.parse().map_err(|_| BadSignature::Malformed)
     }
 
+    /// Whether it is good for an order to this node, and not used up.
+    pub fn check_unused(&self, tenant: &str) -> Result<(), BadSignature> {
+        self.is_of_here()?;
+        USED.lock().check(self, tenant, Moment::now())
+    }
+
     /// Uses it up: it is good once, for an order to this node.
     pub fn spend(&self, tenant: &str) -> Result<(), BadSignature> {
-        if self.node != node() {
-            return Err(BadSignature::OtherNode);
+        self.is_of_here()?;
+        USED.lock().spend(self, tenant, Moment::now())
+    }
+
+    fn is_of_here(&self) -> Result<(), BadSignature> {
+        match self.node == node() {
+            true => Ok(()),
+            false => Err(BadSignature::OtherNode),
         }
-        let mut used = USED.lock();
-        used.spend(self, tenant, Moment::now())
     }
 
     fn is_timely(&self, now: Moment) -> Result<(), BadSignature> {
@@ -205,7 +215,8 @@ impl<'a> Signature<'a> {
 }
 
 impl Used {
-    fn spend(
+    /// Forgets those that are too old by now, and says whether this one may be spent.
+    fn check(
         &mut self,
         signature: &Signature<'_>,
         tenant: &str,
@@ -219,13 +230,21 @@ impl Used {
             });
             !used.is_empty()
         });
+        match self.0.get(tenant) {
+            Some(used) if used.contains_key(&signature.mac) => Err(BadSignature::Used),
+            Some(used) if used.len() >= MOST_USED => Err(BadSignature::TooMany),
+            _ => Ok(()),
+        }
+    }
+
+    fn spend(
+        &mut self,
+        signature: &Signature<'_>,
+        tenant: &str,
+        now: Moment,
+    ) -> Result<(), BadSignature> {
+        self.check(signature, tenant, now)?;
         let used = self.0.entry(tenant.to_owned()).or_default();
-        if used.contains_key(&signature.mac) {
-            return Err(BadSignature::Used);
-        }
-        if used.len() >= MOST_USED {
-            return Err(BadSignature::TooMany);
-        }
         used.insert(signature.mac, now.instant);
         Ok(())
     }
