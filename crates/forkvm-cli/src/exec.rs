@@ -191,6 +191,9 @@ fn find_program(name: &std::ffi::OsStr) -> Result<PathBuf, String> {
 
 /// Arguments of `forkvm exec`.
 #[derive(Debug, Args)]
+#[command(after_help = "\
+Exit status: the program's own; 128 and the signal's number if a signal or a fault ended it; 126 if it could not be run, or was
+stopped at a limit.")]
 pub struct Exec {
     /// Longest time the program may run, in seconds.
     #[arg(long, value_name = "SECONDS", value_parser = parse_seconds)]
