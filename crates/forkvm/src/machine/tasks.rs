@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use kvm_bindings::kvm_regs;
+use kvm_bindings::{kvm_regs, kvm_vcpu_events};
 
 use crate::arch::context::{Context, initial_vector};
 use crate::arch::layout::MONITOR_BASE;
@@ -320,8 +320,15 @@ impl Machine {
         }
     }
 
-    /// Whether the program's own code runs, and not the engine's, which goes on a little.
+    /// Whether the program's own code runs, and not the engine's, which goes on a little. Nor does it where the current
+    /// task has an exception coming that KVM has yet to deliver: another task would get it.
     fn is_in_program(&mut self) -> bool {
+        let comes = |events: kvm_vcpu_events| {
+            events.exception.injected != 0 || events.exception.pending != 0
+        };
+        if self.vcpu.events().map_or(true, comes) {
+            return false;
+        }
         let ring = self.vcpu.synced_sregs().cs.selector & 3;
         let end = self
             .memory
