@@ -12,27 +12,10 @@ use std::sync::Arc;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-use common::{guest_path, kvm_or_skip};
+use common::{Folder, guest_path, kvm_or_skip};
 
 /// No test waits longer for anything.
 const ENOUGH: Duration = Duration::from_secs(120);
-
-/// A folder that is gone after the test.
-struct Folder(PathBuf);
-
-impl Folder {
-    fn new(test: &str) -> Self {
-        let path = std::env::temp_dir().join(format!("forkvm-serve-{}-{test}", std::process::id()));
-        std::fs::create_dir(&path).unwrap();
-        Self(path)
-    }
-}
-
-impl Drop for Folder {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
-    }
-}
 
 /// The command, and the program in it. Ended when dropped.
 struct Serving {

@@ -1,18 +1,19 @@
 //! Runs an unmodified program in a machine of its own, from its start to its exit.
 
 use std::fs::File;
+use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use kvm_bindings::kvm_regs;
+use kvm_bindings::{kvm_regs, kvm_sregs};
 
 use crate::arch::layout::SpaceLayout;
 use crate::arch::monitor;
 use crate::arch::paging::TablePages;
 use crate::arch::regs::{RFLAGS, user_sregs};
 use crate::failure::{Cause, Exception, signal_name};
-use crate::image::exec::{Command, ExecError, Loaded};
+use crate::image::exec::{Command, ExecError};
 use crate::image::symbols::Symbols;
 use crate::linux::{AllowedPath, HeapLayout, Linux, Setup};
 use crate::machine::probe::{self, KvmHost, KvmUnavailable};
@@ -99,21 +100,14 @@ impl NotRun {
 pub fn exec(command: Command, sandbox: &Sandbox, host: &mut dyn Host) -> Result<Ended, NotRun> {
     let deadline = Instant::now() + sandbox.max_time;
     let kvm = probe::host()?;
-    let (mut machine, loaded, _) = load(kvm, command, sandbox)?;
-    let template = machine.vcpu().sregs().map_err(NotRun::host)?;
-    let sregs = user_sregs(&template, kvm.choice, 0, 0);
-    machine.vcpu().set_sregs(&sregs).map_err(NotRun::host)?;
-    machine.vcpu().set_regs(kvm_regs {
-        rip: loaded.entry,
-        rsp: loaded.rsp,
-        rflags: RFLAGS,
-        ..Default::default()
-    });
+    let Started {
+        mut machine, stack, ..
+    } = start(kvm, command, sandbox)?;
     let result = machine.watched(deadline, |machine| machine.run(deadline, host));
     let describe = |cause: &Cause| {
         cause.describe(
             &Symbols::default(),
-            &loaded.stack,
+            &stack,
             &format!("{:?} (max_time)", sandbox.max_time),
             &format!("{} bytes (max_memory)", sandbox.max_memory),
         )
@@ -150,12 +144,23 @@ pub fn exec(command: Command, sandbox: &Sandbox, host: &mut dyn Host) -> Result<
     Err(NotRun::Stopped(describe(&cause)))
 }
 
-/// Makes a machine with the program in it, and the file that is its memory.
-pub(crate) fn load(
+/// A machine that is to run a program from its first instruction.
+pub(crate) struct Started {
+    pub machine: Machine,
+    /// Its memory.
+    pub file: Arc<File>,
+    /// The addresses of the program's stack.
+    pub stack: Range<u64>,
+    /// The segment and control registers of its start.
+    pub sregs: kvm_sregs,
+}
+
+/// Makes a machine with the program in it.
+pub(crate) fn start(
     kvm: &'static KvmHost,
     command: Command,
     sandbox: &Sandbox,
-) -> Result<(Machine, Loaded, Arc<File>), NotRun> {
+) -> Result<Started, NotRun> {
     let layout = SpaceLayout::plan(sandbox.max_memory).ok_or_else(|| {
         NotRun::Setting(format!(
             "max_memory: {} bytes are too few for any program",
@@ -199,6 +204,20 @@ pub(crate) fn load(
         &mut machine_random,
         kvm.report.fsgsbase,
     )?;
-    let machine = Machine::new(kvm, memory, linux, None).map_err(NotRun::host)?;
-    Ok((machine, loaded, memfd))
+    let mut machine = Machine::new(kvm, memory, linux, None).map_err(NotRun::host)?;
+    let template = machine.vcpu().sregs().map_err(NotRun::host)?;
+    let sregs = user_sregs(&template, kvm.choice, 0, 0);
+    machine.vcpu().set_sregs(&sregs).map_err(NotRun::host)?;
+    machine.vcpu().set_regs(kvm_regs {
+        rip: loaded.entry,
+        rsp: loaded.rsp,
+        rflags: RFLAGS,
+        ..Default::default()
+    });
+    Ok(Started {
+        machine,
+        file: memfd,
+        stack: loaded.stack,
+        sregs,
+    })
 }

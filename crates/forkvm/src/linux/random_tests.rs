@@ -380,6 +380,35 @@ fn state(linux: &Linux) -> String {
         .collect()
 }
 
+/// Makes calls, with memory and without: none panics, and a reset undoes them all.
+fn all_is_undone(machine: &mut Machine, after: Vec<Call>) -> Result<(), TestCaseError> {
+    let master = machine.linux.clone();
+    let frozen = state(&master);
+    let mut faulty = master.clone();
+    for call in after {
+        let outcome = machine.linux.call(
+            call,
+            &mut machine.memory,
+            &mut machine.host,
+            &mut machine.random,
+        );
+        if let Outcome::Return(value) = outcome {
+            prop_assert!(value >= -4095, "{call:?} gave {value}");
+        }
+        faulty.call(
+            call,
+            &mut NoMemory,
+            &mut Recorder::default(),
+            &mut Random::new().unwrap(),
+        );
+    }
+    machine.linux.restore_from(&master);
+    prop_assert_eq!(state(&machine.linux), frozen.clone());
+    faulty.restore_from(&master);
+    prop_assert_eq!(state(&faulty), frozen);
+    Ok(())
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 300, ..ProptestConfig::default() })]
 
@@ -411,20 +440,7 @@ proptest! {
             machine.linux.call(call, &mut machine.memory, &mut machine.host, &mut machine.random);
         }
         machine.memory.frozen = true;
-        let master = machine.linux.clone();
-        let frozen = state(&master);
-        let mut faulty = master.clone();
-        for call in after {
-            let outcome = machine.linux.call(call, &mut machine.memory, &mut machine.host, &mut machine.random);
-            if let Outcome::Return(value) = outcome {
-                prop_assert!(value >= -4095, "{call:?} gave {value}");
-            }
-            faulty.call(call, &mut NoMemory, &mut Recorder::default(), &mut Random::new().unwrap());
-        }
-        machine.linux.restore_from(&master);
-        prop_assert_eq!(state(&machine.linux), frozen.clone());
-        faulty.restore_from(&master);
-        prop_assert_eq!(state(&faulty), frozen);
+        all_is_undone(&mut machine, after)?;
     }
 }
 
@@ -443,20 +459,7 @@ proptest! {
         for call in before {
             machine.linux.call(call, &mut machine.memory, &mut machine.host, &mut machine.random);
         }
-        let master = machine.linux.clone();
-        let frozen = state(&master);
-        let mut faulty = master.clone();
-        for call in after {
-            let outcome = machine.linux.call(call, &mut machine.memory, &mut machine.host, &mut machine.random);
-            if let Outcome::Return(value) = outcome {
-                prop_assert!(value >= -4095, "{call:?} gave {value}");
-            }
-            faulty.call(call, &mut NoMemory, &mut Recorder::default(), &mut Random::new().unwrap());
-        }
-        machine.linux.restore_from(&master);
-        prop_assert_eq!(state(&machine.linux), frozen.clone());
-        faulty.restore_from(&master);
-        prop_assert_eq!(state(&faulty), frozen);
+        all_is_undone(&mut machine, after)?;
         prop_assert_eq!(in_host(&folder), there);
     }
 }

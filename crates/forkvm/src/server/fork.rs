@@ -2,7 +2,6 @@
 //! back to the master's state after each.
 
 use std::sync::Arc;
-use std::time::Instant;
 
 use crate::arch::layout::PAGE;
 use crate::failure::Cause;
@@ -132,10 +131,5 @@ impl ServerFork {
             .memory
             .mapping()
             .differing_pages_from(&self.server.memory, first)
-    }
-
-    /// Since when it can be used.
-    pub fn frozen_at(&self) -> Instant {
-        self.server.frozen
     }
 }

@@ -6,10 +6,9 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use kvm_bindings::{kvm_regs, kvm_sregs, kvm_vcpu_events};
+use kvm_bindings::{kvm_sregs, kvm_vcpu_events};
 
-use crate::arch::regs::{RFLAGS, user_sregs};
-use crate::exec::{self, NotRun, Sandbox};
+use crate::exec::{self, NotRun, Sandbox, Started};
 use crate::failure::Cause;
 use crate::image::exec::Command;
 use crate::image::symbols::Symbols;
@@ -73,19 +72,15 @@ impl Server {
         let start = Instant::now();
         let deadline = start + limits.max_boot_time;
         let kvm = probe::host().map_err(NotRun::from)?;
-        let (mut machine, loaded, file) = exec::load(kvm, command, sandbox)?;
-        let template = machine.vcpu().sregs().map_err(NotRun::host)?;
-        let sregs = user_sregs(&template, kvm.choice, 0, 0);
-        machine.vcpu().set_sregs(&sregs).map_err(NotRun::host)?;
-        machine.vcpu().set_regs(kvm_regs {
-            rip: loaded.entry,
-            rsp: loaded.rsp,
-            rflags: RFLAGS,
-            ..Default::default()
-        });
+        let Started {
+            mut machine,
+            file,
+            stack,
+            sregs,
+        } = exec::start(kvm, command, sandbox)?;
         machine.set_serves();
         let listener = boot_and_warm_up(&mut machine, &limits, deadline, host)
-            .map_err(|ended| ended.told(&loaded.stack, sandbox, limits.max_boot_time))?;
+            .map_err(|ended| ended.told(&stack, sandbox, limits.max_boot_time))?;
         let frozen = freeze_machine(machine, &file, deadline).map_err(NotRun::host)?;
         Ok(Arc::new(Self {
             kvm,
@@ -99,7 +94,7 @@ impl Server {
             events: frozen.events,
             frozen: Instant::now(),
             limits,
-            stack: loaded.stack,
+            stack,
             boot_time: start.elapsed(),
         }))
     }

@@ -16,25 +16,19 @@ use crate::memory::user::UserMemory;
 
 /// poll(2); a negative timeout is none.
 pub fn poll(
-    (files, awaited): (&Files, Awaited),
+    of: (&Files, Awaited),
     guest: &mut Guest<'_>,
     array: u64,
     number: u64,
     timeout: u64,
 ) -> Reply {
     let timeout = u64::try_from(int(timeout)).ok().map(Duration::from_millis);
-    let ready = check(
-        &mut Look::new(files, awaited),
-        files.most(),
-        guest,
-        (array, number),
-    )?;
-    Ok(finish(ready, timeout))
+    wait_for(of, guest, (array, number), timeout)
 }
 
 /// ppoll(2) but for its signal mask; no timeout is none.
 pub fn ppoll(
-    (files, awaited): (&Files, Awaited),
+    of: (&Files, Awaited),
     guest: &mut Guest<'_>,
     array: u64,
     number: u64,
@@ -45,12 +39,17 @@ pub fn ppoll(
     } else {
         Some(read_duration(guest, timeout)?)
     };
-    let ready = check(
-        &mut Look::new(files, awaited),
-        files.most(),
-        guest,
-        (array, number),
-    )?;
+    wait_for(of, guest, (array, number), timeout)
+}
+
+fn wait_for(
+    (files, awaited): (&Files, Awaited),
+    guest: &mut Guest<'_>,
+    entries: (u64, u64),
+    timeout: Option<Duration>,
+) -> Reply {
+    let look = &mut Look::new(files, awaited);
+    let ready = check(look, files.most(), guest, entries)?;
     Ok(finish(ready, timeout))
 }
 
