@@ -98,11 +98,11 @@ impl NotRun {
 /// # Errors
 /// See [`NotRun`].
 pub fn exec(command: Command, sandbox: &Sandbox, host: &mut dyn Host) -> Result<Ended, NotRun> {
-    let deadline = Instant::now() + sandbox.max_time;
     let kvm = probe::host()?;
     let Started {
         mut machine, stack, ..
     } = start(kvm, command, sandbox)?;
+    let deadline = Instant::now() + sandbox.max_time;
     let result = machine.watched(deadline, |machine| machine.run(deadline, host));
     let describe = |cause: &Cause| {
         cause.describe(

@@ -105,8 +105,11 @@ impl Program {
         {
             return Ok(HandedOver::default());
         }
+        let start = Instant::now();
         let mut fork =
             Fork::new(master.clone()).map_err(|error| BootError::State(error.to_string()))?;
+        // A machine's making does not count, as in a boot.
+        let made_in = start.elapsed();
         let failed = |cause: Cause| {
             let limits = &master.config.limits;
             let what = cause.describe(
@@ -117,8 +120,11 @@ impl Program {
             );
             BootError::State(format!("on_live_update of the program before: {what}"))
         };
-        fork.give_state(most, deadline, host)
-            .map_err(|cause| BootError::of(cause, failed))
+        let mut handed_over = fork
+            .give_state(most, deadline + made_in, host)
+            .map_err(|cause| BootError::of(cause, failed))?;
+        handed_over.kept += made_in;
+        Ok(handed_over)
     }
 
     /// Bytes of state that it got from the program before, if it did.

@@ -9,7 +9,7 @@ use kvm_bindings::{
     CpuId, KVM_EXIT_DIRTY_RING_FULL, KVM_EXIT_FAIL_ENTRY, KVM_EXIT_INTERNAL_ERROR, KVM_EXIT_INTR,
     KVM_EXIT_IO, KVM_EXIT_IO_OUT, KVM_EXIT_MEMORY_FAULT, KVM_EXIT_SHUTDOWN, KVM_SYNC_X86_EVENTS,
     KVM_SYNC_X86_REGS, KVM_SYNC_X86_SREGS, Msrs, kvm_debugregs, kvm_msr_entry, kvm_regs, kvm_run,
-    kvm_sregs, kvm_vcpu_events, kvm_xcrs,
+    kvm_sregs, kvm_vcpu_events, kvm_xcr, kvm_xcrs,
 };
 use kvm_ioctls::VcpuFd;
 
@@ -290,26 +290,37 @@ impl Vcpu {
         unsafe { self.fd.set_xsave(image) }
     }
 
-    /// XCR0 and its like, by ioctl.
-    pub fn xcrs(&self) -> Result<kvm_xcrs, kvm_ioctls::Error> {
-        self.fd.get_xcrs()
+    /// XCR0, by ioctl.
+    pub fn xcr0(&self) -> Result<u64, kvm_ioctls::Error> {
+        // x86 has no other register of the kind, in KVM as in the SDM (Vol. 1, 13.3).
+        Ok(self.fd.get_xcrs()?.xcrs[0].value)
     }
 
     /// Sets XCR0, by ioctl.
-    pub fn set_xcrs(&self, xcrs: &kvm_xcrs) -> Result<(), kvm_ioctls::Error> {
-        self.fd.set_xcrs(xcrs)
+    pub fn set_xcr0(&self, value: u64) -> Result<(), kvm_ioctls::Error> {
+        let mut xcrs = kvm_xcrs {
+            nr_xcrs: 1,
+            ..Default::default()
+        };
+        xcrs.xcrs[0] = kvm_xcr {
+            xcr: 0,
+            value,
+            ..Default::default()
+        };
+        self.fd.set_xcrs(&xcrs)
     }
 
-    /// Sets one model-specific register. False if KVM refuses it.
-    pub fn set_msr(&self, index: u32, data: u64) -> Result<bool, kvm_ioctls::Error> {
-        let entry = kvm_msr_entry {
+    /// Sets model-specific registers, (index, value), up to the first that KVM refuses. Gives how many were set.
+    pub fn set_msrs(&self, msrs: &[(u32, u64)]) -> Result<usize, kvm_ioctls::Error> {
+        let entry = |&(index, data): &_| kvm_msr_entry {
             index,
             data,
             ..Default::default()
         };
+        let entries: Vec<_> = msrs.iter().map(entry).collect();
         let msrs =
-            Msrs::from_entries(&[entry]).map_err(|_| kvm_ioctls::Error::new(libc::ENOMEM))?;
-        Ok(self.fd.set_msrs(&msrs)? == 1)
+            Msrs::from_entries(&entries).map_err(|_| kvm_ioctls::Error::new(libc::ENOMEM))?;
+        self.fd.set_msrs(&msrs)
     }
 
     /// Puts the debug registers into their state after reset, by ioctl. Ring 3 can't write them, but a #DB sets DR6.

@@ -15,7 +15,7 @@ use crate::memory::mapping::Mapping;
 
 /// Memslot of everything the program can write, dirty-logged in forks.
 pub const LOGGED_SLOT: u32 = 0;
-/// Memslot of descriptor tables and ring-0 stack, never logged.
+/// Memslot of descriptor tables and ring-0 stack, never logged. Only where the other one is.
 const UNLOGGED_SLOT: u32 = 1;
 
 /// `_IO(KVMIO, 0xc7)`: KVM_RESET_DIRTY_RINGS (Linux: include/uapi/linux/kvm.h), which kvm-ioctls does not have.
@@ -31,15 +31,16 @@ pub fn open() -> Result<Kvm, kvm_ioctls::Error> {
 pub struct Vm {
     // Before the memory that it has KVM use.
     fd: VmFd,
-    /// Guest-physical address at which the logged slot begins.
+    /// Guest-physical address at which the logged slot begins. 0 if nothing is logged.
     logged_from: u64,
     ring_entries: Option<u32>,
     memory: Arc<Mapping>,
 }
 
 impl Vm {
-    /// A machine over `memory`, of which what lies from `logged_from` on is the logged slot. With `ring_entries` (a power of
-    /// two) its writes to the logged slot are recorded in a dirty ring of that many entries.
+    /// A machine over `memory`. With `ring_entries` (a power of two) what it writes from `logged_from` on is recorded in a
+    /// dirty ring of that many entries. Without, all its memory is one slot: each slot that is set waits for a grace period
+    /// of the kernel's, which its worker may be late for by seconds where many threads want the processor.
     pub fn new(
         kvm: &Kvm,
         memory: Arc<Mapping>,
@@ -48,14 +49,20 @@ impl Vm {
     ) -> Result<Self, kvm_ioctls::Error> {
         let vm = Self {
             fd: kvm.create_vm()?,
-            logged_from,
+            logged_from: if ring_entries.is_some() {
+                logged_from
+            } else {
+                0
+            },
             ring_entries,
             memory,
         };
         if let Some(entries) = ring_entries {
             vm.enable_ring(entries)?;
         }
-        vm.set_slot(UNLOGGED_SLOT, 0, 0..logged_from)?;
+        if vm.logged_from > 0 {
+            vm.set_slot(UNLOGGED_SLOT, 0, 0..vm.logged_from)?;
+        }
         vm.map_logged()?;
         Ok(vm)
     }

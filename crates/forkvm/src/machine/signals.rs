@@ -149,7 +149,7 @@ impl Machine {
         if let Some(format) = self.vector_format {
             return Ok(format);
         }
-        let format = VectorFormat::of(self.vcpu.xcrs()?.xcrs[0].value, &*self.vcpu.xsave()?);
+        let format = VectorFormat::of(self.vcpu.xcr0()?, &*self.vcpu.xsave()?);
         self.vector_format = Some(format);
         Ok(format)
     }

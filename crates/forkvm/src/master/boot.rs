@@ -61,18 +61,21 @@ pub struct Booting {
     pub handlers: Handlers,
     /// `main()`, until it is entered.
     pub main: Option<Patch>,
+    /// When its program is to be ready.
     pub deadline: Instant,
 }
 
 impl Booting {
-    /// A machine that is about to run the program from its entry point, with RSP as given.
+    /// A machine that is about to run the program from its entry point, with RSP as given, for so long at most. The making
+    /// of the machine does not count: what the kernel does then it leaves to a worker of its own, which may be late by
+    /// seconds where many threads want the processor.
     pub fn new(
         host: &'static KvmHost,
         memory: Mapping,
         linux: Linux,
         (entry, rsp): (u64, u64),
         main: Option<Patch>,
-        deadline: Instant,
+        time: Duration,
     ) -> Result<Self, MachineError> {
         let memory = GuestMemory::booting(memory);
         let mut machine = Machine::new(host, memory, linux, None)?;
@@ -90,7 +93,7 @@ impl Booting {
             machine,
             handlers: Handlers::default(),
             main,
-            deadline,
+            deadline: Instant::now() + time,
         })
     }
 
@@ -272,14 +275,14 @@ impl Booting {
         };
         self.machine.vcpu().set_sregs_at_next_run(*sregs);
         self.machine.vcpu().set_regs(regs);
-        let deadline = Instant::now() + std::time::Duration::from_secs(1);
+        let deadline = self.deadline;
         let result = self
             .machine
             .watched(deadline, |machine| machine.run(deadline, &mut Quiet));
         match result {
             Ok(Event::Hypercall(STATE_SAVED)) => {}
             // The program has denied the stub its memory, by protection keys.
-            Err(Cause::Exception(exception)) => return Err(Cause::Exception(exception)),
+            Err(cause @ (Cause::Exception(_) | Cause::Timeout)) => return Err(cause),
             other => {
                 let what = format!("the vector state can't be saved: {other:?}");
                 return Err(Cause::Machine(what));

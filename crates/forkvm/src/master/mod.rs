@@ -9,7 +9,6 @@ pub mod numbers;
 use std::fs::File;
 use std::ops::Range;
 use std::sync::Arc;
-use std::time::Instant;
 
 use crate::arch::layout::{Layout, MMAP_WINDOW, STACK_TOP, XSAVE_LEN};
 use crate::call::handlers::Handlers;
@@ -93,7 +92,6 @@ struct Boot<'a> {
     host: &'static KvmHost,
     image: Image,
     layout: Layout,
-    deadline: Instant,
 }
 
 impl<'a> Boot<'a> {
@@ -102,7 +100,6 @@ impl<'a> Boot<'a> {
         config
             .check()
             .map_err(|bad| BootError::Setting(bad.to_string()))?;
-        let deadline = Instant::now() + config.limits.max_boot_time;
         let host = probe::host()?;
         let image = Image::parse(file, config.limits.max_memory)?;
         let layout = loader::plan(&image, config.limits.max_memory)
@@ -113,7 +110,6 @@ impl<'a> Boot<'a> {
             host,
             image,
             layout,
-            deadline,
         })
     }
 
@@ -139,7 +135,8 @@ impl<'a> Boot<'a> {
             .transpose()
             .map_err(no_machine)?;
         let start = (self.image.entry, rsp);
-        let booting = Booting::new(self.host, memory, linux, start, main, self.deadline);
+        let time = self.config.limits.max_boot_time;
+        let booting = Booting::new(self.host, memory, linux, start, main, time);
         Ok((memfd, booting.map_err(no_machine)?))
     }
 

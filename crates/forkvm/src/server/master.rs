@@ -70,7 +70,6 @@ impl Server {
         host: &mut dyn Host,
     ) -> Result<Arc<Self>, NotServing> {
         let start = Instant::now();
-        let deadline = start + limits.max_boot_time;
         let kvm = probe::host().map_err(NotRun::from)?;
         let Started {
             mut machine,
@@ -79,6 +78,8 @@ impl Server {
             sregs,
         } = exec::start(kvm, command, sandbox)?;
         machine.set_serves();
+        // The making of the machine does not count, as in a program's boot.
+        let deadline = Instant::now() + limits.max_boot_time;
         let listener = boot_and_warm_up(&mut machine, &limits, deadline, host)
             .map_err(|ended| ended.told(&stack, sandbox, limits.max_boot_time))?;
         let frozen = freeze_machine(machine, &file, deadline).map_err(NotRun::host)?;
