@@ -2,7 +2,7 @@
 
 use std::io::{self, Write};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
@@ -13,8 +13,12 @@ use rustix::event::{PollFd, PollFlags, Timespec};
 
 use crate::settings::parse_seconds;
 
-/// Where a dynamic linker and libraries are, and what every C library looks at: readable unless told otherwise.
-const SYSTEM: [&str; 19] = [
+/// Where a dynamic linker, libraries and the interpreters of scripts are, and what every C library looks at: readable unless
+/// told otherwise.
+const SYSTEM: [&str; 22] = [
+    "/bin",
+    "/usr/bin",
+    "/usr/local/bin",
     "/lib",
     "/lib64",
     "/usr/lib",
@@ -47,8 +51,8 @@ pub struct Allow {
     /// Allow everything there is to allow.
     #[arg(short = 'A', long)]
     allow_all: bool,
-    /// Files and folders the program may read, comma-separated; without a value all. Libraries are readable anyway, and so
-    /// are time zones, locales, /etc/ssl and of /etc hosts, resolv.conf, nsswitch.conf, host.conf, localtime, passwd, group,
+    /// Files and folders the program may read, comma-separated; without a value all. Libraries and the system's programs are
+    /// readable anyway, and so are time zones, locales, /etc/ssl and of /etc hosts, resolv.conf, nsswitch.conf, host.conf, localtime, passwd, group,
     /// services and protocols.
     #[arg(long, value_name = "PATH,…", num_args = 0..=1, require_equals = true, value_delimiter = ',', default_missing_value = "/")]
     allow_read: Vec<PathBuf>,
@@ -131,7 +135,9 @@ impl Allow {
         if self.allow_all {
             writable_paths.push("/".into());
         }
-        allowed_paths.push(std::ffi::OsStr::from_bytes(&command.path).into());
+        allowed_paths.extend(program_paths(
+            std::ffi::OsStr::from_bytes(&command.path).as_ref(),
+        ));
         let system = SYSTEM.iter().map(PathBuf::from);
         allowed_paths.extend(system.filter(|path| path.exists()).map(AllowedPath::from));
         let cwd = match &self.cwd {
@@ -175,6 +181,22 @@ fn parse_volume(text: &str) -> Result<(AllowedPath, bool), String> {
         ..AllowedPath::from(host)
     };
     Ok((volume, writable))
+}
+
+/// What has to be readable for a program to be: its file, and a link that names it, which stays one.
+fn program_paths(path: &Path) -> Vec<AllowedPath> {
+    match path.canonicalize() {
+        Ok(real) if path.is_symlink() => vec![
+            AllowedPath {
+                seen: path.into(),
+                link: true,
+                ..AllowedPath::from(&real)
+            },
+            real.into(),
+        ],
+        // One that is not there is told of where it is opened.
+        _ => vec![path.into()],
+    }
 }
 
 /// A name without a slash is looked for in PATH.

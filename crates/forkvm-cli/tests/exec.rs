@@ -238,6 +238,56 @@ fn proc_and_devices_are_there() {
     same("proc");
 }
 
+/// Natively only root can do the same.
+#[test]
+fn users_are_who_they_say_they_are() {
+    kvm_or_skip!();
+    if rustix::process::geteuid().is_root() {
+        same("ids");
+    } else {
+        let output = exec(&[], &program("ids"), &[]);
+        assert!(text(&output.stdout).ends_with("\n0 failed\n"));
+    }
+}
+
+#[test]
+fn a_program_knows_the_file_behind_its_links() {
+    kvm_or_skip!();
+    let folder = Folder::new("links");
+    let to = program("itself");
+    std::fs::copy(&to, folder.0.join("real")).unwrap();
+    std::os::unix::fs::symlink("real", folder.0.join("near")).unwrap();
+    std::os::unix::fs::symlink(folder.0.join("near"), folder.0.join("far")).unwrap();
+    for name in ["real", "near", "far"] {
+        let path = folder.0.join(name);
+        let native = Command::new(&path).output().unwrap();
+        let machine = exec(&[], &path, &[]);
+        assert_eq!(text(&machine.stderr), "", "{name}");
+        assert_eq!(text(&machine.stdout), text(&native.stdout), "{name}");
+        assert!(text(&native.stdout).ends_with("\n0 failed\n"));
+    }
+}
+
+#[test]
+fn helpers_are_refused_by_the_call_that_starts_them() {
+    kvm_or_skip!();
+    for (how, call) in [
+        ("fork", "fork(2) was refused: other processes"),
+        ("vfork", "vfork(2) was refused"),
+        (
+            "posix_spawn",
+            "clone(2) with CLONE_VFORK, as posix_spawn(3)",
+        ),
+        ("system", "clone(2) with CLONE_VFORK, as posix_spawn(3)"),
+    ] {
+        let output = exec(&[], &program("helpers"), &[how]);
+        assert_eq!(text(&output.stdout), format!("{how}: ENOSYS\n"));
+        let said = text(&output.stderr);
+        assert!(said.contains(call), "{how}: {said}");
+        assert_eq!(output.status.code(), Some(0));
+    }
+}
+
 #[test]
 fn standard_input_is_passed_on() {
     kvm_or_skip!();

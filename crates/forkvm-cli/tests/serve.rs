@@ -159,6 +159,16 @@ fn a_child_takes_the_programs_place() {
 }
 
 #[test]
+fn a_user_is_forgotten_with_its_connection() {
+    kvm_or_skip!();
+    let serving = simple(&["-t1"]);
+    for _ in 0..5 {
+        assert_eq!(serving.get("/user"), "user 33, before 0\n");
+        assert_eq!(serving.get("/"), "count 1\n");
+    }
+}
+
+#[test]
 fn clients_that_leave_or_say_nothing_harm_nobody() {
     kvm_or_skip!();
     let serving = simple(&["-t1"]);
@@ -244,10 +254,13 @@ fn what_goes_wrong_ends_its_connection_alone() {
 #[test]
 fn what_never_serves_is_told() {
     kvm_or_skip!();
+    let server = server();
+    let server = server.to_str().unwrap();
     for (program, words) in [
         (&["/bin/true"][..], "ended with status 0"),
         (&["/bin/sleep", "100"], "max_boot_time"),
         (&["/no/such/program"], "/no/such/program"),
+        (&[server, "8000", "helper"], "went on as its child"),
     ] {
         let output = Command::new(env!("CARGO_BIN_EXE_forkvm"))
             .args(["serve", "--max-boot-time=1", "--"])

@@ -8,8 +8,10 @@
  *   GET /fill     dirties 16 MiB, then answers
  *   GET /exit     ends the program
  *   GET /sleep    answers after 50 ms
+ *   GET /user     "user 33, before N", after it has become that user
  *
- * Arguments: the port; "forks", to have a child serve each connection; "prefork", to have one serve all.
+ * Arguments: the port; "forks", to have a child serve each connection; "prefork", to have one serve all;
+ * "helper", to wait for one that ends before it serves.
  */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
@@ -61,7 +63,10 @@ static void serve(int client)
         for (size_t i = 0; i < 16 << 20; i += 4096) memory[i] = 1;
     }
     char body[128], answer[256];
-    int n = length ? snprintf(body, sizeof(body), "count %d bytes %zu sum %zu\n", count, got, sum)
+    int first = getuid();
+    if (!strcmp(path, "/user") && setuid(33)) abort();
+    int n = first || getuid() ? snprintf(body, sizeof(body), "user %d, before %d\n", getuid(), first)
+          : length ? snprintf(body, sizeof(body), "count %d bytes %zu sum %zu\n", count, got, sum)
                    : snprintf(body, sizeof(body), "count %d\n", count);
     int m = snprintf(answer, sizeof(answer),
                      "HTTP/1.1 200 OK\r\nContent-Length: %d\r\nConnection: close\r\n\r\n%s", n, body);
@@ -78,6 +83,10 @@ int main(int argc, char **argv)
     if (bind(listener, (struct sockaddr *)&address, sizeof(address)) || listen(listener, 100)) {
         perror("server");
         return 1;
+    }
+    if (argc > 2 && !strcmp(argv[2], "helper")) {
+        if (!fork()) _exit(7);
+        wait(NULL);
     }
     int prefork = argc > 2 && !strcmp(argv[2], "prefork"), forks = argc > 2 && !strcmp(argv[2], "forks");
     if (prefork && fork()) {

@@ -69,6 +69,8 @@ pub struct Placement {
     pub random: Option<[u64; 4]>,
     /// The bytes of AT_RANDOM.
     pub at_random: [u8; 16],
+    /// AT_UID, AT_EUID, AT_GID, AT_EGID.
+    pub ids: [u32; 4],
     /// `rdfsbase` works.
     pub fsgsbase: bool,
     /// Bytes of an XSAVE image.
@@ -186,6 +188,7 @@ fn put_stack(
         executable: &command.path,
         placed,
         random: placement.at_random,
+        ids: placement.ids,
         fsgsbase: placement.fsgsbase,
         xsave_len: placement.xsave_len,
     }

@@ -55,6 +55,8 @@ pub struct InitialStack<'a, T> {
     pub placed: Placed,
     /// AT_RANDOM.
     pub random: [u8; 16],
+    /// AT_UID, AT_EUID, AT_GID, AT_EGID.
+    pub ids: [u32; 4],
     /// `rdfsbase` works.
     pub fsgsbase: bool,
     /// Bytes of an XSAVE image, for AT_MINSIGSTKSZ.
@@ -103,6 +105,7 @@ impl<T: AsRef<[u8]>> InitialStack<'_, T> {
 
     fn auxiliary(&self, executable: u64, platform: u64, random: u64) -> Vec<(u64, u64)> {
         let placed = self.placed;
+        let [uid, euid, gid, egid] = self.ids.map(u64::from);
         // CPUID.1:EDX, what Linux gives as AT_HWCAP; the guest has the host's processor.
         let hwcap = u64::from(std::arch::x86_64::__cpuid(1).edx);
         let mut vector = vec![
@@ -110,11 +113,12 @@ impl<T: AsRef<[u8]>> InitialStack<'_, T> {
             (AT_ENTRY, placed.entry),
             (AT_BASE, placed.base),
             (AT_FLAGS, 0),
-            (AT_UID, 0),
-            (AT_EUID, 0),
-            (AT_GID, 0),
-            (AT_EGID, 0),
-            (AT_SECURE, 0),
+            (AT_UID, uid),
+            (AT_EUID, euid),
+            (AT_GID, gid),
+            (AT_EGID, egid),
+            // ld.so(8), "Secure-execution mode".
+            (AT_SECURE, u64::from(uid != euid || gid != egid)),
             (AT_CLKTCK, 100),
             (AT_HWCAP, hwcap),
             (AT_HWCAP2, if self.fsgsbase { HWCAP2_FSGSBASE } else { 0 }),
@@ -162,6 +166,7 @@ mod tests {
                 executable: b"/a",
                 placed: Placed::default(),
                 random: [7; 16],
+                ids: [0; 4],
                 fsgsbase: true,
                 xsave_len: 2700,
             };

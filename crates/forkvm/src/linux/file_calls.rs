@@ -12,8 +12,10 @@ pub fn change(linux: &mut Linux, guest: &mut Guest<'_>, number: Sysno, args: [u6
         shared,
         files,
         process,
+        tasks,
         ..
     } = linux;
+    files.overlay.owner = tasks.ids().owner();
     let [a, b, c, d, e, _] = args;
     let made = |mode: u64| flags(mode) & !process.umask();
     let owner = |uid: u64, gid: u64| attributes::Set::Owner(flags(uid), flags(gid));

@@ -4,12 +4,15 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use rustix::io::Errno;
+use syscalls::Sysno;
 
 use crate::linux::abi::{
     CHUNK, Guest, Layout, MOST_BYTES, PAGE, Reply, USER_END, Value, count, flags, int,
 };
 use crate::linux::call::Outcome;
 use crate::linux::memory::heap::Heap;
+use crate::linux::tasks::ids::{self, Ids};
+use crate::linux::tasks::task::Tasks;
 use crate::linux::time::{Clocks, timeval_bytes};
 
 const RLIM_INFINITY: u64 = u64::MAX;
@@ -25,6 +28,7 @@ const LINUX_CAPABILITY_VERSION_3: u32 = 0x2008_0522;
 pub struct Process {
     name: [u8; 16],
     umask: u32,
+    dumpable: bool,
     /// The path of its executable.
     pub executable: Arc<[u8]>,
     /// Its arguments and its environment at its start, each text with a NUL.
@@ -45,6 +49,7 @@ impl Process {
         Self {
             name,
             umask: 0o022,
+            dumpable: true,
             executable: executable.into(),
             texts: Default::default(),
             stack,
@@ -209,8 +214,11 @@ pub fn prctl(process: &mut Process, guest: &mut Guest<'_>, args: [u64; 6]) -> Va
             guest.write(argument, &process.name)?;
             Ok(0)
         }
-        PR_GET_DUMPABLE => Ok(0),
-        PR_SET_DUMPABLE if argument == 0 => Ok(0),
+        PR_GET_DUMPABLE => Ok(process.dumpable.into()),
+        PR_SET_DUMPABLE if argument <= 1 => {
+            process.dumpable = argument == 1;
+            Ok(0)
+        }
         // PR_SET_VMA_ANON_NAME labels a mapping, which only /proc would show.
         PR_SET_VMA => Ok(0),
         _ => Err(Errno::INVAL),
@@ -250,23 +258,25 @@ pub fn capget(guest: &mut Guest<'_>, header: u64, data: u64) -> Value {
     Ok(0)
 }
 
-/// setuid(2) and its relatives: root may stay root; there is no other user. -1 leaves an id as it is.
-pub fn set_ids(ids: &[u64]) -> Value {
-    let stays = ids.iter().all(|id| matches!(int(*id), 0 | -1));
-    if stays { Ok(0) } else { Err(Errno::PERM) }
+/// setuid(2) and its relatives. Who acts by other rights than before is no longer to be dumped (PR_SET_DUMPABLE(2const)).
+pub fn change_ids(
+    process: &mut Process,
+    tasks: &mut Tasks,
+    guest: &mut Guest<'_>,
+    number: Sysno,
+    args: [u64; 6],
+) -> Value {
+    let of = &mut tasks.current().ids;
+    let rights = |ids: &Ids| (ids.user.effective, ids.group.effective, ids.owner());
+    let before = rights(of);
+    let result = ids::call(of, guest, number, args);
+    process.dumpable &= rights(of) == before;
+    result
 }
 
 /// A result that is an `int` of 0, such as the `struct sched_param` of sched_getparam(2).
 pub fn zero_int(guest: &mut Guest<'_>, address: u64) -> Value {
     guest.write(address, &[0; 4])?;
-    Ok(0)
-}
-
-/// getresuid(2), getresgid(2): all three are 0.
-pub fn getres_ids(guest: &mut Guest<'_>, args: [u64; 6]) -> Value {
-    for address in args.iter().take(3) {
-        guest.write(*address, &[0; 4])?;
-    }
     Ok(0)
 }
 

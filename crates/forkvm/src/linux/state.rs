@@ -100,16 +100,24 @@ impl Linux {
         let mut files = Executables {
             shared: &self.shared,
             files: &self.files,
+            running: &self.process.executable,
         };
         let program = exec::find(&mut files, command)?;
         let mut at_random = [0; 16];
         random.fill(&mut at_random);
+        let ids = self.tasks.ids();
         let placement = Placement {
             random: self
                 .shared
                 .random_addresses
                 .then(|| std::array::from_fn(|_| random.number())),
             at_random,
+            ids: [
+                ids.user.real,
+                ids.user.effective,
+                ids.group.real,
+                ids.group.effective,
+            ],
             fsgsbase,
             xsave_len: XSAVE_LEN,
         };
@@ -182,8 +190,8 @@ impl Linux {
         }
     }
 
-    /// Says why there is no other process.
-    pub fn refuse_process(
+    /// Says why there is no child.
+    pub fn refuse_fork(
         &mut self,
         memory: &mut dyn UserMemory,
         host: &mut dyn Host,
@@ -194,7 +202,7 @@ impl Linux {
             host,
             random,
         };
-        threads::refuse_process(&mut self.told, guest)
+        threads::refuse_process(&mut self.told, guest, "fork(2)")
     }
 
     /// Ends the current task; there are others.

@@ -12,7 +12,7 @@ use crate::linux::memory::{MapRequest, space};
 use crate::linux::net::table as net;
 use crate::linux::state::Linux;
 use crate::linux::tasks::signals::{Target, awaited};
-use crate::linux::tasks::{delivery, futex, signals, threads};
+use crate::linux::tasks::{delivery, futex, ids, signals, threads};
 use crate::linux::{file_calls, memory, process, time, trace};
 use crate::memory::user::UserMemory;
 use crate::random::Random;
@@ -213,6 +213,7 @@ fn dispatch(linux: &mut Linux, guest: &mut Guest<'_>, call: Call) -> Outcome {
                 tasks,
                 clocks,
             };
+            files.overlay.owner = tasks.ids().owner();
             open::openat(shared, &seen, files, guest, args).into()
         }
         Sysno::fstat => stat::fstat(files, guest, a, b).into(),
@@ -239,6 +240,7 @@ fn dispatch(linux: &mut Linux, guest: &mut Guest<'_>, call: Call) -> Outcome {
         }
         Sysno::fstatfs if shared.has_overlay() => file_system::fstatfs(files, guest, a, b).into(),
         Sysno::memfd_create if shared.has_overlay() => {
+            files.overlay.owner = tasks.ids().owner();
             transfer::memfd_create(files, guest, a, b).into()
         }
         Sysno::sendfile if shared.has_overlay() => {
@@ -330,13 +332,22 @@ fn dispatch(linux: &mut Linux, guest: &mut Guest<'_>, call: Call) -> Outcome {
             tasks.current().clear_child_tid = a;
             ok(i64::from(tasks.tid()))
         }
-        Sysno::getuid | Sysno::geteuid | Sysno::getgid | Sysno::getegid | Sysno::getgroups => ok(0),
-        Sysno::setuid | Sysno::setgid | Sysno::setfsuid | Sysno::setfsgid => {
-            process::set_ids(&[a]).into()
-        }
-        Sysno::setreuid | Sysno::setregid => process::set_ids(&[a, b]).into(),
-        Sysno::setresuid | Sysno::setresgid => process::set_ids(&[a, b, c]).into(),
-        Sysno::getresuid | Sysno::getresgid => process::getres_ids(guest, args).into(),
+        Sysno::getuid
+        | Sysno::geteuid
+        | Sysno::getgid
+        | Sysno::getegid
+        | Sysno::getgroups
+        | Sysno::getresuid
+        | Sysno::getresgid => ids::call(&mut tasks.ids(), guest, number, args).into(),
+        Sysno::setuid
+        | Sysno::setgid
+        | Sysno::setgroups
+        | Sysno::setfsuid
+        | Sysno::setfsgid
+        | Sysno::setreuid
+        | Sysno::setregid
+        | Sysno::setresuid
+        | Sysno::setresgid => process::change_ids(process, tasks, guest, number, args).into(),
         Sysno::uname => process::uname(guest, a).into(),
         Sysno::sysinfo => process::sysinfo(clocks, heap, guest, a).into(),
         Sysno::getrlimit => process::rlimit(guest, limits, a, 0, b).into(),
@@ -387,9 +398,9 @@ fn dispatch(linux: &mut Linux, guest: &mut Guest<'_>, call: Call) -> Outcome {
         Sysno::clone3 => threads::clone3(told, guest, a, b).into(),
         Sysno::execve => threads::execve(told, guest, a, b, c).into(),
         Sysno::fork if guest.memory.space().is_some() => Outcome::Fork(None),
-        Sysno::fork | Sysno::vfork | Sysno::execveat => {
-            refuse(threads::refuse_process(told, guest))
-        }
+        Sysno::fork => refuse(threads::refuse_process(told, guest, "fork(2)")),
+        Sysno::vfork => refuse(threads::refuse_process(told, guest, "vfork(2)")),
+        Sysno::execveat => refuse(threads::refuse_process(told, guest, "execveat(2)")),
         Sysno::wait4 | Sysno::waitid => refuse(Errno::CHILD),
 
         // Newer C libraries ask at every start, and do without.

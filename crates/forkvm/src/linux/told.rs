@@ -7,8 +7,8 @@ use crate::linux::abi::Guest;
 pub enum Topic {
     /// It wanted a thread.
     Thread,
-    /// It wanted another process.
-    Process,
+    /// It wanted another process, by this call.
+    Process(&'static str),
     /// It wanted the network.
     Network,
     /// It wanted to reach another machine.
@@ -43,9 +43,9 @@ impl Told {
                 0,
                 "threads are not supported yet: the program could not start one",
             ),
-            Topic::Process => (
+            Topic::Process(call) => (
                 1,
-                "other processes are not supported: the program could not fork or execute one",
+                &*format!("{call} was refused: other processes are not supported"),
             ),
             Topic::Network => (
                 2,

@@ -120,7 +120,7 @@ impl Machine {
         if !self.serves {
             let errno = self
                 .linux
-                .refuse_process(&mut self.memory, host, &mut self.random);
+                .refuse_fork(&mut self.memory, host, &mut self.random);
             return self.return_from_call(-i64::from(errno.raw_os_error()));
         }
         let caller = self.linux.tasks().tid();

@@ -301,6 +301,7 @@ fn put_stack(
         executable: executable.as_bytes(),
         placed: image.placed(),
         random,
+        ids: [0; 4],
         fsgsbase: host.report.fsgsbase,
         xsave_len: XSAVE_LEN,
     };

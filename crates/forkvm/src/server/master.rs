@@ -32,6 +32,12 @@ pub enum NotServing {
     /// It ended before it waited for a connection.
     #[error("the program ended with status {0} before it waited for a connection")]
     Exited(i32),
+    /// It has forked, and so went on as its child, which ended before that.
+    #[error(
+        "the program forked and went on as its child, as a server does, but that ended with status {0} before it waited for a \
+         connection: helper processes are not supported"
+    )]
+    ChildExited(i32),
     /// A signal ended it before.
     #[error("signal {0} ended the program before it waited for a connection")]
     Signalled(i32),
@@ -80,8 +86,11 @@ impl Server {
         machine.set_serves();
         // The making of the machine does not count, as in a program's boot.
         let deadline = Instant::now() + limits.max_boot_time;
-        let listener = boot_and_warm_up(&mut machine, &limits, deadline, host)
-            .map_err(|ended| ended.told(&stack, sandbox, limits.max_boot_time))?;
+        let listener =
+            boot_and_warm_up(&mut machine, &limits, deadline, host).map_err(|ended| {
+                let is_child = machine.linux.tasks().is_child();
+                ended.told(is_child, &stack, sandbox, limits.max_boot_time)
+            })?;
         let frozen = freeze_machine(machine, &file, deadline).map_err(NotRun::host)?;
         Ok(Arc::new(Self {
             kvm,
@@ -135,8 +144,15 @@ enum NotYet {
 }
 
 impl NotYet {
-    fn told(self, stack: &Range<u64>, sandbox: &Sandbox, time: Duration) -> NotServing {
+    fn told(
+        self,
+        is_child: bool,
+        stack: &Range<u64>,
+        sandbox: &Sandbox,
+        time: Duration,
+    ) -> NotServing {
         match self {
+            Self::Ended(Cause::Exit(status)) if is_child => NotServing::ChildExited(status),
             Self::Ended(Cause::Exit(status)) => NotServing::Exited(status),
             Self::Ended(Cause::Killed(signal)) => NotServing::Signalled(signal),
             Self::Ended(cause) => NotServing::NotRun(NotRun::Stopped(cause.describe(

@@ -89,6 +89,7 @@ fn loaded(program: Vec<u8>, linker: Option<Vec<u8>>) -> Result<Loaded, ExecError
     let placement = Placement {
         random: None,
         at_random: [0; 16],
+        ids: [0; 4],
         fsgsbase: true,
         xsave_len: 4096,
     };

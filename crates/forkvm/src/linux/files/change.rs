@@ -10,7 +10,7 @@ use crate::linux::files::copies::{
 use crate::linux::files::fds::Files;
 use crate::linux::files::folders;
 use crate::linux::files::overlay::now;
-use crate::linux::files::overlay::tree::{Nature, Node};
+use crate::linux::files::overlay::tree::Nature;
 use crate::linux::files::paths::{Absolute, Target};
 use crate::linux::files::resolve::{Lookup, Resolved, Shared};
 use crate::linux::files::stat::{self, Change};
@@ -62,11 +62,7 @@ pub fn mkdir(
     let Some(path) = free_place(shared, files, guest, at)? else {
         return refused(shared, files, guest, at, Change::Create);
     };
-    make(
-        files,
-        &path,
-        Node::new(Nature::Folder { opaque: true }, mode, now()),
-    )?;
+    make(files, &path, Nature::Folder { opaque: true }, mode)?;
     Ok(0)
 }
 
@@ -109,11 +105,7 @@ pub fn symlink(
     if to.len() > LINK_MAX {
         return Err(Errno::NAMETOOLONG);
     }
-    make(
-        files,
-        &path,
-        Node::new(Nature::Link(to.into()), 0o777, now()),
-    )?;
+    make(files, &path, Nature::Link(to.into()), 0o777)?;
     Ok(0)
 }
 

@@ -31,20 +31,27 @@ pub fn make_places(shared: &Shared, files: &mut Files) {
     }
 }
 
+/// Something new, which belongs to the task that makes it.
+fn new_node(files: &Files, nature: Nature, mode: u32) -> Node {
+    let mut node = Node::new(nature, mode, now());
+    (node.uid, node.gid) = files.overlay.owner;
+    node
+}
+
 /// A new, empty file.
 pub fn make_file(files: &mut Files, path: &Absolute, mode: u32) -> Result<u64, Errno> {
-    let file = Node::new(Nature::File(Content::default()), mode, now());
-    make(files, path, file)
+    make(files, path, Nature::File(Content::default()), mode)
 }
 
 /// A new, empty file without a name, which goes when it is closed.
 pub fn make_nameless(files: &mut Files, mode: u32) -> Result<u64, Errno> {
-    let file = Node::new(Nature::File(Content::default()), mode, now());
+    let file = new_node(files, Nature::File(Content::default()), mode);
     files.overlay.tree_mut().add(file)
 }
 
-/// Gives something new its name.
-pub fn make(files: &mut Files, path: &Absolute, node: Node) -> Result<u64, Errno> {
+/// Something new with this name.
+pub fn make(files: &mut Files, path: &Absolute, nature: Nature, mode: u32) -> Result<u64, Errno> {
+    let node = new_node(files, nature, mode);
     let tree = files.overlay.tree_mut();
     let id = tree.add(node)?;
     if let Err(errno) = tree.name(&path.text(), id) {

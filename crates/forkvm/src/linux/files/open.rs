@@ -39,6 +39,8 @@ pub struct Executables<'a> {
     pub shared: &'a Shared,
     /// The working directory.
     pub files: &'a Files,
+    /// What runs now, which /proc/self/exe leads to.
+    pub running: &'a [u8],
 }
 
 impl exec::Files for Executables<'_> {
@@ -46,6 +48,7 @@ impl exec::Files for Executables<'_> {
         let lookup = Lookup::new(HERE, path.to_vec());
         let (absolute, target) = self.shared.find(self.files, &lookup, true)?;
         let place = match target {
+            Target::Executable => return self.open_executable(self.running),
             Target::Host(place) => place,
             Target::Node(id) => {
                 let snapshot = self
@@ -59,7 +62,8 @@ impl exec::Files for Executables<'_> {
         let right = self.shared.host_files.take()?;
         match place.open(true)? {
             (file, FileType::RegularFile) => {
-                Ok(Arc::new(HostFile::new(file, &absolute.text(), right)))
+                let real = self.shared.roots.real_path(&absolute);
+                Ok(Arc::new(HostFile::new(file, &real.text(), right)))
             }
             _ => Err(Errno::ACCESS),
         }
@@ -79,7 +83,19 @@ pub fn openat(
     let how = How(flags(how));
     let lookup = Lookup::new(dirfd, guest.read_path(path)?);
     let mode = flags(mode) & !seen.process.umask();
-    let (absolute, target, writable) = match shared.resolve(files, &lookup, how.follows())? {
+    open_path(shared, seen, files, guest, &lookup, how, mode)
+}
+
+fn open_path(
+    shared: &Shared,
+    seen: &Seen<'_>,
+    files: &mut Files,
+    guest: &mut Guest<'_>,
+    lookup: &Lookup,
+    how: How,
+    mode: u32,
+) -> Value {
+    let (absolute, target, writable) = match shared.resolve(files, lookup, how.follows())? {
         // Nothing can be made there.
         Resolved::Outside(_, None) if how.creates() => return Err(Errno::ACCESS),
         Resolved::Outside(_, None) => return Err(Errno::NOENT),
@@ -143,14 +159,13 @@ pub fn openat(
         Target::Descriptor(fd) => return reopen(shared, files, fd, how),
         Target::Report(_) if how.writes() => return Err(Errno::ACCESS),
         Target::Report(report) => Kind::Text(reports::text(report, seen, guest)),
-        // The program's own file is not its to read, and need not be where its name says.
-        Target::Executable => {
-            return Err(if how.has(O_NOFOLLOW) {
-                Errno::LOOP
-            } else {
-                Errno::ACCESS
-            });
+        Target::Executable if how.has(O_NOFOLLOW) => return Err(Errno::LOOP),
+        Target::Executable if guest.memory.space().is_some() => {
+            let lookup = Lookup::new(HERE, seen.process.executable.to_vec());
+            return open_path(shared, seen, files, guest, &lookup, how, mode);
         }
+        // A tenant's own file is not its to read, and need not be where its name says.
+        Target::Executable => return Err(Errno::ACCESS),
         Target::Passage if how.writes() || how.creates() => return Err(Errno::ISDIR),
         Target::Passage => Kind::Folder(None, absolute.text().into()),
     };

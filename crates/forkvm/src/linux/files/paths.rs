@@ -284,46 +284,47 @@ impl Roots {
         })
     }
 
-    /// Opens what a path names in whose way there are links from one allowed root to another: they are followed here,
-    /// name by name, and what they name has to be allowed as well. `flags` are openat2(2)'s.
-    fn open_through_links(&self, mut path: Absolute, flags: OFlags) -> Result<OwnedFd, Errno> {
-        let (mut links, mut checked) = (0, 0);
-        while checked < path.names.len() {
-            let end = checked + 1;
-            if end == path.names.len() && flags.contains(OFlags::NOFOLLOW) {
-                break;
-            }
-            checked = end;
-            let prefix = Absolute {
-                names: path.names.get(..end).unwrap_or_default().to_vec(),
-                folder: false,
-            };
-            let place = match self.find(&prefix) {
-                Some(Target::Host(place)) => place,
-                Some(Target::Passage) => continue,
-                _ => return Err(Errno::ACCESS),
-            };
-            let found =
-                place.try_open(OFlags::PATH | OFlags::NOFOLLOW, ResolveFlags::NO_SYMLINKS)?;
-            if FileType::from_raw_mode(rustix::fs::fstat(&found)?.st_mode) != FileType::Symlink {
-                continue;
-            }
-            links += 1;
-            if links > MOST_LINKS {
-                return Err(Errno::LOOP);
-            }
-            let text = rustix::fs::readlinkat(&found, c"", Vec::new())?;
-            let mut to = prefix;
-            to.names.pop();
-            let mut to = Absolute::new(&to.text(), text.to_bytes());
-            to.names.extend(path.names.drain(end..));
-            path.names = to.names;
-            checked = 0;
-        }
+    /// The path without symbolic links that what is there has. A link to what is not allowed is none.
+    pub fn real_path(&self, path: &Absolute) -> Absolute {
+        self.through_links(path.clone(), true)
+            .unwrap_or_else(|_| path.clone())
+    }
+
+    /// Opens what a path names in whose way there are links from one allowed root to another: what they lead to has to be
+    /// allowed as well. `flags` are openat2(2)'s.
+    fn open_through_links(&self, path: Absolute, flags: OFlags) -> Result<OwnedFd, Errno> {
+        let path = self.through_links(path, !flags.contains(OFlags::NOFOLLOW))?;
         match self.find(&path) {
             Some(Target::Host(place)) => place.try_open(flags, ResolveFlags::NO_SYMLINKS),
             _ => Err(Errno::ACCESS),
         }
+    }
+
+    /// Follows the links in a path, name by name; one at its end if `last`.
+    fn through_links(&self, mut path: Absolute, last: bool) -> Result<Absolute, Errno> {
+        let (mut links, mut checked) = (0, 0);
+        while checked < path.len() {
+            let end = checked + 1;
+            if end == path.len() && !last {
+                break;
+            }
+            checked = end;
+            let place = match self.find(&path.prefix(end)) {
+                Some(Target::Host(place)) => place,
+                Some(Target::Passage) => continue,
+                _ => return Err(Errno::ACCESS),
+            };
+            let Some(to) = place.leads_to()? else {
+                continue;
+            };
+            links += 1;
+            if links > MOST_LINKS {
+                return Err(Errno::LOOP);
+            }
+            path = path.through_link(end, &to);
+            checked = 0;
+        }
+        Ok(path)
     }
 }
 
@@ -361,6 +362,22 @@ fn open(path: &Path) -> Result<Opened, Errno> {
 }
 
 impl Place<'_> {
+    /// Where it leads, if it is a symbolic link: in the host, or for the program, which may follow it.
+    fn leads_to(&self) -> Result<Option<Vec<u8>>, Errno> {
+        if let Some(to) = self.link
+            && let Some(Target::Host(_)) = self.roots.find(&Absolute::new(b"/", to))
+        {
+            return Ok(Some(to.to_vec()));
+        }
+        let found = self.try_open(OFlags::PATH | OFlags::NOFOLLOW, ResolveFlags::NO_SYMLINKS)?;
+        if FileType::from_raw_mode(rustix::fs::fstat(&found)?.st_mode) != FileType::Symlink {
+            return Ok(None);
+        }
+        Ok(Some(
+            rustix::fs::readlinkat(&found, c"", Vec::new())?.into_bytes(),
+        ))
+    }
+
     /// Opens it without touching it (`O_PATH`), or its symbolic link itself, which is that of the host.
     pub fn handle(&self, follow: bool) -> Result<OwnedFd, Errno> {
         let nofollow = if follow {

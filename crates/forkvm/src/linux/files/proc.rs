@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use crate::linux::files::fds::MAX_DESCRIPTORS;
 use crate::linux::files::known::Report;
+use crate::linux::tasks::ids::{Ids, Set};
 
 /// `/proc/cpuinfo`: one CPU. What it can do is for `cpuid` to say.
 pub const CPU_INFO: &str = "processor\t: 0\nvendor_id\t: GenuineIntel\ncpu family\t: 6\nmodel\t\t: 0\n\
@@ -26,6 +27,8 @@ const MOUNTS: [(&str, &str); 6] = [
 pub struct Numbers {
     /// The process's name.
     pub name: String,
+    /// Its user and groups.
+    pub ids: Ids,
     /// Its umask.
     pub umask: u32,
     /// Its threads.
@@ -111,9 +114,21 @@ fn status(of: &Numbers) -> String {
         ..
     } = of;
     let none = "0000000000000000";
+    let all = |set: Set| {
+        let Set {
+            real,
+            effective,
+            saved,
+            files,
+        } = set;
+        format!("{real}\t{effective}\t{saved}\t{files}")
+    };
+    let (user, group) = (all(of.ids.user), all(of.ids.group));
+    let groups: Vec<String> = of.ids.groups.iter().map(u32::to_string).collect();
+    let groups = groups.join(" ");
     format!(
         "Name:\t{name}\nUmask:\t{umask:04o}\nState:\tR (running)\nTgid:\t1\nNgid:\t0\nPid:\t1\nPPid:\t0\nTracerPid:\t0\n\
-         Uid:\t0\t0\t0\t0\nGid:\t0\t0\t0\t0\nFDSize:\t{MAX_DESCRIPTORS}\nGroups:\t \nVmPeak:\t{mapped:8} kB\n\
+         Uid:\t{user}\nGid:\t{group}\nFDSize:\t{MAX_DESCRIPTORS}\nGroups:\t{groups} \nVmPeak:\t{mapped:8} kB\n\
          VmSize:\t{mapped:8} kB\nVmLck:\t       0 kB\nVmPin:\t       0 kB\nVmHWM:\t{resident:8} kB\nVmRSS:\t{resident:8} kB\n\
          RssAnon:\t{resident:8} kB\nRssFile:\t       0 kB\nRssShmem:\t       0 kB\nVmSwap:\t       0 kB\n\
          Threads:\t{threads}\nSigQ:\t0/1024\nSigPnd:\t{none}\nShdPnd:\t{none}\nSigBlk:\t{none}\nSigIgn:\t{none}\n\
@@ -174,6 +189,7 @@ mod tests {
     fn texts_have_the_form_that_programs_read() {
         let of = Numbers {
             name: "a name".into(),
+            ids: Ids::default(),
             umask: 0o22,
             threads: 3,
             mapped: 4000,

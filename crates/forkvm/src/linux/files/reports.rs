@@ -69,6 +69,7 @@ pub fn text(report: Report, seen: &Seen<'_>, guest: &mut Guest<'_>) -> Arc<[u8]>
                 report,
                 &proc::Numbers {
                     name: String::from_utf8_lossy(seen.process.name()).into_owned(),
+                    ids: seen.tasks.ids(),
                     umask: seen.process.umask(),
                     threads: seen.tasks.len(),
                     mapped: mapped / 1024,

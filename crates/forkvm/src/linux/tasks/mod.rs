@@ -1,8 +1,9 @@
-//! What concerns a thread of the program: the tasks themselves, signals, futexes.
+//! What concerns a thread of the program: the tasks themselves, signals, futexes, users.
 
 pub mod delivery;
 pub mod frame;
 pub mod futex;
+pub mod ids;
 pub mod pending;
 pub mod signals;
 pub mod task;

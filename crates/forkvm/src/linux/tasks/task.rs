@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use crate::arch::context::Context;
 use crate::linux::call::{Call, Wait, WaitOn};
+use crate::linux::tasks::ids::Ids;
 use crate::linux::tasks::pending::Pending;
 use crate::linux::tasks::task_signals::TaskSignals;
 
@@ -51,6 +52,8 @@ pub struct Task {
     pub robust_list: u64,
     /// What it blocks, and what was sent to it.
     pub signals: TaskSignals,
+    /// Its user and groups.
+    pub ids: Ids,
     /// How much of its call is done already that waits to do the rest: bytes.
     pub progress: u64,
 }
@@ -64,6 +67,7 @@ impl Task {
             clear_child_tid: 0,
             robust_list: 0,
             signals: TaskSignals::default(),
+            ids: Ids::default(),
             progress: 0,
         }
     }
@@ -121,6 +125,12 @@ impl Tasks {
         &mut self.list[place]
     }
 
+    /// User and groups of the one that runs.
+    pub fn ids(&self) -> Ids {
+        let current = self.list.get(self.current);
+        current.map_or_else(Ids::default, |task| task.ids.clone())
+    }
+
     /// How much of its call the one that runs has done already.
     pub fn progress(&self) -> u64 {
         self.list.get(self.current).map_or(0, |task| task.progress)
@@ -160,10 +170,12 @@ impl Tasks {
         }
         let tid = self.next_tid;
         self.next_tid = self.next_tid.checked_add(1)?;
-        let signals = self.current().signals.of_thread();
+        let maker = self.current();
+        let (signals, ids) = (maker.signals.of_thread(), maker.ids.clone());
         self.list.push(Task {
             context,
             signals,
+            ids,
             ..Task::new(tid)
         });
         self.list.last_mut()
@@ -180,17 +192,19 @@ impl Tasks {
     }
 
     /// Ends all of them and begins the first of another program, as execve(2) does: what the kernel keeps for a thread
-    /// lay in memory that is gone. What it blocks and what was sent to it stays.
+    /// lay in memory that is gone. What it blocks, what was sent to it and its user stay.
     pub fn start_anew(&mut self) {
-        let before = &self.current().signals;
+        let before = self.current();
+        let ids = before.ids.after_exec();
         let signals = TaskSignals {
-            mask: before.mask,
-            pending: before.pending.clone(),
+            mask: before.signals.mask,
+            pending: before.signals.pending.clone(),
             ..TaskSignals::default()
         };
         self.list.clear();
         self.list.push(Task {
             signals,
+            ids,
             ..Task::new(self.pid)
         });
         self.current = 0;

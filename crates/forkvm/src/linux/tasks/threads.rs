@@ -76,7 +76,12 @@ fn make(
         ));
     }
     if how & CLONE_THREAD == 0 {
-        return Err(refuse(told, guest, Topic::Process));
+        let call = if how & CLONE_VFORK != 0 {
+            "clone(2) with CLONE_VFORK, as posix_spawn(3) and system(3) make it,"
+        } else {
+            "clone(2) of a process"
+        };
+        return Err(refuse_process(told, guest, call));
     }
     if guest.memory.space().is_none() {
         return Err(refuse(told, guest, Topic::Thread));
@@ -99,8 +104,8 @@ fn make(
 }
 
 /// vfork(2), execveat(2), and fork(2) where no child can take the program's place.
-pub fn refuse_process(told: &mut Told, guest: &mut Guest<'_>) -> Errno {
-    refuse(told, guest, Topic::Process)
+pub fn refuse_process(told: &mut Told, guest: &mut Guest<'_>, call: &'static str) -> Errno {
+    refuse(told, guest, Topic::Process(call))
 }
 
 /// execve(2)
@@ -112,7 +117,7 @@ pub fn execve(
     environment: u64,
 ) -> Reply {
     if guest.memory.space().is_none() {
-        return Err(refuse(told, guest, Topic::Process));
+        return Err(refuse_process(told, guest, "execve(2)"));
     }
     let mut bytes = 0;
     Ok(Outcome::Exec(Box::new(Command {

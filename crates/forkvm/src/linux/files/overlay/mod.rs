@@ -23,6 +23,8 @@ const F_SEAL_FUTURE_WRITE: u32 = 16;
 #[derive(Debug)]
 pub struct Overlay {
     tree: Arc<Tree>,
+    /// User and group of what is made from now on.
+    pub owner: (u32, u32),
     budget: Arc<Budget>,
     /// A file was mapped with `MAP_SHARED`.
     shared: bool,
@@ -34,6 +36,7 @@ impl Clone for Overlay {
     fn clone(&self) -> Self {
         Self {
             tree: Arc::clone(&self.tree),
+            owner: self.owner,
             budget: Budget::new(self.budget.limit()),
             shared: self.shared,
             written: self.written.clone(),
@@ -43,6 +46,7 @@ impl Clone for Overlay {
     fn clone_from(&mut self, source: &Self) {
         // What was new is given back to the budget, which stays.
         self.tree = Arc::clone(&source.tree);
+        self.owner = source.owner;
         self.shared = source.shared;
         self.written.clone_from(&source.written);
     }
@@ -53,6 +57,7 @@ impl Overlay {
     pub fn new(limit: u64) -> Self {
         Self {
             tree: Arc::new(Tree::new()),
+            owner: (0, 0),
             budget: Budget::new(limit),
             shared: false,
             written: Vec::new(),
