@@ -106,6 +106,27 @@ fn ports_are_no_way_to_wild_addresses() {
         let said = text(&output.stderr);
         assert_eq!(output.status.code(), Some(128 + 11), "{at}: {said}");
     }
+    let expected = if calls_by_out() { 7 } else { 128 + 11 };
+    let output = exec(&[], &program("ports"), &[]);
+    assert_eq!(output.status.code(), Some(expected));
+}
+
+/// Whether a program's `syscall` arrives in ring 3, and may be an `out` as well.
+fn calls_by_out() -> bool {
+    !forkvm::probe().unwrap().syscall_enters_ring0
+}
+
+#[test]
+fn calls_leave_the_registers_as_they_do_natively() {
+    same("registers");
+}
+
+#[test]
+fn calls_are_rewritten_where_that_is_cheaper() {
+    kvm_or_skip!();
+    let output = exec(&[], &program("registers"), &["bytes"]);
+    let expected = if calls_by_out() { "e7 04\n" } else { "0f 05\n" };
+    assert_eq!(text(&output.stdout), expected);
 }
 
 #[test]

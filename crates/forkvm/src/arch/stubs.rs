@@ -21,6 +21,10 @@ pub enum SyscallEntry {
 pub const PORT_HYPERCALL: u16 = 0;
 /// Port by which the `syscall` stubs exit.
 pub const PORT_SYSCALL: u16 = 4;
+/// The instruction `syscall` (Intel SDM Vol. 2B, SYSCALL: 0F 05).
+pub const SYSCALL: [u8; 2] = [0x0f, 0x05];
+/// `out PORT_SYSCALL, eax` (Intel SDM Vol. 2B, OUT: E7 ib), which may stand in its place where that runs in ring 3.
+pub const OUT_SYSCALL: [u8; SYSCALL.len()] = [0xe7, PORT_SYSCALL as u8];
 /// Port of a `syscall` from 32-bit code, which is not supported (ring 0 only).
 pub const PORT_SYSCALL_32: u16 = 0x70;
 /// Exceptions exit by this port plus their vector (ring 0 only).

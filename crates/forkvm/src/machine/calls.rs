@@ -16,8 +16,8 @@ use crate::request::Host;
 impl Machine {
     /// Serves a system call. `Some` if it ends the run.
     pub(super) fn system_call(&mut self, deadline: Instant, host: &mut dyn Host) -> Option<Cause> {
-        let regs = self.vcpu.regs();
-        // Where it goes on is in RCX, by `syscall` itself or by a program that reached for the stub's port.
+        let regs = self.registers_of_call();
+        // Where it goes on is in RCX, by `syscall` itself or by a program that jumped to the stub.
         if self.memory.space().is_some() && regs.rcx > USER_END {
             return Some(Cause::Killed(libc::SIGSEGV));
         }

@@ -6,6 +6,7 @@ mod dirtied;
 mod exceptions;
 mod handshake;
 pub mod probe;
+mod rewrite;
 mod signals;
 mod space;
 mod sync;

@@ -111,6 +111,8 @@ pub(crate) struct KvmHost {
     pub cpuid: CpuId,
     pub report: KvmReport,
     pub entry: SyscallEntry,
+    /// Whether an `out` of the program's may stand in `syscall`'s place: both arrive in ring 3, and leave RIP behind them.
+    pub calls_by_out: bool,
     pub choice: Choice,
 }
 
@@ -183,6 +185,7 @@ impl KvmHost {
             cpuid,
             report,
             entry: SyscallEntry::Ring3,
+            calls_by_out: false,
             choice: Choice {
                 cr4: CR4_BASE,
                 tss_type: TSS_BUSY,
@@ -195,8 +198,11 @@ impl KvmHost {
     fn probe(&mut self) -> Result<(), KvmUnavailable> {
         let mut guest = ProbeGuest::new(self)?;
         let addresses = stubs::addresses();
-        self.entry = guest.syscall_entry(addresses.probe_syscall)?;
+        let stopped_at;
+        (self.entry, stopped_at) = guest.syscall_entry(addresses.probe_syscall)?;
         self.report.syscall_enters_ring0 = self.entry == SyscallEntry::Ring0;
+        let behind_out = addresses.syscall_ring3 + stubs::OUT_SYSCALL.len() as u64;
+        self.calls_by_out = self.entry == SyscallEntry::Ring3 && stopped_at == behind_out;
 
         if !guest.ring3_out(addresses.round_trip)? {
             return Err(KvmUnavailable::NoInstruction("`out` in ring 3"));
@@ -353,7 +359,8 @@ impl ProbeGuest {
         }
     }
 
-    fn syscall_entry(&mut self, address: u64) -> Result<SyscallEntry, KvmUnavailable> {
+    /// Where `syscall` arrives, and where RIP is when its stub has made its `out`.
+    fn syscall_entry(&mut self, address: u64) -> Result<(SyscallEntry, u64), KvmUnavailable> {
         let exit = self.run(address)?;
         if exit != Exit::Out(PORT_SYSCALL) {
             return Err(KvmUnavailable::NoSyscall(format!("{exit:?}")));
@@ -365,8 +372,9 @@ impl ProbeGuest {
             SyscallEntry::Ring0
         };
         // The exit was in the middle of something; finish it before the next probe.
+        let stopped_at = self.vcpu.regs().rip;
         self.vcpu.drain();
-        Ok(entry)
+        Ok((entry, stopped_at))
     }
 
     /// Finds out whether `out` works in ring 3. QEMU's software emulation, our test bed for `kvm_amd`, heeds the I/O

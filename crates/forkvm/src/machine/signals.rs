@@ -6,6 +6,7 @@ use kvm_bindings::kvm_regs;
 
 use crate::arch::context::{VectorFormat, initial_vector};
 use crate::arch::regs::{RFLAGS, RFLAGS_USER};
+use crate::arch::stubs::SYSCALL;
 use crate::failure::{Cause, Exception, PAGE_FAULT};
 use crate::linux::{FaultDetails, Handling, NextSignal, Signal, frame};
 use crate::machine::Machine;
@@ -20,9 +21,6 @@ const ILL_ILLOPN: i32 = 2;
 const BUS_ADRALN: i32 = 1;
 const BUS_ADRERR: i32 = 2;
 const TRAP_TRACE: i32 = 2;
-
-/// Length of the `syscall` instruction.
-const SYSCALL: u64 = 2;
 
 impl Machine {
     /// Does what the current task has to do about signals before it goes on. The registers are those of ring 3. `Some` if
@@ -158,7 +156,7 @@ impl Machine {
 /// The registers with which a call is made again.
 fn again(regs: kvm_regs, number: u64) -> kvm_regs {
     kvm_regs {
-        rip: regs.rip.wrapping_sub(SYSCALL),
+        rip: regs.rip.wrapping_sub(SYSCALL.len() as u64),
         rax: number,
         ..regs
     }
