@@ -363,6 +363,24 @@ fn calls_are_shown_on_request() {
 }
 
 #[test]
+fn clocks_tell_the_same_by_all_ways() {
+    same("clock");
+}
+
+#[test]
+fn the_time_costs_no_call_where_the_counter_tells_it() {
+    kvm_or_skip!();
+    let output = exec(&["--strace"], &program("clock"), &["1000"]);
+    assert!(output.status.success());
+    let calls = text(&output.stderr).matches("clock_gettime(").count();
+    if forkvm::probe().unwrap().counter_is_a_clock {
+        assert!(calls < 100, "{calls}");
+    } else {
+        assert_eq!(calls, 1000);
+    }
+}
+
+#[test]
 fn sockets_of_all_kinds() {
     same("sockets");
 }

@@ -198,12 +198,7 @@ pub(crate) fn start(
         return Err(NotRun::Setting(format!("{}: {error}", path.display())));
     }
     let mut machine_random = Random::new().map_err(NotRun::host)?;
-    let loaded = linux.exec(
-        &mut memory,
-        command,
-        &mut machine_random,
-        kvm.report.fsgsbase,
-    )?;
+    let loaded = linux.exec(&mut memory, command, &mut machine_random, kvm.features())?;
     let mut machine = Machine::new(kvm, memory, linux, None).map_err(NotRun::host)?;
     let template = machine.vcpu().sregs().map_err(NotRun::host)?;
     let sregs = user_sregs(&template, kvm.choice, 0, 0);

@@ -181,6 +181,38 @@ fn a_warm_up_is_part_of_what_is_frozen() {
 }
 
 #[test]
+fn clocks_are_right_however_long_ago_the_freeze_was() {
+    use rustix::time::{ClockId, clock_gettime};
+    /// What the rate of the processor's counter may have made of the time since it was set.
+    const SLACK: f64 = 0.02;
+    kvm_or_skip!();
+    let server = boot("linux/server", limits());
+    std::thread::sleep(Duration::from_secs(2));
+    let mut fork = ServerFork::new(server.clone()).unwrap();
+    let now = || {
+        [ClockId::Monotonic, ClockId::Realtime].map(|clock| {
+            let time = clock_gettime(clock);
+            time.tv_sec as f64 + time.tv_nsec as f64 / 1e9
+        })
+    };
+    for _ in 0..3 {
+        let before = now();
+        let (result, answer) = ask(&mut fork, Client::get("/time"));
+        let after = now();
+        assert_eq!(result, Ok(Closed::ByServer));
+        let body = answer.split("\r\n\r\n").nth(1).unwrap();
+        let told = body.split_whitespace().map(|n| n.parse::<f64>().unwrap());
+        for (told, (before, after)) in told.zip(before.into_iter().zip(after)) {
+            let right = before - SLACK..=after + SLACK;
+            assert!(right.contains(&told), "{told} is not in {right:?}");
+        }
+        fork.reset().unwrap();
+        assert_eq!(fork.differing_pages(), 0);
+        std::thread::sleep(Duration::from_millis(500));
+    }
+}
+
+#[test]
 fn memory_has_a_limit() {
     kvm_or_skip!();
     let server = boot(

@@ -63,10 +63,16 @@ static void serve(int client)
         for (size_t i = 0; i < 16 << 20; i += 4096) memory[i] = 1;
     }
     char body[128], answer[256];
+    struct timespec monotonic, real;
+    clock_gettime(CLOCK_MONOTONIC, &monotonic);
+    clock_gettime(CLOCK_REALTIME, &real);
     int first = getuid();
     if (!strcmp(path, "/user") && setuid(33)) abort();
-    int n = first || getuid() ? snprintf(body, sizeof(body), "user %d, before %d\n", getuid(), first)
-          : length ? snprintf(body, sizeof(body), "count %d bytes %zu sum %zu\n", count, got, sum)
+    int n = !strcmp(path, "/time")
+                ? snprintf(body, sizeof(body), "%ld.%09ld %ld.%09ld\n", (long)monotonic.tv_sec, monotonic.tv_nsec,
+                           (long)real.tv_sec, real.tv_nsec)
+            : first || getuid() ? snprintf(body, sizeof(body), "user %d, before %d\n", getuid(), first)
+            : length ? snprintf(body, sizeof(body), "count %d bytes %zu sum %zu\n", count, got, sum)
                    : snprintf(body, sizeof(body), "count %d\n", count);
     int m = snprintf(answer, sizeof(answer),
                      "HTTP/1.1 200 OK\r\nContent-Length: %d\r\nConnection: close\r\n\r\n%s", n, body);

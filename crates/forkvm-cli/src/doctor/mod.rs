@@ -73,6 +73,8 @@ struct Kvm {
     round_trip_us: f64,
     fsgsbase: bool,
     protection_keys: bool,
+    /// Programs of `serve` and `exec` tell the time without an exit.
+    counter_is_a_clock: bool,
     vector_state: Vec<&'static str>,
     xcr0: u64,
     cr4: u64,
@@ -89,6 +91,7 @@ impl Kvm {
             round_trip_us: (report.round_trip.as_secs_f64() * 1e7).round() / 10.0,
             fsgsbase: report.fsgsbase,
             protection_keys: report.protection_keys,
+            counter_is_a_clock: report.counter_is_a_clock,
             vector_state: std::iter::once("x87")
                 .chain(names.map(|&(_, name)| name))
                 .collect(),
@@ -247,6 +250,10 @@ impl Kvm {
         );
         line("FSGSBASE in guests", yes_no(self.fsgsbase).into());
         line("protection keys", yes_no(self.protection_keys).into());
+        line(
+            "time without an exit",
+            yes_no(self.counter_is_a_clock).into(),
+        );
         line(
             "vector state",
             format!("{} (XCR0 {:#x})", self.vector_state.join(" "), self.xcr0),

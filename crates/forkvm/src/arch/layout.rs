@@ -4,7 +4,7 @@
 //!
 //! | part | memslot | dirty-logged |
 //! |---|---|---|
-//! | descriptor tables, ring-0 stubs, ring-0 stack | 1 | no |
+//! | clock, descriptor tables, ring-0 stubs, ring-0 stack | 1 | no |
 //! | user stubs, frozen CPU state, request area | 0 | yes |
 //! | page tables | 0 | yes (never written after the freeze) |
 //! | the ELF's segments | 0 | yes |
@@ -19,6 +19,8 @@ use std::ops::Range;
 /// Size of a page. The engine uses no large pages: KVM logs dirty memory in 4 KiB pages.
 pub const PAGE: u64 = 4096;
 
+/// Guest-physical address of the page from which the vDSO tells the time, which only machines with an address space have.
+pub const CLOCK: u64 = 0;
 /// Guest-physical address of the GDT.
 pub const GDT: u64 = 0x1000;
 /// Guest-physical address of the TSS and its I/O bitmap.

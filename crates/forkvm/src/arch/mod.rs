@@ -9,3 +9,5 @@ pub mod regs;
 #[allow(unsafe_code)]
 pub mod stubs;
 pub mod tables;
+#[allow(unsafe_code)]
+pub mod vdso;

@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use super::layout::{
-    FROZEN_BASES, GDT, IDT, KERNEL_STACK, KERNEL_STUBS, PAGE, REMOVALS, REQUEST_AREA,
+    CLOCK, FROZEN_BASES, GDT, IDT, KERNEL_STACK, KERNEL_STUBS, PAGE, REMOVALS, REQUEST_AREA,
     REQUEST_AREA_LEN, TSS, USER_STUBS, XSAVE_IMAGE, monitor,
 };
 use super::paging::{MapRange, Owner};
@@ -54,20 +54,26 @@ pub fn ranges() -> Vec<MapRange> {
     ]
 }
 
-/// The same for a machine with an address space: ring 0 rewrites table entries there, and requests do not come by the
-/// request area.
+/// The same for a machine with an address space: ring 0 rewrites table entries there, programs read the time, and requests do
+/// not come by the request area.
 pub fn ranges_with_tables(tables: &Range<u64>) -> Vec<MapRange> {
     let mut ranges = ranges();
     ranges.retain(|range| range.physical != REQUEST_AREA);
-    for (physical, len, protection) in [
-        (REMOVALS, PAGE, READ),
-        (tables.start, tables.end - tables.start, WRITE),
+    for (physical, len, owner, protection) in [
+        (CLOCK, PAGE, Owner::User, READ),
+        (REMOVALS, PAGE, Owner::Kernel, READ),
+        (
+            tables.start,
+            tables.end - tables.start,
+            Owner::Kernel,
+            WRITE,
+        ),
     ] {
         ranges.push(MapRange {
             address: monitor(physical),
             physical,
             len,
-            owner: Owner::Kernel,
+            owner,
             protection,
         });
     }

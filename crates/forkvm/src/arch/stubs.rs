@@ -163,6 +163,12 @@ global_asm!(
     "  wrfsbase rax",
     "  out {hypercall}, eax",
     "  ud2",
+    "forkvm_probe_counter:",
+    "  rdtsc",
+    "  shl rdx, 32",
+    "  or rax, rdx",
+    "  out {hypercall}, eax",
+    "  ud2",
     "forkvm_probe_pku:",
     "  xor ecx, ecx",
     "  rdpkru",
@@ -171,7 +177,7 @@ global_asm!(
     "  ud2",
     ".org forkvm_user_stubs + {page}",
     // Seen by all of this crate's object files, and by nobody else.
-    ".irp label, kernel_stubs, syscall_ring0, syscall_32, remove, user_stubs, syscall_ring3, handler_returned, main_returned, save_state, enter_pku, enter_fsgsbase, enter_plain, round_trip, probe_syscall, probe_xsave, probe_fsgsbase, probe_pku",
+    ".irp label, kernel_stubs, syscall_ring0, syscall_32, remove, user_stubs, syscall_ring3, handler_returned, main_returned, save_state, enter_pku, enter_fsgsbase, enter_plain, round_trip, probe_syscall, probe_xsave, probe_fsgsbase, probe_counter, probe_pku",
     "  .globl forkvm_\\label",
     "  .hidden forkvm_\\label",
     ".endr",
@@ -221,6 +227,7 @@ labels!(
     forkvm_probe_syscall,
     forkvm_probe_xsave,
     forkvm_probe_fsgsbase,
+    forkvm_probe_counter,
     forkvm_probe_pku,
 );
 
@@ -282,6 +289,8 @@ pub struct Addresses {
     pub probe_xsave: u64,
     /// Tries `rdfsbase` and `wrfsbase`.
     pub probe_fsgsbase: u64,
+    /// Reads the processor's counter into RAX.
+    pub probe_counter: u64,
     /// Tries `rdpkru` and `wrpkru`.
     pub probe_pku: u64,
 }
@@ -303,6 +312,7 @@ pub fn addresses() -> Addresses {
         probe_syscall: user_address(&forkvm_probe_syscall),
         probe_xsave: user_address(&forkvm_probe_xsave),
         probe_fsgsbase: user_address(&forkvm_probe_fsgsbase),
+        probe_counter: user_address(&forkvm_probe_counter),
         probe_pku: user_address(&forkvm_probe_pku),
     }
 }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use rustix::io::Errno;
 
 use crate::arch::layout::{PAGE, PIE_BASE, SERVER_MMAP_TOP, SERVER_STACK_TOP, page_down};
+use crate::arch::vdso;
 pub use crate::image::object::ExecError;
 use crate::image::object::{Object, map};
 use crate::image::stack::{InitialStack, Placed};
@@ -29,6 +30,8 @@ const STACK_LEN: u64 = 8 << 20;
 const MMAP_RANDOM_PAGES: u64 = 1 << 28;
 const BRK_RANDOM_PAGES: u64 = 1 << 13;
 const STACK_RANDOM_PAGES: u64 = 1 << 14;
+/// Pages among which the vDSO's is chosen: fewer than there are beyond the stack.
+const VDSO_RANDOM_PAGES: u64 = 1 << 11;
 
 /// Finds the files of a program by their path.
 pub trait Files {
@@ -62,19 +65,35 @@ pub struct Loaded {
     pub executable: Vec<u8>,
 }
 
+/// What programs may use of the processor.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Features {
+    /// `rdfsbase` works.
+    pub fsgsbase: bool,
+    /// The processor's counter tells the time: there is a vDSO.
+    pub counter_is_a_clock: bool,
+}
+
 /// How addresses are chosen.
 #[derive(Debug, Clone, Copy)]
 pub struct Placement {
     /// Random numbers for ASLR; `None` without it.
-    pub random: Option<[u64; 4]>,
+    pub random: Option<[u64; 5]>,
     /// The bytes of AT_RANDOM.
     pub at_random: [u8; 16],
     /// AT_UID, AT_EUID, AT_GID, AT_EGID.
     pub ids: [u32; 4],
-    /// `rdfsbase` works.
-    pub fsgsbase: bool,
+    /// What there is of the processor.
+    pub features: Features,
     /// Bytes of an XSAVE image.
     pub xsave_len: u64,
+}
+
+impl Placement {
+    /// A random number below `most`, or 0.
+    fn random_below(&self, nth: usize, most: u64) -> u64 {
+        self.random.map_or(0, |random| random[nth] % most)
+    }
 }
 
 /// A program found and checked, with its dynamic linker.
@@ -126,8 +145,7 @@ fn load(
         elf, interpreter, ..
     } = program;
     let path = elf.file.path().to_vec();
-    let random =
-        |nth: usize, pages: u64| placement.random.map_or(0, |random| random[nth] % pages) * PAGE;
+    let random = |nth, pages| placement.random_below(nth, pages) * PAGE;
     let bias = if elf.is_relocatable() {
         (PIE_BASE + random(0, MMAP_RANDOM_PAGES)).wrapping_sub(elf.span().start)
     } else {
@@ -170,6 +188,11 @@ fn put_stack(
     top: u64,
 ) -> Result<u64, ExecError> {
     let (command, path) = (&program.command, program.elf.file.path());
+    let vdso = if placement.features.counter_is_a_clock {
+        put_vdso(memory, path, placement)?
+    } else {
+        0
+    };
     let stack = Vma {
         start: top - STACK_LEN,
         end: top,
@@ -189,7 +212,8 @@ fn put_stack(
         placed,
         random: placement.at_random,
         ids: placement.ids,
-        fsgsbase: placement.fsgsbase,
+        vdso,
+        fsgsbase: placement.features.fsgsbase,
         xsave_len: placement.xsave_len,
     }
     .build(top);
@@ -198,6 +222,31 @@ fn put_stack(
         .load(rsp, &bytes)
         .map_err(|error| ExecError::new(path, Errno::NOMEM, error))?;
     Ok(rsp)
+}
+
+/// Maps the vDSO, beyond the highest place of the stack as Linux does. Gives its address.
+fn put_vdso(
+    memory: &mut GuestMemory,
+    path: &[u8],
+    placement: &Placement,
+) -> Result<u64, ExecError> {
+    let start = SERVER_STACK_TOP + PAGE * (1 + placement.random_below(4, VDSO_RANDOM_PAGES));
+    let vma = Vma {
+        start,
+        end: start + PAGE,
+        protection: Protection {
+            read: true,
+            write: false,
+            execute: true,
+        },
+        shared: false,
+        backing: Backing::Anonymous(Some("[vdso]")),
+    };
+    map(memory, path, vma)?;
+    memory
+        .load(start, vdso::image())
+        .map_err(|error| ExecError::new(path, Errno::NOMEM, error))?;
+    Ok(start)
 }
 
 /// Opens the program, going through the interpreters of scripts.

@@ -23,6 +23,7 @@ const AT_SECURE: u64 = 23;
 const AT_RANDOM: u64 = 25;
 const AT_HWCAP2: u64 = 26;
 const AT_EXECFN: u64 = 31;
+const AT_SYSINFO_EHDR: u64 = 33;
 const AT_MINSIGSTKSZ: u64 = 51;
 
 /// Bytes of a program header (Elf64_Phdr).
@@ -57,6 +58,8 @@ pub struct InitialStack<'a, T> {
     pub random: [u8; 16],
     /// AT_UID, AT_EUID, AT_GID, AT_EGID.
     pub ids: [u32; 4],
+    /// AT_SYSINFO_EHDR: the vDSO's address, 0 without one.
+    pub vdso: u64,
     /// `rdfsbase` works.
     pub fsgsbase: bool,
     /// Bytes of an XSAVE image, for AT_MINSIGSTKSZ.
@@ -132,6 +135,9 @@ impl<T: AsRef<[u8]>> InitialStack<'_, T> {
             vector.push((AT_PHENT, PROGRAM_HEADER_LEN));
             vector.push((AT_PHNUM, u64::from(placed.program_header_count)));
         }
+        if self.vdso != 0 {
+            vector.push((AT_SYSINFO_EHDR, self.vdso));
+        }
         vector.push((AT_NULL, 0));
         vector
     }
@@ -167,6 +173,7 @@ mod tests {
                 placed: Placed::default(),
                 random: [7; 16],
                 ids: [0; 4],
+                vdso: 0,
                 fsgsbase: true,
                 xsave_len: 2700,
             };

@@ -8,14 +8,20 @@ use std::sync::atomic::AtomicU8;
 use kvm_bindings::{
     CpuId, KVM_EXIT_DIRTY_RING_FULL, KVM_EXIT_FAIL_ENTRY, KVM_EXIT_INTERNAL_ERROR, KVM_EXIT_INTR,
     KVM_EXIT_IO, KVM_EXIT_IO_OUT, KVM_EXIT_MEMORY_FAULT, KVM_EXIT_SHUTDOWN, KVM_SYNC_X86_EVENTS,
-    KVM_SYNC_X86_REGS, KVM_SYNC_X86_SREGS, Msrs, kvm_debugregs, kvm_msr_entry, kvm_regs, kvm_run,
-    kvm_sregs, kvm_vcpu_events, kvm_xcr, kvm_xcrs,
+    KVM_SYNC_X86_REGS, KVM_SYNC_X86_SREGS, KVM_VCPU_TSC_CTRL, KVM_VCPU_TSC_OFFSET, Msrs,
+    kvm_debugregs, kvm_device_attr, kvm_msr_entry, kvm_regs, kvm_run, kvm_sregs, kvm_vcpu_events,
+    kvm_xcr, kvm_xcrs,
 };
 use kvm_ioctls::VcpuFd;
 
 use super::ring::DirtyRing;
 use crate::arch::layout::PAGE;
 use crate::memory::mapping::Mapping;
+
+/// `_IOW(KVMIO, 0xe1, struct kvm_device_attr)`: KVM_SET_DEVICE_ATTR (Linux: include/uapi/linux/kvm.h), which kvm-ioctls has for
+/// vCPUs of other architectures only.
+const KVM_SET_DEVICE_ATTR: libc::c_ulong =
+    1 << 30 | (size_of::<kvm_device_attr>() as libc::c_ulong) << 16 | 0xae_e1;
 
 /// Why `KVM_RUN` came back.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -321,6 +327,26 @@ impl Vcpu {
         let msrs =
             Msrs::from_entries(&entries).map_err(|_| kvm_ioctls::Error::new(libc::ENOMEM))?;
         self.fd.set_msrs(&msrs)
+    }
+
+    /// Has the guest's counter be the host's, where KVM can (KVM_VCPU_TSC_OFFSET, Linux 5.16). On Intel and AMD it begins at 0 with
+    /// each vCPU otherwise. Whether it is the host's the probe finds out.
+    pub fn share_counter(&self) {
+        let offset = 0u64;
+        let attribute = kvm_device_attr {
+            group: KVM_VCPU_TSC_CTRL,
+            attr: KVM_VCPU_TSC_OFFSET.into(),
+            addr: (&raw const offset).addr() as u64,
+            ..Default::default()
+        };
+        // SAFETY: KVM reads the structure and the number that it points to, which both live until it returns.
+        unsafe {
+            libc::ioctl(
+                self.fd.as_raw_fd(),
+                KVM_SET_DEVICE_ATTR,
+                &raw const attribute,
+            )
+        };
     }
 
     /// Puts the debug registers into their state after reset, by ioctl. Ring 3 can't write them, but a #DB sets DR6.

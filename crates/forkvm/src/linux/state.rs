@@ -8,7 +8,7 @@ use rustix::io::Errno;
 
 use crate::arch::context::Context;
 use crate::arch::layout::XSAVE_LEN;
-use crate::image::exec::{self, Command, ExecError, Loaded, Placement};
+use crate::image::exec::{self, Command, ExecError, Features, Loaded, Placement};
 use crate::linux::abi::Guest;
 use crate::linux::call::{NewThread, Outcome, Retried, WaitOn};
 use crate::linux::files::copies;
@@ -95,7 +95,7 @@ impl Linux {
         memory: &mut GuestMemory,
         command: Command,
         random: &mut Random,
-        fsgsbase: bool,
+        features: Features,
     ) -> Result<Loaded, ExecError> {
         let mut files = Executables {
             shared: &self.shared,
@@ -118,7 +118,7 @@ impl Linux {
                 ids.group.real,
                 ids.group.effective,
             ],
-            fsgsbase,
+            features,
             xsave_len: XSAVE_LEN,
         };
         if let Some(mut space) = memory.address_space() {

@@ -2,6 +2,7 @@
 //! everything else to its caller.
 
 mod calls;
+pub(crate) mod clock;
 mod dirtied;
 mod exceptions;
 mod handshake;
@@ -27,6 +28,7 @@ use crate::arch::stubs::{
 use crate::failure::{Cause, PAGE_FAULT, what_to_raise};
 use crate::kvm::{Death, Exit, Vcpu, Vm};
 use crate::linux::{FIRST_TID, Linux};
+use crate::machine::clock::GuestClock;
 use crate::machine::probe::KvmHost;
 use crate::machine::watchdog::{Watch, WatchdogError};
 use crate::memory::faults::FaultError;
@@ -87,6 +89,8 @@ pub struct Machine {
     serves: bool,
     /// All tasks wait, until this time if it is one. Told at once.
     idle: Option<Option<Instant>>,
+    /// The page that tells the time, of a machine with an address space.
+    clock: Option<GuestClock>,
     /// How often in a row a task had to be interrupted that runs while another one waits for a connection.
     spins: u32,
     /// The signal of a timer for which the watchdog is armed.
@@ -131,6 +135,11 @@ impl Machine {
             vcpu.sync_sregs();
         }
         let watch = Watch::new(vcpu.run_page()?)?;
+        let tells_time = memory.space().is_some() && host.report.counter_is_a_clock;
+        let clock = tells_time.then(|| {
+            vcpu.share_counter();
+            GuestClock::new(&host.calibration)
+        });
         Ok(Self {
             watch,
             vcpu,
@@ -148,6 +157,7 @@ impl Machine {
             serves: false,
             idle: None,
             spins: 0,
+            clock,
             armed_for: None,
             slice: None,
             kept: Duration::ZERO,
@@ -217,6 +227,7 @@ impl Machine {
                 return Err(Cause::MemoryLimit);
             }
             self.apply_removals()?;
+            self.keep_clock()?;
             let exit = self.vcpu.run();
             self.residue = match exit {
                 Exit::Out(_) | Exit::Interrupted | Exit::RingFull => Residue::Clean,
@@ -268,6 +279,23 @@ impl Machine {
                 return Ok(Event::Idle(until));
             }
         }
+    }
+
+    fn keep_clock(&mut self) -> Result<(), Cause> {
+        let kept = match &mut self.clock {
+            Some(clock) => clock.keep(self.memory.mapping()),
+            None => Ok(()),
+        };
+        kept.map_err(|error| Cause::Machine(error.to_string()))
+    }
+
+    /// Has the program's clocks be right, whenever they were last. It has not read them since the last reset.
+    pub fn anchor_clock(&mut self) -> Result<(), Cause> {
+        let anchored = match &mut self.clock {
+            Some(clock) => clock.anchor(self.memory.mapping()),
+            None => Ok(()),
+        };
+        anchored.map_err(|error| Cause::Machine(error.to_string()))
     }
 
     /// The watchdog, or some other signal, has interrupted the program. Before the deadline that is its slice's end.

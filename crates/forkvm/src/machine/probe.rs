@@ -18,7 +18,10 @@ use crate::arch::regs::{
     MSR_SFMASK, MSR_STAR, RFLAGS, SFMASK_RING0, STAR, TSS_AVAILABLE, TSS_BUSY, user_sregs,
 };
 use crate::arch::stubs::{self, PORT_HYPERCALL, PORT_SYSCALL, SyscallEntry};
+use crate::arch::vdso;
+use crate::image::exec::Features;
 use crate::kvm::{Exit, Vcpu, Vm};
+use crate::machine::clock::{self, Calibration};
 use crate::memory::mapping::{Mapping, OutOfRange};
 
 /// XCR0 bits of AMX (Intel SDM Vol. 1, 13.3): not offered where KVM lets us choose.
@@ -99,6 +102,9 @@ pub struct KvmReport {
     pub cr4: u64,
     /// Largest dirty ring in bytes.
     pub dirty_ring_bytes: u32,
+    /// Programs may tell the time from the processor's counter, without an exit: the kernel trusts it, and the guest's is the
+    /// host's.
+    pub counter_is_a_clock: bool,
     /// What a bare `KVM_RUN` took, from the host into the guest and back: the median of some. Between hosts of one kind of
     /// processor it differs several times over, and what a request costs differs with it.
     pub round_trip: Duration,
@@ -114,6 +120,7 @@ pub(crate) struct KvmHost {
     /// Whether an `out` of the program's may stand in `syscall`'s place: both arrive in ring 3, and leave RIP behind them.
     pub calls_by_out: bool,
     pub choice: Choice,
+    pub calibration: Calibration,
 }
 
 /// Opens /dev/kvm and probes it, once in a process. Fails with what to do; a later call tries again.
@@ -178,6 +185,7 @@ impl KvmHost {
             xcr0: 0,
             cr4: CR4_BASE,
             dirty_ring_bytes: ring,
+            counter_is_a_clock: false,
             round_trip: Duration::ZERO,
         };
         let mut host = Self {
@@ -190,6 +198,7 @@ impl KvmHost {
                 cr4: CR4_BASE,
                 tss_type: TSS_BUSY,
             },
+            calibration: Calibration::new(),
         };
         host.probe()?;
         Ok(host)
@@ -215,6 +224,8 @@ impl KvmHost {
         self.report.xcr0 = guest.vcpu.regs().rax & 0xffff_ffff;
         self.report.fsgsbase = guest.try_with(CR4_FSGSBASE, addresses.probe_fsgsbase)?;
         self.report.protection_keys = guest.try_with(CR4_PKE, addresses.probe_pku)?;
+        self.report.counter_is_a_clock =
+            clock::kernel_trusts_counter() && guest.has_host_counter(addresses.probe_counter)?;
         guest.accept(CR4_UMIP);
         // With SMEP kvm_pvm loops at a ring-3 `syscall`; where `syscall` enters ring 0 it is one more lock on the door.
         if self.entry == SyscallEntry::Ring0 {
@@ -240,6 +251,14 @@ impl KvmHost {
             mask,
             addresses.syscall_32,
         )
+    }
+
+    /// What programs may use of the processor.
+    pub fn features(&self) -> Features {
+        Features {
+            fsgsbase: self.report.fsgsbase,
+            counter_is_a_clock: self.report.counter_is_a_clock,
+        }
     }
 
     /// Length of a dirty ring, in entries, for a request limit of this many pages.
@@ -333,6 +352,7 @@ impl ProbeGuest {
             addresses.syscall_32,
         )
         .map_err(failed("KVM_SET_MSRS"))?;
+        vcpu.share_counter();
         let template = vcpu.sregs().map_err(failed("KVM_GET_SREGS"))?;
         Ok(Self {
             vcpu,
@@ -405,6 +425,15 @@ impl ProbeGuest {
         self.vcpu.drain();
         times.sort_unstable();
         Ok(times[TRIPS / 2])
+    }
+
+    /// Whether the guest's counter is the host's.
+    fn has_host_counter(&mut self, address: u64) -> Result<bool, KvmUnavailable> {
+        let before = vdso::counter();
+        let works = self.run(address)? == Exit::Out(PORT_HYPERCALL);
+        let there = self.vcpu.regs().rax;
+        self.vcpu.drain();
+        Ok(works && (before..=vdso::counter()).contains(&there))
     }
 
     /// Sets a CR4 bit if KVM takes it.

@@ -20,7 +20,10 @@ impl Machine {
             return regs;
         }
         if regs.rip == addresses().syscall_ring3 + OUT_SYSCALL.len() as u64 {
-            rewrite(&mut self.memory, regs.rcx.wrapping_sub(SYSCALL.len() as u64));
+            rewrite(
+                &mut self.memory,
+                regs.rcx.wrapping_sub(SYSCALL.len() as u64),
+            );
             return regs;
         }
         // The `out` of a call that was rewritten, or that the program has come to by itself.

@@ -133,10 +133,10 @@ impl Machine {
 
     /// Replaces the program by another one.
     fn exec(&mut self, command: Command) -> Option<Cause> {
-        let fsgsbase = self.host.report.fsgsbase;
+        let features = self.host.features();
         let loaded = match self
             .linux
-            .exec(&mut self.memory, command, &mut self.random, fsgsbase)
+            .exec(&mut self.memory, command, &mut self.random, features)
         {
             Ok(loaded) => loaded,
             Err(error) if error.too_late => return Some(Cause::Killed(libc::SIGKILL)),

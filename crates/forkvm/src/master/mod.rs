@@ -302,6 +302,7 @@ fn put_stack(
         placed: image.placed(),
         random,
         ids: [0; 4],
+        vdso: 0,
         fsgsbase: host.report.fsgsbase,
         xsave_len: XSAVE_LEN,
     };

@@ -71,6 +71,7 @@ impl ServerFork {
         self.machine
             .linux
             .shift_deadlines(self.server.frozen.elapsed());
+        self.machine.anchor_clock()?;
         let listener = self.server.listener;
         let result = connection::serve(&mut self.machine, listener, connection, times, host);
         self.failed = result.is_err();

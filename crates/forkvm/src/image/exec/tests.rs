@@ -90,7 +90,7 @@ fn loaded(program: Vec<u8>, linker: Option<Vec<u8>>) -> Result<Loaded, ExecError
         random: None,
         at_random: [0; 16],
         ids: [0; 4],
-        fsgsbase: true,
+        features: Features::default(),
         xsave_len: 4096,
     };
     let mut memory = with_space();
