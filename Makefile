@@ -16,9 +16,10 @@ PREFIX ?= /usr/local
 ENV := . scripts/env.sh &&
 # What guests are made of is no part of the workspace.
 GUEST_CRATES := guest-sdk/rust tests/guests/rust
+SERVERS_IN_RUST := tests/servers/std.rs tests/servers/axum/src/main.rs
 SCRIPTS := $(wildcard scripts/*.sh scripts/svm/*.sh guest-sdk/*.sh) .ci/run
 
-.PHONY: help demo demo-check test test-svm soak check bench install build guests test-guests setup clean
+.PHONY: help demo demo-check test test-servers test-svm soak check bench install build guests test-guests setup clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -34,6 +35,11 @@ test: guests test-guests ## all tests (needs /dev/kvm)
 	$(ENV) GUESTS_DIR=$(GUESTS) cargo test --profile checked --workspace
 	cd guest-sdk/rust && CARGO_TARGET_DIR=$(TARGET)/guest-crates cargo test
 
+test-servers: guests test-guests ## unmodified servers of many languages, which it installs (docs/programs.md)
+	scripts/servers-setup.sh
+	@$(MAKE) build PROFILE=checked
+	$(ENV) GUESTS_DIR=$(GUESTS) FORKVM_RUNTIMES=all cargo test --profile checked -p forkvm-cli --test runtimes
+
 test-svm: setup guests test-guests ## the engine's tests on a stock kernel's KVM, in QEMU (NPT=0: shadow paging)
 	$(ENV) GUESTS_DIR=$(GUESTS) scripts/svm/test.sh
 
@@ -47,6 +53,7 @@ check: setup ## formatting, lints, import circles, shell syntax, file names
 	@if git ls-files -z | LC_ALL=C grep -zq '[^ -~]'; then \
 	  echo "control characters or such in the name of a file:"; git ls-files -z | LC_ALL=C grep -z '[^ -~]' | xargs -0n1 printf '%q\n'; exit 1; fi
 	cargo fmt --all --check
+	rustfmt --edition 2024 --check $(SERVERS_IN_RUST)
 	$(ENV) cargo clippy --workspace --all-targets -- -D warnings
 	for d in $(GUEST_CRATES); do (cd $$d && cargo fmt --check && \
 	  CARGO_TARGET_DIR=$(TARGET)/guest-crates cargo clippy -q --all-targets -- -D warnings) || exit; done

@@ -3,110 +3,15 @@
 
 #[path = "../../forkvm/tests/common/mod.rs"]
 mod common;
+mod serving;
 
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpStream};
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::sync::Arc;
-use std::sync::Mutex;
-use std::time::{Duration, Instant};
+use std::net::{Shutdown, TcpStream};
+use std::path::PathBuf;
+use std::process::Command;
 
-use common::{Folder, guest_path, kvm_or_skip};
-
-/// No test waits longer for anything.
-const ENOUGH: Duration = Duration::from_secs(120);
-
-/// The command, and the program in it. Ended when dropped.
-struct Serving {
-    child: Child,
-    address: SocketAddr,
-    said: Arc<Mutex<String>>,
-}
-
-impl Serving {
-    fn start(options: &[&str], program: &[&str]) -> Self {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_forkvm"))
-            .args(["serve", "--listen=127.0.0.1:0"])
-            .args(options)
-            .arg("--")
-            .args(program)
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
-        let said = Arc::new(Mutex::new(String::new()));
-        let mut address = None;
-        while address.is_none() {
-            let Some(Ok(line)) = lines.next() else {
-                panic!("it ended: {}", said.lock().unwrap());
-            };
-            if line.contains("listening on ") {
-                let text = line.rsplit(' ').next().unwrap();
-                address = Some(text.parse().unwrap());
-            }
-            said.lock().unwrap().push_str(&format!("{line}\n"));
-        }
-        let rest = said.clone();
-        std::thread::spawn(move || {
-            for line in lines.map_while(Result::ok) {
-                rest.lock().unwrap().push_str(&format!("{line}\n"));
-            }
-        });
-        Self {
-            child,
-            address: address.unwrap(),
-            said,
-        }
-    }
-
-    fn connect(&self) -> TcpStream {
-        let stream = TcpStream::connect(self.address).unwrap();
-        stream.set_read_timeout(Some(ENOUGH)).unwrap();
-        stream
-    }
-
-    /// What comes back for a request, up to the end of the connection.
-    fn answer(&self, request: &[u8]) -> String {
-        let mut stream = self.connect();
-        stream.write_all(request).unwrap();
-        let mut answer = Vec::new();
-        // A connection that is reset has answered nothing more.
-        let _ = stream.read_to_end(&mut answer);
-        String::from_utf8_lossy(&answer).into_owned()
-    }
-
-    fn get(&self, path: &str) -> String {
-        let answer = self.answer(format!("GET {path} HTTP/1.1\r\nHost: t\r\n\r\n").as_bytes());
-        answer
-            .split_once("\r\n\r\n")
-            .map(|(_, body)| body.to_owned())
-            .unwrap_or_default()
-    }
-
-    #[track_caller]
-    fn has_said(&self, what: &str) {
-        let start = Instant::now();
-        while !self.said.lock().unwrap().contains(what) {
-            assert!(start.elapsed() < ENOUGH, "{}", self.said.lock().unwrap());
-            std::thread::sleep(Duration::from_millis(10));
-        }
-    }
-}
-
-impl Drop for Serving {
-    fn drop(&mut self) {
-        // SIGTERM by the shell's own kill: no library is needed for it.
-        let id = self.child.id().to_string();
-        let _ = Command::new("kill").arg(id).status();
-        let status = self.child.wait().unwrap();
-        if !std::thread::panicking() {
-            assert!(status.success(), "{status}: {}", self.said.lock().unwrap());
-        }
-    }
-}
+use common::{guest_path, kvm_or_skip};
+use serving::Serving;
 
 fn server() -> PathBuf {
     guest_path("linux/server")
@@ -271,28 +176,4 @@ fn what_never_serves_is_told() {
         assert_eq!(output.status.code(), Some(1), "{text}");
         assert!(text.contains(words), "{program:?}: {text}");
     }
-}
-
-#[test]
-fn python_serves_a_folder() {
-    kvm_or_skip!();
-    let python = Path::new("/usr/bin/python3");
-    if !python.exists() {
-        eprintln!("skipped: there is no {}", python.display());
-        return;
-    }
-    let program = ["/usr/bin/python3", "-m", "http.server", "8000"];
-    let folder = Folder::new("python");
-    std::fs::write(folder.0.join("file"), "content").unwrap();
-    let folder = folder.0.to_str().unwrap();
-    let options = [
-        "-t2",
-        &format!("--cwd={folder}"),
-        &format!("--allow-read={folder}"),
-    ];
-    let serving = Serving::start(&options, &program);
-    for _ in 0..10 {
-        assert_eq!(serving.get("/file"), "content");
-    }
-    assert!(serving.get("/none").contains("404"));
 }

@@ -1,0 +1,8 @@
+// Node's http server: counts what it is asked, and the bytes of a body.
+const http = require("http");
+let count = 0;
+http.createServer((request, response) => {
+  let bytes = 0;
+  request.on("data", (piece) => (bytes += piece.length));
+  request.on("end", () => response.end(`count ${++count} bytes ${bytes}\n`));
+}).listen(8000);
