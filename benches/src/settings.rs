@@ -39,6 +39,8 @@ pub enum Command {
 pub enum Held {
     /// Forks that have answered a request and were reset.
     Forks,
+    /// Forks that ran a warm-up request when they were made.
+    Warm,
     /// Bare VMs of the same size.
     Empty,
     /// The same, after one instruction.

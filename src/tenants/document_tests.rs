@@ -67,7 +67,7 @@ fn every_setting_is_taken_over() {
                 "max_queue": 9, "max_response_size": 10, "max_response_memory": 11,
                 "main_arguments": ["a b"], "environment": ["A=b c"], "allowed_paths": ["/etc"],
                 "current_working_directory": "/tmp", "stdout": true,
-                "warmup": { "url": "/w", "method": "POST", "headers": ["A: b"], "num_requests": 7 },
+                "warmup": { "url": "/w", "method": "POST", "headers": ["A: b"], "num_requests": 7, "forks": false },
                 "state_dir": "/var/lib", "keep_versions": 0, "update_without_state": true, "watch": true,
                 "version_header": true, "allow_debug": true, "debug_address": "127.0.0.1:1",
                 "debug_timeout": 8, "debug_exceptions": true,
@@ -91,6 +91,7 @@ fn every_setting_is_taken_over() {
             url: "/w".into(),
             method: "POST".into(),
             headers: vec![Header::new("A", b"b")],
+            forks: false,
         }),
         debugging: Debugging {
             allowed: true,

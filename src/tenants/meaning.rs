@@ -163,6 +163,7 @@ fn set_warm_up<'a>(given: &mut Given<'a>, value: &'a Value) -> Result<(), String
     given.warmup_url = default.warmup_url;
     given.warmup_method = default.warmup_method;
     given.warmup_headers = default.warmup_headers;
+    given.warmup_forks = default.warmup_forks;
     for (key, value) in settings {
         given
             .set(&format!("warmup.{key}"), value)

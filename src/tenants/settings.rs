@@ -241,6 +241,7 @@ fn warm_up(values: &Values) -> Option<WarmUp> {
         url: values.warmup_url.clone(),
         method: values.warmup_method.clone(),
         headers: values.warmup_headers.clone(),
+        forks: values.warmup_forks,
     })
 }
 

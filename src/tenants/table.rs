@@ -116,6 +116,10 @@ macro_rules! settings {
             /// *main_arguments*.
             warmup_headers as "warmup.headers": Headers = "";
 
+            /// Whether each new fork runs one of them, too, and is reset, before it
+            /// gets a request: its first request then costs about what a later one does.
+            warmup_forks as "warmup.forks": Flag = true;
+
             /// The key that allows live updates and debugging of this tenant, see
             /// `kvm.live_update()`_ and `kvm.vm_debug_backend()`_. Without a key, or with an
             /// empty one, there is neither.

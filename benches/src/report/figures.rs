@@ -43,6 +43,17 @@ pub fn of(report: &Report) -> BTreeMap<String, f64> {
         figures.put("idle_forks_200_mib", memory.forks_mib);
         figures.put("fork_us", memory.fork_us);
         figures.put("first_response_us", memory.first_response_us);
+        figures.put("warm_fork_us", memory.warm.fork_us);
+        figures.put("warm_fork_kib", memory.warm.fork_kib);
+        let later = memory.warm.later_request_us;
+        figures.put(
+            "cold_first_request_over_later",
+            memory.first_request_us / later,
+        );
+        figures.put(
+            "warm_first_request_over_later",
+            memory.warm.first_request_us / later,
+        );
     }
     for row in &report.compute {
         figures.put(&format!("{}_over_native", row.program), row.vm_over_native);

@@ -9,6 +9,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
+use forkvm::WarmUp;
 use kvm_bindings::{kvm_regs, kvm_userspace_memory_region};
 use kvm_ioctls::{Kvm, VcpuExit, VcpuFd, VmFd};
 use serde::{Deserialize, Serialize};
@@ -50,6 +51,19 @@ pub struct Memory {
     pub first_request_us: f64,
     /// Both: from a request that finds no fork to its response.
     pub first_response_us: f64,
+    /// Forks that ran a warm-up request before they were handed out.
+    pub warm: Warm,
+}
+
+/// What warm forks cost, and what they save.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub struct Warm {
+    pub fork_kib: f64,
+    /// Making one, its warm-up request and its reset included.
+    pub fork_us: f64,
+    pub first_request_us: f64,
+    /// A later request of the same forks, in turns.
+    pub later_request_us: f64,
 }
 
 /// What a process that held machines reports.
@@ -58,12 +72,15 @@ struct Report {
     kib: Kinds,
     fork_us: f64,
     first_request_us: f64,
+    later_request_us: f64,
 }
 
 pub fn run(options: &Options) -> Result<Memory> {
-    let (mut forks, mut empty, mut run) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut forks, mut warm) = (Vec::new(), Vec::new());
+    let (mut empty, mut run) = (Vec::new(), Vec::new());
     for _ in 0..options.amount(5, 2) {
         forks.push(in_process(options, "forks")?);
+        warm.push(in_process(options, "warm")?);
         empty.push(in_process(options, "empty")?);
         run.push(in_process(options, "run")?);
     }
@@ -99,6 +116,12 @@ pub fn run(options: &Options) -> Result<Memory> {
         fork_us,
         first_request_us,
         first_response_us: fork_us + first_request_us,
+        warm: Warm {
+            fork_kib: total(&kinds(&warm)),
+            fork_us: of(&warm, &|r| r.fork_us),
+            first_request_us: of(&warm, &|r| r.first_request_us),
+            later_request_us: of(&warm, &|r| r.later_request_us),
+        },
     })
 }
 
@@ -123,6 +146,7 @@ fn in_process(options: &Options, of: &str) -> Result<Report> {
 pub fn hold(of: Held, program: &Path, count: usize) -> Result<()> {
     let report = match of {
         Held::Forks => forks(program, count)?,
+        Held::Warm => warm_forks(program, count)?,
         Held::Empty => empty_vms(count, false)?,
         Held::Run => empty_vms(count, true)?,
     };
@@ -163,6 +187,50 @@ fn forks(program: &Path, count: usize) -> Result<Report> {
         kib,
         fork_us: median(&made),
         first_request_us: median(&served),
+        later_request_us: 0.0,
+    })
+}
+
+/// Forks that are made before anybody asks: each runs a warm-up request and is reset.
+fn warm_forks(program: &Path, count: usize) -> Result<Report> {
+    let program = boot_file(program, |config| {
+        config.concurrency = count + 1;
+        config.limits.max_memory = GUEST;
+        config.warm_up = Some(WarmUp {
+            num_requests: 1,
+            ..Default::default()
+        });
+    })?;
+    let before = Account::take()?;
+    let mut made = Vec::new();
+    for forks in 2..=count + 1 {
+        let start = Instant::now();
+        program.fill(forks, start + Duration::from_secs(60));
+        made.push(us(start.elapsed()));
+    }
+    let kib = Account::take()?.since(&before, count);
+    // Each answer keeps its fork, so that the next request gets another one.
+    let round = || -> Result<f64> {
+        let mut answers = Vec::with_capacity(count);
+        let mut served = Vec::with_capacity(count);
+        for _ in 0..=count {
+            let start = Instant::now();
+            answers.push(answer(&program, b"/")?);
+            served.push(us(start.elapsed()));
+        }
+        Ok(median(&served))
+    };
+    let first_request_us = round()?;
+    let created = program.stats().created;
+    ensure!(
+        created == count as u64 + 1,
+        "{created} forks were made, not {count} and one"
+    );
+    Ok(Report {
+        kib,
+        fork_us: median(&made),
+        first_request_us,
+        later_request_us: round()?,
     })
 }
 

@@ -56,6 +56,8 @@ pub struct WarmUp {
     pub method: String,
     /// Their headers. Key `headers`.
     pub headers: Vec<Header<'static>>,
+    /// Whether each new fork runs one, too, before it gets a request. Key `forks`.
+    pub forks: bool,
 }
 
 impl Default for WarmUp {
@@ -65,6 +67,7 @@ impl Default for WarmUp {
             url: "/".into(),
             method: "GET".into(),
             headers: Vec::new(),
+            forks: true,
         }
     }
 }

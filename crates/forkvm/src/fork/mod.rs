@@ -3,6 +3,7 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use kvm_bindings::kvm_regs;
@@ -25,7 +26,7 @@ use crate::memory::dirty::NoRecord;
 use crate::memory::guest::GuestMemory;
 use crate::memory::mapping::Mapping;
 use crate::memory::user::UserMemory;
-use crate::request::{Host, Request};
+use crate::request::{Host, Quiet, Request};
 
 pub mod shrink;
 #[cfg(test)]
@@ -85,6 +86,7 @@ impl Fork {
     /// Forks a master.
     pub fn new(master: Arc<Master>) -> Result<Self, ForkError> {
         let mapping = Mapping::fork(&master.file, master.memory.len(), &master.unused)?;
+        master.learned.populate(&mapping);
         let limits = &master.config.limits;
         let pages = |bytes: u64| usize::try_from(bytes / PAGE).unwrap_or(usize::MAX);
         let page_limit = pages(limits.max_request_memory);
@@ -110,6 +112,11 @@ impl Fork {
         })
     }
 
+    /// What it is a fork of.
+    pub fn master(&self) -> &Arc<Master> {
+        &self.master
+    }
+
     /// Runs a request up to its response, under a debugger's eyes if there is one.
     pub fn call(
         &mut self,
@@ -118,7 +125,7 @@ impl Fork {
         host: &mut dyn Host,
         debugger: Option<&mut Debugger<'_>>,
     ) -> Result<Response, Cause> {
-        self.run(request, None, deadline, host, debugger)
+        self.run(request, Circumstances::default(), deadline, host, debugger)
     }
 
     /// Runs the program's `on_error` handler for a request that failed.
@@ -129,7 +136,41 @@ impl Fork {
         deadline: Instant,
         host: &mut dyn Host,
     ) -> Result<Response, Cause> {
-        self.run(request, Some(failure), deadline, host, None)
+        let circumstances = Circumstances {
+            failure: Some(failure),
+            ..Default::default()
+        };
+        self.run(request, circumstances, deadline, host, None)
+    }
+
+    /// Runs a warm-up request, if the program has them, for so long at most: a new fork's first request costs many times a
+    /// later one, since its pages are not in the processor's tables. False if it is not to be used afterwards.
+    pub fn warm_up(&mut self, time: Duration) -> bool {
+        let master = self.master.clone();
+        let Some(warm_up) = master.config.warm_up.as_ref().filter(|of| of.forks) else {
+            return true;
+        };
+        if master.stays_cold.load(Ordering::Relaxed) {
+            return true;
+        }
+        let time = time.min(master.config.limits.max_request_time);
+        let circumstances = Circumstances {
+            warm_up: true,
+            ..Default::default()
+        };
+        let deadline = Instant::now() + time;
+        let result = self.run(
+            &warm_up.request(),
+            circumstances,
+            deadline,
+            &mut Quiet,
+            None,
+        );
+        let usable = self.reset().is_ok();
+        if result.is_err() || !usable {
+            master.stays_cold.store(true, Ordering::Relaxed);
+        }
+        usable
     }
 
     /// Runs the program's `on_live_update` handler, whose state may have `most` bytes. It is part of another program's
@@ -171,16 +212,12 @@ impl Fork {
     fn run(
         &mut self,
         request: &Request<'_>,
-        failure: Option<&str>,
+        circumstances: Circumstances<'_>,
         deadline: Instant,
         host: &mut dyn Host,
         mut debugger: Option<&mut Debugger<'_>>,
     ) -> Result<Response, Cause> {
         let mut exchange = Exchange::new(request);
-        let circumstances = Circumstances {
-            failure,
-            warm_up: false,
-        };
         let (wait_point, debugged) = (&self.master.wait_point, debugger.as_deref_mut());
         let result = self.machine.watched(deadline, |machine| {
             wait_point.call(
@@ -227,10 +264,11 @@ impl Fork {
             self.machine.shrink()?;
             self.over_limit = false;
         } else {
-            self.machine
-                .memory
+            let memory = &mut self.machine.memory;
+            memory
                 .restore(&self.master.memory)
                 .map_err(std::io::Error::other)?;
+            self.master.learned.learn(memory.dirty_pages());
             self.machine.keep_ring_low()?;
         }
         #[cfg(test)]

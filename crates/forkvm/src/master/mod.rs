@@ -9,6 +9,7 @@ pub mod numbers;
 use std::fs::File;
 use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use crate::arch::layout::{Layout, MMAP_WINDOW, STACK_TOP, XSAVE_LEN};
 use crate::call::handlers::Handlers;
@@ -23,6 +24,7 @@ use crate::machine::probe::{self, KvmHost};
 use crate::master::boot::{Booting, Patch};
 use crate::master::handover::Predecessor;
 use crate::master::numbers::Numbers;
+use crate::memory::learned::Learned;
 use crate::memory::mapping::Mapping;
 use crate::request::Host;
 
@@ -42,6 +44,10 @@ pub struct Master {
     pub restored: Option<u64>,
     /// The auxiliary vector as a debugger wants it.
     pub auxiliary: Vec<u8>,
+    /// A fork could not run the warm-up request: no other is asked to.
+    pub stays_cold: AtomicBool,
+    /// What its forks' requests write.
+    pub learned: Learned,
     /// Which of its forks have which number.
     pub numbers: Arc<Numbers>,
 }
@@ -80,6 +86,8 @@ impl Master {
             linux,
             symbols: image.symbols,
             restored,
+            stays_cold: AtomicBool::new(false),
+            learned: Learned::default(),
             numbers: Arc::default(),
         })
     }

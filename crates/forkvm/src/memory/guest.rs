@@ -106,6 +106,11 @@ impl GuestMemory {
         self.dirty.as_mut()
     }
 
+    /// Their numbers.
+    pub fn dirty_pages(&self) -> impl Iterator<Item = u32> {
+        self.dirty.iter().flat_map(DirtyPages::iter)
+    }
+
     /// How many pages are on the list of dirtied ones.
     pub fn dirty_len(&self) -> usize {
         self.dirty.as_ref().map_or(0, DirtyPages::len)
@@ -156,7 +161,7 @@ impl GuestMemory {
     pub fn restore(&mut self, master: &Mapping) -> Result<(), OutOfRange> {
         self.mapping
             .copy_page(master, (KERNEL_STACK / PAGE) as u32)?;
-        for page in self.dirty.iter().flat_map(DirtyPages::iter) {
+        for page in self.dirty_pages() {
             self.mapping.copy_page(master, page)?;
         }
         Ok(())

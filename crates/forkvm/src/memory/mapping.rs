@@ -161,6 +161,26 @@ impl Mapping {
             .count()
     }
 
+    /// Gives a private mapping pages of its own here, as if they were written to (Linux 5.14).
+    pub fn populate(&self, place: Range<u64>) -> std::io::Result<()> {
+        let slice = self
+            .slice(place.start, place.end.saturating_sub(place.start))
+            .map_err(std::io::Error::other)?;
+        // SAFETY: the range lies inside this mapping, as the slice was made of it. What its bytes are does not change.
+        let result = unsafe {
+            libc::madvise(
+                slice.ptr_guard_mut().as_ptr().cast(),
+                slice.len(),
+                libc::MADV_POPULATE_WRITE,
+            )
+        };
+        if result == 0 {
+            Ok(())
+        } else {
+            Err(std::io::Error::last_os_error())
+        }
+    }
+
     /// Gives all private pages back to the host; the fork then reads the master again, and zeros where it has no memory.
     pub fn drop_private_pages(&self) -> std::io::Result<()> {
         // SAFETY: the range is exactly this mapping, and private pages hold nothing but guest memory, of which no

@@ -1,5 +1,5 @@
 //! Guest memory: [`mapping`] is what the host has mapped, [`dirty`] what a fork wrote, [`guest`] both together with the
-//! program's page tables, [`space`] the address space of unmodified programs, [`unused`] what a master has no memory for,
+//! program's page tables, [`learned`] what requests write, [`space`] the address space of unmodified programs, [`unused`] what a master has no memory for,
 //! [`user`] what the program itself may reach.
 
 pub mod access;
@@ -7,6 +7,7 @@ pub mod dirty;
 pub mod faults;
 
 pub mod guest;
+pub mod learned;
 #[allow(unsafe_code)]
 pub mod mapping;
 #[allow(unsafe_code)]

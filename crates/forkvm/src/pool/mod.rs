@@ -7,13 +7,24 @@ pub mod queue;
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 
 use crate::fork::{Fork, ForkError, ResetError};
 use crate::master::Master;
 use crate::pool::keeper::Keeper;
+
+/// Longest time of a warm-up request in a new fork. Others wait for the thread meanwhile.
+const WARM_UP: Duration = Duration::from_millis(50);
+
+/// The fork after a warm-up request, or one in its place if that request was its end.
+fn warmed(mut fork: Fork) -> Result<Fork, ForkError> {
+    if fork.warm_up(WARM_UP) {
+        return Ok(fork);
+    }
+    Fork::new(fork.master().clone())
+}
 
 /// Why there is no fork for a request.
 #[derive(Debug)]
@@ -87,7 +98,7 @@ impl Pool {
     }
 
     fn with_keeper(master: Arc<Master>, keeper: &'static Keeper) -> Result<Arc<Self>, ForkError> {
-        let first = Box::new(Fork::new(master.clone())?);
+        let first = Box::new(warmed(Fork::new(master.clone())?)?);
         let state = State {
             idle: [(first, Instant::now())].into(),
             total: 1,
@@ -239,7 +250,13 @@ impl Pool {
     /// Makes one fork that is counted already, on the keeper's thread or in [`Pool::fill`]. False if that failed.
     fn make(&self, new: impl FnOnce(Arc<Master>) -> Result<Fork, ForkError>) -> bool {
         let master = self.master.clone();
-        let made = catch_unwind(AssertUnwindSafe(|| new(master).map(Box::new)));
+        let made = catch_unwind(AssertUnwindSafe(|| {
+            let fork = new(master)?;
+            // Who waits for it has the first request done sooner without.
+            let waited_for = self.state.lock().waiting > 0;
+            let fork = if waited_for { fork } else { warmed(fork)? };
+            Ok::<_, ForkError>(Box::new(fork))
+        }));
         let error = match made {
             Ok(Ok(fork)) => {
                 let mut state = self.state.lock();

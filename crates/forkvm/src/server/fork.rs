@@ -13,6 +13,21 @@ use crate::memory::mapping::Mapping;
 use crate::request::Host;
 use crate::server::connection::{self, Closed, Connection, Times};
 use crate::server::master::Server;
+use crate::server::warm_up;
+
+/// Most different warm-up requests that a fork is made to serve.
+const MOST_WARM_UPS: usize = 8;
+
+/// A fork could not serve the warm-up requests.
+#[derive(Debug, thiserror::Error)]
+pub enum NotWarm {
+    /// One failed.
+    #[error("a warm-up request failed: {0}")]
+    Failed(String),
+    /// The fork could not be put back after one.
+    #[error(transparent)]
+    NotReset(#[from] ResetError),
+}
 
 /// A fork of a server.
 #[derive(Debug)]
@@ -34,6 +49,7 @@ impl ServerFork {
         let limits = &server.limits;
         let page_limit = pages(limits.max_request_memory);
         let mapping = Mapping::fork(&server.file, server.memory.len(), &server.unused)?;
+        server.learned.populate(&mapping);
         let unlogged = 0..server.space.layout().tables.end;
         let memory =
             GuestMemory::forked(mapping, &unlogged, page_limit)?.with_space(server.space.fork());
@@ -51,6 +67,23 @@ impl ServerFork {
             shrink,
             failed: false,
         })
+    }
+
+    /// Serves the warm-up requests once more, so that the first client finds what the later ones do: its pages in the
+    /// processor's tables. For a thread that no client waits for.
+    ///
+    /// # Errors
+    /// As [`ServerFork::serve`] and [`ServerFork::reset`]. It is not to be used then.
+    pub fn warm_up(&mut self, host: &mut dyn Host) -> Result<(), NotWarm> {
+        let server = self.server.clone();
+        let mut requests: Vec<_> = server.limits.warm_up.iter().collect();
+        requests.dedup();
+        for request in requests.into_iter().take(MOST_WARM_UPS) {
+            self.serve(&mut warm_up::Client::new(request), host)
+                .map_err(|cause| NotWarm::Failed(server.describe(&cause)))?;
+            self.reset()?;
+        }
+        Ok(())
     }
 
     /// Serves a connection to its end. `host` gets what the program prints.
@@ -102,6 +135,7 @@ impl ServerFork {
             memory
                 .restore(&self.server.memory)
                 .map_err(|error| host(error.to_string()))?;
+            self.server.learned.learn(memory.dirty_pages());
             let usable = memory
                 .restore_space(&self.server.space)
                 .map_err(|error| host(error.to_string()))?;

@@ -16,6 +16,7 @@ use crate::linux::{Address, Linux, Listener, ListenerId};
 use crate::machine::probe::{self, KvmHost};
 use crate::machine::{Event, Machine};
 use crate::master::freeze;
+use crate::memory::learned::Learned;
 use crate::memory::mapping::Mapping;
 use crate::memory::space::Space;
 use crate::request::Host;
@@ -59,6 +60,8 @@ pub struct Server {
     pub(super) sregs: kvm_sregs,
     pub(super) events: kvm_vcpu_events,
     pub(super) frozen: Instant,
+    /// What its forks' connections write.
+    pub(super) learned: Learned,
     pub(super) limits: ServerLimits,
     stack: Range<u64>,
     boot_time: Duration,
@@ -103,6 +106,7 @@ impl Server {
             sregs,
             events: frozen.events,
             frozen: Instant::now(),
+            learned: Learned::default(),
             limits,
             stack,
             boot_time: start.elapsed(),

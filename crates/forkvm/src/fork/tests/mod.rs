@@ -6,3 +6,4 @@ mod broken;
 mod dead;
 mod poisoned;
 pub(crate) mod testing;
+mod warm;
