@@ -396,6 +396,26 @@ fn counters_timers_and_signals_as_descriptors() {
 }
 
 #[test]
+fn locks_of_files() {
+    same("locks");
+}
+
+#[test]
+fn bytes_between_pipes_and_files() {
+    same("splice");
+}
+
+#[test]
+fn descriptors_go_through_sockets() {
+    same("rights");
+}
+
+#[test]
+fn how_tasks_are_scheduled() {
+    same("sched");
+}
+
+#[test]
 fn scripts_name_their_interpreter() {
     kvm_or_skip!();
     let folder = Folder::new("script");

@@ -274,12 +274,6 @@ pub fn change_ids(
     result
 }
 
-/// A result that is an `int` of 0, such as the `struct sched_param` of sched_getparam(2).
-pub fn zero_int(guest: &mut Guest<'_>, address: u64) -> Value {
-    guest.write(address, &[0; 4])?;
-    Ok(0)
-}
-
 /// Random bytes to the program: getrandom(2), `/dev/urandom`. Linux too gives less than was asked for, from 32 MiB on.
 pub fn random(guest: &mut Guest<'_>, address: u64, len: u64) -> Value {
     let len = len.min(MOST_BYTES);

@@ -6,13 +6,14 @@ use syscalls::Sysno;
 use crate::linux::abi::{Guest, HERE, Reply, Value, flags, int};
 use crate::linux::call::{Call, Outcome};
 use crate::linux::files::{
-    control, fds, file_system, folders, io, open, poll, reports, shared_maps, stat, transfer,
+    control, fds, file_system, folders, io, locks, open, poll, reports, shared_maps, splice, stat,
+    transfer,
 };
 use crate::linux::memory::{MapRequest, space};
 use crate::linux::net::table as net;
 use crate::linux::state::Linux;
 use crate::linux::tasks::signals::{Target, awaited};
-use crate::linux::tasks::{delivery, futex, ids, signals, threads};
+use crate::linux::tasks::{delivery, futex, ids, signals, table, threads};
 use crate::linux::{file_calls, memory, process, time, trace};
 use crate::memory::user::UserMemory;
 use crate::random::Random;
@@ -158,12 +159,10 @@ fn dispatch(linux: &mut Linux, guest: &mut Guest<'_>, call: Call) -> Outcome {
             vectored(linux, guest, number, args).into()
         }
         Sysno::lseek => io::lseek(files, a, b, c).into(),
-        Sysno::fsync
-        | Sysno::fdatasync
-        | Sysno::fadvise64
-        | Sysno::readahead
-        | Sysno::syncfs
-        | Sysno::flock => io::no_effect(files, a).into(),
+        Sysno::fsync | Sysno::fdatasync | Sysno::fadvise64 | Sysno::readahead | Sysno::syncfs => {
+            io::no_effect(files, a).into()
+        }
+        Sysno::flock => locks::flock(files, a, b).into(),
         Sysno::sync => ok(0),
         Sysno::pipe => fds::pipe2(files, guest, a, 0).into(),
         Sysno::pipe2 => fds::pipe2(files, guest, a, b).into(),
@@ -196,7 +195,7 @@ fn dispatch(linux: &mut Linux, guest: &mut Guest<'_>, call: Call) -> Outcome {
         Sysno::dup => fds::dup(files, a).into(),
         Sysno::dup2 => fds::dup2(files, a, b).into(),
         Sysno::dup3 => fds::dup3(files, a, b, c).into(),
-        Sysno::fcntl => control::fcntl(files, guest, a, b, c).into(),
+        Sysno::fcntl => control::fcntl(files, guest, tasks.pid(), [a, b, c]).into(),
         Sysno::ioctl => control::ioctl(files, guest, a, b, c).into(),
 
         // Files and folders.
@@ -249,9 +248,10 @@ fn dispatch(linux: &mut Linux, guest: &mut Guest<'_>, call: Call) -> Outcome {
         Sysno::copy_file_range if shared.has_overlay() => {
             transfer::copy_file_range(files, guest, args).into()
         }
-        // Programs read and write then.
-        Sysno::splice | Sysno::tee | Sysno::vmsplice if shared.has_overlay() => {
-            refuse(Errno::INVAL)
+        Sysno::splice if shared.has_overlay() => splice::splice(files, tasks, guest, args).into(),
+        Sysno::tee if shared.has_overlay() => splice::tee(files, tasks, [a, b, c, d]).into(),
+        Sysno::vmsplice if shared.has_overlay() => {
+            splice::vmsplice(files, tasks, guest, [a, b, c, d]).into()
         }
         Sysno::sync_file_range if shared.has_overlay() => io::no_effect(files, a).into(),
         Sysno::inotify_init if shared.has_overlay() => transfer::inotify_init(files, 0).into(),
@@ -313,6 +313,8 @@ fn dispatch(linux: &mut Linux, guest: &mut Guest<'_>, call: Call) -> Outcome {
 
         // Time.
         Sysno::clock_gettime => time::clock_gettime(clocks, guest, a, b).into(),
+        // The clocks are the host's.
+        Sysno::clock_settime | Sysno::settimeofday => refuse(Errno::PERM),
         Sysno::clock_getres => time::clock_getres(guest, a, b).into(),
         Sysno::gettimeofday => time::gettimeofday(guest, a, b).into(),
         Sysno::time => time::time(guest, a).into(),
@@ -356,13 +358,8 @@ fn dispatch(linux: &mut Linux, guest: &mut Guest<'_>, call: Call) -> Outcome {
         Sysno::prlimit64 => process::rlimit(guest, limits, b, c, d).into(),
         Sysno::getrusage => process::getrusage(clocks, guest, a, b).into(),
         Sysno::sched_getaffinity => process::sched_getaffinity(guest, b, c).into(),
-        // SCHED_OTHER, whose only priority is 0.
-        Sysno::sched_getscheduler => ok(0),
-        Sysno::sched_getparam => process::zero_int(guest, b).into(),
         Sysno::sched_yield if tasks.len() > 1 => Outcome::Yield,
-        Sysno::sched_setaffinity | Sysno::sched_yield | Sysno::setpriority => ok(0),
-        // The nice value 0: the raw call gives 20 minus it (getpriority(2), "C library/kernel differences").
-        Sysno::getpriority => ok(20),
+        Sysno::sched_yield => ok(0),
         Sysno::getcpu => process::getcpu(guest, a, b).into(),
         Sysno::prctl => process::prctl(process, guest, args).into(),
         Sysno::arch_prctl => process::arch_prctl(a, b).into(),
@@ -405,11 +402,12 @@ fn dispatch(linux: &mut Linux, guest: &mut Guest<'_>, call: Call) -> Outcome {
 
         // Newer C libraries ask at every start, and do without.
         Sysno::rseq => refuse(Errno::NOSYS),
-        // Sockets, and waiting for descriptors.
-        _ => match net::call(linux, guest, number, args) {
+        // How tasks are scheduled; sockets, and waiting for descriptors.
+        _ => match table::call(linux, guest, number, args)
+            .or_else(|| net::call(linux, guest, number, args))
+        {
             Some(outcome) => outcome,
-            // Not there: inotify, timer_create, memfd_create, sendfile, statfs, io_uring, and whatever Linux gets in the
-            // future.
+            // Not there: io_uring, and whatever Linux gets in the future.
             None => {
                 let name = trace::name(call.number).unwrap_or("?");
                 linux.told.tell_call(name, call.number, guest);
@@ -535,13 +533,25 @@ fn memory_call(linux: &mut Linux, guest: &mut Guest<'_>, number: Sysno, args: [u
 fn vectored(linux: &mut Linux, guest: &mut Guest<'_>, number: Sysno, args: [u64; 6]) -> Reply {
     let [fd, vector, len, offset, _, how] = args;
     let pieces = io::Pieces::vector(guest, vector, len)?;
-    let at = match number {
-        Sysno::preadv | Sysno::pwritev => Some(offset),
-        Sysno::preadv2 | Sysno::pwritev2 => io::v2_offset(offset, how)?,
-        _ => None,
+    let mut wishes = match number {
+        Sysno::preadv | Sysno::pwritev => io::Wishes {
+            offset: Some(offset),
+            ..Default::default()
+        },
+        Sysno::preadv2 | Sysno::pwritev2 => io::Wishes::read(offset, how)?,
+        _ => io::Wishes::default(),
     };
-    match number {
-        Sysno::readv | Sysno::preadv | Sysno::preadv2 => net::read(linux, guest, fd, &pieces, at),
-        _ => net::write(linux, guest, fd, &pieces, at),
+    let reads = matches!(number, Sysno::readv | Sysno::preadv | Sysno::preadv2);
+    if wishes.append && !reads {
+        let kind = &linux.files.get(fd)?.kind;
+        wishes.offset = Some(io::size(&linux.files, kind)?);
+    }
+    let reply = match reads {
+        true => net::read(linux, guest, fd, &pieces, wishes.offset),
+        false => net::write(linux, guest, fd, &pieces, wishes.offset),
+    };
+    match reply {
+        Ok(Outcome::Block(_)) if wishes.now => Err(Errno::AGAIN),
+        reply => reply,
     }
 }

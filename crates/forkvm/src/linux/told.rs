@@ -13,8 +13,6 @@ pub enum Topic {
     Network,
     /// It wanted to reach another machine.
     Outgoing,
-    /// It wanted to send a descriptor.
-    Rights,
 }
 
 /// System call numbers that can be told apart; there are fewer.
@@ -23,7 +21,7 @@ const NUMBERS: usize = 512;
 /// Which lines were written.
 #[derive(Debug, Clone)]
 pub struct Told {
-    topics: [bool; 5],
+    topics: [bool; 4],
     calls: [u64; NUMBERS / 64],
 }
 
@@ -31,7 +29,7 @@ impl Told {
     /// Nothing yet.
     pub fn new() -> Self {
         Self {
-            topics: [false; 5],
+            topics: [false; 4],
             calls: [0; NUMBERS / 64],
         }
     }
@@ -54,10 +52,6 @@ impl Told {
             Topic::Outgoing => (
                 3,
                 "the network is denied: the program could not reach another machine",
-            ),
-            Topic::Rights => (
-                4,
-                "descriptors can't be sent to other processes (SCM_RIGHTS): the program got EINVAL",
             ),
         };
         let before = self

@@ -2,19 +2,46 @@
 
 use rustix::io::Errno;
 
-use crate::linux::abi::{Guest, Layout, Value, count, flags, int, length};
-use crate::linux::files::fds::{Files, Kind, O_LARGEFILE, O_NONBLOCK, SETTABLE, set_close_on_exec};
-use crate::linux::files::transfer;
+use crate::linux::abi::{Guest, Layout, Reply, Value, count, flags, int, length};
+use crate::linux::call::Outcome;
+use crate::linux::files::fds::{
+    Files, Kind, O_LARGEFILE, O_NONBLOCK, O_PATH, SETTABLE, set_close_on_exec,
+};
+use crate::linux::files::{locks, transfer};
 
-/// fcntl(2). Locks are granted: nobody else is there to hold one, and forks see only what they may read.
+/// fcntl(2) of the process with this id.
 pub fn fcntl(
     files: &mut Files,
     guest: &mut Guest<'_>,
-    fd: u64,
-    command: u64,
-    argument: u64,
-) -> Value {
-    const F_UNLCK: u16 = 2;
+    pid: i32,
+    [fd, command, argument]: [u64; 3],
+) -> Reply {
+    // What may only be said of a descriptor that is open for more than its path.
+    let file = files.get(fd)?;
+    let of_path = file.flags & O_PATH != 0;
+    if of_path
+        && !matches!(
+            int(command),
+            libc::F_DUPFD | libc::F_DUPFD_CLOEXEC | libc::F_GETFD | libc::F_SETFD | libc::F_GETFL
+        )
+    {
+        return Err(Errno::BADF);
+    }
+    match int(command) {
+        libc::F_SETLK => locks::set(files, guest, fd, argument, (false, false)),
+        libc::F_SETLKW => locks::set(files, guest, fd, argument, (false, true)),
+        libc::F_OFD_SETLK => locks::set(files, guest, fd, argument, (true, false)),
+        libc::F_OFD_SETLKW => locks::set(files, guest, fd, argument, (true, true)),
+        libc::F_GETLK => locks::get(files, guest, fd, argument, (false, pid)).map(Outcome::Return),
+        libc::F_OFD_GETLK => {
+            locks::get(files, guest, fd, argument, (true, pid)).map(Outcome::Return)
+        }
+        _ => plain(files, fd, command, argument).map(Outcome::Return),
+    }
+}
+
+/// The commands that never wait and are of no lock.
+fn plain(files: &mut Files, fd: u64, command: u64, argument: u64) -> Value {
     let descriptor = files.descriptor(fd)?;
     match int(command) {
         libc::F_DUPFD => files.duplicate(fd, argument, false),
@@ -23,7 +50,11 @@ pub fn fcntl(
         libc::F_SETFD => set_close_on_exec(files, fd, argument & 1 != 0),
         libc::F_GETFL => {
             let file = files.get(fd)?;
-            let large = if was_made(&file.kind) { 0 } else { O_LARGEFILE };
+            let path = file.flags & O_PATH != 0;
+            let large = match path || was_made(&file.kind) {
+                true => 0,
+                false => O_LARGEFILE,
+            };
             Ok(i64::from(file.flags | large))
         }
         libc::F_SETFL => {
@@ -31,27 +62,26 @@ pub fn fcntl(
             file.flags = file.flags & !SETTABLE | flags(argument) & SETTABLE;
             Ok(0)
         }
-        libc::F_GETLK | libc::F_OFD_GETLK => {
-            guest.read::<32>(argument)?;
-            guest.write(argument, &F_UNLCK.to_le_bytes())?;
-            Ok(0)
-        }
-        libc::F_SETLK | libc::F_SETLKW | libc::F_OFD_SETLK | libc::F_OFD_SETLKW => {
-            guest.read::<32>(argument)?;
-            Ok(0)
-        }
         // Whom a signal of readiness goes to: there is none.
         libc::F_SETOWN | libc::F_GETOWN => Ok(0),
         libc::F_ADD_SEALS => transfer::add_seals(files, fd, flags(argument)),
         libc::F_GET_SEALS => transfer::seals(files, fd),
-        libc::F_GETPIPE_SZ
-            if matches!(
-                files.get(fd)?.kind,
-                Kind::PipeReader(_) | Kind::PipeWriter(_)
-            ) =>
-        {
-            Ok(count(crate::linux::files::pipes::CAPACITY))
+        libc::F_GETPIPE_SZ | libc::F_SETPIPE_SZ => {
+            let pipe = match files.get(fd)?.kind {
+                Kind::PipeReader(pipe) | Kind::PipeWriter(pipe) => pipe,
+                _ => return Err(Errno::BADF),
+            };
+            if int(command) == libc::F_GETPIPE_SZ {
+                return Ok(count(files.pipes.capacity(pipe)));
+            }
+            let wanted = usize::try_from(flags(argument)).map_err(|_| Errno::INVAL)?;
+            files.pipes.set_capacity(pipe, wanted).map(count)
         }
+        // What is to be told of a folder's changes: nobody else makes any.
+        libc::F_NOTIFY => match files.get(fd)?.kind {
+            Kind::Folder(..) => Ok(0),
+            _ => Err(Errno::NOTDIR),
+        },
         _ => Err(Errno::INVAL),
     }
 }
@@ -150,23 +180,28 @@ mod tests {
         assert_eq!(machine.call(Sysno::ioctl, &[1, 0x5401, SCRATCH]), -25);
     }
 
+    /// Differences of kinds of owners are in tests/guests/linux/locks.c.
     #[test]
-    fn locks_are_granted() {
-        let mut machine = Machine::new(Vec::new());
-        let lock = machine.put(0, &[1; 32]);
-        assert_eq!(
-            machine.call(Sysno::fcntl, &[1, libc::F_SETLK as u64, lock]),
-            0
-        );
-        assert_eq!(
-            machine.call(Sysno::fcntl, &[1, libc::F_GETLK as u64, lock]),
-            0
-        );
-        assert_eq!(machine.get(lock, 3), [2, 0, 1]);
-        assert_eq!(
-            machine.call(Sysno::fcntl, &[1, libc::F_SETLK as u64, 0]),
-            -14
-        );
-        assert_eq!(machine.call(Sysno::fcntl, &[1, 9999]), -22);
+    fn locks_are_granted_as_long_as_there_is_room() {
+        let mut machine = Machine::new(vec!["/dev".into()]);
+        let path = machine.put_str(1, "/dev/zero");
+        let fd = machine.call(Sysno::open, &[path, 2]) as u64;
+        let set = libc::F_SETLK as u64;
+        let range = |machine: &mut Machine, start: u64| {
+            let lock = Layout::<32>::new().u16(0, 1).u64(8, start).u64(16, 1);
+            machine.put(0, lock.done())
+        };
+        for i in 0..1024 {
+            let lock = range(&mut machine, i * 2);
+            assert_eq!(machine.call(Sysno::fcntl, &[fd, set, lock]), 0);
+        }
+        let lock = range(&mut machine, 5000);
+        assert_eq!(machine.call(Sysno::fcntl, &[fd, set, lock]), -37);
+        assert_eq!(machine.call(Sysno::fcntl, &[fd, set, 0]), -14);
+        assert_eq!(machine.call(Sysno::fcntl, &[fd, 9999]), -22);
+        assert_eq!(machine.call(Sysno::close, &[fd]), 0);
+        let fd = machine.call(Sysno::open, &[path, 2]) as u64;
+        let lock = range(&mut machine, 5000);
+        assert_eq!(machine.call(Sysno::fcntl, &[fd, set, lock]), 0);
     }
 }

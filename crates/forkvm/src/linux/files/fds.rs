@@ -10,6 +10,7 @@ use std::time::Duration;
 use rustix::io::Errno;
 
 use crate::linux::abi::{Guest, Value, count, flags, int};
+use crate::linux::files::held_locks::{Locked, Locks};
 use crate::linux::files::overlay::Overlay;
 use crate::linux::files::pipes::{MAX_PIPES, MORE_PIPES, Pipes};
 use crate::linux::net::epoll::Epolls;
@@ -51,6 +52,8 @@ pub struct Files {
     pub sockets: Sockets,
     /// What is watched by epoll(7).
     pub epolls: Epolls,
+    /// What it has locked of its files.
+    pub locks: Locks,
     /// It has an address space: it may have sockets, and more of everything.
     unmodified: bool,
     /// The working directory: absolute and normalised.
@@ -68,6 +71,7 @@ impl Clone for Files {
             overlay: self.overlay.clone(),
             sockets: self.sockets.clone(),
             epolls: self.epolls.clone(),
+            locks: self.locks.clone(),
             unmodified: self.unmodified,
             directory: Arc::clone(&self.directory),
             explained: self.explained,
@@ -82,6 +86,7 @@ impl Clone for Files {
             overlay,
             sockets,
             epolls,
+            locks,
             unmodified,
             directory,
             explained,
@@ -92,6 +97,7 @@ impl Clone for Files {
         overlay.clone_from(&source.overlay);
         sockets.clone_from(&source.sockets);
         epolls.clone_from(&source.epolls);
+        locks.clone_from(&source.locks);
         *unmodified = source.unmodified;
         directory.clone_from(&source.directory);
         *explained = source.explained;
@@ -108,6 +114,7 @@ impl Files {
             overlay: Overlay::new(overlay_bytes),
             sockets: Sockets::default(),
             epolls: Epolls::default(),
+            locks: Locks::default(),
             unmodified: false,
             directory: directory.into(),
             explained: false,
@@ -271,6 +278,58 @@ impl Files {
         }
     }
 
+    /// Holds an open file as a descriptor does: one that is sent to another socket (unix(7)).
+    pub fn hold(&mut self, place: usize) {
+        if let Some(Some(file)) = self.open.get_mut(place) {
+            file.references = file.references.saturating_add(1);
+        }
+    }
+
+    /// One descriptor less of an open file, or one less that is on its way. The last takes it along.
+    fn let_go(&mut self, place: usize) {
+        let Some(Some(file)) = self.open.get_mut(place) else {
+            return;
+        };
+        file.references = file.references.saturating_sub(1);
+        if file.references > 0 {
+            return;
+        }
+        match file.kind {
+            Kind::PipeReader(pipe) => self.pipes.close_reader(pipe),
+            Kind::PipeWriter(pipe) => self.pipes.close_writer(pipe),
+            Kind::Node(id, _) => self.overlay.tree_mut().closed(id),
+            Kind::Socket(id) => self.sockets.close(id),
+            Kind::Epoll(id) => self.epolls.close(id),
+            _ => {}
+        }
+        if let Some(place) = self.open.get_mut(place) {
+            *place = None;
+        }
+        self.epolls.forget(place);
+        self.locks.ended(place);
+    }
+
+    /// Lets go of the open files that were on their way to sockets and will not be received.
+    pub fn release_unreceived(&mut self) {
+        // A socket among them may have had others on their way.
+        while let Some(place) = self.sockets.take_unreceived() {
+            self.let_go(place);
+        }
+    }
+
+    /// Gives an open file that was received the lowest free descriptor.
+    pub fn receive(&mut self, file: usize, close_on_exec: bool) -> Result<u64, Errno> {
+        let number = self.free_from(0).ok_or(Errno::MFILE)?;
+        self.point(
+            number,
+            Descriptor {
+                file,
+                close_on_exec,
+            },
+        );
+        Ok(crate::linux::abi::length(number))
+    }
+
     /// Makes a descriptor of the same open file, with a number of at least `least`.
     pub fn duplicate(&mut self, fd: u64, least: u64, close_on_exec: bool) -> Value {
         let file = self.descriptor(fd)?.file;
@@ -328,23 +387,14 @@ pub fn close(files: &mut Files, fd: u64) -> Value {
     if let Some(place) = files.descriptors.get_mut(number) {
         *place = None;
     }
-    if let Some(place) = files.open.get_mut(descriptor.file)
-        && let Some(file) = place
+    if !files.locks.is_empty()
+        && let Some(Some(file)) = files.open.get(descriptor.file)
+        && let Ok(of) = Locked::of(file, descriptor.file)
     {
-        file.references = file.references.saturating_sub(1);
-        if file.references == 0 {
-            match file.kind {
-                Kind::PipeReader(pipe) => files.pipes.close_reader(pipe),
-                Kind::PipeWriter(pipe) => files.pipes.close_writer(pipe),
-                Kind::Node(id, _) => files.overlay.tree_mut().closed(id),
-                Kind::Socket(id) => files.sockets.close(id),
-                Kind::Epoll(id) => files.epolls.close(id),
-                _ => {}
-            }
-            *place = None;
-            files.epolls.forget(descriptor.file);
-        }
+        files.locks.closed(of);
     }
+    files.let_go(descriptor.file);
+    files.release_unreceived();
     Ok(0)
 }
 

@@ -436,12 +436,35 @@ pub fn no_effect(files: &Files, fd: u64) -> Value {
     Ok(0)
 }
 
-/// preadv2(2) and pwritev2(2) without special wishes (`RWF_*`) are their older forms; an offset of -1 is the file's.
-pub fn v2_offset(offset: u64, how: u64) -> Result<Option<u64>, Errno> {
-    if flags(how) != 0 {
-        return Err(Errno::OPNOTSUPP);
+/// `RWF_HIPRI`, `RWF_DSYNC`, `RWF_SYNC`: wishes that make no difference where nothing is written to a disk.
+const RWF_HARMLESS: u32 = 1 | 2 | 4;
+const RWF_NOWAIT: u32 = 8;
+const RWF_APPEND: u32 = 16;
+
+/// What preadv2(2) and pwritev2(2) say beside their older forms.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Wishes {
+    /// Where, unless it is the file's position: an offset of -1.
+    pub offset: Option<u64>,
+    /// A write goes to the end, and leaves the position alone.
+    pub append: bool,
+    /// EAGAIN instead of a wait.
+    pub now: bool,
+}
+
+impl Wishes {
+    /// The offset and `RWF_*`.
+    pub fn read(offset: u64, how: u64) -> Result<Self, Errno> {
+        let how = flags(how);
+        if how & !(RWF_HARMLESS | RWF_NOWAIT | RWF_APPEND) != 0 {
+            return Err(Errno::OPNOTSUPP);
+        }
+        Ok(Self {
+            offset: (offset != u64::MAX).then_some(offset),
+            append: how & RWF_APPEND != 0,
+            now: how & RWF_NOWAIT != 0,
+        })
     }
-    Ok((offset != u64::MAX).then_some(offset))
 }
 
 #[cfg(test)]

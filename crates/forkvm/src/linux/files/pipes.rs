@@ -2,6 +2,8 @@
 
 use std::collections::VecDeque;
 
+use rustix::io::Errno;
+
 use crate::linux::net::readiness::{ERR, HUP, IN, OUT, RDNORM, Readiness, WRNORM};
 
 /// What fits into a pipe.
@@ -15,6 +17,8 @@ pub const MORE_PIPES: usize = 64;
 #[derive(Debug, Clone, Default)]
 struct Pipe {
     bytes: VecDeque<u8>,
+    /// What it was said to hold (`F_SETPIPE_SZ`), of [`CAPACITY`].
+    capacity: usize,
     read_end: bool,
     write_end: bool,
     arrivals: u64,
@@ -53,6 +57,7 @@ impl Pipes {
         }
         let pipe = self.pipes.get_mut(index)?;
         *pipe = Pipe {
+            capacity: CAPACITY,
             read_end: true,
             write_end: true,
             ..Pipe::default()
@@ -63,6 +68,27 @@ impl Pipes {
     /// Bytes in a pipe.
     pub fn len(&self, pipe: usize) -> usize {
         self.pipes.get(pipe).map_or(0, |pipe| pipe.bytes.len())
+    }
+
+    /// What fits into a pipe.
+    pub fn capacity(&self, pipe: usize) -> usize {
+        self.pipes.get(pipe).map_or(0, |pipe| pipe.capacity)
+    }
+
+    /// Has a pipe hold that much, in whole pages: not more than [`CAPACITY`], nor less than is in it.
+    pub fn set_capacity(&mut self, pipe: usize, wanted: usize) -> Result<usize, Errno> {
+        let pipe = self.pipes.get_mut(pipe).ok_or(Errno::BADF)?;
+        // Linux takes a power of two of pages.
+        let wanted = wanted.max(4096).checked_next_power_of_two();
+        let wanted = wanted
+            .filter(|wanted| *wanted <= CAPACITY)
+            .ok_or(Errno::PERM)?;
+        if wanted < pipe.bytes.len() {
+            return Err(Errno::BUSY);
+        }
+        pipe.capacity = wanted;
+        pipe.openings = pipe.openings.wrapping_add(1);
+        Ok(wanted)
     }
 
     /// True if somebody can still read.
@@ -135,7 +161,7 @@ impl Pipes {
     pub fn consume(&mut self, pipe: usize, len: usize) {
         if let Some(pipe) = self.pipes.get_mut(pipe) {
             let len = len.min(pipe.bytes.len());
-            let was_full = pipe.bytes.len() >= CAPACITY;
+            let was_full = pipe.bytes.len() >= pipe.capacity;
             pipe.bytes.drain(..len);
             if was_full && len > 0 {
                 pipe.openings = pipe.openings.wrapping_add(1);
@@ -150,7 +176,7 @@ impl Pipes {
             .get(pipe)
             .filter(|pipe| pipe.read_end)
             .ok_or(Stuck::Closed)?;
-        let room = CAPACITY.saturating_sub(pipe.bytes.len());
+        let room = pipe.capacity.saturating_sub(pipe.bytes.len());
         if room == 0 {
             Err(Stuck::Waiting)
         } else {
@@ -161,7 +187,7 @@ impl Pipes {
     /// Writes bytes for which there is room.
     pub fn append(&mut self, pipe: usize, bytes: &[u8]) {
         if let Some(pipe) = self.pipes.get_mut(pipe) {
-            let room = CAPACITY.saturating_sub(pipe.bytes.len());
+            let room = pipe.capacity.saturating_sub(pipe.bytes.len());
             pipe.bytes.extend(bytes.iter().take(room));
             pipe.arrivals = pipe.arrivals.wrapping_add(1);
         }

@@ -7,9 +7,10 @@ use crate::linux::abi::{CHUNK, Guest, MOST_BYTES, Reply, Value, flags, length};
 use crate::linux::call::Outcome;
 use crate::linux::files::copies;
 use crate::linux::files::fds::Files;
-use crate::linux::files::open_file::{Kind, O_APPEND, O_CLOEXEC, O_NONBLOCK, OpenFile};
+use crate::linux::files::open_file::{Device, Kind, O_APPEND, O_CLOEXEC, O_NONBLOCK, OpenFile};
+use crate::linux::files::pipes::Stuck;
 use crate::linux::net::calls;
-use crate::linux::net::socket::Style;
+use crate::linux::net::socket::{Incoming, Style};
 
 const MFD_CLOEXEC: u32 = 1;
 const MFD_ALLOW_SEALING: u32 = 2;
@@ -69,6 +70,52 @@ pub fn seals(files: &Files, fd: u64) -> Value {
     }
 }
 
+/// Reads what splice(2) takes bytes from: a file at an offset, a socket's stream, a device.
+pub(super) fn read_from(
+    files: &mut Files,
+    guest: &mut Guest<'_>,
+    kind: &Kind,
+    offset: u64,
+    buf: &mut [u8],
+) -> Result<usize, Errno> {
+    match kind {
+        Kind::Socket(id) if files.sockets.get(*id)?.nature.style == Style::Stream => {
+            match files.sockets.get_mut(*id)?.incoming()? {
+                Incoming::Nothing => return Err(Errno::AGAIN),
+                Incoming::End => return Ok(0),
+                Incoming::Something => {}
+            }
+            let socket = files.sockets.get(*id)?;
+            let bytes = socket.peek_bytes(buf.len().min(socket.reach()));
+            let place = buf.get_mut(..bytes.len()).ok_or(Errno::INVAL)?;
+            place.copy_from_slice(&bytes);
+            files.sockets.drop_bytes(*id, bytes.len());
+            files.release_unreceived();
+            Ok(bytes.len())
+        }
+        Kind::Stdin => {
+            let got = guest.host.input(buf);
+            got.map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))
+        }
+        Kind::Text(text) => {
+            let start = usize::try_from(offset).unwrap_or(usize::MAX);
+            let rest = text.get(start..).unwrap_or_default();
+            let len = rest.len().min(buf.len());
+            buf.iter_mut().zip(rest).for_each(|(to, from)| *to = *from);
+            Ok(len)
+        }
+        Kind::Device(Device::Zero | Device::Full) => {
+            buf.fill(0);
+            Ok(buf.len())
+        }
+        Kind::Device(Device::Random | Device::Urandom) => {
+            guest.random.fill(buf);
+            Ok(buf.len())
+        }
+        _ => read_at(files, kind, offset, buf),
+    }
+}
+
 /// Reads a regular file at an offset.
 fn read_at(files: &Files, kind: &Kind, offset: u64, buf: &mut [u8]) -> Result<usize, Errno> {
     match kind {
@@ -79,7 +126,7 @@ fn read_at(files: &Files, kind: &Kind, offset: u64, buf: &mut [u8]) -> Result<us
 }
 
 /// Writes as much as there is room for.
-fn write_to(
+pub(super) fn write_to(
     files: &mut Files,
     guest: &mut Guest<'_>,
     kind: &Kind,
@@ -93,7 +140,10 @@ fn write_to(
             Ok(bytes.len())
         }
         Kind::PipeWriter(pipe) => {
-            let room = files.pipes.room(*pipe).map_err(|_| Errno::AGAIN)?;
+            let room = files.pipes.room(*pipe).map_err(|stuck| match stuck {
+                Stuck::Waiting => Errno::AGAIN,
+                Stuck::Closed => Errno::PIPE,
+            })?;
             let piece = bytes.get(..room.min(bytes.len())).unwrap_or_default();
             files.pipes.append(*pipe, piece);
             Ok(piece.len())
@@ -140,7 +190,12 @@ fn copy(
 }
 
 /// A position: at this address, or the file's own.
-fn position(files: &Files, guest: &Guest<'_>, fd: u64, address: u64) -> Result<u64, Errno> {
+pub(super) fn position(
+    files: &Files,
+    guest: &Guest<'_>,
+    fd: u64,
+    address: u64,
+) -> Result<u64, Errno> {
     let at = if address == 0 {
         files.get(fd)?.offset
     } else {
@@ -150,7 +205,7 @@ fn position(files: &Files, guest: &Guest<'_>, fd: u64, address: u64) -> Result<u
     Ok(at)
 }
 
-fn advance(
+pub(super) fn advance(
     files: &mut Files,
     guest: &mut Guest<'_>,
     fd: u64,

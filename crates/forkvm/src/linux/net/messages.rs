@@ -11,6 +11,7 @@ use crate::linux::files::fds::{Files, O_NONBLOCK};
 use crate::linux::files::io::Pieces;
 use crate::linux::kept::Kept;
 use crate::linux::net::address::Address;
+use crate::linux::net::ancillary::{self, Control};
 use crate::linux::net::calls::{name_of, socket_of, wait};
 use crate::linux::net::socket::{CAPACITY, Id, Incoming, Style};
 use crate::linux::tasks::pending::{SI_USER, Signal};
@@ -27,14 +28,12 @@ const MSG_ERRQUEUE: u32 = 0x2000;
 const MSG_NOSIGNAL: u32 = 0x4000;
 const MSG_CMSG_CLOEXEC: u32 = 0x4000_0000;
 
-const SOL_SOCKET: u32 = 1;
-const SCM_RIGHTS: u32 = 1;
+const SOL_SOCKET: i32 = 1;
+const SO_PASSCRED: i32 = 16;
 /// `struct msghdr`; an entry of sendmmsg(2) and recvmmsg(2); and `UIO_MAXIOV`.
 const HEADER_LEN: u64 = 56;
 const ENTRY_LEN: u64 = 64;
 const MAX_PIECES: u64 = 1024;
-/// What may be told beside a message (`net.core.optmem_max`).
-const MAX_CONTROL: u64 = 20480;
 
 /// What a call on a socket works with.
 pub struct Party<'a, 'b> {
@@ -53,6 +52,19 @@ struct Received {
     len: u64,
     from: Option<Address>,
     flags: u32,
+    /// Open files that came with it.
+    rights: Vec<usize>,
+}
+
+/// What a `struct msghdr` says of what is told beside the message.
+fn control(header: &[u8; HEADER_LEN as usize]) -> Control {
+    Control {
+        address: field_u64(header, 32),
+        len: match field_u64(header, 32) {
+            0 => 0,
+            _ => field_u64(header, 40),
+        },
+    }
 }
 
 /// What comes of a try to receive.
@@ -74,8 +86,14 @@ impl Party<'_, '_> {
         wait(time)
     }
 
-    /// Sends; a stream that nobody reads any more sends SIGPIPE, as pipes do.
-    pub fn send(&mut self, fd: u64, pieces: &Pieces, how: u32, to: Option<Address>) -> Reply {
+    /// Sends, with these open files; a stream that nobody reads any more sends SIGPIPE, as pipes do.
+    pub fn send(
+        &mut self,
+        fd: u64,
+        pieces: &Pieces,
+        how: u32,
+        (to, rights): (Option<Address>, &[usize]),
+    ) -> Reply {
         let id = socket_of(self.files, fd)?;
         if how & MSG_OOB != 0 {
             return Err(Errno::OPNOTSUPP);
@@ -88,9 +106,9 @@ impl Party<'_, '_> {
                 true => Errno::ISCONN,
                 false => Errno::OPNOTSUPP,
             }),
-            Style::Stream => self.send_stream(id, pieces, blocks),
-            Style::Datagram => self.send_message(id, pieces, blocks, to.as_ref()),
-            Style::SeqPacket => self.send_message(id, pieces, blocks, None),
+            Style::Stream => self.send_stream(id, pieces, blocks, rights),
+            Style::Datagram => self.send_message(id, pieces, blocks, (to.as_ref(), rights)),
+            Style::SeqPacket => self.send_message(id, pieces, blocks, (None, rights)),
         };
         if reply == Err(Errno::PIPE) && how & MSG_NOSIGNAL == 0 && nature.style == Style::Stream {
             let signal = Signal::by_process(SIGPIPE, SI_USER);
@@ -99,7 +117,7 @@ impl Party<'_, '_> {
         reply
     }
 
-    fn send_stream(&mut self, id: Id, pieces: &Pieces, blocks: bool) -> Reply {
+    fn send_stream(&mut self, id: Id, pieces: &Pieces, blocks: bool, rights: &[usize]) -> Reply {
         let total = pieces.total();
         let mut done = self.progress();
         let so_far = |done: u64| Ok(Outcome::Return(done.cast_signed()));
@@ -138,6 +156,11 @@ impl Party<'_, '_> {
                 Err(_) if done > 0 => return so_far(done),
                 Err(errno) => return Err(errno),
             };
+            // They go with the first of them.
+            let with_rights = done == 0 && !rights.is_empty();
+            if with_rights && self.files.sockets.send_rights(id, bytes.len(), rights) {
+                rights.iter().for_each(|&place| self.files.hold(place));
+            }
             self.files.sockets.send_bytes(id, &bytes);
             done = done.saturating_add(part);
         }
@@ -148,7 +171,7 @@ impl Party<'_, '_> {
         id: Id,
         pieces: &Pieces,
         blocks: bool,
-        to: Option<&Address>,
+        (to, rights): (Option<&Address>, &[usize]),
     ) -> Reply {
         let total = pieces.total();
         if total > length(CAPACITY) {
@@ -159,7 +182,13 @@ impl Party<'_, '_> {
             None => None,
         };
         let bytes = pieces.gather(self.guest, 0, total)?;
-        let sent = self.files.sockets.send_message(id, name.as_ref(), &bytes);
+        let sent = self
+            .files
+            .sockets
+            .send_message(id, name.as_ref(), &bytes, rights);
+        if sent == Ok(true) {
+            rights.iter().for_each(|&place| self.files.hold(place));
+        }
         if sent == Err(Errno::NETUNREACH) {
             self.told.tell(Topic::Outgoing, self.guest);
         }
@@ -226,13 +255,15 @@ impl Party<'_, '_> {
             false => self.files.sockets.get(id)?.remote.clone(),
         };
         let mut done = self.progress();
-        let so_far = |done: u64| {
+        let received = |done: u64, rights: Vec<usize>| {
             Ok(Got::Data(Received {
                 len: done,
                 from: from.clone(),
                 flags: 0,
+                rights,
             }))
         };
+        let so_far = |done: u64| received(done, Vec::new());
         loop {
             let incoming = match self.files.sockets.get_mut(id)?.incoming() {
                 Ok(incoming) => incoming,
@@ -245,7 +276,9 @@ impl Party<'_, '_> {
             match incoming {
                 Incoming::Something => {
                     let most = usize::try_from(total - done).unwrap_or(usize::MAX);
-                    let bytes = self.files.sockets.get(id)?.peek_bytes(most);
+                    let socket = self.files.sockets.get(id)?;
+                    let bytes = socket.peek_bytes(most.min(socket.reach()));
+                    let rights = socket.rights_within(bytes.len()).to_vec();
                     // Of TCP, what is to be cut is thrown away (tcp(7)).
                     if !(inet && how & MSG_TRUNC != 0) {
                         match pieces.scatter(self.guest, done, &bytes) {
@@ -257,8 +290,8 @@ impl Party<'_, '_> {
                         self.files.sockets.drop_bytes(id, bytes.len());
                     }
                     done = done.saturating_add(length(bytes.len()));
-                    if !whole || done >= total {
-                        return so_far(done);
+                    if !whole || done >= total || !rights.is_empty() {
+                        return received(done, rights);
                     }
                 }
                 Incoming::End => return so_far(done),
@@ -284,17 +317,24 @@ impl Party<'_, '_> {
         how: u32,
         blocks: bool,
     ) -> Result<Got, Errno> {
-        let data = |len, from, flags| Ok(Got::Data(Received { len, from, flags }));
+        let data = |len, from, flags, rights| {
+            Ok(Got::Data(Received {
+                len,
+                from,
+                flags,
+                rights,
+            }))
+        };
         match self.files.sockets.get_mut(id)?.incoming()? {
             Incoming::Something => {}
-            Incoming::End => return data(0, None, 0),
+            Incoming::End => return data(0, None, 0, Vec::new()),
             Incoming::Nothing if !blocks => return Err(Errno::AGAIN),
             Incoming::Nothing => {
                 return Ok(Got::Wait(wait(self.files.sockets.get(id)?.receive_time)));
             }
         }
         let Some(message) = self.files.sockets.get(id)?.peek_message().cloned() else {
-            return data(0, None, 0);
+            return data(0, None, 0, Vec::new());
         };
         let whole = length(message.bytes.len());
         let len = whole.min(pieces.total());
@@ -306,7 +346,7 @@ impl Party<'_, '_> {
         }
         let cut = if len < whole { MSG_TRUNC } else { 0 };
         let told = if how & MSG_TRUNC != 0 { whole } else { len };
-        data(told, Some(message.from), cut)
+        data(told, Some(message.from), cut, message.rights)
     }
 
     /// sendto(2)
@@ -316,7 +356,7 @@ impl Party<'_, '_> {
             0 => None,
             _ => Some(Address::read(self.guest, address, address_len)?),
         };
-        self.send(fd, &Pieces::one(buffer, len), flags(how), to)
+        self.send(fd, &Pieces::one(buffer, len), flags(how), (to, &[]))
     }
 
     /// recvfrom(2)
@@ -347,8 +387,10 @@ impl Party<'_, '_> {
             (name, len) => Some(Address::read(self.guest, name, len.into())?),
         };
         let pieces = self.pieces(field(16), field(24))?;
-        self.check_control(field(32), field(40))?;
-        self.send(fd, &pieces, flags(how), to)
+        let id = socket_of(self.files, fd)?;
+        let of = (self.files.sockets.get(id)?.nature, self.tasks.pid());
+        let rights = ancillary::read(self.files, self.guest, control(&bytes), of)?;
+        self.send(fd, &pieces, flags(how), (to, &rights))
     }
 
     fn pieces(&self, address: u64, number: u64) -> Result<Pieces, Errno> {
@@ -358,33 +400,7 @@ impl Party<'_, '_> {
         Pieces::vector(self.guest, address, number)
     }
 
-    /// What is sent beside a message: `struct cmsghdr` length, level, type. Descriptors are not.
-    fn check_control(&mut self, address: u64, len: u64) -> Result<(), Errno> {
-        const HEAD: u64 = 16;
-        if address == 0 || len == 0 {
-            return Ok(());
-        }
-        if len > MAX_CONTROL {
-            return Err(Errno::NOBUFS);
-        }
-        let mut at = 0;
-        while at + HEAD <= len {
-            let place = address.checked_add(at).ok_or(Errno::FAULT)?;
-            let head: [u8; HEAD as usize] = self.guest.read(place)?;
-            let size = field_u64(&head, 0);
-            if size < HEAD || size > len - at {
-                return Err(Errno::INVAL);
-            }
-            if (field_u32(&head, 8), field_u32(&head, 12)) == (SOL_SOCKET, SCM_RIGHTS) {
-                self.told.tell(Topic::Rights, self.guest);
-                return Err(Errno::INVAL);
-            }
-            at = at.saturating_add(size.next_multiple_of(8));
-        }
-        Ok(())
-    }
-
-    /// recvmsg(2). Nothing is ever told beside a message.
+    /// recvmsg(2)
     pub fn recvmsg(&mut self, fd: u64, header: u64, how: u64) -> Reply {
         socket_of(self.files, fd)?;
         let how = flags(how);
@@ -406,8 +422,14 @@ impl Party<'_, '_> {
             let len = u32::try_from(from.len()).unwrap_or(0);
             self.guest.write(place(8)?, &len.to_le_bytes())?;
         }
-        let told = received.flags | how & MSG_CMSG_CLOEXEC;
-        let rest = Layout::<12>::new().u64(0, 0).u32(8, told);
+        let id = socket_of(self.files, fd)?;
+        let credentials = self.files.sockets.get(id)?.has(SOL_SOCKET, SO_PASSCRED);
+        let sender = credentials.then(|| self.tasks.pid());
+        let rights = (&received.rights[..], how & MSG_CMSG_CLOEXEC != 0);
+        let (used, cut) =
+            ancillary::write(self.files, self.guest, control(&bytes), sender, rights)?;
+        let told = received.flags | cut | how & MSG_CMSG_CLOEXEC;
+        let rest = Layout::<12>::new().u64(0, used).u32(8, told);
         self.guest.write(place(40)?, rest.done())?;
         Ok(Outcome::Return(received.len.cast_signed()))
     }

@@ -1,6 +1,7 @@
 //! The network, as far as it is within a program: sockets, and what waits for descriptors.
 
 pub mod address;
+pub mod ancillary;
 pub mod calls;
 pub mod counters;
 pub mod epoll;

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use rustix::io::Errno;
 
+use crate::linux::abi::length;
 use crate::linux::net::address::Address;
 use crate::linux::net::readiness::{ERR, HUP, IN, OUT, RDHUP, RDNORM, Readiness, WRBAND, WRNORM};
 
@@ -126,6 +127,16 @@ pub struct Message {
     pub bytes: Vec<u8>,
     /// Who has sent it.
     pub from: Address,
+    /// Open files that came with it.
+    pub rights: Vec<usize>,
+}
+
+/// Open files that came with bytes of a stream (`SCM_RIGHTS`), counted from the stream's beginning.
+#[derive(Debug, Clone)]
+pub struct Rights {
+    start: u64,
+    end: u64,
+    files: Vec<usize>,
 }
 
 /// What a socket has for its reader.
@@ -169,6 +180,9 @@ pub struct Socket {
     /// It is the engine's end of a connection.
     pub of_engine: bool,
     pub(super) bytes: VecDeque<u8>,
+    pub(super) rights: VecDeque<Rights>,
+    /// Bytes of the stream that were read.
+    pub(super) taken: u64,
     pub(super) messages: VecDeque<Message>,
     pub(super) queued: usize,
     pub(super) arrivals: u64,
@@ -193,6 +207,8 @@ impl Socket {
             connecting: false,
             of_engine: false,
             bytes: VecDeque::new(),
+            rights: VecDeque::new(),
+            taken: 0,
             messages: VecDeque::new(),
             queued: 0,
             arrivals: 0,
@@ -259,6 +275,33 @@ impl Socket {
         bytes.len()
     }
 
+    /// These open files come with the next so many bytes.
+    pub fn push_rights(&mut self, len: usize, files: Vec<usize>) {
+        let start = self.taken.saturating_add(length(self.bytes.len()));
+        let end = start.saturating_add(length(len));
+        self.rights.push_back(Rights { start, end, files });
+    }
+
+    /// How many bytes one call may read at most: those that came with open files end it.
+    pub fn reach(&self) -> usize {
+        let end = self.rights.front().map_or(u64::MAX, |first| first.end);
+        usize::try_from(end.saturating_sub(self.taken)).unwrap_or(usize::MAX)
+    }
+
+    /// The open files that came with the next so many bytes.
+    pub fn rights_within(&self, len: usize) -> &[usize] {
+        let end = self.taken.saturating_add(length(len));
+        let first = self.rights.front().filter(|first| first.start < end);
+        first.map_or(&[], |first| &first.files)
+    }
+
+    /// All open files that wait with what is to be read.
+    pub fn all_rights(&self) -> impl Iterator<Item = usize> {
+        let of_bytes = self.rights.iter().flat_map(|rights| &rights.files);
+        let of_messages = self.messages.iter().flat_map(|message| &message.rights);
+        of_bytes.chain(of_messages).copied()
+    }
+
     /// A message has arrived. Gives how much that counts for.
     pub fn push_message(&mut self, message: Message) -> usize {
         let counted = cost(message.bytes.len());
@@ -278,9 +321,9 @@ impl Socket {
         self.messages.front()
     }
 
-    /// Takes bytes away that were peeked at. Gives how much that counts for, and whether there is room again for the
-    /// other end.
-    pub fn drop_bytes(&mut self, len: usize) -> (usize, bool) {
+    /// Takes bytes away that were peeked at. Gives how much that counts for, whether there is room again for the other end,
+    /// and the open files that came with them.
+    pub fn drop_bytes(&mut self, len: usize) -> (usize, bool, Vec<usize>) {
         let had_room = self.has_room();
         let len = len.min(self.bytes.len());
         self.bytes.drain(..len);
@@ -289,16 +332,25 @@ impl Socket {
             self.bytes = VecDeque::new();
         }
         self.queued = self.queued.saturating_sub(len);
-        (len, !had_room && self.has_room())
+        self.taken = self.taken.saturating_add(length(len));
+        let mut files = Vec::new();
+        // The rest of what they came with has none any more.
+        while let Some(first) = self.rights.pop_front_if(|first| first.start < self.taken) {
+            files.extend(first.files);
+        }
+        (len, !had_room && self.has_room(), files)
     }
 
     /// Takes the next message away, likewise.
-    pub fn drop_message(&mut self) -> (usize, bool) {
+    pub fn drop_message(&mut self) -> (usize, bool, Vec<usize>) {
         let had_room = self.has_room();
         let message = self.messages.pop_front();
-        let counted = message.map_or(0, |message| cost(message.bytes.len()));
+        let counted = message
+            .as_ref()
+            .map_or(0, |message| cost(message.bytes.len()));
+        let files = message.map_or(Vec::new(), |message| message.rights);
         self.queued = self.queued.saturating_sub(counted);
-        (counted, !had_room && self.has_room())
+        (counted, !had_room && self.has_room(), files)
     }
 
     /// What it has for its reader. An error is told once.

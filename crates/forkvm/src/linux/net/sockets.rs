@@ -43,6 +43,8 @@ pub struct Sockets {
     ports_given: u16,
     names_given: u32,
     pub(super) held: usize,
+    /// Open files that were on their way to sockets, and are received by now or never will be: they hold nothing any more.
+    pub(super) unreceived: Vec<usize>,
 }
 
 impl Sockets {
@@ -55,6 +57,17 @@ impl Sockets {
         self.next_id = self.next_id.wrapping_add(1);
         self.all.insert(id, socket);
         Ok(id)
+    }
+
+    /// How many open files are on their way.
+    pub fn rights_under_way(&self) -> usize {
+        let counts = self.all.values().map(|socket| socket.all_rights().count());
+        counts.sum()
+    }
+
+    /// The next open file to let go of.
+    pub fn take_unreceived(&mut self) -> Option<usize> {
+        self.unreceived.pop()
     }
 
     /// One of them.
@@ -418,6 +431,7 @@ impl Sockets {
             return;
         };
         self.held = self.held.saturating_sub(socket.queued());
+        self.unreceived.extend(socket.all_rights());
         match socket.state {
             State::Listening { waiting, .. } => {
                 waiting

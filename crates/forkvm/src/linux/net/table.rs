@@ -116,13 +116,15 @@ fn party<'a, 'b>(linux: &'a mut Linux, guest: &'a mut Guest<'b>) -> Party<'a, 'b
 fn message(linux: &mut Linux, guest: &mut Guest<'_>, number: Sysno, args: [u64; 6]) -> Reply {
     let [a, b, c, ..] = args;
     let mut party = party(linux, guest);
-    match number {
+    let reply = match number {
         Sysno::sendto => party.sendto(args),
         Sysno::recvfrom => party.recvfrom(args),
         Sysno::sendmsg => party.sendmsg(a, b, c),
         Sysno::recvmsg => party.recvmsg(a, b, c),
         _ => party.many(args, number == Sysno::sendmmsg),
-    }
+    };
+    linux.files.release_unreceived();
+    reply
 }
 
 fn epoll_wait(linux: &mut Linux, guest: &mut Guest<'_>, number: Sysno, args: [u64; 6]) -> Reply {
@@ -148,7 +150,11 @@ pub fn read(
     at: Option<u64>,
 ) -> Reply {
     match linux.files.get(fd)?.kind {
-        Kind::Socket(_) if at.is_none() => party(linux, guest).read(fd, pieces),
+        Kind::Socket(_) if at.is_none() => {
+            let reply = party(linux, guest).read(fd, pieces);
+            linux.files.release_unreceived();
+            reply
+        }
         Kind::EventFd(_) => events::read_eventfd(&mut linux.files, guest, fd, pieces),
         Kind::TimerFd(_) => events::read_timerfd(&mut linux.files, guest, fd, pieces),
         Kind::SignalFd(mask) => {
@@ -168,7 +174,7 @@ pub fn write(
     at: Option<u64>,
 ) -> Reply {
     match linux.files.get(fd)?.kind {
-        Kind::Socket(_) if at.is_none() => party(linux, guest).send(fd, pieces, 0, None),
+        Kind::Socket(_) if at.is_none() => party(linux, guest).send(fd, pieces, 0, (None, &[])),
         Kind::EventFd(_) => events::write_eventfd(&mut linux.files, guest, fd, pieces),
         _ => io::write(&mut linux.files, &mut linux.tasks, guest, fd, pieces, at),
     }

@@ -57,8 +57,21 @@ impl Sockets {
         }
     }
 
-    /// Sends a message to the other end or to where `to` says. False: later.
-    pub fn send_message(&mut self, id: Id, to: Option<&Name>, bytes: &[u8]) -> Result<bool, Errno> {
+    /// These open files go with the next so many bytes. False if nobody will read them.
+    pub fn send_rights(&mut self, id: Id, len: usize, files: &[usize]) -> bool {
+        let peer = self.peer_mut(id);
+        peer.map(|peer| peer.push_rights(len, files.to_vec()))
+            .is_some()
+    }
+
+    /// Sends a message, with these open files, to the other end or to where `to` says. False: later.
+    pub fn send_message(
+        &mut self,
+        id: Id,
+        to: Option<&Name>,
+        bytes: &[u8],
+        rights: &[usize],
+    ) -> Result<bool, Errno> {
         let nature = self.get(id)?.nature;
         let most = match nature.is_inet() {
             true => MAX_UDP,
@@ -97,7 +110,12 @@ impl Sockets {
             return Err(Errno::NOBUFS);
         }
         let bytes = bytes.to_vec();
-        let counted = target.push_message(Message { bytes, from });
+        let rights = rights.to_vec();
+        let counted = target.push_message(Message {
+            bytes,
+            from,
+            rights,
+        });
         self.held = held.saturating_add(counted);
         Ok(true)
     }
@@ -197,7 +215,8 @@ impl Sockets {
     /// Takes bytes of a stream away that were read.
     pub fn drop_bytes(&mut self, id: Id, len: usize) {
         if let Ok(socket) = self.get_mut(id) {
-            let (counted, opened) = socket.drop_bytes(len);
+            let (counted, opened, rights) = socket.drop_bytes(len);
+            self.unreceived.extend(rights);
             self.dropped(id, counted, opened);
         }
     }
@@ -205,7 +224,8 @@ impl Sockets {
     /// Takes the message away that was read.
     pub fn drop_message(&mut self, id: Id) {
         if let Ok(socket) = self.get_mut(id) {
-            let (counted, opened) = socket.drop_message();
+            let (counted, opened, rights) = socket.drop_message();
+            self.unreceived.extend(rights);
             self.dropped(id, counted, opened);
         }
     }
@@ -260,12 +280,12 @@ mod tests {
         assert_eq!(sockets.room(one), Err(Errno::NOBUFS));
         assert_eq!(sockets.room(other), Err(Errno::NOBUFS));
         let (message, _) = sockets.pair(nature(Style::SeqPacket)).unwrap();
-        let sent = sockets.send_message(message, None, b"x");
+        let sent = sockets.send_message(message, None, b"x", &[]);
         assert_eq!(sent, Err(Errno::NOBUFS));
         // What is read, or can't be read any more, makes room.
         sockets.drop_bytes(other, 1000);
         assert_eq!(sockets.room(one), Ok(1000));
-        assert_eq!(sockets.send_message(message, None, b"x"), Ok(true));
+        assert_eq!(sockets.send_message(message, None, b"x", &[]), Ok(true));
         sockets.close(pairs[1].1);
         assert_eq!(sockets.room(other), Ok(CAPACITY));
         for id in pairs.iter().flat_map(|pair| [pair.0, pair.1]) {
@@ -278,9 +298,12 @@ mod tests {
     fn messages_of_nothing_fill_a_socket_too() {
         let mut sockets = Sockets::default();
         let (one, _) = sockets.pair(nature(Style::Datagram)).unwrap();
-        let sent = (0..).take_while(|_| sockets.send_message(one, None, b"") == Ok(true));
+        let sent = (0..).take_while(|_| sockets.send_message(one, None, b"", &[]) == Ok(true));
         assert_eq!(sent.count(), CAPACITY / cost(0));
         let long = vec![0; CAPACITY];
-        assert_eq!(sockets.send_message(one, None, &long), Err(Errno::MSGSIZE));
+        assert_eq!(
+            sockets.send_message(one, None, &long, &[]),
+            Err(Errno::MSGSIZE)
+        );
     }
 }

@@ -37,6 +37,17 @@ pub enum State {
     Blocked(Blocked),
 }
 
+/// How it is to be scheduled, as it was told (sched(7)).
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Scheduling {
+    /// `SCHED_*`
+    pub policy: i32,
+    /// The nice value.
+    pub nice: i32,
+    /// Threads that it makes have the defaults.
+    pub reset_on_fork: bool,
+}
+
 /// A thread of the program.
 #[derive(Debug, Clone)]
 pub struct Task {
@@ -54,6 +65,8 @@ pub struct Task {
     pub signals: TaskSignals,
     /// Its user and groups.
     pub ids: Ids,
+    /// How it is to be scheduled.
+    pub scheduling: Scheduling,
     /// How much of its call is done already that waits to do the rest: bytes.
     pub progress: u64,
 }
@@ -68,6 +81,7 @@ impl Task {
             robust_list: 0,
             signals: TaskSignals::default(),
             ids: Ids::default(),
+            scheduling: Scheduling::default(),
             progress: 0,
         }
     }
@@ -172,10 +186,15 @@ impl Tasks {
         self.next_tid = self.next_tid.checked_add(1)?;
         let maker = self.current();
         let (signals, ids) = (maker.signals.of_thread(), maker.ids.clone());
+        let scheduling = match maker.scheduling {
+            of if of.reset_on_fork => Scheduling::default(),
+            of => of,
+        };
         self.list.push(Task {
             context,
             signals,
             ids,
+            scheduling,
             ..Task::new(tid)
         });
         self.list.last_mut()

@@ -1,0 +1,145 @@
+//! The locks that a program holds of files.
+
+use std::ops::Range;
+
+use rustix::fs::fstat;
+use rustix::io::Errno;
+
+use crate::linux::files::open_file::{Kind, OpenFile};
+
+/// Most locks of a machine.
+const MOST: usize = 1024;
+
+/// A file, however many open files there are of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Locked {
+    /// One of the overlay.
+    Node(u64),
+    /// One of the host: device and inode.
+    Host(u64, u64),
+    /// What only this open file is, such as a pipe's end.
+    Alone(usize),
+}
+
+/// Who holds a lock.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Owner {
+    /// The process: `F_SETLK`.
+    Process,
+    /// An open file: `F_OFD_SETLK`.
+    OpenFile(usize),
+    /// An open file, as flock(2) has it, which no other kind stands against.
+    Flock(usize),
+}
+
+impl Locked {
+    /// What the locks of an open file at this place are of.
+    pub fn of(file: &OpenFile, place: usize) -> Result<Self, Errno> {
+        Ok(match &file.kind {
+            Kind::Node(id, _) => Self::Node(*id),
+            Kind::File(file) | Kind::Folder(Some(file), _) => {
+                let found = fstat(file)?;
+                Self::Host(found.st_dev, found.st_ino)
+            }
+            _ => Self::Alone(place),
+        })
+    }
+}
+
+impl Owner {
+    /// Whether the locks of two kinds know each other.
+    fn meets(self, other: Self) -> bool {
+        matches!(self, Self::Flock(_)) == matches!(other, Self::Flock(_))
+    }
+}
+
+/// A locked part of a file.
+#[derive(Debug, Clone)]
+pub struct Lock {
+    /// Of what file.
+    pub file: Locked,
+    /// Who holds it.
+    pub owner: Owner,
+    /// Nobody else may have one; else nobody else one that is so.
+    pub writes: bool,
+    /// Which bytes.
+    pub range: Range<u64>,
+}
+
+/// All locks of a program.
+#[derive(Debug, Clone, Default)]
+pub struct Locks(Vec<Lock>);
+
+/// Past the last byte of any file.
+pub const END: u64 = i64::MAX as u64 + 1;
+
+impl Locks {
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Whether one holds locks of this kind.
+    pub fn has(&self, owner: Owner, writes: bool) -> bool {
+        let fits = |held: &Lock| held.owner == owner && held.writes == writes;
+        self.0.iter().any(fits)
+    }
+
+    /// The first that stands against one.
+    pub fn against(&self, wanted: &Lock) -> Option<&Lock> {
+        self.0.iter().find(|held| {
+            held.file == wanted.file
+                && held.owner != wanted.owner
+                && held.owner.meets(wanted.owner)
+                && (held.writes || wanted.writes)
+                && held.range.start < wanted.range.end
+                && wanted.range.start < held.range.end
+        })
+    }
+
+    /// Takes a range from what an owner has locked of a file.
+    pub fn unlock(&mut self, file: Locked, owner: Owner, range: &Range<u64>) -> Result<(), Errno> {
+        let own = |held: &Lock| held.file == file && held.owner == owner;
+        let (touched, mut rest): (Vec<_>, Vec<_>) =
+            std::mem::take(&mut self.0).into_iter().partition(|held| {
+                own(held) && held.range.start < range.end && range.start < held.range.end
+            });
+        for held in touched {
+            let parts = [held.range.start..range.start, range.end..held.range.end];
+            for part in parts.into_iter().filter(|part| part.start < part.end) {
+                rest.push(Lock {
+                    range: part,
+                    ..held.clone()
+                });
+            }
+        }
+        self.0 = rest;
+        if self.0.len() > MOST {
+            Err(Errno::NOLCK)
+        } else {
+            Ok(())
+        }
+    }
+
+    /// Takes a lock, in place of what its owner had locked of that range.
+    pub fn lock(&mut self, wanted: Lock) -> Result<(), Errno> {
+        if self.0.len() >= MOST {
+            return Err(Errno::NOLCK);
+        }
+        self.unlock(wanted.file, wanted.owner, &wanted.range)?;
+        self.0.push(wanted);
+        Ok(())
+    }
+
+    /// A descriptor of a file is closed: the process has no lock of that file any more.
+    pub fn closed(&mut self, file: Locked) {
+        self.0
+            .retain(|held| held.owner != Owner::Process || held.file != file);
+    }
+
+    /// An open file is gone.
+    pub fn ended(&mut self, place: usize) {
+        let own = [Owner::OpenFile(place), Owner::Flock(place)];
+        self.0.retain(|held| !own.contains(&held.owner));
+    }
+}
