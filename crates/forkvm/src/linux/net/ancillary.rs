@@ -2,7 +2,7 @@
 
 use rustix::io::Errno;
 
-use crate::linux::abi::{Guest, Layout, field_u32, field_u64, int, length};
+use crate::linux::abi::{Guest, Layout, field_u32, field_u64, length};
 use crate::linux::files::fds::Files;
 use crate::linux::net::socket::Nature;
 
@@ -22,6 +22,17 @@ const MOST_UNDER_WAY: usize = 1024;
 /// `struct ucred`: process, user, group.
 const CREDENTIALS: usize = 12;
 
+/// Who sends: there is one process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Sender {
+    /// Its id.
+    pub pid: u32,
+    /// Its real user.
+    pub uid: u32,
+    /// Its real group.
+    pub gid: u32,
+}
+
 /// Where it is, or is to go.
 #[derive(Debug, Clone, Copy)]
 pub struct Control {
@@ -36,7 +47,7 @@ pub fn read(
     files: &Files,
     guest: &Guest<'_>,
     control: Control,
-    (nature, pid): (Nature, i32),
+    (nature, sender): (Nature, Sender),
 ) -> Result<Vec<usize>, Errno> {
     let Control { address, len } = control;
     let mut rights = Vec::new();
@@ -71,7 +82,13 @@ pub fn read(
                     return Err(Errno::INVAL);
                 }
                 let told: [u8; CREDENTIALS] = guest.read(content)?;
-                if int(field_u32(&told, 0).into()) != pid || field_u64(&told, 4) != 0 {
+                let field = |at| field_u32(&told, at);
+                if (Sender {
+                    pid: field(0),
+                    uid: field(4),
+                    gid: field(8),
+                }) != sender
+                {
                     return Err(Errno::PERM);
                 }
             }
@@ -96,18 +113,20 @@ pub fn write(
     files: &mut Files,
     guest: &mut Guest<'_>,
     control: Control,
-    sender: Option<i32>,
+    sender: Option<Sender>,
     (rights, close_on_exec): (&[usize], bool),
 ) -> Result<(u64, u32), Errno> {
     let Control { address, len } = control;
     let (mut used, mut flags) = (0, 0);
-    if let Some(pid) = sender {
+    if let Some(sender) = sender {
         let size = HEAD.saturating_add(length(CREDENTIALS));
         let layout = Layout::<{ HEAD as usize + CREDENTIALS }>::new()
             .u64(0, size.min(len))
             .u32(8, SOL_SOCKET)
             .u32(12, SCM_CREDENTIALS)
-            .u32(16, pid.cast_unsigned());
+            .u32(16, sender.pid)
+            .u32(20, sender.uid)
+            .u32(24, sender.gid);
         if len < size {
             flags |= MSG_CTRUNC;
         }

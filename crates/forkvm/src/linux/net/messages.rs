@@ -11,7 +11,7 @@ use crate::linux::files::fds::{Files, O_NONBLOCK};
 use crate::linux::files::io::Pieces;
 use crate::linux::kept::Kept;
 use crate::linux::net::address::Address;
-use crate::linux::net::ancillary::{self, Control};
+use crate::linux::net::ancillary::{self, Control, Sender};
 use crate::linux::net::calls::{name_of, socket_of, wait};
 use crate::linux::net::socket::{CAPACITY, Id, Incoming, Style};
 use crate::linux::tasks::pending::{SI_USER, Signal};
@@ -76,6 +76,17 @@ enum Got {
 impl Party<'_, '_> {
     fn progress(&self) -> u64 {
         self.tasks.progress()
+    }
+
+    fn sender(&self) -> Sender {
+        let task = self.tasks.iter().nth(self.tasks.current_place());
+        let ids = task.map(|task| (task.ids.user.real, task.ids.group.real));
+        let (uid, gid) = ids.unwrap_or_default();
+        Sender {
+            pid: self.tasks.pid().unsigned_abs(),
+            uid,
+            gid,
+        }
     }
 
     /// The call waits, with so much done.
@@ -388,7 +399,7 @@ impl Party<'_, '_> {
         };
         let pieces = self.pieces(field(16), field(24))?;
         let id = socket_of(self.files, fd)?;
-        let of = (self.files.sockets.get(id)?.nature, self.tasks.pid());
+        let of = (self.files.sockets.get(id)?.nature, self.sender());
         let rights = ancillary::read(self.files, self.guest, control(&bytes), of)?;
         self.send(fd, &pieces, flags(how), (to, &rights))
     }
@@ -424,7 +435,7 @@ impl Party<'_, '_> {
         }
         let id = socket_of(self.files, fd)?;
         let credentials = self.files.sockets.get(id)?.has(SOL_SOCKET, SO_PASSCRED);
-        let sender = credentials.then(|| self.tasks.pid());
+        let sender = credentials.then(|| self.sender());
         let rights = (&received.rights[..], how & MSG_CMSG_CLOEXEC != 0);
         let (used, cut) =
             ancillary::write(self.files, self.guest, control(&bytes), sender, rights)?;
