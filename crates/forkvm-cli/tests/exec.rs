@@ -411,6 +411,36 @@ fn descriptors_go_through_sockets() {
 }
 
 #[test]
+fn reading_and_writing_in_all_forms() {
+    same("rw");
+}
+
+#[test]
+fn calls_with_paths() {
+    same("paths");
+}
+
+#[test]
+fn calls_with_descriptors() {
+    same("fdcalls");
+}
+
+#[test]
+fn calls_about_signals() {
+    same("sigcalls");
+}
+
+#[test]
+fn what_a_process_is() {
+    same("ids");
+}
+
+#[test]
+fn clocks_and_sleeps() {
+    same("times");
+}
+
+#[test]
 fn how_tasks_are_scheduled() {
     same("sched");
 }

@@ -1,202 +1,143 @@
-/* Users and groups: what a process says it is, and what it may become. It has to start as root. */
+/* What a process is: ids, limits, names; and what it asks about itself. */
 #define _GNU_SOURCE
-#include "check.h"
-#include <fcntl.h>
-#include <grp.h>
-#include <pthread.h>
-#include <stdint.h>
-#include <stdlib.h>
-#include <sys/auxv.h>
-#include <sys/fsuid.h>
+#include "raw.h"
+#include <linux/capability.h>
 #include <sys/mman.h>
+#include <sys/personality.h>
 #include <sys/prctl.h>
-#include <sys/stat.h>
-#include <sys/syscall.h>
+#include <sys/resource.h>
+#include <sys/sysinfo.h>
+#include <sys/utsname.h>
+#include <sys/wait.h>
 
-#define RAW(name, ...) CALL(syscall(SYS_##name, ##__VA_ARGS__))
-
-static void show(void)
+int main(void)
 {
-    unsigned u[3], g[3], groups[64];
-    long count = syscall(SYS_getgroups, 64, groups);
-    syscall(SYS_getresuid, u, u + 1, u + 2);
-    syscall(SYS_getresgid, g, g + 1, g + 2);
-    printf("users %u %u %u, %ld %ld; groups %u %u %u, %ld %ld;", u[0], u[1], u[2], syscall(SYS_getuid),
-           syscall(SYS_geteuid), g[0], g[1], g[2], syscall(SYS_getgid), syscall(SYS_getegid));
-    for (long i = 0; i < count; i++) printf(" %u", groups[i]);
-    printf("; of files %ld %ld\n", syscall(SYS_setfsuid, -1), syscall(SYS_setfsgid, -1));
-}
-
-/* The kernel has ids for each thread, so each of these begins as root. */
-static void *gives_up(void *nothing)
-{
-    unsigned groups[] = {7, 3, 5};
-    RAW(setgroups, 3, groups);
-    RAW(setgid, 33);
-    show();
-    RAW(setuid, 33);
-    show();
+    CHECK(syscall(SYS_getpid) > 0 && syscall(SYS_gettid) == syscall(SYS_getpid) && syscall(SYS_getppid) >= 0);
+    RAW(getuid);
+    RAW(geteuid);
+    RAW(getgid);
+    RAW(getegid);
+    int r = 9, e = 9, s = 9;
+    RAW(getresuid, &r, &e, &s);
+    printf("    %d %d %d\n", r, e, s);
+    RAW(getresgid, &r, &e, &s);
+    RAW(getresuid, BAD, &e, &s);
+    RAW(getresgid, &r, &e, BAD);
     RAW(setuid, 0);
     RAW(setgid, 0);
-    RAW(setuid, 33);
-    RAW(setgid, 33);
-    RAW(setreuid, 0, -1);
-    RAW(setreuid, -1, 0);
-    RAW(setreuid, 33, 33);
-    RAW(setregid, -1, 7);
-    RAW(setresuid, -1, -1, 0);
-    RAW(setresuid, 33, -1, 33);
-    RAW(setresgid, 0, -1, -1);
-    RAW(setgroups, 0, 0);
-    RAW(setgroups, -1, 0);
-    RAW(setfsuid, 0);
-    RAW(setfsuid, 33);
-    RAW(setfsgid, 7);
-    show();
-    return nothing;
-}
-
-static void *comes_back(void *nothing)
-{
-    RAW(setresgid, 1, 2, 3);
-    RAW(setresuid, 33, 33, 0);
-    show();
-    RAW(setgroups, 0, 0);
-    RAW(setgid, 9);
-    RAW(setgid, 3);
-    show();
-    RAW(setuid, 0);
-    show();
-    RAW(setgid, 9);
-    show();
-    return nothing;
-}
-
-static void *two_at_once(void *nothing)
-{
-    RAW(setreuid, -1, 33);
-    show();
-    RAW(setreuid, -1, 0);
-    RAW(setreuid, 44, -1);
-    show();
-    RAW(setregid, 5, 6);
-    RAW(setregid, -1, 5);
-    show();
-    RAW(setreuid, 44, 44);
-    RAW(setregid, 6, -1);
-    RAW(setregid, 5, 5);
-    RAW(setreuid, -1, -1);
-    show();
-    return nothing;
-}
-
-static void owner(const char *what, int fd)
-{
-    struct stat found;
-    CHECK(fstat(fd, &found) == 0);
-    printf("%s of %u %u\n", what, found.st_uid, found.st_gid);
-}
-
-static void *makes_files(void *nothing)
-{
-    char path[64];
-    snprintf(path, sizeof path, "/tmp/forkvm-ids-%d", getpid());
-    RAW(setfsuid, 33);
-    RAW(setfsgid, 44);
-    RAW(setfsuid, -1);
-    show();
-    owner("a file without a name", memfd_create("a", 0));
-    int fd = open(path, O_CREAT | O_EXCL | O_RDWR, 0600);
-    owner("a file", fd);
-    CHECK(unlink(path) == 0);
-    CHECK(mkdir(path, 0700) == 0);
-    fd = open(path, O_RDONLY | O_DIRECTORY);
-    owner("a folder", fd);
-    CHECK(rmdir(path) == 0);
-    RAW(setuid, 0);
-    show();
-    return nothing;
-}
-
-static void *makes_mistakes(void *nothing)
-{
-    unsigned list[3] = {1, -1, 2};
     RAW(setuid, -1);
     RAW(setgid, -1);
-    RAW(setreuid, -1, -1);
-    RAW(setresgid, -1, -1, -1);
-    RAW(setgroups, 3, list);
-    RAW(setgroups, -1, list);
-    RAW(setgroups, 65537, list);
-    RAW(setgroups, 2, 1);
-    list[1] = 1;
-    RAW(setgroups, 3, list);
-    RAW(getgroups, -1, list);
-    RAW(getgroups, 2, list);
-    RAW(getgroups, 0, 0);
-    RAW(getgroups, 3, 1);
-    RAW(getgroups, 3, list);
-    RAW(getresuid, 0, list, list);
-    RAW(getresgid, list, list, 1);
-    RAW(setuid, (uint64_t)1 << 32);
-    show();
-    return nothing;
-}
-
-static void status(void)
-{
-    char line[256];
-    FILE *file = fopen("/proc/self/status", "r");
-    while (fgets(line, sizeof line, file))
-        if (!strncmp(line, "Uid", 3) || !strncmp(line, "Gid", 3) || !strncmp(line, "Groups", 6)) fputs(line, stdout);
-    fclose(file);
-}
-
-static void auxiliary(void)
-{
-    printf("started as %lu %lu, %lu %lu; secure %lu\n", getauxval(AT_UID), getauxval(AT_EUID), getauxval(AT_GID),
-           getauxval(AT_EGID), getauxval(AT_SECURE));
-    show();
-}
-
-static void again(char **argv, const char *how)
-{
-    char *arguments[] = {argv[0], (char *)how, 0};
-    fflush(stdout);
-    execv("/proc/self/exe", arguments);
-    CHECK(0);
-}
-
-int main(int argc, char **argv)
-{
-    if (argc > 1 && !strcmp(argv[1], "first")) {
-        auxiliary();
-        CALL(setresgid(33, 33, 44));
-        again(argv, "second");
+    RAW(setreuid, -1, 0);
+    RAW(setregid, 0, -1);
+    RAW(setresuid, -1, -1, -1);
+    RAW(setresgid, 0, 0, 0);
+    RAW(setfsuid, 0);
+    RAW(setfsgid, 0);
+    CHECK(syscall(SYS_getgroups, 0, 0) >= 0);
+    RAW(getgroups, -1, &r);
+    CHECK(syscall(SYS_getpgrp) == syscall(SYS_getpgid, 0));
+    CHECK(syscall(SYS_getsid, 0) > 0 || syscall(SYS_getsid, 0) == 0);
+    syscall(SYS_setsid); /* whose result depends on who has started it */
+    RAW(setgroups, 0, 0);
+    RAW(setgroups, -1, &r);
+    RAW(setgroups, 1, BAD);
+    RAW(getpgid, 0x7ffffff0);
+    RAW(getsid, 0x7ffffff0);
+    CHECK(syscall(SYS_umask, 022) >= 0);
+    RAW(umask, 07777);
+    RAW(umask, 022);
+    struct rlimit limit, more = {2, 1};
+    for (int i = 0; i < 17; i++) {
+        int result = syscall(SYS_getrlimit, i, &limit);
+        printf("limit %d: %d\n", i, result);
+        if (!result) CHECK(limit.rlim_cur <= limit.rlim_max);
     }
-    if (argc > 1 && !strcmp(argv[1], "second")) {
-        auxiliary();
-        return done();
-    }
-    CALL(setgroups(0, 0));
-    void *(*all[])(void *) = {gives_up, comes_back, two_at_once, makes_files, makes_mistakes};
-    for (unsigned i = 0; i < sizeof all / sizeof *all; i++) {
-        pthread_t thread;
-        CHECK(pthread_create(&thread, 0, all[i], 0) == 0);
-        CHECK(pthread_join(thread, 0) == 0);
-        show();
-    }
-    CALL(prctl(PR_GET_DUMPABLE));
-    CALL(prctl(PR_SET_DUMPABLE, 2));
-    CALL(setgid(0));
-    CALL(prctl(PR_GET_DUMPABLE));
-    const gid_t groups[] = {4, 5};
-    CALL(setgroups(2, groups));
-    CALL(setresgid(33, 44, 55));
-    CALL(setresuid(0, 0, 66));
-    CALL(prctl(PR_GET_DUMPABLE));
-    CALL(prctl(PR_SET_DUMPABLE, 1));
-    CALL(prctl(PR_GET_DUMPABLE));
-    status();
-    again(argv, "first");
+    RAW(getrlimit, RLIMIT_NOFILE, BAD);
+    RAW(prlimit64, 0, RLIMIT_NOFILE, 0, &limit);
+    RAW(prlimit64, 0, RLIMIT_NOFILE, &limit, 0);
+    RAW(prlimit64, 0, RLIMIT_NOFILE, &more, 0);
+    RAW(prlimit64, 0, 99, 0, &limit);
+    RAW(prlimit64, 0, RLIMIT_NOFILE, BAD, 0);
+    RAW(prlimit64, 0x7ffffff0, RLIMIT_NOFILE, 0, &limit);
+    getrlimit(RLIMIT_CORE, &limit);
+    RAW(setrlimit, RLIMIT_CORE, &limit);
+    RAW(setrlimit, RLIMIT_CORE, &more);
+    RAW(setrlimit, 99, &limit);
+    RAW(setrlimit, RLIMIT_CORE, BAD);
+    struct utsname name;
+    RAW(uname, &name);
+    printf("    %s %s\n", name.sysname, name.machine);
+    RAW(uname, BAD);
+    struct sysinfo all;
+    RAW(sysinfo, &all);
+    CHECK(all.totalram >= all.freeram && all.mem_unit > 0 && all.procs > 0);
+    RAW(sysinfo, BAD);
+    unsigned cpu = 99, node = 99;
+    RAW(getcpu, &cpu, &node, 0);
+    CHECK(cpu < 64 && node < 64);
+    RAW(getcpu, 0, 0, 0);
+    RAW(getcpu, BAD, 0, 0);
+    char text[40] = "";
+    RAW(prctl, PR_SET_NAME, "a-name-longer-than-fits");
+    RAW(prctl, PR_GET_NAME, text);
+    printf("    %s\n", text);
+    RAW(prctl, PR_SET_NAME, BAD);
+    RAW(prctl, PR_GET_NAME, BAD);
+    RAW(prctl, 9999, 0);
+    unsigned long base;
+    RAW(arch_prctl, 0x1003, &base);
+    RAW(arch_prctl, 0x1003, BAD);
+    RAW(arch_prctl, 0x1002, -1ul);
+    RAW(arch_prctl, 0x1001, 0);
+    RAW(arch_prctl, 0x1004, &base);
+    printf("    %lx\n", base);
+    RAW(arch_prctl, 0x9999, 0);
+    RAW(personality, 0xffffffff);
+    CHECK(syscall(SYS_set_tid_address, &r) == syscall(SYS_gettid));
+    struct __user_cap_header_struct head = {_LINUX_CAPABILITY_VERSION_3, 0}, odd = {7, 0};
+    struct __user_cap_data_struct data[2];
+    RAW(capget, &head, data);
+    RAW(capget, &head, 0);
+    RAW(capget, &odd, data);
+    printf("    %x\n", odd.version);
+    RAW(capget, BAD, data);
+    RAW(getrandom, text, 16, 0);
+    RAW(getrandom, text, 16, 1 << 10);
+    RAW(getrandom, BAD, 16, 0);
+    RAW(getrandom, text, 0, 0);
+    CHECK(syscall(SYS_membarrier, 0, 0, 0) >= 0);
+    RAW(membarrier, 1 << 30, 0, 0);
+    int status;
+    RAW(wait4, -1, &status, 0, 0);
+    RAW(wait4, -1, &status, 1 << 30, 0);
+    RAW(waitid, P_ALL, 0, 0, WEXITED, 0);
+    RAW(waitid, P_ALL, 0, 0, 0, 0);
+    RAW(waitid, 99, 0, 0, WEXITED, 0);
+    /* Memory that stays where it is. */
+    char *page = mmap(0, 8192, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    RAW(mlock, page, 4096);
+    RAW(mlock2, page, 4096, 0);
+    RAW(mlock2, page, 4096, 99);
+    RAW(munlock, page, 4096);
+    munmap(page + 4096, 4096);
+    RAW(mlock, page, 8192);
+    RAW(munlock, page, 8192);
+    RAW(mlockall, MCL_CURRENT);
+    RAW(mlockall, 99);
+    RAW(mlockall, 0);
+    RAW(munlockall);
+    unsigned char there[2];
+    RAW(mincore, page, 4096, there);
+    RAW(mincore, page + 1, 4096, there);
+    RAW(mincore, page, 4096, BAD);
+    RAW(mincore, page, 8192, there);
+    RAW(set_robust_list, 0, 24);
+    RAW(set_robust_list, 0, 23);
+    long word = 1;
+    RAW(futex, &word, 1, 1, 0, 0, 0);
+    RAW(futex, &word, 0, 2, 0, 0, 0);
+    RAW(futex, (char *)&word + 1, 0, 1, 0, 0, 0);
+    RAW(futex, BAD, 0, 1, 0, 0, 0);
+    RAW(futex, &word, 77, 1, 0, 0, 0);
+    return done();
 }

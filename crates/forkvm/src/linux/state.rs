@@ -252,11 +252,20 @@ impl Linux {
                 let outcome = self.call_again(blocked.call, memory, host, random);
                 let moved = self.tasks.progress() != before;
                 self.tasks.switch_to(current);
+                let left = blocked
+                    .until
+                    .map(|until| until.saturating_duration_since(now));
                 match outcome {
-                    Outcome::Return(value) => value,
+                    Outcome::Return(value) => {
+                        if let Some(left) = left {
+                            poll::write_left(memory, blocked.call, left);
+                        }
+                        value
+                    }
                     Outcome::Killed(signal) => return Retried::Killed(signal),
                     _ if over => {
                         poll::write_none(memory, blocked.call);
+                        poll::write_left(memory, blocked.call, Duration::ZERO);
                         self.part_done(place).unwrap_or(blocked.wait.result)
                     }
                     _ if moved => return Retried::Moved,

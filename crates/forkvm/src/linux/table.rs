@@ -6,8 +6,8 @@ use syscalls::Sysno;
 use crate::linux::abi::{Guest, HERE, Reply, Value, flags, int};
 use crate::linux::call::{Call, Outcome};
 use crate::linux::files::{
-    control, fds, file_system, folders, io, locks, open, poll, reports, shared_maps, splice, stat,
-    transfer,
+    control, fds, file_system, folders, hints, io, locks, open, poll, reports, shared_maps, splice,
+    stat, transfer,
 };
 use crate::linux::memory::{MapRequest, space};
 use crate::linux::net::table as net;
@@ -159,9 +159,10 @@ fn dispatch(linux: &mut Linux, guest: &mut Guest<'_>, call: Call) -> Outcome {
             vectored(linux, guest, number, args).into()
         }
         Sysno::lseek => io::lseek(files, a, b, c).into(),
-        Sysno::fsync | Sysno::fdatasync | Sysno::fadvise64 | Sysno::readahead | Sysno::syncfs => {
-            io::no_effect(files, a).into()
-        }
+        Sysno::fsync | Sysno::fdatasync => hints::sync(files, a).into(),
+        Sysno::syncfs => hints::sync_system(files, a).into(),
+        Sysno::fadvise64 => hints::advise(files, a, c, d).into(),
+        Sysno::readahead => hints::read_ahead(files, a).into(),
         Sysno::flock => locks::flock(files, a, b).into(),
         Sysno::sync => ok(0),
         Sysno::pipe => fds::pipe2(files, guest, a, 0).into(),
@@ -253,13 +254,13 @@ fn dispatch(linux: &mut Linux, guest: &mut Guest<'_>, call: Call) -> Outcome {
         Sysno::vmsplice if shared.has_overlay() => {
             splice::vmsplice(files, tasks, guest, [a, b, c, d]).into()
         }
-        Sysno::sync_file_range if shared.has_overlay() => io::no_effect(files, a).into(),
+        Sysno::sync_file_range if shared.has_overlay() => {
+            hints::sync_range(files, [a, b, c, d]).into()
+        }
         Sysno::inotify_init if shared.has_overlay() => transfer::inotify_init(files, 0).into(),
         Sysno::inotify_init1 if shared.has_overlay() => transfer::inotify_init(files, a).into(),
         Sysno::inotify_add_watch if shared.has_overlay() => {
-            stat::check_there(shared, files, guest, (HERE, b))
-                .and_then(|()| transfer::inotify_add(files, a))
-                .into()
+            transfer::inotify_add(shared, files, guest, [a, b, c]).into()
         }
         Sysno::inotify_rm_watch if shared.has_overlay() => {
             transfer::inotify_remove(files, a, b).into()
@@ -278,7 +279,7 @@ fn dispatch(linux: &mut Linux, guest: &mut Guest<'_>, call: Call) -> Outcome {
         | Sysno::fremovexattr
             if shared.has_overlay() =>
         {
-            file_system::xattr(shared, files, guest, number, a).into()
+            file_system::xattr(shared, files, guest, number, args).into()
         }
 
         // Changing files and folders.
@@ -329,6 +330,7 @@ fn dispatch(linux: &mut Linux, guest: &mut Guest<'_>, call: Call) -> Outcome {
         Sysno::gettid => ok(i64::from(tasks.tid())),
         Sysno::getpid => ok(i64::from(tasks.pid())),
         Sysno::getppid => ok(i64::from(tasks.parent())),
+        Sysno::getpgid | Sysno::getsid if int(a) != 0 && !tasks.has(int(a)) => refuse(Errno::SRCH),
         Sysno::getpgrp | Sysno::getpgid | Sysno::getsid | Sysno::setsid => ok(1),
         Sysno::set_tid_address => {
             tasks.current().clear_child_tid = a;
@@ -375,7 +377,7 @@ fn dispatch(linux: &mut Linux, guest: &mut Guest<'_>, call: Call) -> Outcome {
         Sysno::rt_sigaction => signals::rt_sigaction(signals, tasks, guest, args).into(),
         Sysno::rt_sigprocmask => signals::rt_sigprocmask(tasks, guest, args).into(),
         Sysno::rt_sigpending => signals::rt_sigpending(signals, tasks, guest, a, b).into(),
-        Sysno::rt_sigsuspend => signals::suspend(tasks, guest, Some(a)).into(),
+        Sysno::rt_sigsuspend => signals::suspend(tasks, guest, Some((a, b))).into(),
         Sysno::pause => signals::suspend(tasks, guest, None).into(),
         Sysno::rt_sigtimedwait => signals::rt_sigtimedwait(signals, tasks, guest, args).into(),
         Sysno::sigaltstack => signals::sigaltstack(tasks, guest, call.rsp, a, b).into(),
@@ -391,6 +393,7 @@ fn dispatch(linux: &mut Linux, guest: &mut Guest<'_>, call: Call) -> Outcome {
         Sysno::set_robust_list => futex::set_robust_list(tasks, a, b).into(),
         // MEMBARRIER_CMD_QUERY: no command is supported.
         Sysno::membarrier if int(a) == 0 => ok(0),
+        Sysno::membarrier => refuse(Errno::INVAL),
         Sysno::clone => threads::clone(told, guest, args).into(),
         Sysno::clone3 => threads::clone3(told, guest, a, b).into(),
         Sysno::execve => threads::execve(told, guest, a, b, c).into(),
@@ -398,7 +401,10 @@ fn dispatch(linux: &mut Linux, guest: &mut Guest<'_>, call: Call) -> Outcome {
         Sysno::fork => refuse(threads::refuse_process(told, guest, "fork(2)")),
         Sysno::vfork => refuse(threads::refuse_process(told, guest, "vfork(2)")),
         Sysno::execveat => refuse(threads::refuse_process(told, guest, "execveat(2)")),
-        Sysno::wait4 | Sysno::waitid => refuse(Errno::CHILD),
+        Sysno::waitid => process::waitid(a, d).into(),
+        // WNOHANG, WUNTRACED, WCONTINUED, __WNOTHREAD, __WALL, __WCLONE.
+        Sysno::wait4 if flags(c) & !0xe000_000b != 0 => refuse(Errno::INVAL),
+        Sysno::wait4 => refuse(Errno::CHILD),
 
         // Newer C libraries ask at every start, and do without.
         Sysno::rseq => refuse(Errno::NOSYS),
@@ -422,19 +428,26 @@ fn send(linux: &mut Linux, guest: &mut Guest<'_>, number: Sysno, args: [u64; 6])
     let [a, b, c, d, ..] = args;
     let of_process = |group: u64| match int(group) {
         pid if pid == linux.tasks.pid() => Ok(()),
+        ..=0 => Err(Errno::INVAL),
         _ => Err(Errno::SRCH),
+    };
+    let task = |tid: u64| match int(tid) {
+        ..=0 => Err(Errno::INVAL),
+        tid => Ok(Target::Task(tid)),
     };
     let (target, signal, info) = match number {
         Sysno::kill => (signals::process(&linux.tasks, a)?, b, None),
-        Sysno::tkill => (Target::Task(int(a)), b, None),
+        Sysno::tkill => (task(a)?, b, None),
         Sysno::rt_sigqueueinfo => (signals::process(&linux.tasks, a)?, b, Some(guest.read(c)?)),
         Sysno::rt_tgsigqueueinfo => {
+            let target = task(b)?;
             of_process(a)?;
-            (Target::Task(int(b)), c, Some(guest.read(d)?))
+            (target, c, Some(guest.read(d)?))
         }
         _ => {
+            let target = task(b)?;
             of_process(a)?;
-            (Target::Task(int(b)), c, None)
+            (target, c, None)
         }
     };
     signals::kill(&mut linux.signals, &mut linux.tasks, target, signal, info)
@@ -446,6 +459,9 @@ fn timer(linux: &mut Linux, guest: &mut Guest<'_>, number: Sysno, args: [u64; 6]
     const REAL: i32 = 0;
     let [which, new, old, ..] = args;
     let real = number == Sysno::alarm || int(which) == REAL;
+    if number != Sysno::alarm && !(0..=2).contains(&int(which)) {
+        return Err(Errno::INVAL);
+    }
     if guest.memory.space().is_some() && real {
         return match number {
             Sysno::alarm => Ok(signals::set_alarm(&mut linux.signals, flags(which))),
@@ -476,11 +492,18 @@ fn refuse(errno: Errno) -> Outcome {
 fn memory_call(linux: &mut Linux, guest: &mut Guest<'_>, number: Sysno, args: [u64; 6]) -> Value {
     let [a, b, c, d, e, f] = args;
     // Memory is never swapped out.
-    if matches!(
-        number,
-        Sysno::mlock | Sysno::mlock2 | Sysno::munlock | Sysno::mlockall | Sysno::munlockall
-    ) {
-        return Ok(0);
+    match number {
+        Sysno::mlock2 if flags(c) & !1 != 0 => return Err(Errno::INVAL),
+        Sysno::mlock | Sysno::mlock2 | Sysno::munlock => {
+            return match guest.memory.space() {
+                Some(space) => space::check_mapped(&space, a, b),
+                None => Ok(0),
+            };
+        }
+        // MCL_CURRENT, MCL_FUTURE, MCL_ONFAULT, of which the last says nothing alone.
+        Sysno::mlockall if !matches!(flags(a), 1..=3 | 5..=7) => return Err(Errno::INVAL),
+        Sysno::mlockall | Sysno::munlockall => return Ok(0),
+        _ => {}
     }
     let request = MapRequest {
         address: a,

@@ -92,7 +92,12 @@ pub fn timeval_bytes(time: Timespec) -> Layout<16> {
         .i64(8, time.tv_nsec / 1000)
 }
 
-/// The same of a duration.
+/// `struct timespec` of a duration.
+pub fn timespec_bytes_of(time: Duration) -> Layout<16> {
+    timespec_bytes(timespec(time))
+}
+
+/// `struct timeval` of one.
 pub fn timeval_bytes_of(time: Duration) -> Layout<16> {
     Layout::new()
         .u64(0, time.as_secs())
@@ -139,6 +144,12 @@ pub fn read_timeval(guest: &Guest<'_>, address: u64) -> Result<Duration, Errno> 
 /// A `struct itimerval`: interval and value.
 pub fn read_timeval_pair(guest: &Guest<'_>, address: u64) -> Result<(Duration, Duration), Errno> {
     let second = address.checked_add(16).ok_or(Errno::FAULT)?;
+    for at in [address, second] {
+        let micros = guest.read_u64(at.checked_add(8).ok_or(Errno::FAULT)?)?;
+        if micros >= 1_000_000 {
+            return Err(Errno::INVAL);
+        }
+    }
     Ok((read_timeval(guest, address)?, read_timeval(guest, second)?))
 }
 
@@ -188,12 +199,18 @@ pub fn time(guest: &mut Guest<'_>, address: u64) -> Value {
     Ok(seconds)
 }
 
-/// times(2)
+/// times(2): what the process has used, and the time since some moment in the past.
 pub fn times(clocks: &Clocks, guest: &mut Guest<'_>, address: u64) -> Value {
-    let ticks = i64::try_from(clocks.running().as_millis()).unwrap_or(i64::MAX) / (1000 / TICKS);
+    let ticks =
+        |time: Duration| i64::try_from(time.as_millis()).unwrap_or(i64::MAX) / (1000 / TICKS);
     // struct tms: user, system, and those of children.
-    guest.write_unless_null(address, Layout::<32>::new().i64(0, ticks).done())?;
-    Ok(ticks)
+    let used = Layout::<32>::new().i64(0, ticks(clocks.running()));
+    guest.write_unless_null(address, used.done())?;
+    let epoch = Timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
+    Ok(ticks(between(epoch, host_clock(ClockId::Monotonic))))
 }
 
 /// nanosleep(2). What a signal leaves of it is written by [`write_rest`].
@@ -228,8 +245,12 @@ pub fn clock_nanosleep(
     how: u64,
     address: u64,
 ) -> Reply {
-    if clock_id(clock).is_none() || int(clock) == 3 {
+    if clock_id(clock).is_none() {
         return Err(Errno::INVAL);
+    }
+    // CLOCK_THREAD_CPUTIME_ID, which would not go on meanwhile.
+    if int(clock) == 3 {
+        return Err(Errno::OPNOTSUPP);
     }
     let duration = if flags(how) & TIMER_ABSTIME != 0 {
         read_deadline(clocks, guest, clock, address)?

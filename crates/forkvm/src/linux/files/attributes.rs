@@ -139,6 +139,13 @@ pub fn set_at(
     how: u32,
     what: Set,
 ) -> Value {
+    if how & !(AT_SYMLINK_NOFOLLOW | AT_EMPTY_PATH) != 0 {
+        return Err(Errno::INVAL);
+    }
+    // Nothing is to be done, and so nothing is looked at.
+    if matches!(what, Set::Times(None, None)) {
+        return Ok(0);
+    }
     let path = if at.1 == 0 && how & AT_EMPTY_PATH != 0 {
         Vec::new()
     } else {

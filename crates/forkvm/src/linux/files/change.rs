@@ -233,6 +233,13 @@ pub fn rename(
     }
     let old = Lookup::new(from.0, guest.read_path(from.1)?);
     let new = Lookup::new(to.0, guest.read_path(to.1)?);
+    let is_itself = |lookup: &Lookup| {
+        let last = lookup.path.rsplit(|&byte| byte == b'/').next();
+        matches!(last, Some(b"." | b".."))
+    };
+    if is_itself(&old) || is_itself(&new) {
+        return Err(Errno::BUSY);
+    }
     let (old_path, source) = match shared.resolve(files, &old, false)? {
         Resolved::There(path, target) => (path, target),
         Resolved::Free(_) => return Err(Errno::NOENT),

@@ -3,7 +3,7 @@
 use rustix::io::Errno;
 use syscalls::Sysno;
 
-use crate::linux::abi::{Guest, HERE, Layout, Value};
+use crate::linux::abi::{Guest, HERE, Layout, Value, flags};
 use crate::linux::files::fds::{Files, Kind};
 use crate::linux::files::paths::Target;
 use crate::linux::files::resolve::{Lookup, Shared};
@@ -13,6 +13,9 @@ use crate::linux::files::stat;
 const TMPFS_MAGIC: u64 = 0x0102_1994;
 const PROC_SUPER_MAGIC: u64 = 0x9fa0;
 const BLOCK: u64 = 4096;
+/// `XATTR_NAME_MAX` and `XATTR_SIZE_MAX` of linux/limits.h.
+const NAME_MAX: usize = 255;
+const SIZE_MAX: u64 = 65536;
 
 /// `struct statfs` of asm-generic/statfs.h: the overlay's bytes are what is left for all files.
 fn write(files: &Files, guest: &mut Guest<'_>, magic: u64, address: u64) -> Value {
@@ -65,8 +68,30 @@ pub fn xattr(
     files: &mut Files,
     guest: &mut Guest<'_>,
     number: Sysno,
-    first: u64,
+    [first, name, _, size, how, _]: [u64; 6],
 ) -> Value {
+    let sets = matches!(
+        number,
+        Sysno::setxattr | Sysno::lsetxattr | Sysno::fsetxattr
+    );
+    let lists = matches!(
+        number,
+        Sysno::listxattr | Sysno::llistxattr | Sysno::flistxattr
+    );
+    // XATTR_CREATE, XATTR_REPLACE.
+    if sets && flags(how) & !3 != 0 {
+        return Err(Errno::INVAL);
+    }
+    if !lists
+        && guest
+            .read_string(name, NAME_MAX + 1, Errno::RANGE)?
+            .is_empty()
+    {
+        return Err(Errno::RANGE);
+    }
+    if sets && size > SIZE_MAX {
+        return Err(Errno::TOOBIG);
+    }
     match number {
         Sysno::fgetxattr | Sysno::flistxattr | Sysno::fsetxattr | Sysno::fremovexattr => {
             files.get(first)?;
@@ -74,8 +99,8 @@ pub fn xattr(
         _ => stat::check_there(shared, files, guest, (HERE, first))?,
     }
     match number {
-        Sysno::listxattr | Sysno::llistxattr | Sysno::flistxattr => Ok(0),
-        Sysno::setxattr | Sysno::lsetxattr | Sysno::fsetxattr => Err(Errno::OPNOTSUPP),
+        _ if lists => Ok(0),
+        _ if sets => Err(Errno::OPNOTSUPP),
         _ => Err(Errno::NODATA),
     }
 }

@@ -4,7 +4,7 @@ use rustix::fs::fstat;
 use rustix::io::Errno;
 
 use crate::linux::abi::{
-    CHUNK, Guest, MOST_BYTES, PAGE, Reply, Value, field_u64, flags, int, length,
+    CHUNK, Guest, MOST_BYTES, PAGE, Reply, USER_END, Value, field_u64, flags, int, length,
 };
 use crate::linux::call::{Outcome, Wait, WaitOn};
 use crate::linux::files::fds::{Device, Files, Kind, O_APPEND, O_NONBLOCK};
@@ -35,20 +35,23 @@ impl Pieces {
         if number > MAX_PIECES {
             return Err(Errno::INVAL);
         }
-        let mut total = 0u64;
         let pieces = (0..number).map(|i| {
             let at = address
                 .checked_add(i.saturating_mul(16))
                 .ok_or(Errno::FAULT)?;
             let bytes: [u8; 16] = guest.read(at)?;
             let (base, len) = (field_u64(&bytes, 0), field_u64(&bytes, 8));
-            total = total
-                .checked_add(len)
-                .filter(|total| i64::try_from(*total).is_ok())
-                .ok_or(Errno::INVAL)?;
+            i64::try_from(len).map_err(|_| Errno::INVAL)?;
             Ok((base, len))
         });
-        pieces.collect::<Result<_, Errno>>().map(Self)
+        let pieces: Vec<_> = pieces.collect::<Result<_, Errno>>()?;
+        // What can't be an address is found out before anything is moved.
+        let reaches =
+            |&(base, len): &(u64, u64)| base.checked_add(len).is_some_and(|end| end <= USER_END);
+        if !pieces.iter().all(reaches) {
+            return Err(Errno::FAULT);
+        }
+        Ok(Self(pieces))
     }
 }
 
@@ -428,12 +431,6 @@ pub fn lseek(files: &mut Files, fd: u64, offset: u64, whence: u64) -> Value {
     let position = u64::try_from(position).map_err(|_| Errno::INVAL)?;
     files.get_mut(fd)?.offset = position;
     signed(position)
-}
-
-/// fsync(2) and everything else that only has to find its descriptor open: nothing is ever written.
-pub fn no_effect(files: &Files, fd: u64) -> Value {
-    files.get(fd)?;
-    Ok(0)
 }
 
 /// `RWF_HIPRI`, `RWF_DSYNC`, `RWF_SYNC`: wishes that make no difference where nothing is written to a disk.

@@ -10,6 +10,7 @@ pub mod fds;
 pub mod file_system;
 pub mod folders;
 pub mod held_locks;
+pub mod hints;
 pub mod host_files;
 pub mod inode;
 pub mod io;

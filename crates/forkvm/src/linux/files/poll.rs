@@ -11,7 +11,7 @@ use crate::linux::files::fds::Files;
 use crate::linux::files::ready::Look;
 use crate::linux::net::readiness::{ERR, HUP, IN, NVAL, OUT};
 use crate::linux::tasks::pending::Awaited;
-use crate::linux::time::{read_duration, read_timeval};
+use crate::linux::time::{self, read_duration, read_timeval};
 use crate::memory::user::UserMemory;
 
 /// poll(2); a negative timeout is none.
@@ -181,6 +181,22 @@ pub fn write_none(memory: &mut dyn UserMemory, call: Call) {
             // What was read can be written, unless the program has taken it away meanwhile.
             let _ = memory.write(set.saturating_add(word * 8), &[0; 8]);
         }
+    }
+}
+
+/// What is left of a wait's time, which the calls say that take it from where the program keeps it (select(2), "C
+/// library/kernel differences").
+pub fn write_left(memory: &mut dyn UserMemory, call: Call, left: Duration) {
+    let number = usize::try_from(call.number).ok().and_then(Sysno::new);
+    let (address, bytes) = match number {
+        Some(Sysno::select) => (call.args[4], time::timeval_bytes_of(left)),
+        Some(Sysno::pselect6) => (call.args[4], time::timespec_bytes_of(left)),
+        Some(Sysno::ppoll) => (call.args[2], time::timespec_bytes_of(left)),
+        _ => return,
+    };
+    if address != 0 {
+        // One that the program may only read it does without.
+        let _ = memory.write(address, bytes.done());
     }
 }
 

@@ -15,6 +15,11 @@ use crate::linux::process::Process;
 
 const AT_EMPTY_PATH: u32 = 0x1000;
 const AT_SYMLINK_NOFOLLOW: u32 = 0x100;
+const AT_EACCESS: u32 = 0x200;
+const AT_STATX_SYNC_TYPE: u32 = 0x6000;
+/// What stat and statx take, `AT_NO_AUTOMOUNT` among it.
+const KNOWN: u32 = AT_EMPTY_PATH | AT_SYMLINK_NOFOLLOW | 0x800 | AT_STATX_SYNC_TYPE;
+const STATX_RESERVED: u32 = 1 << 31;
 /// `AT_SYMLINK_NOFOLLOW` as an argument register, which makes `newfstatat` an `lstat`.
 pub const NOFOLLOW: u64 = AT_SYMLINK_NOFOLLOW as u64;
 const W_OK: u32 = 2;
@@ -30,6 +35,9 @@ pub fn fstat(files: &Files, guest: &mut Guest<'_>, fd: u64, address: u64) -> Val
 /// newfstatat(2), and stat(2) and lstat(2) in its terms.
 pub fn fstatat(shared: &Shared, files: &mut Files, guest: &mut Guest<'_>, args: [u64; 6]) -> Value {
     let [dirfd, path, address, how, ..] = args;
+    if flags(how) & !KNOWN != 0 {
+        return Err(Errno::INVAL);
+    }
     let attributes = attributes_at(shared, files, guest, (dirfd, path, flags(how)))?;
     guest.write(address, attributes.stat().done())?;
     Ok(0)
@@ -37,7 +45,11 @@ pub fn fstatat(shared: &Shared, files: &mut Files, guest: &mut Guest<'_>, args: 
 
 /// statx(2)
 pub fn statx(shared: &Shared, files: &mut Files, guest: &mut Guest<'_>, args: [u64; 6]) -> Value {
-    let [dirfd, path, how, _mask, address, _] = args;
+    let [dirfd, path, how, mask, address, _] = args;
+    let sync = flags(how) & AT_STATX_SYNC_TYPE;
+    if flags(how) & !KNOWN != 0 || sync == AT_STATX_SYNC_TYPE || flags(mask) & STATX_RESERVED != 0 {
+        return Err(Errno::INVAL);
+    }
     let attributes = attributes_at(shared, files, guest, (dirfd, path, flags(how)))?;
     guest.write(address, attributes.statx().done())?;
     Ok(0)
@@ -122,7 +134,7 @@ fn handle(
 pub fn access(shared: &Shared, files: &mut Files, guest: &mut Guest<'_>, args: [u64; 6]) -> Value {
     let [dirfd, path, mode, how, ..] = args;
     let (mode, how) = (flags(mode), flags(how));
-    if mode & !7 != 0 {
+    if mode & !7 != 0 || how & !(AT_EACCESS | AT_SYMLINK_NOFOLLOW | AT_EMPTY_PATH) != 0 {
         return Err(Errno::INVAL);
     }
     let attributes = attributes_at(shared, files, guest, (dirfd, path, how))?;
@@ -183,15 +195,14 @@ pub fn readlink(
         return Err(Errno::INVAL);
     }
     let path = guest.read_path(path)?;
-    let (absolute, target) = shared.find(
-        files,
-        &Lookup {
-            dirfd,
-            path,
-            empty_is_here: false,
-        },
-        false,
-    )?;
+    if path.is_empty() {
+        // A link that was opened itself (open(2), O_PATH).
+        let text = open_link(files, dirfd)?;
+        let len = usize::try_from(int(size)).unwrap_or(0).min(text.len());
+        guest.write(address, text.get(..len).unwrap_or_default())?;
+        return Ok(count(len));
+    }
+    let (absolute, target) = shared.find(files, &Lookup::new(dirfd, path), false)?;
     let text = match target {
         Target::Node(id) => match &files.overlay.tree().node(id)?.nature {
             Nature::Link(to) => to.to_vec(),
@@ -212,6 +223,21 @@ pub fn readlink(
     let len = usize::try_from(int(size)).unwrap_or(0).min(text.len());
     guest.write(address, text.get(..len).unwrap_or_default())?;
     Ok(count(len))
+}
+
+/// What a link leads to that a descriptor stands for.
+fn open_link(files: &Files, fd: u64) -> Result<Vec<u8>, Errno> {
+    match &files.get(fd).map_err(|_| Errno::NOENT)?.kind {
+        Kind::Node(id, _) => match &files.overlay.tree().node(*id)?.nature {
+            Nature::Link(to) => Ok(to.to_vec()),
+            _ => Err(Errno::NOENT),
+        },
+        Kind::Handle(link) => {
+            let to = rustix::fs::readlinkat(&**link, "", Vec::new());
+            to.map(|to| to.into_bytes()).map_err(|_| Errno::NOENT)
+        }
+        _ => Err(Errno::NOENT),
+    }
 }
 
 /// What a link in /proc/self/fd leads to (proc_pid_fd(5)).

@@ -3,12 +3,14 @@
 
 use rustix::io::Errno;
 
-use crate::linux::abi::{CHUNK, Guest, MOST_BYTES, Reply, Value, flags, length};
+use crate::linux::abi::{CHUNK, Guest, HERE, MOST_BYTES, Reply, Value, flags, length};
 use crate::linux::call::Outcome;
 use crate::linux::files::copies;
 use crate::linux::files::fds::Files;
 use crate::linux::files::open_file::{Device, Kind, O_APPEND, O_CLOEXEC, O_NONBLOCK, OpenFile};
 use crate::linux::files::pipes::Stuck;
+use crate::linux::files::resolve::Shared;
+use crate::linux::files::stat;
 use crate::linux::net::calls;
 use crate::linux::net::socket::{Incoming, Style};
 
@@ -289,11 +291,22 @@ pub fn inotify_init(files: &mut Files, how: u64) -> Value {
 }
 
 /// inotify_add_watch(2): watches are numbered from 1 on; its position counts them.
-pub fn inotify_add(files: &mut Files, fd: u64) -> Value {
-    let file = files.get_mut(fd)?;
-    if !matches!(file.kind, Kind::Inotify) {
+pub fn inotify_add(
+    shared: &Shared,
+    files: &mut Files,
+    guest: &mut Guest<'_>,
+    [fd, path, mask]: [u64; 3],
+) -> Value {
+    /// `IN_ALL_EVENTS`, `IN_UNMOUNT`, `IN_ONLYDIR`, `IN_DONT_FOLLOW`, `IN_EXCL_UNLINK`, `IN_MASK_*`, `IN_ISDIR`, `IN_ONESHOT`.
+    const KNOWN: u32 = 0xf700_2fff;
+    if flags(mask) & KNOWN == 0 {
         return Err(Errno::INVAL);
     }
+    if !matches!(files.get(fd)?.kind, Kind::Inotify) {
+        return Err(Errno::INVAL);
+    }
+    stat::check_there(shared, files, guest, (HERE, path))?;
+    let file = files.get_mut(fd)?;
     file.offset = file.offset.saturating_add(1);
     i32::try_from(file.offset)
         .map(i64::from)

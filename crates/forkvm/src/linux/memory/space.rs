@@ -186,6 +186,24 @@ pub fn munmap(space: &mut AddressSpace<'_>, address: u64, len: u64) -> Value {
     Ok(0)
 }
 
+/// Whether all of a range is mapped: ENOMEM if it is not.
+pub fn check_mapped(space: &AddressSpace<'_>, address: u64, len: u64) -> Value {
+    let start = address & !(PAGE - 1);
+    let len = len.checked_add(address - start).ok_or(Errno::INVAL)?;
+    let range = pages(space, start, len).ok_or(Errno::NOMEM)?;
+    let mut end = range.start;
+    for vma in space.vmas().overlapping(range.clone()) {
+        if vma.start > end {
+            break;
+        }
+        end = vma.end;
+    }
+    if end < range.end {
+        return Err(Errno::NOMEM);
+    }
+    Ok(0)
+}
+
 /// mprotect(2). As in Linux, what lies before a hole is changed, and then comes ENOMEM.
 pub fn mprotect(space: &mut AddressSpace<'_>, address: u64, len: u64, prot: u64) -> Value {
     let prot = flags(prot);

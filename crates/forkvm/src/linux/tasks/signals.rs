@@ -432,8 +432,9 @@ pub fn mask_for_call(
 }
 
 /// pause(2) and rt_sigsuspend(2) with its temporary mask: a signal ends them.
-pub fn suspend(tasks: &mut Tasks, guest: &mut Guest<'_>, mask: Option<u64>) -> Reply {
-    if let Some(address) = mask {
+pub fn suspend(tasks: &mut Tasks, guest: &mut Guest<'_>, mask: Option<(u64, u64)>) -> Reply {
+    if let Some((address, size)) = mask {
+        check_size(size)?;
         let mask = guest.read_u64(address)?;
         tasks.current().signals.set_mask_for_call(mask);
     }
