@@ -1,6 +1,8 @@
 //! `forkvm exec`: an unmodified program in a machine of its own, to its exit.
 
-use std::io::{self, Write};
+use std::collections::BTreeMap;
+use std::ffi::{OsStr, OsString};
+use std::io;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -12,6 +14,7 @@ use forkvm::{AllowedPath, Command, Ended, Host, Sandbox, Stream};
 use rustix::event::{PollFd, PollFlags, Timespec};
 
 use crate::settings::parse_seconds;
+use crate::terminal;
 
 /// Where a dynamic linker, libraries and the interpreters of scripts are, and what every C library looks at: readable unless
 /// told otherwise.
@@ -40,6 +43,8 @@ const SYSTEM: [&str; 22] = [
     "/etc/protocols",
 ];
 
+/// A list's entry that means everything.
+const ALL: &str = "*";
 /// Exit status where the program could not be run at all, as shells have it.
 const NOT_RUN: u8 = 126;
 /// Added to a signal's number for the exit status, as shells do.
@@ -67,6 +72,9 @@ pub struct Allow {
     /// May be given several times.
     #[arg(long, value_name = "HOST:GUEST[:overlay]")]
     volume: Vec<String>,
+    /// Variables of our environment that the program gets, comma-separated; without a value all.
+    #[arg(long, value_name = "NAME,…", num_args = 0..=1, require_equals = true, value_delimiter = ',', default_missing_value = ALL)]
+    allow_env: Vec<String>,
     /// An entry of the program's environment; may be given several times. A name alone takes the value from ours.
     #[arg(long, value_name = "KEY[=VALUE]")]
     env: Vec<String>,
@@ -79,37 +87,40 @@ pub struct Allow {
     /// Have the program at the same addresses every time.
     #[arg(long)]
     no_random_addresses: bool,
-    /// The program and its arguments.
-    #[arg(
-        required = true,
-        trailing_var_arg = true,
-        value_name = "PROGRAM [ARGUMENT]…"
-    )]
-    program: Vec<std::ffi::OsString>,
 }
 
 impl Allow {
     /// The program to run, found as a shell finds it.
-    pub fn command(&self) -> Result<Command, String> {
-        let name = self.program.first().ok_or("no program is named")?;
+    pub fn command(&self, program: &[OsString]) -> Result<Command, String> {
+        let name = program.first().ok_or("no program is named")?;
         let path = find_program(name)?;
-        let mut environment: Vec<Vec<u8>> = vec![b"PATH=/usr/local/bin:/usr/bin:/bin".to_vec()];
-        for entry in &self.env {
-            if entry.contains('=') {
-                environment.push(entry.clone().into_bytes());
-            } else if let Some(value) = std::env::var_os(entry) {
-                environment.push([entry.as_bytes(), b"=", value.as_bytes()].concat());
-            }
-        }
         Ok(Command {
             path: path.into_os_string().into_vec(),
-            arguments: self
-                .program
+            arguments: program
                 .iter()
                 .map(|text| text.as_bytes().to_vec())
                 .collect(),
-            environment,
+            environment: self.environment(),
         })
+    }
+
+    /// Its environment: of what has the same name, the last counts.
+    fn environment(&self) -> Vec<Vec<u8>> {
+        let mut all = BTreeMap::from([("PATH".into(), "/usr/local/bin:/usr/bin:/bin".into())]);
+        let every = self.allow_all || self.allow_env.iter().any(|name| name == ALL);
+        let is_allowed = |name: &OsStr| every || self.allow_env.iter().any(|one| **one == *name);
+        all.extend(std::env::vars_os().filter(|(name, _)| is_allowed(name)));
+        for entry in &self.env {
+            if let Some((name, value)) = entry.split_once('=') {
+                all.insert(name.into(), value.into());
+            } else if let Some(value) = std::env::var_os(entry) {
+                all.insert(entry.into(), value);
+            }
+        }
+        let entry = |(name, value): (OsString, OsString)| {
+            [name.as_bytes(), b"=", value.as_bytes()].concat()
+        };
+        all.into_iter().map(entry).collect()
     }
 
     /// What it may have.
@@ -135,9 +146,7 @@ impl Allow {
         if self.allow_all {
             writable_paths.push("/".into());
         }
-        allowed_paths.extend(program_paths(
-            std::ffi::OsStr::from_bytes(&command.path).as_ref(),
-        ));
+        allowed_paths.extend(program_paths(OsStr::from_bytes(&command.path).as_ref()));
         let system = SYSTEM.iter().map(PathBuf::from);
         allowed_paths.extend(system.filter(|path| path.exists()).map(AllowedPath::from));
         let cwd = match &self.cwd {
@@ -200,7 +209,7 @@ fn program_paths(path: &Path) -> Vec<AllowedPath> {
 }
 
 /// A name without a slash is looked for in PATH.
-fn find_program(name: &std::ffi::OsStr) -> Result<PathBuf, String> {
+fn find_program(name: &OsStr) -> Result<PathBuf, String> {
     if name.as_bytes().contains(&b'/') {
         return Ok(name.into());
     }
@@ -225,6 +234,13 @@ pub struct Exec {
     strace: bool,
     #[command(flatten)]
     allow: Allow,
+    /// The program and its arguments.
+    #[arg(
+        required = true,
+        trailing_var_arg = true,
+        value_name = "PROGRAM [ARGUMENT]…"
+    )]
+    program: Vec<OsString>,
 }
 
 /// The program's input and output are ours.
@@ -268,14 +284,10 @@ impl Host for Terminal {
 
 /// Prints what a program does.
 pub fn print(stream: Stream, bytes: &[u8]) {
-    // A reader that has left is the program's business, which goes on here.
-    let _ = match stream {
-        Stream::Stdout => {
-            let mut stdout = io::stdout().lock();
-            stdout.write_all(bytes).and_then(|()| stdout.flush())
-        }
-        _ => io::stderr().lock().write_all(bytes),
-    };
+    match stream {
+        Stream::Stdout => terminal::print_bytes(io::stdout().lock(), bytes),
+        _ => terminal::print_bytes(io::stderr().lock(), bytes),
+    }
 }
 
 impl Exec {
@@ -293,7 +305,7 @@ impl Exec {
     }
 
     fn run(&self) -> Result<Ended, String> {
-        let command = self.allow.command()?;
+        let command = self.allow.command(&self.program)?;
         let mut sandbox = self.allow.sandbox(&command)?;
         if let Some(time) = self.max_time {
             sandbox.max_time = time;

@@ -3,12 +3,12 @@
 
 /// Prints a line.
 macro_rules! out {
-    ($($arg:tt)*) => { $crate::print(std::io::stdout().lock(), format_args!($($arg)*)) };
+    ($($arg:tt)*) => { $crate::terminal::print(std::io::stdout().lock(), format_args!($($arg)*)) };
 }
 
 /// The same on standard error.
 macro_rules! err {
-    ($($arg:tt)*) => { $crate::print(std::io::stderr().lock(), format_args!($($arg)*)) };
+    ($($arg:tt)*) => { $crate::terminal::print(std::io::stderr().lock(), format_args!($($arg)*)) };
 }
 
 mod dev;
@@ -20,10 +20,9 @@ mod nodes;
 mod run;
 mod serve;
 mod settings;
+mod terminal;
 mod upload;
 
-use std::fmt::Arguments;
-use std::io::Write;
 use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand};
@@ -63,17 +62,13 @@ enum Command {
     Man(manual::Man),
 }
 
-/// Whoever reads a line may have left ("| head"): that ends no work, and is no reason to panic as `println!` does.
-fn print(mut to: impl Write, line: Arguments<'_>) {
-    let _ = writeln!(to, "{line}");
-}
-
 fn main() -> ExitCode {
     match CommandLine::parse().command {
         Command::New(new) => new.execute(),
         Command::Run(run) => run.execute(),
         Command::Exec(exec) => exec.execute(),
-        Command::Serve(serve) => serve.execute(),
+        // It reads its arguments again, with a file's among them.
+        Command::Serve(_) => serve::execute(std::env::args_os().skip(2).collect()),
         Command::Dev(dev) => dev.execute(),
         Command::Upload(upload) => upload.execute(),
         Command::Rollback(rollback) => rollback.execute(),

@@ -499,3 +499,38 @@ fn nothing_is_read_that_is_not_allowed() {
     assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
     assert_eq!(text(&output.stdout), "secret");
 }
+
+#[test]
+fn the_environment_is_what_is_allowed() {
+    kvm_or_skip!();
+    let environment = |options: &[&str]| {
+        let output = Command::new(env!("CARGO_BIN_EXE_forkvm"))
+            .arg("exec")
+            .args(options)
+            .args(["--", "/usr/bin/env"])
+            .env_clear()
+            .envs([("A", "1"), ("B", "2"), ("PATH", "/usr/bin")])
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{}", text(&output.stderr));
+        let text = text(&output.stdout);
+        let mut lines: Vec<_> = text.lines().map(str::to_owned).collect();
+        lines.sort_unstable();
+        lines
+    };
+    let path = "PATH=/usr/local/bin:/usr/bin:/bin";
+    assert_eq!(environment(&[]), [path]);
+    assert_eq!(environment(&["--allow-env=A,C"]), ["A=1", path]);
+    assert_eq!(
+        environment(&["--env=A", "--env=C", "--env=B=3"]),
+        ["A=1", "B=3", path]
+    );
+    assert_eq!(
+        environment(&["--allow-env", "--env=A=x"]),
+        ["A=x", "B=2", "PATH=/usr/bin"]
+    );
+    assert_eq!(
+        environment(&["--allow-all"]),
+        ["A=1", "B=2", "PATH=/usr/bin"]
+    );
+}

@@ -88,10 +88,12 @@ impl Runtime {
         let options = words(self.options)
             .into_iter()
             .chain(["-t2", "--max-boot-time=120", "--max-request-time=120"].map(str::to_owned));
-        Serving::begin(
+        Serving::spawn(
             Command::new(env!("CARGO_BIN_EXE_forkvm"))
                 .env("PATH", search_path())
                 .current_dir(repository().join("tests/servers"))
+                .stdin(Stdio::null())
+                .stdout(Stdio::null())
                 .args(["serve", "--listen=127.0.0.1:0"])
                 .args(options)
                 .arg("--")

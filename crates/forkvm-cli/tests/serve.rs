@@ -5,20 +5,15 @@
 mod common;
 mod serving;
 
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{Read, Write};
 use std::net::{Shutdown, TcpStream};
-use std::path::PathBuf;
 use std::process::Command;
 
-use common::{guest_path, kvm_or_skip};
-use serving::Serving;
-
-fn server() -> PathBuf {
-    guest_path("linux/server")
-}
+use common::kvm_or_skip;
+use serving::{Serving, one_answer, server};
 
 fn simple(options: &[&str]) -> Serving {
-    Serving::start(options, &[server().to_str().unwrap()])
+    Serving::simple(options)
 }
 
 #[test]
@@ -56,7 +51,7 @@ fn a_child_takes_the_programs_place() {
     kvm_or_skip!();
     let server = server();
     for how in ["forks", "prefork"] {
-        let serving = Serving::start(&["-t2"], &[server.to_str().unwrap(), "8000", how]);
+        let serving = Serving::start(&["-t2"], &[&server, "8000", how]);
         for _ in 0..10 {
             assert_eq!(serving.get("/"), "count 1\n", "{how}");
         }
@@ -108,20 +103,14 @@ fn requests_on_one_connection_have_forks_of_their_own() {
         stream
             .write_all(&[head.as_bytes(), &body].concat())
             .unwrap();
-        let mut answer = String::new();
-        let mut reader = BufReader::new(&mut stream);
-        while !answer.ends_with("\r\n\r\n") {
-            assert!(reader.read_line(&mut answer).unwrap() > 0, "{answer}");
-        }
+        let answer = one_answer(&stream);
         assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
-        let mut text = String::new();
-        reader.read_line(&mut text).unwrap();
         let expected = if n == 0 {
-            "count 1\n".into()
+            "\ncount 1\n".into()
         } else {
             format!("count 1 bytes {} sum {}\n", body.len(), body.len() * 120)
         };
-        assert_eq!(text, expected);
+        assert!(answer.ends_with(&expected), "{answer}");
     }
     assert!(
         serving
@@ -160,12 +149,11 @@ fn what_goes_wrong_ends_its_connection_alone() {
 fn what_never_serves_is_told() {
     kvm_or_skip!();
     let server = server();
-    let server = server.to_str().unwrap();
     for (program, words) in [
         (&["/bin/true"][..], "ended with status 0"),
         (&["/bin/sleep", "100"], "max_boot_time"),
         (&["/no/such/program"], "/no/such/program"),
-        (&[server, "8000", "helper"], "went on as its child"),
+        (&[&server, "8000", "helper"], "went on as its child"),
     ] {
         let output = Command::new(env!("CARGO_BIN_EXE_forkvm"))
             .args(["serve", "--max-boot-time=1", "--"])

@@ -106,4 +106,6 @@ pub use machine::probe::{KvmReport, KvmUnavailable, probe};
 pub use pool::queue::{Place, Queue};
 pub use program::{Answer, Program, Stats};
 pub use request::{CachePolicy, Header, Host, Quiet, Request, Stream};
-pub use server::{Closed, Connection, NotServing, NotWarm, Server, ServerFork, ServerLimits};
+pub use server::{
+    Closed, Connection, NotServing, NotWarm, Server, ServerFork, ServerLimits, Spent,
+};

@@ -9,24 +9,45 @@
  *   GET /exit     ends the program
  *   GET /sleep    answers after 50 ms
  *   GET /user     "user 33, before N", after it has become that user
+ *   GET /drip     answers a piece every 50 ms, for ever
+ *   GET /stay     answers, then waits for the client to close
+ *   GET /big      answers 16 MiB
+ *   GET /name     what the environment has as NAME
+ *   GET /missing  makes a system call that is not there
+ *   GET /files    opens files until it can't, and hangs
+ *   GET /threads  starts threads until it can't, which spin
  *
  * Arguments: the port; "forks", to have a child serve each connection; "prefork", to have one serve all;
  * "helper", to wait for one that ends before it serves.
  */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
+#include <fcntl.h>
 #include <netinet/in.h>
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
 
 static int count;
 static char head[64 << 10];
+
+static void *spin(void *unused)
+{
+    for (;;) __asm__ volatile("pause");
+    return unused;
+}
+
+static void must_write(int client, const char *text)
+{
+    if (write(client, text, strlen(text)) != (ssize_t)strlen(text)) _exit(0);
+}
 
 static void serve(int client)
 {
@@ -62,6 +83,30 @@ static void serve(int client)
         char *memory = mmap(NULL, 16 << 20, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
         for (size_t i = 0; i < 16 << 20; i += 4096) memory[i] = 1;
     }
+    if (!strcmp(path, "/missing")) syscall(SYS_io_uring_setup, 1, NULL);
+    if (!strcmp(path, "/files")) {
+        while (open("/dev/null", O_RDONLY) >= 0);
+        pause();
+    }
+    if (!strcmp(path, "/threads")) {
+        pthread_t thread;
+        while (!pthread_create(&thread, NULL, spin, NULL));
+        spin(NULL);
+    }
+    if (!strcmp(path, "/drip")) {
+        must_write(client, "HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n");
+        for (;;) {
+            must_write(client, "drop\n");
+            nanosleep(&(struct timespec){0, 50000000}, NULL);
+        }
+    }
+    if (!strcmp(path, "/big")) {
+        must_write(client, "HTTP/1.1 200 OK\r\nContent-Length: 16777216\r\nConnection: close\r\n\r\n");
+        memset(head, 'x', sizeof(head) - 1);
+        head[sizeof(head) - 1] = 0;
+        for (int left = 16 << 20; left > 0; left -= sizeof(head)) must_write(client, head), must_write(client, "x");
+        return;
+    }
     char body[128], answer[256];
     struct timespec monotonic, real;
     clock_gettime(CLOCK_MONOTONIC, &monotonic);
@@ -74,9 +119,11 @@ static void serve(int client)
             : first || getuid() ? snprintf(body, sizeof(body), "user %d, before %d\n", getuid(), first)
             : length ? snprintf(body, sizeof(body), "count %d bytes %zu sum %zu\n", count, got, sum)
                    : snprintf(body, sizeof(body), "count %d\n", count);
+    if (!strcmp(path, "/name")) n = snprintf(body, sizeof(body), "%s\n", getenv("NAME") ?: "");
     int m = snprintf(answer, sizeof(answer),
                      "HTTP/1.1 200 OK\r\nContent-Length: %d\r\nConnection: close\r\n\r\n%s", n, body);
     if (write(client, answer, m) != m) abort();
+    if (!strcmp(path, "/stay")) while (read(client, head, sizeof(head)) > 0);
 }
 
 int main(int argc, char **argv)

@@ -1,123 +1,187 @@
 //! The forks: a thread for each, that serves one connection after the other.
 
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::time::Duration;
 
-use forkvm::{Closed, Connection, Server, ServerFork};
+use forkvm::{Cause, Closed, Connection, Server, ServerFork};
 
+use super::observed::observer::Observer;
+use super::observed::record::{End, Served};
 use super::output::Output;
+use super::queue::Queue;
 use super::stream::Client;
 
-/// Connections on their way to a fork.
-#[derive(Clone)]
+/// A server's forks. When this is dropped they serve what waits, and end.
 pub struct Forks {
-    clients: SyncSender<Client>,
-    running: Arc<Running>,
+    queue: Arc<Queue<Client>>,
 }
 
-/// How many threads there are.
-#[derive(Default)]
-struct Running {
-    count: Mutex<usize>,
-    ended: Condvar,
+/// How they are to be.
+#[derive(Debug, Clone, Copy)]
+pub struct Setup {
+    pub count: usize,
+    /// How many connections may wait for one, and for how long.
+    pub backlog: usize,
+    pub max_wait: Duration,
+    /// They are reset after each connection.
+    pub resets: bool,
+    pub output: Output,
 }
 
 impl Forks {
-    /// Starts the threads.
+    /// Makes them, and starts their threads.
     pub fn start(
         server: &Arc<Server>,
-        count: usize,
-        backlog: usize,
-        resets: bool,
-        output: Output,
+        setup: Setup,
+        observer: &Arc<Observer>,
     ) -> Result<Self, String> {
-        let (clients, inbox) = sync_channel(backlog);
-        let inbox = Arc::new(Mutex::new(inbox));
-        let running = Arc::new(Running::default());
-        for number in 0..count {
+        let forks = Self {
+            queue: Arc::new(Queue::new(setup.count, setup.backlog)),
+        };
+        for number in 0..setup.count {
             // The first one says what is wrong, before anybody connects.
             let fork = ServerFork::new(server.clone()).map_err(|error| error.to_string())?;
-            let (server, inbox, running) = (server.clone(), inbox.clone(), running.clone());
-            *lock(&running.count) += 1;
+            observer.fork_made();
+            let worker = Worker {
+                server: server.clone(),
+                fork: Some(fork),
+                setup,
+                observer: observer.clone(),
+            };
+            let queue = forks.queue.clone();
             std::thread::Builder::new()
                 .name(format!("fork-{number}"))
-                .spawn(move || {
-                    serve_all(&server, fork, &inbox, resets, output);
-                    *lock(&running.count) -= 1;
-                    running.ended.notify_all();
-                })
+                .spawn(move || worker.serve_all(&queue))
                 .map_err(|error| format!("a thread for a fork: {error}"))?;
         }
-        Ok(Self { clients, running })
+        Ok(forks)
     }
 
-    /// Has a connection served as soon as there is a fork. False if too many wait: it is closed then.
-    pub fn hand_over(&self, client: Client) -> bool {
-        self.clients.try_send(client).is_ok()
-    }
-
-    /// Lets the connections that are served come to their end.
-    pub fn finish(self, patience: Duration) {
-        let Self { clients, running } = self;
-        drop(clients);
-        let until = Instant::now() + patience;
-        let mut count = lock(&running.count);
-        while *count > 0 {
-            let left = until.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                return;
-            }
-            count = running
-                .ended
-                .wait_timeout(count, left)
-                .unwrap_or_else(PoisonError::into_inner)
-                .0;
+    /// Has a connection served as soon as there is a fork. One that finds too many waiting is turned away.
+    pub fn hand_over(&self, client: Client) {
+        if let Err(client) = self.queue.push(client) {
+            client.turn_away(End::Refused);
         }
     }
+
+    /// How many connections wait for a fork, and how many forks for a connection.
+    pub fn lengths(&self) -> (usize, usize) {
+        self.queue.lengths()
+    }
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    // Nothing is half done where a thread has panicked.
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+impl Drop for Forks {
+    fn drop(&mut self) {
+        self.queue.close();
+    }
 }
 
-fn serve_all(
-    server: &Arc<Server>,
-    fork: ServerFork,
-    inbox: &Mutex<Receiver<Client>>,
-    resets: bool,
-    mut output: Output,
-) {
-    let mut fork = Some(fork);
-    loop {
-        let Ok(mut client) = lock(inbox).recv() else {
+struct Worker {
+    server: Arc<Server>,
+    /// `None` only if none could be made.
+    fork: Option<ServerFork>,
+    setup: Setup,
+    observer: Arc<Observer>,
+}
+
+impl Worker {
+    fn serve_all(mut self, queue: &Queue<Client>) {
+        self.warm_up();
+        while let Some(client) = queue.pop() {
+            self.serve(client);
+            queue.done();
+        }
+        if self.fork.is_some() {
+            self.observer.fork_gone(false);
+        }
+    }
+
+    fn serve(&mut self, mut client: Client) {
+        let wait = client.waits();
+        if wait > self.setup.max_wait {
+            return client.turn_away(End::Refused);
+        }
+        let Some(mut fork) = self.fork.take().or_else(|| self.make()) else {
+            return client.turn_away(End::NoFork);
+        };
+        let result = fork.serve(&mut client, &mut self.setup.output);
+        let end = end_of(&result);
+        if matches!(end, End::TimedOut | End::OutOfMemory | End::Failed) {
+            client.abort();
+        } else {
+            client.close();
+        }
+        let spent = fork.spent();
+        let served = Served {
+            wait,
+            exits: spent.exits,
+            pages: spent.pages,
+            bytes: client.sent(),
+            end,
+        };
+        if let Err(cause) = &result {
+            self.tell(cause, &client);
+        }
+        client.end(served);
+        let usable = if self.setup.resets {
+            fork.reset().is_ok()
+        } else {
+            result.is_ok()
+        };
+        if usable {
+            if self.setup.resets {
+                self.observer.fork_reset(spent.pages);
+            }
+            self.fork = Some(fork);
+        } else {
+            drop(fork);
+            self.observer.fork_gone(true);
+            // So that the next connection has not to wait for it.
+            self.fork = self.make();
+            self.warm_up();
+        }
+    }
+
+    /// Has the fork serve the warm-up requests. One that can't is replaced by one that has not.
+    fn warm_up(&mut self) {
+        let Some(fork) = &mut self.fork else {
             return;
         };
-        let mut taken = match fork
-            .take()
-            .map_or_else(|| ServerFork::new(server.clone()), Ok)
-        {
-            Ok(fork) => fork,
+        if let Err(error) = fork.warm_up(&mut self.setup.output) {
+            err!("forkvm: a new fork: {error}");
+            self.fork = None;
+            self.observer.fork_gone(true);
+            self.fork = self.make();
+        }
+    }
+
+    fn make(&self) -> Option<ServerFork> {
+        match ServerFork::new(self.server.clone()) {
+            Ok(fork) => {
+                self.observer.fork_made();
+                Some(fork)
+            }
             Err(error) => {
                 err!("forkvm: no fork could be made: {error}");
-                continue;
+                None
             }
-        };
-        let served = taken.serve(&mut client, &mut output);
-        let goes_on = match &served {
-            Ok(Closed::ByServer | Closed::ByClient | Closed::Idle) => true,
-            Err(cause) => {
-                let peer = client.peer();
-                let who = peer.map_or_else(|| "a client".into(), |peer| peer.to_string());
-                err!("forkvm: serving {who}: {}", server.describe(cause));
-                false
-            }
-        };
-        // The client has all that it gets.
-        drop(client);
-        if resets && taken.reset().is_ok() || !resets && goes_on {
-            fork = Some(taken);
         }
+    }
+
+    fn tell(&self, cause: &Cause, client: &Client) {
+        let peer = client.peer();
+        let who = peer.map_or_else(|| "a client".into(), |peer| peer.to_string());
+        err!("forkvm: serving {who}: {}", self.server.describe(cause));
+    }
+}
+
+fn end_of(result: &Result<Closed, Cause>) -> End {
+    match result {
+        Ok(Closed::ByServer) => End::Server,
+        Ok(Closed::ByClient) => End::Client,
+        Ok(Closed::Idle) => End::Idle,
+        Ok(Closed::OutOfTime) | Err(Cause::Timeout) => End::TimedOut,
+        Err(Cause::MemoryLimit) => End::OutOfMemory,
+        Err(_) => End::Failed,
     }
 }

@@ -4,14 +4,15 @@
 use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::Instant;
 
-use http_body_util::combinators::BoxBody;
-use http_body_util::{BodyExt, Full};
+use http_body_util::{BodyExt, Empty, Full};
 use hyper::body::{Bytes, Incoming};
+use hyper::client::conn::http1::SendRequest;
 use hyper::header::{
-    CONNECTION, HOST, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER, TE, TRAILER,
+    CONNECTION, CONTENT_LENGTH, HOST, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER, TE, TRAILER,
     TRANSFER_ENCODING, UPGRADE,
 };
 use hyper::service::service_fn;
@@ -19,14 +20,19 @@ use hyper::{Request, Response, StatusCode, Uri, Version, client, server};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::UnixStream;
+use tokio::time::sleep_until;
 
-use super::forks::Forks;
-use super::stream::Client;
+use super::generation::Generation;
+use super::inside::Inside;
+use super::ledger::{Body, Ledger};
+use super::link::{GRACE, Link};
+use super::observed::record::{Begun, End};
+use super::seats::Seat;
+use super::stream::{Client, Facts, Socket};
+use super::upgraded;
 
-/// Longest time for a request's headers.
-const HEADERS: Duration = Duration::from_secs(30);
-/// How much longer than the fork's own limit an answer is waited for, which ends it first.
-const GRACE: Duration = Duration::from_secs(1);
+/// Most bytes of a request's headers, and what is kept of a body that nobody takes.
+const BUFFER: usize = 64 << 10;
 
 /// Headers that are about one connection (RFC 9110, 7.6.1), beside those that `Connection` names.
 const OF_CONNECTION: [HeaderName; 7] = [
@@ -39,45 +45,94 @@ const OF_CONNECTION: [HeaderName; 7] = [
     UPGRADE,
 ];
 
-type Body = BoxBody<Bytes, hyper::Error>;
-
-/// Where requests go, and how long they may take.
-#[derive(Clone)]
-pub struct Way {
-    pub forks: Forks,
-    pub max_request_time: Duration,
-    pub max_idle_time: Duration,
-}
-
 /// Serves a client's connection until it ends.
 pub async fn serve(
     stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
     peer: Option<SocketAddr>,
-    way: Arc<Way>,
+    seat: Seat,
+    inside: Arc<Inside>,
 ) {
+    let max_idle_time = inside.current.get().max_idle_time;
+    let link = Arc::new(Link { peer, seat, inside });
+    let of_service = link.clone();
     let service = service_fn(move |request| {
-        let way = way.clone();
-        async move { Ok::<_, Infallible>(answer(request, peer, &way).await) }
+        let link = of_service.clone();
+        async move { Ok::<_, Infallible>(answer(request, link).await) }
     });
-    // A client that leaves, or does not speak HTTP, is no news.
-    let _ = server::conn::http1::Builder::new()
+    let connection = server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
-        .header_read_timeout(HEADERS)
+        // From a request's end to the end of the next one's head.
+        .header_read_timeout(max_idle_time)
+        .max_buf_size(BUFFER)
+        .half_close(true)
         .serve_connection(TokioIo::new(stream), service)
-        .with_upgrades()
-        .await;
+        .with_upgrades();
+    let mut connection = pin!(connection);
+    let mut goes_on = true;
+    let mut look = Instant::now() + link.longest();
+    loop {
+        tokio::select! {
+            // A client that leaves, or does not speak HTTP, is no news.
+            _ = &mut connection => return,
+            () = link.inside.ending.begins(), if goes_on => {
+                goes_on = false;
+                connection.as_mut().graceful_shutdown();
+            }
+            () = link.seat.lost() => return,
+            () = sleep_until(look.into()) => {
+                // It does not take what the program has answered long ago.
+                let due = link.seat.busy_since().unwrap_or(Instant::now()) + link.longest();
+                if due <= look {
+                    return;
+                }
+                look = due;
+            }
+        }
+    }
 }
 
-async fn answer(request: Request<Incoming>, peer: Option<SocketAddr>, way: &Way) -> Response<Body> {
-    match forward(request, peer, way).await {
-        Ok(response) => response,
-        Err(failed) => failed.response(),
+async fn answer(request: Request<Incoming>, link: Arc<Link>) -> Response<Body> {
+    if !link.seat.set_busy() {
+        return Failed::Full.response(None);
     }
+    let mut ledger = Ledger::open(&request, link.clone());
+    match forward(request, &mut ledger, &link).await {
+        Ok(Answer::Plain(mut response)) => {
+            ledger.set_status(response.status());
+            let headers = response.headers();
+            let until_close =
+                !headers.contains_key(CONTENT_LENGTH) && !headers.contains_key(TRANSFER_ENCODING);
+            strip(response.headers_mut());
+            response.map(|body| Body::new(body.boxed(), Some(ledger), until_close))
+        }
+        Ok(Answer::Upgrade(response, both)) => {
+            ledger.set_status(response.status());
+            tokio::spawn(upgraded::serve(both, ledger));
+            response.map(|()| {
+                Body::new(
+                    Empty::new().map_err(|never| match never {}).boxed(),
+                    None,
+                    false,
+                )
+            })
+        }
+        Err(failed) => {
+            ledger.set_status(failed.status());
+            failed.response(Some(ledger))
+        }
+    }
+}
+
+/// What the program has answered.
+enum Answer {
+    Plain(Response<Incoming>),
+    /// Both go over to another protocol.
+    Upgrade(Response<()>, upgraded::Both),
 }
 
 /// Why there is no answer of the program's.
 enum Failed {
-    /// Too many requests wait.
+    /// Too many requests wait, or this one did for too long.
     Full,
     /// The program has ended the connection without one, or sent something else.
     NoAnswer,
@@ -88,20 +143,35 @@ enum Failed {
 }
 
 impl Failed {
-    fn response(&self) -> Response<Body> {
-        let (status, text) = match self {
-            Self::Full => (StatusCode::SERVICE_UNAVAILABLE, "all forks are busy\n"),
-            Self::NoAnswer => (StatusCode::BAD_GATEWAY, "the program gave no answer\n"),
-            Self::TooLate => (StatusCode::GATEWAY_TIMEOUT, "the program took too long\n"),
-            Self::Host => (
-                StatusCode::INTERNAL_SERVER_ERROR,
-                "no connection could be made\n",
-            ),
+    fn of(end: Option<End>) -> Self {
+        match end {
+            Some(End::Refused | End::NoFork) => Self::Full,
+            Some(End::TimedOut) => Self::TooLate,
+            _ => Self::NoAnswer,
+        }
+    }
+
+    fn status(&self) -> StatusCode {
+        match self {
+            Self::Full => StatusCode::SERVICE_UNAVAILABLE,
+            Self::NoAnswer => StatusCode::BAD_GATEWAY,
+            Self::TooLate => StatusCode::GATEWAY_TIMEOUT,
+            Self::Host => StatusCode::INTERNAL_SERVER_ERROR,
+        }
+    }
+
+    fn response(&self, ledger: Option<Ledger>) -> Response<Body> {
+        let text = match self {
+            Self::Full => "all forks are busy\n",
+            Self::NoAnswer => "the program gave no answer\n",
+            Self::TooLate => "the program took too long\n",
+            Self::Host => "no connection could be made\n",
         };
         let body = Full::new(Bytes::from_static(text.as_bytes()));
-        let mut response = Response::new(body.map_err(|never| match never {}).boxed());
-        *response.status_mut() = status;
-        if status == StatusCode::SERVICE_UNAVAILABLE {
+        let body = Body::new(body.map_err(|never| match never {}).boxed(), ledger, false);
+        let mut response = Response::new(body);
+        *response.status_mut() = self.status();
+        if let Self::Full = self {
             let soon = HeaderValue::from_static("1");
             response.headers_mut().insert(RETRY_AFTER, soon);
         }
@@ -111,42 +181,59 @@ impl Failed {
 
 async fn forward(
     mut request: Request<Incoming>,
-    peer: Option<SocketAddr>,
-    way: &Way,
-) -> Result<Response<Body>, Failed> {
-    let ours = connect(peer, &way.forks)?;
+    ledger: &mut Ledger,
+    link: &Link,
+) -> Result<Answer, Failed> {
     let upgrade = wants_upgrade(request.headers());
+    let generation = link.inside.current.get();
+    let deadline = Instant::now()
+        + match upgrade {
+            Some(_) => generation.max_upgraded_time,
+            None => generation.max_time,
+        };
+    let ours = connect(ledger, link, &generation, deadline)?;
+    drop(generation);
     let ours_upgraded = upgrade.is_some().then(|| hyper::upgrade::on(&mut request));
     prepare(&mut request, upgrade);
-    let (mut sender, connection) = client::conn::http1::handshake(TokioIo::new(ours))
-        .await
-        .map_err(|_| Failed::NoAnswer)?;
-    tokio::spawn(connection.with_upgrades());
-    let answer = tokio::time::timeout(way.max_request_time + GRACE, sender.send_request(request));
-    let mut response = answer
-        .await
-        .map_err(|_| Failed::TooLate)?
-        .map_err(|_| Failed::NoAnswer)?;
-    if response.status() == StatusCode::SWITCHING_PROTOCOLS
-        && let Some(ours) = ours_upgraded
-    {
-        let theirs = hyper::upgrade::on(&mut response);
-        tokio::spawn(async move {
-            if let (Ok(ours), Ok(theirs)) = (ours.await, theirs.await) {
-                let (mut ours, mut theirs) = (TokioIo::new(ours), TokioIo::new(theirs));
-                // Until either leaves.
-                let _ = tokio::io::copy_bidirectional(&mut ours, &mut theirs).await;
-            }
-        });
-    } else {
-        strip(response.headers_mut());
-    }
+    let sent = send(ours, request);
+    let mut response = match tokio::time::timeout_at((deadline + GRACE).into(), sent).await {
+        Ok(Ok(response)) => response,
+        Ok(Err(_)) => return Err(Failed::of(ledger.end(GRACE).await)),
+        Err(_) => return Err(Failed::TooLate),
+    };
     *response.version_mut() = Version::HTTP_11;
-    Ok(response.map(BodyExt::boxed))
+    if response.status() == StatusCode::SWITCHING_PROTOCOLS
+        && let Some(client) = ours_upgraded
+    {
+        let program = hyper::upgrade::on(&mut response);
+        let both = upgraded::Both {
+            client,
+            program,
+            deadline: deadline + GRACE,
+        };
+        return Ok(Answer::Upgrade(response.map(drop), both));
+    }
+    Ok(Answer::Plain(response))
+}
+
+/// Sends a request and waits for the head of its answer.
+async fn send(
+    stream: UnixStream,
+    request: Request<Incoming>,
+) -> Result<Response<Incoming>, hyper::Error> {
+    let (mut sender, connection): (SendRequest<Incoming>, _) =
+        client::conn::http1::handshake(TokioIo::new(stream)).await?;
+    tokio::spawn(connection.with_upgrades());
+    sender.send_request(request).await
 }
 
 /// A connection to a fork.
-fn connect(peer: Option<SocketAddr>, forks: &Forks) -> Result<UnixStream, Failed> {
+fn connect(
+    ledger: &mut Ledger,
+    link: &Link,
+    generation: &Generation,
+    deadline: Instant,
+) -> Result<UnixStream, Failed> {
     let pair = || -> io::Result<_> {
         let (ours, theirs) = std::os::unix::net::UnixStream::pair()?;
         ours.set_nonblocking(true)?;
@@ -154,11 +241,15 @@ fn connect(peer: Option<SocketAddr>, forks: &Forks) -> Result<UnixStream, Failed
         Ok((UnixStream::from_std(ours)?, theirs))
     };
     let (ours, theirs) = pair().map_err(|_| Failed::Host)?;
-    if forks.hand_over(Client::forwarded(theirs, peer)) {
-        Ok(ours)
-    } else {
-        Err(Failed::Full)
-    }
+    let facts = Facts {
+        peer: link.peer,
+        begun: Begun::now(),
+        deadline,
+        ending: link.inside.ending.clone(),
+    };
+    let client = Client::new(Socket::Unix(theirs), facts, ledger.expect_served());
+    generation.forks.hand_over(client);
+    Ok(ours)
 }
 
 /// The protocol that a client wants to go over to.

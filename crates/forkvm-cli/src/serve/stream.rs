@@ -1,38 +1,131 @@
-//! A client's socket as the engine needs it.
+//! A client's connection as the engine needs it.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
-use std::time::Instant;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use forkvm::Connection;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::net::sockopt::set_socket_linger;
 
-/// A client's socket, which does not block.
-pub enum Client {
-    /// Of TCP, with its other end's address.
-    Tcp(TcpStream, Option<SocketAddr>),
-    /// Of a Unix socket, with the address of the client whose request comes by it.
-    Unix(UnixStream, Option<SocketAddr>),
+use super::ending::Ending;
+use super::observed::record::{Begun, End, Served};
+
+/// How long a client may be silent after an answer once the command is to end.
+const LAST_SILENCE: Duration = Duration::from_secs(1);
+
+/// Its socket, which does not block.
+#[derive(Debug)]
+pub enum Socket {
+    Tcp(TcpStream),
+    Unix(UnixStream),
+}
+
+impl Socket {
+    fn stream(&mut self) -> &mut dyn ReadWrite {
+        match self {
+            Self::Tcp(stream) => stream,
+            Self::Unix(stream) => stream,
+        }
+    }
+
+    fn finish(&self) -> io::Result<()> {
+        match self {
+            Self::Tcp(stream) => stream.shutdown(Shutdown::Write),
+            Self::Unix(stream) => stream.shutdown(Shutdown::Write),
+        }
+    }
+}
+
+impl AsFd for Socket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Self::Tcp(stream) => stream.as_fd(),
+            Self::Unix(stream) => stream.as_fd(),
+        }
+    }
+}
+
+trait ReadWrite: Read + Write {}
+impl<T: Read + Write> ReadWrite for T {}
+
+/// What is known of a connection that is to be served.
+#[derive(Debug, Clone)]
+pub struct Facts {
+    /// The client's address, where it has one.
+    pub peer: Option<SocketAddr>,
+    /// When its first bytes were there.
+    pub begun: Begun,
+    /// When it has to be over.
+    pub deadline: Instant,
+    /// Whether the command is to end.
+    pub ending: Arc<Ending>,
+}
+
+/// A connection on its way to a fork and through it.
+pub struct Client {
+    /// `None` once it is closed.
+    socket: Option<Socket>,
+    facts: Facts,
+    sent: u64,
+    /// Who is told how it went.
+    told: Option<Box<dyn FnOnce(Served) + Send>>,
 }
 
 impl Client {
-    /// A TCP connection. Answers are sent as they are made.
-    pub fn tcp(stream: TcpStream) -> io::Result<Self> {
-        stream.set_nodelay(true)?;
-        let peer = stream.peer_addr().ok();
-        Ok(Self::Tcp(stream, peer))
+    /// `told` learns how it went.
+    pub fn new(socket: Socket, facts: Facts, told: impl FnOnce(Served) + Send + 'static) -> Self {
+        Self {
+            socket: Some(socket),
+            facts,
+            sent: 0,
+            told: Some(Box::new(told)),
+        }
     }
 
-    /// A connection to a Unix socket.
-    pub fn unix(stream: UnixStream) -> Self {
-        Self::Unix(stream, None)
+    /// How long it waits already.
+    pub fn waits(&self) -> Duration {
+        self.facts.begun.instant.elapsed()
     }
 
-    /// A connection of our own, for a client of this address.
-    pub fn forwarded(stream: UnixStream, peer: Option<SocketAddr>) -> Self {
-        Self::Unix(stream, peer)
+    /// Bytes that it was sent.
+    pub fn sent(&self) -> u64 {
+        self.sent
+    }
+
+    /// Closes it: it has all that it gets.
+    pub fn close(&mut self) {
+        self.socket = None;
+    }
+
+    /// Closes it so that what the client has does not look whole.
+    pub fn abort(&mut self) {
+        if let Some(Socket::Tcp(stream)) = self.socket.take() {
+            // Else it is closed as others are.
+            let _ = set_socket_linger(&stream, Some(Duration::ZERO));
+        }
+    }
+
+    /// Closes it, and tells how it went.
+    pub fn end(mut self, served: Served) {
+        self.close();
+        if let Some(told) = self.told.take() {
+            told(served);
+        }
+    }
+
+    /// Closes it without a fork's having had a part.
+    pub fn turn_away(self, end: End) {
+        let wait = self.waits();
+        self.end(Served::not_at_all(wait, end));
+    }
+
+    fn socket(&mut self) -> io::Result<&mut Socket> {
+        let closed = || io::Error::from(ErrorKind::NotConnected);
+        self.socket.as_mut().ok_or_else(closed)
     }
 }
 
@@ -49,48 +142,59 @@ fn now(result: io::Result<usize>) -> io::Result<Option<usize>> {
 
 impl Connection for Client {
     fn receive(&mut self, buf: &mut [u8]) -> io::Result<Option<usize>> {
-        now(match self {
-            Self::Tcp(stream, _) => stream.read(buf),
-            Self::Unix(stream, _) => stream.read(buf),
-        })
+        now(self.socket()?.stream().read(buf))
     }
 
     fn send(&mut self, bytes: &[u8]) -> io::Result<Option<usize>> {
-        now(match self {
-            Self::Tcp(stream, _) => stream.write(bytes),
-            Self::Unix(stream, _) => stream.write(bytes),
-        })
+        let sent = now(self.socket()?.stream().write(bytes))?;
+        self.sent += sent.unwrap_or(0) as u64;
+        Ok(sent)
     }
 
     fn finish(&mut self) -> io::Result<()> {
-        match self {
-            Self::Tcp(stream, _) => stream.shutdown(Shutdown::Write),
-            Self::Unix(stream, _) => stream.shutdown(Shutdown::Write),
-        }
+        self.socket()?.finish()
     }
 
     fn wait(&mut self, receive: bool, send: bool, until: Instant) -> io::Result<()> {
         let mut flags = PollFlags::empty();
         flags.set(PollFlags::IN, receive);
         flags.set(PollFlags::OUT, send);
-        let socket = match &*self {
-            Self::Tcp(stream, _) => stream.as_fd(),
-            Self::Unix(stream, _) => stream.as_fd(),
-        };
+        let ending = self.facts.ending.clone();
+        let socket = self.socket()?;
         let left = until.saturating_duration_since(Instant::now());
         let time = Timespec::try_from(left).unwrap_or(Timespec {
             tv_sec: 3600,
             tv_nsec: 0,
         });
-        match poll(&mut [PollFd::from_borrowed_fd(socket, flags)], Some(&time)) {
+        let mut waited = [
+            PollFd::new(socket, flags),
+            PollFd::from_borrowed_fd(ending.event(), PollFlags::IN),
+        ];
+        // Its beginning wakes once.
+        let watched = if ending.has_begun() {
+            &mut waited[..1]
+        } else {
+            &mut waited[..]
+        };
+        match poll(watched, Some(&time)) {
             Ok(_) | Err(rustix::io::Errno::INTR) => Ok(()),
             Err(error) => Err(error.into()),
         }
     }
 
     fn peer(&self) -> Option<SocketAddr> {
-        match self {
-            Self::Tcp(_, peer) | Self::Unix(_, peer) => *peer,
+        self.facts.peer
+    }
+
+    fn deadline(&self) -> Option<Instant> {
+        Some(self.facts.deadline)
+    }
+
+    fn max_silence(&self, usual: Duration) -> Duration {
+        if self.facts.ending.has_begun() {
+            usual.min(LAST_SILENCE)
+        } else {
+            usual
         }
     }
 }

@@ -368,6 +368,11 @@ impl Linux {
         self.told.calls().filter_map(trace::name).collect()
     }
 
+    /// Whether [`Linux::unsupported`] has other names than the master's, which this is a clone of.
+    pub fn lacks_more_than(&self, master: &Self) -> bool {
+        self.told.differs_from(&master.told)
+    }
+
     /// Allowed paths that could not be opened, and why: they do not exist for the program.
     pub fn unusable_paths(&self) -> impl Iterator<Item = (&std::path::Path, std::io::Error)> {
         self.shared

@@ -82,6 +82,11 @@ impl Told {
         }
     }
 
+    /// Whether the calls that were told are others than here.
+    pub fn differs_from(&self, other: &Self) -> bool {
+        self.calls != other.calls
+    }
+
     /// The numbers of the calls that were told, or would be.
     pub fn calls(&self) -> impl Iterator<Item = u64> {
         let words = (0u64..).step_by(64).zip(self.calls);

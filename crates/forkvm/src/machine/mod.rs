@@ -74,6 +74,8 @@ pub struct Machine {
     pub random: Random,
     /// Which of its program's forks it is, for the program to see. 0 before the freeze.
     pub fork_number: u32,
+    /// How often it came back from `KVM_RUN`, ever.
+    pub exits: u64,
     host: &'static KvmHost,
     residue: Residue,
     /// Something was begun on it that has not come to its end, and never will if there was a panic: it is not to be used
@@ -148,6 +150,7 @@ impl Machine {
             linux,
             random: Random::new()?,
             fork_number: 0,
+            exits: 0,
             host,
             residue: Residue::Clean,
             poisoned: false,
@@ -229,6 +232,7 @@ impl Machine {
             self.apply_removals()?;
             self.keep_clock()?;
             let exit = self.vcpu.run();
+            self.exits += 1;
             self.residue = match exit {
                 Exit::Out(_) | Exit::Interrupted | Exit::RingFull => Residue::Clean,
                 Exit::OtherIo { .. } => Residue::PendingIo,

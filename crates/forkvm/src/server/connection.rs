@@ -40,6 +40,17 @@ pub trait Connection {
 
     /// The client's address. `None` for a Unix socket's.
     fn peer(&self) -> Option<SocketAddr>;
+
+    /// When it has to be over, whatever goes on. `None`, as it is unless overridden: there is no such time.
+    fn deadline(&self) -> Option<Instant> {
+        None
+    }
+
+    /// How long it may be silent after an answer, of the usual time. Asked before each [`Connection::wait`], which returns
+    /// early when this changes.
+    fn max_silence(&self, usual: Duration) -> Duration {
+        usual
+    }
 }
 
 /// How long a connection may take.
@@ -60,6 +71,8 @@ pub enum Closed {
     ByClient,
     /// Nothing came for too long.
     Idle,
+    /// [`Connection::deadline`] came first.
+    OutOfTime,
 }
 
 /// What is on its way between a client and a machine.
@@ -115,7 +128,9 @@ impl Between<'_> {
         host: &mut dyn Host,
     ) -> Result<Closed, Cause> {
         loop {
-            let deadline = self.last_input.max(self.last_byte) + times.request;
+            let usual = self.last_input.max(self.last_byte) + times.request;
+            let over = self.connection.deadline();
+            let deadline = over.map_or(usual, |over| over.min(usual));
             let until = match machine.go_on(deadline, host) {
                 Err(Cause::Exit(_)) if machine.linux.tasks().is_child() => {
                     return self.after_exit(machine, deadline);
@@ -138,7 +153,9 @@ impl Between<'_> {
                 continue;
             }
             let end = if self.answered {
-                self.last_byte + times.idle
+                let silence = self.connection.max_silence(times.idle);
+                let end = self.last_byte + silence;
+                over.map_or(end, |over| over.min(end))
             } else {
                 deadline
             };
@@ -152,7 +169,12 @@ impl Between<'_> {
                 machine.linux.sockets_mut().reset(self.id);
                 return Ok(Closed::ByClient);
             }
-            if Instant::now() >= end {
+            let now = Instant::now();
+            if over.is_some_and(|over| now >= over) {
+                machine.linux.sockets_mut().reset(self.id);
+                return Ok(Closed::OutOfTime);
+            }
+            if now >= end {
                 if !self.answered {
                     return Err(Cause::Timeout);
                 }

@@ -2,6 +2,7 @@
 //! back to the master's state after each.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use crate::arch::layout::PAGE;
 use crate::failure::Cause;
@@ -37,6 +38,17 @@ pub struct ServerFork {
     shrink: ShrinkPolicy,
     /// The last connection was not served to its end.
     failed: bool,
+    /// The machine's exits before it.
+    exits_before: u64,
+}
+
+/// What a connection has cost.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Spent {
+    /// How often the machine came back from `KVM_RUN`.
+    pub exits: u64,
+    /// Pages of memory that a reset puts back.
+    pub pages: u64,
 }
 
 impl ServerFork {
@@ -66,6 +78,7 @@ impl ServerFork {
             server,
             shrink,
             failed: false,
+            exits_before: 0,
         })
     }
 
@@ -105,13 +118,35 @@ impl ServerFork {
             .linux
             .shift_deadlines(self.server.frozen.elapsed());
         self.machine.anchor_clock()?;
+        self.exits_before = self.machine.exits;
         let listener = self.server.listener;
         let result = connection::serve(&mut self.machine, listener, connection, times, host);
         self.failed = result.is_err();
+        if self.machine.linux.lacks_more_than(&self.server.linux) {
+            self.server.lacks(self.machine.linux.unsupported());
+        }
         if self.machine.over_memory_limit() {
             return Err(Cause::MemoryLimit);
         }
-        result
+        match result {
+            // It was interrupted at what it did by the time of the whole, which is not the request's.
+            Err(Cause::Timeout)
+                if connection
+                    .deadline()
+                    .is_some_and(|end| Instant::now() >= end) =>
+            {
+                Ok(Closed::OutOfTime)
+            }
+            result => result,
+        }
+    }
+
+    /// What the last connection has cost. To be asked before the reset.
+    pub fn spent(&self) -> Spent {
+        Spent {
+            exits: self.machine.exits - self.exits_before,
+            pages: self.machine.memory.dirty_len() as u64,
+        }
     }
 
     /// Puts the fork back to the master's state. After an error it is not to be used again; so is one whose connection was

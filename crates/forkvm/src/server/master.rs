@@ -1,5 +1,6 @@
 //! A server on its way to the freeze, and what its forks are made of.
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::net::SocketAddr;
 use std::ops::Range;
@@ -7,6 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use kvm_bindings::{kvm_sregs, kvm_vcpu_events};
+use parking_lot::Mutex;
 
 use crate::exec::{self, NotRun, Sandbox, Started};
 use crate::failure::Cause;
@@ -65,6 +67,8 @@ pub struct Server {
     pub(super) limits: ServerLimits,
     stack: Range<u64>,
     boot_time: Duration,
+    /// The names of system calls that it made, or a fork, and that are not there.
+    unsupported: Mutex<BTreeSet<&'static str>>,
 }
 
 impl Server {
@@ -95,6 +99,7 @@ impl Server {
                 ended.told(is_child, &stack, sandbox, limits.max_boot_time)
             })?;
         let frozen = freeze_machine(machine, &file, deadline).map_err(NotRun::host)?;
+        let unsupported = frozen.linux.unsupported().into_iter().collect();
         Ok(Arc::new(Self {
             kvm,
             file,
@@ -110,6 +115,7 @@ impl Server {
             limits,
             stack,
             boot_time: start.elapsed(),
+            unsupported: Mutex::new(unsupported),
         }))
     }
 
@@ -125,6 +131,17 @@ impl Server {
     /// How long it took until it waited for a connection.
     pub fn boot_time(&self) -> Duration {
         self.boot_time
+    }
+
+    /// The names of the system calls that the program made so far, before the freeze and in forks, and that are not there:
+    /// it got ENOSYS.
+    pub fn unsupported(&self) -> Vec<&'static str> {
+        self.unsupported.lock().iter().copied().collect()
+    }
+
+    /// Notes such names.
+    pub(super) fn lacks(&self, names: Vec<&'static str>) {
+        self.unsupported.lock().extend(names);
     }
 
     /// One phrase on how a connection's run ended.

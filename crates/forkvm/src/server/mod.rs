@@ -8,6 +8,6 @@ mod master;
 mod warm_up;
 
 pub use self::connection::{Closed, Connection};
-pub use self::fork::{NotWarm, ServerFork};
+pub use self::fork::{NotWarm, ServerFork, Spent};
 pub use self::limits::ServerLimits;
 pub use self::master::{NotServing, Server};
