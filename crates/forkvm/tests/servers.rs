@@ -2,111 +2,14 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod common;
+#[path = "common/server.rs"]
+mod server;
 
-use std::io;
-use std::net::SocketAddr;
-use std::path::PathBuf;
-use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use common::{guest_path, kvm_or_skip, scaled};
-use forkvm::{
-    Cause, Closed, Command, Connection, Quiet, Sandbox, Server, ServerFork, ServerLimits,
-};
-
-/// A client that sends something, and takes all that comes back.
-struct Client {
-    request: Vec<u8>,
-    answer: Vec<u8>,
-    /// Sends no more after its request, and says so.
-    ends: bool,
-    /// Bytes that it takes before it leaves.
-    takes: usize,
-}
-
-impl Client {
-    fn new(request: impl AsRef<[u8]>) -> Self {
-        Self {
-            request: request.as_ref().to_vec(),
-            answer: Vec::new(),
-            ends: false,
-            takes: usize::MAX,
-        }
-    }
-
-    fn get(path: &str) -> Self {
-        Self::new(format!("GET {path} HTTP/1.1\r\nHost: t\r\n\r\n"))
-    }
-}
-
-impl Connection for Client {
-    fn receive(&mut self, buf: &mut [u8]) -> io::Result<Option<usize>> {
-        let n = buf.len().min(self.request.len());
-        buf[..n].copy_from_slice(&self.request[..n]);
-        self.request.drain(..n);
-        Ok(match n {
-            0 if self.ends => Some(0),
-            0 => None,
-            n => Some(n),
-        })
-    }
-
-    fn send(&mut self, bytes: &[u8]) -> io::Result<Option<usize>> {
-        if self.answer.len() >= self.takes {
-            return Err(io::ErrorKind::BrokenPipe.into());
-        }
-        self.answer.extend_from_slice(bytes);
-        Ok(Some(bytes.len()))
-    }
-
-    fn finish(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-
-    fn wait(&mut self, _: bool, _: bool, until: Instant) -> io::Result<()> {
-        // Nothing else will come.
-        std::thread::sleep(until.saturating_duration_since(Instant::now()));
-        Ok(())
-    }
-
-    fn peer(&self) -> Option<SocketAddr> {
-        Some(([192, 0, 2, 1], 1234).into())
-    }
-}
-
-fn limits() -> ServerLimits {
-    ServerLimits {
-        max_request_time: scaled(Duration::from_secs(3)),
-        ..Default::default()
-    }
-}
-
-fn boot(program: &str, limits: ServerLimits) -> Arc<Server> {
-    let path = guest_path(program);
-    let folder = path.parent().unwrap().to_owned();
-    let command = Command {
-        path: path.to_str().unwrap().into(),
-        arguments: vec![program.into()],
-        environment: Vec::new(),
-    };
-    let sandbox = Sandbox {
-        allowed_paths: ["/lib", "/lib64", "/usr/lib", "/etc/ld.so.cache"]
-            .into_iter()
-            .map(PathBuf::from)
-            .filter(|path| path.exists())
-            .chain([folder])
-            .map(Into::into)
-            .collect(),
-        max_memory: 256 << 20,
-        ..Default::default()
-    };
-    Server::boot(command, &sandbox, limits, &mut Quiet).unwrap()
-}
-
-fn ask(fork: &mut ServerFork, mut client: Client) -> (Result<Closed, Cause>, String) {
-    let result = fork.serve(&mut client, &mut Quiet);
-    (result, String::from_utf8_lossy(&client.answer).into_owned())
-}
+use common::kvm_or_skip;
+use forkvm::{Cause, Closed, ServerFork, ServerLimits};
+use server::{Client, ask, boot, limits};
 
 #[test]
 fn nothing_of_a_connection_is_left() {

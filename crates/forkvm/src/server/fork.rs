@@ -193,6 +193,17 @@ impl ServerFork {
         Ok(())
     }
 
+    /// How many entries of the fork's page tables are not as a reset leaves them, counting its mappings as one if they are not the
+    /// master's. After a reset there are none. Reads all tables.
+    pub fn differing_entries(&self) -> usize {
+        let memory = &self.machine.memory;
+        let master = (&self.server.space, &self.server.memory);
+        memory.space().map_or(0, |space| {
+            let (entries, same_vmas) = space.differing_entries(memory.mapping(), master);
+            entries + usize::from(!same_vmas)
+        })
+    }
+
     /// How many pages of the fork's memory differ from the master's, page tables left out. After a reset there are none.
     /// Reads all memory.
     pub fn differing_pages(&self) -> usize {

@@ -277,6 +277,37 @@ impl Space {
         Ok(journal.kept.len() <= MOST_KEPT && self.tables.has_room(&master.tables))
     }
 
+    /// How many table entries of programs are neither the master's nor such as may stay ([`Space::restore_from`]), and whether the
+    /// VMAs are the master's. Reads all tables.
+    pub fn differing_entries(&self, mapping: &Mapping, master: (&Self, &Mapping)) -> (usize, bool) {
+        let entries = |mapping| {
+            let ours = self.layout.monitor();
+            [0..ours.start, ours.end..USER_END]
+                .into_iter()
+                .flat_map(move |range| {
+                    let first = paging::next_entry(mapping, range.clone());
+                    std::iter::successors(first, move |page| {
+                        paging::next_entry(mapping, page.address + PAGE..range.end)
+                    })
+                })
+                .map(|page| (page.address, page.value))
+                .collect::<BTreeMap<_, _>>()
+        };
+        let (master, theirs) = (master.0, entries(master.1));
+        let mine = entries(mapping);
+        let gone = theirs.keys().filter(|address| !mine.contains_key(address));
+        let other = mine.iter().filter(|&(address, value)| {
+            theirs.get(address) != Some(value)
+                && (theirs.contains_key(address) || !master.would_map(*address, *value))
+        });
+        let same = |(mine, theirs): (&Vma, &Vma)| {
+            mine.range() == theirs.range() && mine.protection == theirs.protection
+        };
+        let vmas = self.vmas.iter().count() == master.vmas.iter().count()
+            && self.vmas.iter().zip(master.vmas.iter()).all(same);
+        (gone.count() + other.count(), vmas)
+    }
+
     /// True if this entry is what a fault of the master's own program would make of a page it has not touched yet: zero,
     /// with the permissions of its VMA. It may then stay, for the page reads as the master's.
     fn would_map(&self, address: u64, entry: u64) -> bool {
