@@ -16,6 +16,43 @@ static long long nanos(struct timespec t)
     return t.tv_sec * 1000000000LL + t.tv_nsec;
 }
 
+/* Its functions have the version that programs ask for, found as Go's runtime does: without a look whether there are any. */
+static void has_versions(const char *start)
+{
+    const Elf64_Ehdr *header = (const void *)start;
+    const Elf64_Phdr *segment = (const void *)(start + header->e_phoff);
+    const Elf64_Dyn *entry = 0;
+    long bias = 0;
+    for (int i = 0; i < header->e_phnum; i++, segment++) {
+        if (segment->p_type == PT_LOAD) bias = (long)start + segment->p_offset - segment->p_vaddr;
+        if (segment->p_type == PT_DYNAMIC) entry = (const void *)(start + segment->p_offset);
+    }
+    const char *strings = 0;
+    const Elf64_Sym *symbols = 0;
+    const Elf64_Verdef *definition = 0;
+    const Elf64_Half *versions = 0;
+    for (; entry->d_tag != DT_NULL; entry++) {
+        const void *at = (const void *)(bias + entry->d_un.d_ptr);
+        if (entry->d_tag == DT_STRTAB) strings = at;
+        if (entry->d_tag == DT_SYMTAB) symbols = at;
+        if (entry->d_tag == DT_VERSYM) versions = at;
+        if (entry->d_tag == DT_VERDEF) definition = at;
+    }
+    CHECK(strings && symbols && definition && versions);
+    if (!definition || !versions) return;
+    while (definition->vd_hash != 0x3ae75f6 && definition->vd_next)
+        definition = (const void *)((const char *)definition + definition->vd_next);
+    const Elf64_Verdaux *name = (const void *)((const char *)definition + definition->vd_aux);
+    CHECK(!(definition->vd_flags & VER_FLG_BASE) && !strcmp(strings + name->vda_name, "LINUX_2.6"));
+    const char *wanted[] = {"__vdso_clock_gettime", "__vdso_gettimeofday", "__vdso_time", "__vdso_getcpu"};
+    /* The string table comes after the symbols. */
+    for (int i = 0; i < 4; i++) {
+        int at = 0;
+        while ((const char *)(symbols + at) < strings && strcmp(strings + symbols[at].st_name, wanted[i])) at++;
+        CHECK((versions[at] & 0x7fff) == definition->vd_ndx);
+    }
+}
+
 static long long by_call(clockid_t clock)
 {
     struct timespec t = {0, 0};
@@ -88,6 +125,7 @@ int main(int argc, char **argv)
         while (maps && fgets(line, sizeof line, maps))
             found += strstr(line, "[vdso]") && strtoul(line, 0, 16) == vdso;
         CHECK(found == 1);
+        has_versions((const char *)vdso);
     }
     return failed_;
 }

@@ -2,7 +2,7 @@
 //! only the host writes. What that page does not have is left to the system call.
 //!
 //! It is a whole shared object of one segment (glibc takes no other), laid out here by the assembler: headers, dynamic section,
-//! symbols, code. Its symbols have no versions, which all C libraries and Go's runtime take for any.
+//! symbols with their version, code.
 
 use std::arch::global_asm;
 
@@ -26,7 +26,7 @@ global_asm!(
     "  .long 2, 4",
     "  .quad forkvm_vdso_dynamic - forkvm_vdso, forkvm_vdso_dynamic - forkvm_vdso, forkvm_vdso_dynamic - forkvm_vdso",
     "  .quad forkvm_vdso_hash - forkvm_vdso_dynamic, forkvm_vdso_hash - forkvm_vdso_dynamic, 8",
-    // Elf64_Dyn: DT_HASH, DT_SYMTAB, DT_SYMENT, DT_STRTAB, DT_STRSZ, DT_SONAME, DT_NULL.
+    // Elf64_Dyn: DT_HASH, DT_SYMTAB, DT_SYMENT, DT_STRTAB, DT_STRSZ, DT_SONAME, DT_VERSYM, DT_VERDEF, DT_VERDEFNUM, DT_NULL.
     "forkvm_vdso_dynamic:",
     "  .quad 4, forkvm_vdso_hash - forkvm_vdso",
     "  .quad 6, forkvm_vdso_symbols - forkvm_vdso",
@@ -34,6 +34,9 @@ global_asm!(
     "  .quad 5, forkvm_vdso_strings - forkvm_vdso",
     "  .quad 10, forkvm_vdso_strings_end - forkvm_vdso_strings",
     "  .quad 14, forkvm_vdso_soname - forkvm_vdso_strings",
+    "  .quad 0x6ffffff0, forkvm_vdso_versions - forkvm_vdso",
+    "  .quad 0x6ffffffc, forkvm_vdso_definitions - forkvm_vdso",
+    "  .quad 0x6ffffffd, 2",
     "  .quad 0, 0",
     // One bucket with all symbols in its chain (System V ABI, "Hash Table").
     "forkvm_vdso_hash:",
@@ -48,9 +51,20 @@ global_asm!(
     "  .short 1",
     "  .quad forkvm_vdso_\\function - forkvm_vdso, forkvm_vdso_end_\\function - forkvm_vdso_\\function",
     ".endr",
+    // Elf64_Versym: of each symbol. Elf64_Verdef and Elf64_Verdaux: the file's own name (VER_FLG_BASE), then the version that
+    // programs ask for (vdso(7)), with the hashes of their names. Go's runtime does not look whether there are any.
+    "forkvm_vdso_versions:",
+    "  .short 0, 2, 2, 2, 2",
+    ".balign 4",
+    "forkvm_vdso_definitions:",
+    "  .short 1, 1, 1, 1",
+    "  .long 0xdeebfa1, 20, 28, forkvm_vdso_soname - forkvm_vdso_strings, 0",
+    "  .short 1, 0, 2, 1",
+    "  .long 0x3ae75f6, 20, 0, forkvm_vdso_version - forkvm_vdso_strings, 0",
     "forkvm_vdso_strings:",
     "  .byte 0",
     "forkvm_vdso_soname: .asciz \"linux-vdso.so.1\"",
+    "forkvm_vdso_version: .asciz \"LINUX_2.6\"",
     "forkvm_vdso_name_clock_gettime: .asciz \"__vdso_clock_gettime\"",
     "forkvm_vdso_name_gettimeofday: .asciz \"__vdso_gettimeofday\"",
     "forkvm_vdso_name_time: .asciz \"__vdso_time\"",
