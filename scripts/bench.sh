@@ -1,7 +1,7 @@
 #!/bin/bash
 # The benchmark (docs/performance.md). "make bench" builds the VMOD and calls it.
 # Environment: LIB, the folder of the build; GUESTS_DIR, the folder of the example programs; OUT, where the report
-# goes; QUICK=1, a short run; ROWS=call,reset,syscalls,memory,compute,throughput,tail,update, only some of it: then
+# goes; QUICK=1, a short run; ROWS=call,reset,syscalls,memory,servers,compute,throughput,tail,update, only some of it: then
 # only what these rows need is set up and built.
 set -euo pipefail
 here=$(dirname "$(readlink -f "$0")")
@@ -45,6 +45,8 @@ if wants throughput; then
     features+=(forkvm-bench/wasm forkvm-bench-backends/wasm)
 fi
 
+servers=${SERVERS:-${CARGO_TARGET_DIR:-$root/target}/servers}
+if wants servers; then SERVERS=$servers "$here/servers-setup.sh"; fi
 "$here/bench-setup.sh" "${parts[@]}"
 say "the benchmark's programs: ${programs[*]}"
 make -s -C benches/guests OUT="$guests" ${sqlite:+"SQLITE=$sqlite"} "${programs[@]/#/$guests/}"
@@ -60,7 +62,7 @@ if [ ${#features[@]} -gt 0 ]; then
         --features "$(IFS=,; echo "${features[*]}")" "${thin[@]}"
 fi
 
-arguments=(--guests "$guests" --lib "$lib" --tools "$tools" --out "$out")
+arguments=(--guests "$guests" --lib "$lib" --tools "$tools" --servers "$servers" --out "$out")
 [ -z "${QUICK:-}" ] || arguments+=(--quick)
 [ -z "${ROWS:-}" ] || arguments+=(--only "$ROWS")
 exec "$lib/forkvm-bench" run "${arguments[@]}"

@@ -61,6 +61,9 @@ pub struct Options {
     /// Folder with the programs oha, nginx and fcgiwrap
     #[arg(long)]
     pub tools: PathBuf,
+    /// Where scripts/servers-setup.sh has put its servers
+    #[arg(long)]
+    pub servers: PathBuf,
     /// Less of everything: figures of about a minute and a half
     #[arg(long)]
     pub quick: bool,
@@ -76,6 +79,7 @@ pub enum Row {
     Reset,
     Syscalls,
     Memory,
+    Servers,
     Compute,
     Throughput,
     Tail,

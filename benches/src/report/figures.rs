@@ -55,6 +55,15 @@ pub fn of(report: &Report) -> BTreeMap<String, f64> {
             memory.warm.first_request_us / later,
         );
     }
+    for row in &report.servers {
+        let mut put =
+            |what: &str, value| figures.put(&format!("server_{}_{what}", row.name), value);
+        put("exits", row.exits_per_request);
+        put("pages", row.pages_per_request);
+        put("us", row.fork_us);
+        put("over_native", row.fork_over_native);
+        put("boot_over_native", row.boot_ms / row.native_boot_ms);
+    }
     for row in &report.compute {
         figures.put(&format!("{}_over_native", row.program), row.vm_over_native);
         if let Some(ratio) = row.wasm_over_native {

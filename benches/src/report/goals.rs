@@ -52,7 +52,7 @@ impl Goal {
     }
 }
 
-const GOALS: [(&str, &str, Bound); 16] = [
+const GOALS: [(&str, &str, Bound); 25] = [
     (
         "call_over_roundtrip",
         "a request with complete reset, over a bare KVM_RUN",
@@ -133,6 +133,35 @@ const GOALS: [(&str, &str, Bound); 16] = [
         "tail_p999_over_native",
         "p99.9 at half load over the native backend's",
         Bound::AtMost(1.5),
+    ),
+    (
+        "server_rust_std_exits",
+        "exits a request of a server of Rust's standard library",
+        Bound::AtMost(3.0),
+    ),
+    ("server_node_exits", "the same, Node", Bound::AtMost(9.0)),
+    ("server_deno_exits", "the same, Deno", Bound::AtMost(10.0)),
+    ("server_go_exits", "the same, Go", Bound::AtMost(12.0)),
+    ("server_axum_exits", "the same, axum", Bound::AtMost(14.0)),
+    (
+        "server_cpython_exits",
+        "the same, CPython",
+        Bound::AtMost(32.0),
+    ),
+    (
+        "server_node_boot_over_native",
+        "Node ready to serve, over native",
+        Bound::AtMost(3.0),
+    ),
+    (
+        "server_deno_boot_over_native",
+        "the same, Deno",
+        Bound::AtMost(3.0),
+    ),
+    (
+        "warm_first_request_over_later",
+        "the first request of a warm fork over a later one",
+        Bound::AtMost(2.0),
     ),
 ];
 

@@ -18,6 +18,7 @@ use crate::rows::call::Call;
 use crate::rows::compute::Compute;
 use crate::rows::memory::Memory;
 use crate::rows::reset::Reset;
+use crate::rows::servers::ServerRow;
 use crate::rows::syscalls::Syscalls;
 use crate::rows::tail::Tail;
 use crate::rows::throughput::Throughput;
@@ -46,6 +47,8 @@ pub struct Report {
     pub reset: Option<Reset>,
     pub syscalls: Option<Syscalls>,
     pub memory: Option<Memory>,
+    #[serde(default)]
+    pub servers: Vec<ServerRow>,
     pub compute: Vec<Compute>,
     pub throughput: Vec<Throughput>,
     pub tail: Option<Tail>,

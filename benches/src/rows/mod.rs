@@ -4,6 +4,7 @@ pub mod call;
 pub mod compute;
 pub mod memory;
 pub mod reset;
+pub mod servers;
 pub mod syscalls;
 pub mod tail;
 pub mod throughput;
@@ -47,6 +48,10 @@ pub fn all(options: &Options) -> Result<()> {
     if options.wants(Row::Memory) {
         say("memory of idle forks, and of bare VMs");
         report.memory = Some(memory::run(options)?);
+    }
+    if options.wants(Row::Servers) {
+        say("unmodified servers, natively and a fork for each connection");
+        report.servers = servers::run(options)?;
     }
     if options.wants(Row::Compute) {
         say("computing: natively, in a VM, as WebAssembly");

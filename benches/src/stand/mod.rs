@@ -8,6 +8,7 @@ mod varnish;
 
 pub use connection::Connection;
 pub use load::{Load, Measured};
+pub use process::Server;
 pub use varnish::UPDATED;
 
 use std::path::{Path, PathBuf};

@@ -1,0 +1,248 @@
+//! Unmodified servers by `forkvm serve`, a fork for each connection, beside the same ones run natively: over the same kind of socket,
+//! with a new connection for each request.
+
+use std::io::{Read as _, Write as _};
+use std::net::{SocketAddr, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, ensure};
+use serde::{Deserialize, Serialize};
+
+use crate::measure::{median, us};
+use crate::settings::Options;
+use crate::stand::Server;
+
+/// A server of docs/programs.md, by its command there. Each listens at [`PORT`].
+struct Kind {
+    name: &'static str,
+    program: &'static str,
+    arguments: &'static [&'static str],
+    options: &'static [&'static str],
+}
+
+const PORT: u16 = 8000;
+const KINDS: [Kind; 6] = [
+    Kind {
+        name: "rust_std",
+        program: "std-server",
+        arguments: &[],
+        options: &[],
+    },
+    Kind {
+        name: "axum",
+        program: "axum-server",
+        arguments: &[],
+        options: &[],
+    },
+    Kind {
+        name: "go",
+        program: "go-server",
+        arguments: &[],
+        options: &[],
+    },
+    Kind {
+        name: "node",
+        program: "node",
+        arguments: &["node.js"],
+        options: &["--allow-read=."],
+    },
+    Kind {
+        name: "deno",
+        program: "deno",
+        arguments: &["run", "--allow-net", "deno.js"],
+        options: &["--allow-read=.", "--env", "DENO_DIR=/tmp/deno"],
+    },
+    Kind {
+        name: "cpython",
+        program: "/usr/bin/python3",
+        arguments: &["handler.py"],
+        options: &["--allow-read=."],
+    },
+];
+
+/// Requests in a batch, native and in forks in turns.
+const BATCH: usize = 20;
+/// Requests before the freeze: after these no page-table entry is left to be made by most.
+const WARM_UP: &str = "--warmup=5";
+
+/// One server's figures. Times are medians of requests on new connections.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct ServerRow {
+    pub name: String,
+    pub exits_per_request: f64,
+    pub pages_per_request: f64,
+    pub native_us: f64,
+    pub fork_us: f64,
+    /// Median of the batches' ratios.
+    pub fork_over_native: f64,
+    /// From its start to its first answer.
+    pub native_boot_ms: f64,
+    /// The same, without the warm-up.
+    pub boot_ms: f64,
+}
+
+/// A line of the access log.
+#[derive(Deserialize)]
+struct Line {
+    exits: u64,
+    pages: u64,
+}
+
+pub fn run(options: &Options) -> Result<Vec<ServerRow>> {
+    let mut rows = Vec::new();
+    for kind in &KINDS {
+        rows.push(one(options, kind).with_context(|| format!("the server {}", kind.name))?);
+    }
+    Ok(rows)
+}
+
+fn one(options: &Options, kind: &Kind) -> Result<ServerRow> {
+    let cold = start_forks(options, kind, &[])?;
+    let boot_ms = cold.ready.as_secs_f64() * 1e3;
+    drop(cold);
+    let forks = start_forks(options, kind, &[WARM_UP])?;
+    // It has no socket of the host's at its own port, which so is free.
+    let native = start_native(options, kind)?;
+    let (mut times, mut native_times, mut ratios) = (Vec::new(), Vec::new(), Vec::new());
+    for batch in 0..options.amount(12, 4) {
+        let in_forks = requests(forks.address)?;
+        let natively = requests(native.address)?;
+        // The first ones warm the forks up.
+        if batch > 0 {
+            ratios.push(median(&in_forks) / median(&natively));
+            times.extend(in_forks);
+            native_times.extend(natively);
+        }
+    }
+    let log = forks.end()?;
+    let lines: Vec<Line> = log
+        .lines()
+        .map(serde_json::from_str)
+        .collect::<Result<_, _>>()
+        .context("its access log")?;
+    let later = &lines[lines.len().min(BATCH)..];
+    ensure!(!later.is_empty(), "its access log has too few lines");
+    let of = |get: fn(&Line) -> u64| {
+        let values: Vec<f64> = later.iter().map(|line| get(line) as f64).collect();
+        median(&values)
+    };
+    Ok(ServerRow {
+        name: kind.name.to_owned(),
+        exits_per_request: of(|line| line.exits),
+        pages_per_request: of(|line| line.pages),
+        native_us: median(&native_times),
+        fork_us: median(&times),
+        fork_over_native: median(&ratios),
+        native_boot_ms: native.ready.as_secs_f64() * 1e3,
+        boot_ms,
+    })
+}
+
+/// A server that answers.
+struct Running {
+    server: Option<Server>,
+    address: SocketAddr,
+    /// From its start to its first answer.
+    ready: Duration,
+    log: PathBuf,
+}
+
+impl Running {
+    /// Ends it. Gives its access log.
+    fn end(mut self) -> Result<String> {
+        drop(self.server.take());
+        std::fs::read_to_string(&self.log).with_context(|| self.log.display().to_string())
+    }
+}
+
+/// The folder of the servers' sources, which they are run in.
+fn sources() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/servers")
+}
+
+fn search_path(options: &Options) -> String {
+    let before = std::env::var("PATH").unwrap_or_default();
+    format!("{}/bin:{before}", options.servers.display())
+}
+
+fn start_forks(options: &Options, kind: &Kind, more: &[&str]) -> Result<Running> {
+    let log = options.out.join(format!("{}.access.log", kind.name));
+    let _ = std::fs::remove_file(&log);
+    let start = Instant::now();
+    let command = options.lib.join("forkvm");
+    let mut server = Server::start("forkvm-serve", &command, &options.out, Stdio::null(), |c| {
+        c.args(["serve", "--listen=127.0.0.1:0", "-t1"])
+            .arg(format!("--access-log={}", log.display()))
+            .args(more)
+            .args(kind.options)
+            .arg("--")
+            .arg(kind.program)
+            .args(kind.arguments)
+            .current_dir(sources())
+            .env("PATH", search_path(options));
+    })?;
+    let path = options.out.join("forkvm-serve.log");
+    let address = server.wait(|| {
+        let said = std::fs::read_to_string(&path).ok()?;
+        let line = said.lines().find(|line| line.contains("listening on "))?;
+        line.rsplit(' ').next()?.parse().ok()
+    })?;
+    answered(address)?;
+    Ok(Running {
+        server: Some(server),
+        address,
+        ready: start.elapsed(),
+        log,
+    })
+}
+
+fn start_native(options: &Options, kind: &Kind) -> Result<Running> {
+    let address = SocketAddr::from(([127, 0, 0, 1], PORT));
+    ensure!(
+        TcpStream::connect(address).is_err(),
+        "something listens at {address} already, where the native server is to"
+    );
+    let start = Instant::now();
+    let program = Path::new(kind.program);
+    let mut server = Server::start(kind.name, program, &options.out, Stdio::null(), |c| {
+        c.args(kind.arguments)
+            .current_dir(sources())
+            .env("PATH", search_path(options));
+    })?;
+    server.wait(|| answered(address).ok())?;
+    Ok(Running {
+        server: Some(server),
+        address,
+        ready: start.elapsed(),
+        log: PathBuf::new(),
+    })
+}
+
+/// A batch of requests, each on a connection of its own: from the connect to the end of the answer.
+fn requests(address: SocketAddr) -> Result<Vec<f64>> {
+    (0..BATCH)
+        .map(|_| {
+            let start = Instant::now();
+            answered(address)?;
+            Ok(us(start.elapsed()))
+        })
+        .collect()
+}
+
+fn answered(address: SocketAddr) -> Result<()> {
+    const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nHost: bench\r\nConnection: close\r\n\r\n";
+    let mut stream = TcpStream::connect(address)?;
+    stream.set_nodelay(true)?;
+    stream.set_read_timeout(Some(Duration::from_secs(20)))?;
+    stream.write_all(REQUEST)?;
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer)?;
+    ensure!(
+        answer.starts_with(b"HTTP/1.1 200") || answer.starts_with(b"HTTP/1.0 200"),
+        "it answers {:?}",
+        String::from_utf8_lossy(&answer)
+    );
+    Ok(())
+}
