@@ -289,6 +289,33 @@ fn a_program_knows_the_file_behind_its_links() {
     }
 }
 
+/// Natively the working directory is always there; so programs come back to it.
+#[test]
+fn the_working_directory_is_there_though_nothing_in_it_is_allowed() {
+    kvm_or_skip!();
+    let folder = Folder::new("start");
+    std::fs::write(folder.0.join("secret"), "secret").unwrap();
+    std::fs::create_dir_all(folder.0.join("allowed")).unwrap();
+    let folder = folder.0.display();
+    let here = format!("--cwd={folder}");
+    let list = |flags: &[&str], arguments: &[&str]| {
+        let output = exec(
+            &[&[&here[..]], flags].concat(),
+            Path::new("/bin/ls"),
+            arguments,
+        );
+        (text(&output.stdout), text(&output.stderr))
+    };
+    assert_eq!(list(&[], &[]), (String::new(), String::new()));
+    let allowed = format!("--allow-read={folder}/allowed");
+    assert_eq!(
+        list(&[&allowed], &["."]),
+        ("allowed\n".into(), String::new())
+    );
+    assert!(list(&[], &["secret"]).1.contains("No such file"));
+    assert!(list(&[], &["../nothing"]).1.contains("No such file"));
+}
+
 #[test]
 fn helpers_are_refused_by_the_call_that_starts_them() {
     kvm_or_skip!();

@@ -128,6 +128,35 @@ fn a_machine_that_is_not_reset_keeps_its_state() {
     }
 }
 
+/// A child made for one connection serves no other.
+#[test]
+fn a_server_that_forks_for_each_connection_needs_no_reset_to_serve() {
+    kvm_or_skip!();
+    let server = server();
+    let serving = Serving::start(&["--no-reset"], &[&server, "8000", "forks"]);
+    for _ in 0..5 {
+        assert_eq!(serving.get("/"), "count 1\n");
+    }
+}
+
+/// What a program does some time after its start it has done before the freeze, if it is given the time.
+#[test]
+fn a_program_may_go_on_before_the_freeze() {
+    kvm_or_skip!();
+    let server = server();
+    let program = [&server[..], "8000", "later"];
+    for (options, expected) in [
+        (&["-t1"][..], "later 0\n"),
+        (&["-t1", "--warmup-time=0.3"], "later 1\n"),
+        (&["-t1", "--warmup=3", "--warmup-time=0.3"], "later 1\n"),
+    ] {
+        let serving = Serving::start(options, &program);
+        for _ in 0..3 {
+            assert_eq!(serving.get("/later"), expected, "{options:?}");
+        }
+    }
+}
+
 #[test]
 fn what_goes_wrong_ends_its_connection_alone() {
     kvm_or_skip!();
@@ -154,9 +183,10 @@ fn what_never_serves_is_told() {
         (&["/bin/sleep", "100"], "max_boot_time"),
         (&["/no/such/program"], "/no/such/program"),
         (&[&server, "8000", "helper"], "went on as its child"),
+        (&[&server, "8000", "forks"], "leave out --warmup"),
     ] {
         let output = Command::new(env!("CARGO_BIN_EXE_forkvm"))
-            .args(["serve", "--max-boot-time=1", "--"])
+            .args(["serve", "--max-boot-time=1", "--warmup=2", "--"])
             .args(program)
             .output()
             .unwrap();

@@ -8,6 +8,7 @@
  *   GET /fill     dirties 16 MiB, then answers
  *   GET /exit     ends the program
  *   GET /sleep    answers after 50 ms
+ *   GET /later    "later 1" once the timer of the argument "later" has gone off
  *   GET /user     "user 33, before N", after it has become that user
  *   GET /drip     answers a piece every 50 ms, for ever
  *   GET /stay     answers, then waits for the client to close
@@ -18,24 +19,27 @@
  *   GET /threads  starts threads until it can't, which spin
  *
  * Arguments: the port; "forks", to have a child serve each connection; "prefork", to have one serve all;
- * "helper", to wait for one that ends before it serves.
+ * "later", to do something 100 ms after the start; "helper", to wait for one that ends before it serves.
  */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
 #include <fcntl.h>
 #include <netinet/in.h>
 #include <pthread.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
+#include <sys/time.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
 
 static int count;
+static volatile int is_later;
 static char head[64 << 10];
 
 static void *spin(void *unused)
@@ -117,13 +121,19 @@ static void serve(int client)
                 ? snprintf(body, sizeof(body), "%ld.%09ld %ld.%09ld\n", (long)monotonic.tv_sec, monotonic.tv_nsec,
                            (long)real.tv_sec, real.tv_nsec)
             : first || getuid() ? snprintf(body, sizeof(body), "user %d, before %d\n", getuid(), first)
-            : length ? snprintf(body, sizeof(body), "count %d bytes %zu sum %zu\n", count, got, sum)
+            : !strcmp(path, "/later") ? snprintf(body, sizeof(body), "later %d\n", is_later)
+          : length ? snprintf(body, sizeof(body), "count %d bytes %zu sum %zu\n", count, got, sum)
                    : snprintf(body, sizeof(body), "count %d\n", count);
     if (!strcmp(path, "/name")) n = snprintf(body, sizeof(body), "%s\n", getenv("NAME") ?: "");
     int m = snprintf(answer, sizeof(answer),
                      "HTTP/1.1 200 OK\r\nContent-Length: %d\r\nConnection: close\r\n\r\n%s", n, body);
     if (write(client, answer, m) != m) abort();
     if (!strcmp(path, "/stay")) while (read(client, head, sizeof(head)) > 0);
+}
+
+static void later(int signal)
+{
+    is_later = signal == SIGALRM;
 }
 
 int main(int argc, char **argv)
@@ -140,6 +150,10 @@ int main(int argc, char **argv)
     if (argc > 2 && !strcmp(argv[2], "helper")) {
         if (!fork()) _exit(7);
         wait(NULL);
+    }
+    if (argc > 2 && !strcmp(argv[2], "later")) {
+        signal(SIGALRM, later);
+        setitimer(ITIMER_REAL, &(struct itimerval){{0, 0}, {0, 100000}}, NULL);
     }
     int prefork = argc > 2 && !strcmp(argv[2], "prefork"), forks = argc > 2 && !strcmp(argv[2], "forks");
     if (prefork && fork()) {

@@ -126,7 +126,7 @@ impl Worker {
         let usable = if self.setup.resets {
             fork.reset().is_ok()
         } else {
-            result.is_ok()
+            result.is_ok() && !fork.has_forked()
         };
         if usable {
             if self.setup.resets {

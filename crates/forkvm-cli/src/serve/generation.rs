@@ -33,6 +33,7 @@ impl Generation {
             max_idle_time: settings.max_idle_time,
             max_request_memory: settings.max_request_memory.saturating_mul(1 << 20),
             warm_up: settings.warm_up(),
+            warm_up_time: settings.warmup_time.unwrap_or_default(),
             ..Default::default()
         };
         let mut output = Output {

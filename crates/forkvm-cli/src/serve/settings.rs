@@ -71,6 +71,10 @@ pub struct Serve {
     /// A header of theirs; may be given several times.
     #[arg(long, value_name = "NAME: VALUE")]
     pub warmup_header: Vec<String>,
+    /// How many seconds the program goes on before the freeze, after those requests: for what it does some time after its
+    /// start, which each connection would see it do otherwise.
+    #[arg(long, value_name = "SECONDS", value_parser = parse_seconds)]
+    pub warmup_time: Option<Duration>,
     /// Append a line of JSON for each connection, or with --per-request for each request, to this file; `-` is standard output.
     #[arg(long, value_name = "FILE")]
     pub access_log: Option<PathBuf>,

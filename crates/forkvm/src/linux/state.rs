@@ -55,17 +55,22 @@ impl Linux {
     /// The state of a program that has not run yet. Opens the allowed paths; see [`Linux::unusable_paths`].
     pub fn new(setup: Setup) -> Self {
         let absolute = |path: &[u8]| Absolute::new(b"/", path);
-        let directory = absolute(setup.current_working_directory.as_bytes()).text();
+        let directory = absolute(setup.current_working_directory.as_bytes());
+        let unmodified = !setup.writable_paths.is_empty();
+        let mut roots = Roots::open(&setup.allowed_paths, unmodified);
+        if unmodified {
+            roots.start_in(directory.clone());
+        }
         let writable = setup.writable_paths.iter();
         let shared = Shared {
-            roots: Roots::open(&setup.allowed_paths, !setup.writable_paths.is_empty()),
+            roots,
             writable: writable
                 .map(|path| absolute(path.as_os_str().as_bytes()))
                 .collect(),
             host_files: HostFiles::default(),
             random_addresses: setup.random_addresses,
         };
-        let mut files = Files::new(&directory, setup.overlay_bytes);
+        let mut files = Files::new(&directory.text(), setup.overlay_bytes);
         copies::make_places(&shared, &mut files);
         Self {
             heap: Kept::new(Heap::new(setup.heap)),

@@ -27,7 +27,7 @@ use crate::arch::stubs::{
 };
 use crate::failure::{Cause, PAGE_FAULT, what_to_raise};
 use crate::kvm::{Death, Exit, Vcpu, Vm};
-use crate::linux::{FIRST_TID, Linux};
+use crate::linux::{ConnectionId, FIRST_TID, Linux};
 use crate::machine::clock::GuestClock;
 use crate::machine::probe::KvmHost;
 use crate::machine::watchdog::{Watch, WatchdogError};
@@ -89,6 +89,8 @@ pub struct Machine {
     vector_format: Option<VectorFormat>,
     /// Its program serves connections: it is the caller who waits while all tasks do.
     serves: bool,
+    /// The connection whose end by the program is told at once.
+    serving: Option<ConnectionId>,
     /// All tasks wait, until this time if it is one. Told at once.
     idle: Option<Option<Instant>>,
     /// The page that tells the time, of a machine with an address space.
@@ -158,6 +160,7 @@ impl Machine {
             vector_of: FIRST_TID,
             vector_format: None,
             serves: false,
+            serving: None,
             idle: None,
             spins: 0,
             clock,

@@ -10,7 +10,7 @@ use crate::arch::layout::MONITOR_BASE;
 use crate::arch::regs::RFLAGS;
 use crate::failure::Cause;
 use crate::image::exec::Command;
-use crate::linux::{Call, NewThread, Outcome, Retried};
+use crate::linux::{Call, ConnectionId, NewThread, Outcome, Retried};
 use crate::machine::{Event, Machine};
 use crate::request::Host;
 
@@ -42,6 +42,11 @@ impl Machine {
         host: &mut dyn Host,
     ) -> Option<Cause> {
         match outcome {
+            Outcome::Return(value) if !self.linux.signal_is_due() && self.has_closed() => {
+                self.save_after_call(value);
+                self.idle = Some(Some(Instant::now()));
+                None
+            }
             Outcome::Return(value) => self.return_from_call(value),
             Outcome::Block(wait) => {
                 self.save_after_call(0);
@@ -201,6 +206,19 @@ impl Machine {
         self.serves = true;
     }
 
+    /// Says which connection is being served: the machine is [`Event::Idle`] as soon as the program has closed it.
+    pub fn set_serving(&mut self, connection: ConnectionId) {
+        self.serving = Some(connection);
+    }
+
+    /// Whether the program has just closed the connection that is served.
+    fn has_closed(&mut self) -> bool {
+        let sockets = self.linux.sockets();
+        self.serving
+            .take_if(|connection| sockets.is_closed(*connection))
+            .is_some()
+    }
+
     /// Runs the machine on after [`Event::Idle`]: whatever task can by now.
     pub fn go_on(&mut self, deadline: Instant, host: &mut dyn Host) -> Result<Event, Cause> {
         self.rearm(self.slice_end(deadline));
@@ -221,6 +239,7 @@ impl Machine {
     pub fn forget_task(&mut self) {
         self.vector_of = NOBODY;
         (self.armed_for, self.idle, self.spins) = (None, None, 0);
+        self.serving = None;
     }
 
     /// Keeps what the processor holds of a task with that task.

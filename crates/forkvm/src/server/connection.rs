@@ -115,6 +115,7 @@ pub fn serve(
         answered: false,
         last_byte: now,
     };
+    machine.set_serving(id);
     machine.watched(now + times.request, |machine| {
         between.serve(machine, times, host)
     })
@@ -127,6 +128,11 @@ impl Between<'_> {
         times: Times,
         host: &mut dyn Host,
     ) -> Result<Closed, Cause> {
+        // What has come already is there when the server accepts the connection, and spares it a wait.
+        if self.receive(machine).is_err() {
+            machine.linux.sockets_mut().reset(self.id);
+            return Ok(Closed::ByClient);
+        }
         loop {
             let usual = self.last_input.max(self.last_byte) + times.request;
             let over = self.connection.deadline();

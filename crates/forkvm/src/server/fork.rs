@@ -149,6 +149,11 @@ impl ServerFork {
         }
     }
 
+    /// Whether it has become a child that was made for its connection, and so can serve another one only after a reset.
+    pub fn has_forked(&self) -> bool {
+        self.machine.linux.tasks().is_child()
+    }
+
     /// Puts the fork back to the master's state. After an error it is not to be used again; so is one whose connection was
     /// not served to its end.
     ///

@@ -41,6 +41,9 @@ pub enum NotServing {
          connection: helper processes are not supported"
     )]
     ChildExited(i32),
+    /// It is its own child after a request of the warm-up, and so has served its last one.
+    #[error("the program forks for each connection: it can't be warmed up, so leave out --warmup")]
+    ForksInWarmUp,
     /// A signal ended it before.
     #[error("signal {0} ended the program before it waited for a connection")]
     Signalled(i32),
@@ -161,6 +164,7 @@ impl Server {
 /// How a program ended that was to serve.
 enum NotYet {
     Ended(Cause),
+    ForksInWarmUp,
     WaitsForNothing(&'static str),
 }
 
@@ -182,6 +186,7 @@ impl NotYet {
                 &format!("{time:?} (max_boot_time)"),
                 &format!("{} bytes (max_memory)", sandbox.max_memory),
             ))),
+            Self::ForksInWarmUp => NotServing::ForksInWarmUp,
             Self::WaitsForNothing(why) => NotServing::NoListener(why),
         }
     }
@@ -196,8 +201,10 @@ fn boot_and_warm_up(
 ) -> Result<ListenerId, NotYet> {
     let mut listener = machine.watched(deadline, |machine| {
         let first = machine.run(deadline, host);
-        until_it_serves(machine, first, deadline, host)
+        until_it_serves(machine, first, Instant::now(), deadline, host)
     })?;
+    // A worker process is what serves from now on.
+    machine.linux.tasks_mut().be_no_child();
     for request in &limits.warm_up {
         let times = Times {
             request: limits.max_request_time,
@@ -205,18 +212,36 @@ fn boot_and_warm_up(
         };
         let mut client = warm_up::Client::new(request);
         connection::serve(machine, listener, &mut client, times, host).map_err(NotYet::Ended)?;
-        listener = machine.watched(deadline, |machine| {
-            let next = machine.go_on(deadline, host);
-            until_it_serves(machine, next, deadline, host)
-        })?;
+        listener = go_on_until_it_serves(machine, Instant::now(), deadline, host)?;
+    }
+    if !limits.warm_up_time.is_zero() {
+        let least = Instant::now() + limits.warm_up_time;
+        listener = go_on_until_it_serves(machine, least, deadline, host)?;
     }
     Ok(listener)
 }
 
-/// Runs the program until it waits for a connection, and all its tasks wait or go on for ever.
+/// Runs the program on until it waits for the next connection, and at least until `least`.
+fn go_on_until_it_serves(
+    machine: &mut Machine,
+    least: Instant,
+    deadline: Instant,
+    host: &mut dyn Host,
+) -> Result<ListenerId, NotYet> {
+    if machine.linux.tasks().is_child() {
+        return Err(NotYet::ForksInWarmUp);
+    }
+    machine.watched(deadline, |machine| {
+        let next = machine.go_on(deadline, host);
+        until_it_serves(machine, next, least, deadline, host)
+    })
+}
+
+/// Runs the program until it waits for a connection, and all its tasks wait or go on for ever; and at least until `least`.
 fn until_it_serves(
     machine: &mut Machine,
     mut event: Result<Event, Cause>,
+    least: Instant,
     deadline: Instant,
     host: &mut dyn Host,
 ) -> Result<ListenerId, NotYet> {
@@ -227,17 +252,15 @@ fn until_it_serves(
                 return Err(NotYet::Ended(Cause::Killed(libc::SIGSEGV)));
             }
         };
-        if let Some(listener) = machine.linux.waits_for_connection(&machine.memory) {
-            return Ok(listener);
-        }
-        let Some(until) = until else {
-            return Err(NotYet::WaitsForNothing(machine.linux.why_all_wait()));
+        let listener = machine.linux.waits_for_connection(&machine.memory);
+        let now = Instant::now();
+        let until = match (listener, until) {
+            (Some(listener), _) if now >= least => return Ok(listener),
+            (Some(_), until) => until.map_or(least, |until| until.min(least)),
+            (None, Some(until)) => until,
+            (None, None) => return Err(NotYet::WaitsForNothing(machine.linux.why_all_wait())),
         };
-        std::thread::sleep(
-            until
-                .min(deadline)
-                .saturating_duration_since(Instant::now()),
-        );
+        std::thread::sleep(until.min(deadline).saturating_duration_since(now));
         event = machine.go_on(deadline, host);
     }
 }
@@ -257,7 +280,6 @@ fn freeze_machine(
     deadline: Instant,
 ) -> Result<Frozen, Box<dyn std::error::Error>> {
     machine.save_vector_state()?;
-    machine.linux.tasks_mut().be_no_child();
     machine.memory.clear_free_frames()?;
     let events = machine.no_events()?;
     let frames = match machine.memory.space() {

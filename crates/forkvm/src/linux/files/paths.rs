@@ -170,6 +170,8 @@ pub struct Roots {
     roots: Vec<Root>,
     /// There is what unmodified programs look for.
     whole_system: bool,
+    /// A folder that is there, and those around it, whatever is allowed: where the program starts.
+    start: Option<Absolute>,
     unusable: Vec<(PathBuf, Errno)>,
 }
 
@@ -180,6 +182,7 @@ impl Roots {
         let mut roots = Self {
             roots: Vec::new(),
             whole_system,
+            start: None,
             unusable: Vec::new(),
         };
         for path in allowed {
@@ -193,6 +196,11 @@ impl Roots {
             .roots
             .sort_by_key(|root| std::cmp::Reverse(root.seen.names.len()));
         roots
+    }
+
+    /// Has this folder be there, though there may be nothing to see in it.
+    pub fn start_in(&mut self, folder: Absolute) {
+        self.start = Some(folder);
     }
 
     /// Allowed paths that could not be opened, and why.
@@ -226,7 +234,11 @@ impl Roots {
 
     /// True for allowed paths and the folders that lead to them, or to what is made up.
     pub fn leads_on(&self, path: &Absolute) -> bool {
-        self.roots.iter().any(|root| root.seen.starts_with(path)) || self.is_passage(path)
+        let allowed = self.roots.iter().map(|root| &root.seen);
+        allowed
+            .chain(&self.start)
+            .any(|folder| folder.starts_with(path))
+            || self.is_passage(path)
     }
 
     /// True for folders that lead to what is made up.
@@ -263,7 +275,9 @@ impl Roots {
             of.starts_with(path).then(|| next.clone())
         };
         let roots = self.roots.iter().filter_map(|root| next(&root.seen));
-        roots.chain(known.filter_map(|of| next(&of))).collect()
+        let start = self.start.iter().filter_map(next);
+        let known = known.filter_map(|of| next(&of));
+        roots.chain(start).chain(known).collect()
     }
 
     /// What is at a path beneath one of the roots.
