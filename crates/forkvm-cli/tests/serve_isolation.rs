@@ -1,0 +1,125 @@
+//! `forkvm serve`: what one connection does is not felt by the others.
+#![allow(clippy::unwrap_used)]
+
+#[path = "../../forkvm/tests/common/mod.rs"]
+mod common;
+mod serving;
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use common::kvm_or_skip;
+use serving::Serving;
+
+/// Requests of a measurement.
+const COUNT: usize = 200;
+/// The goal is 2. Tests that run beside this one take processors away, too.
+const MOST: f64 = 20.0;
+
+/// Between one attack and the next. Without it this would be a matter of who sends more.
+const PAUSE: Duration = Duration::from_millis(20);
+
+/// What somebody does meanwhile, again and again until it is over.
+type Attack = fn(&Serving) -> Vec<TcpStream>;
+
+fn request(path: &str) -> Vec<u8> {
+    format!("GET {path} HTTP/1.1\r\nHost: t\r\nConnection: close\r\n\r\n").into_bytes()
+}
+
+/// The 99th percentile of what requests take.
+fn p99(serving: &Serving) -> Duration {
+    let mut times: Vec<Duration> = (0..COUNT)
+        .map(|_| {
+            let start = Instant::now();
+            assert_eq!(serving.get("/"), "count 1\n");
+            start.elapsed()
+        })
+        .collect();
+    times.sort_unstable();
+    times[COUNT * 99 / 100]
+}
+
+/// Sends this, and stays.
+fn stays(serving: &Serving, path: &str) -> Vec<TcpStream> {
+    let stream = serving.ask(&request(path));
+    std::thread::sleep(Duration::from_millis(20));
+    vec![stream]
+}
+
+const ATTACKS: [(&str, Attack); 8] = [
+    ("a spinning request", |serving| stays(serving, "/spin")),
+    ("a memory hog", |serving| {
+        serving.get("/fill");
+        Vec::new()
+    }),
+    ("a descriptor hog", |serving| stays(serving, "/files")),
+    ("a thread bomb", |serving| stays(serving, "/threads")),
+    ("closed clients", |serving| {
+        drop(serving.ask(b"GET / HT"));
+        drop(serving.ask(&request("/big")));
+        Vec::new()
+    }),
+    ("a slow client", |serving| {
+        let mut stream = serving.connect();
+        for byte in b"POST / HTTP/1.1\r\nHost: t\r\nContent-Length: 50\r\n\r\nxxxxxxxx" {
+            stream.write_all(&[*byte]).unwrap();
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        vec![stream]
+    }),
+    ("a slow reader", |serving| {
+        let mut stream = serving.ask(&request("/big"));
+        for _ in 0..50 {
+            let _ = stream.read(&mut [0; 16]);
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        vec![stream]
+    }),
+    ("idle connections", |serving| {
+        (0..1000).map(|_| serving.connect()).collect()
+    }),
+];
+
+#[test]
+fn others_are_served_as_before() {
+    kvm_or_skip!();
+    for way in [&[][..], &["--per-request"]] {
+        for (what, attack) in ATTACKS {
+            let options = ["-t4", "--max-request-time=600", "--max-request-memory=12"];
+            let serving = Serving::simple(&[&options, way].concat());
+            assert_eq!(serving.get("/"), "count 1\n");
+            let before = p99(&serving);
+            let (begun, over) = (AtomicBool::new(false), AtomicBool::new(false));
+            let meanwhile = std::thread::scope(|scope| {
+                scope.spawn(|| {
+                    let mut held = Vec::new();
+                    while !over.load(Ordering::Relaxed) {
+                        // What stays holds one fork, not all.
+                        if held.is_empty() {
+                            held = attack(&serving);
+                        }
+                        begun.store(true, Ordering::Relaxed);
+                        std::thread::sleep(PAUSE);
+                    }
+                });
+                serving.wait("the attack", || begun.load(Ordering::Relaxed));
+                let meanwhile = p99(&serving);
+                over.store(true, Ordering::Relaxed);
+                meanwhile
+            });
+            let ratio = meanwhile.as_secs_f64() / before.as_secs_f64();
+            let said = format!(
+                "{what} {way:?}: p99 {before:?}, meanwhile {meanwhile:?}, {ratio:.2} times"
+            );
+            println!("{said}");
+            // What is below a millisecond is the scheduler's.
+            let floor = before.max(Duration::from_millis(1));
+            assert!(
+                meanwhile.as_secs_f64() < MOST * floor.as_secs_f64(),
+                "{said}"
+            );
+        }
+    }
+}
