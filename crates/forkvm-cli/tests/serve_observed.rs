@@ -8,7 +8,7 @@ mod serving;
 use std::collections::HashMap;
 use std::fs::File;
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex};
@@ -110,6 +110,45 @@ fn a_line_for_each_request() {
     assert_eq!(serving.get("/"), "count 1\n");
     lines(&serving, &path, 1);
     lines(&serving, &moved, 3);
+}
+
+#[test]
+fn an_upgraded_connection_is_one_line_at_its_end() {
+    kvm_or_skip!();
+    let folder = Folder::new("access-log-upgrade");
+    let path = folder.0.join("log");
+    let option = format!("--access-log={}", path.display());
+    let options = ["-t1", &option, "--per-request", "--max-upgraded-time=2"];
+    let serving = Serving::simple(&options);
+    let go_over = || {
+        let stream = serving.ask(
+            b"GET /upgrade HTTP/1.1\r\nHost: t\r\nConnection: upgrade\r\nUpgrade: echo\r\n\r\n",
+        );
+        let answer = one_answer(&stream).to_lowercase();
+        assert!(answer.starts_with("http/1.1 101 "), "{answer}");
+        assert!(answer.contains("upgrade: echo\r\n"), "{answer}");
+        stream
+    };
+    let mut stream = go_over();
+    for _ in 0..5 {
+        stream.write_all(b"hello").unwrap();
+        let mut back = [0; 5];
+        stream.read_exact(&mut back).unwrap();
+        assert_eq!(&back, b"hello");
+    }
+    // Who has said all still hears the rest.
+    stream.write_all(b"last").unwrap();
+    stream.shutdown(Shutdown::Write).unwrap();
+    assert_eq!(rest(&mut stream), "last");
+    let line = &lines(&serving, &path, 1)[0];
+    assert_eq!((&line["status"], &line["bytes"]), (&101.into(), &29.into()));
+    assert_eq!(line["end"], "server");
+    // One that goes on has its time, and so has one that does not listen.
+    let mut talks = go_over();
+    while talks.write_all(&[b'x'; 1 << 16]).is_ok() {}
+    let line = &lines(&serving, &path, 2)[1];
+    assert_eq!(line["end"], "timed-out");
+    assert_eq!(serving.get("/"), "count 1\n");
 }
 
 #[test]

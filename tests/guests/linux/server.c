@@ -13,6 +13,7 @@
  *   GET /drip     answers a piece every 50 ms, for ever
  *   GET /stay     answers, then waits for the client to close
  *   GET /big      answers 16 MiB
+ *   GET /upgrade  goes over to sending back what comes
  *   GET /name     what the environment has as NAME
  *   GET /missing  makes a system call that is not there
  *   GET /files    opens files until it can't, and hangs
@@ -96,6 +97,13 @@ static void serve(int client)
         pthread_t thread;
         while (!pthread_create(&thread, NULL, spin, NULL));
         spin(NULL);
+    }
+    if (!strcmp(path, "/upgrade")) {
+        must_write(client, "HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: echo\r\n\r\n");
+        ssize_t n;
+        while ((n = read(client, head, sizeof(head))) > 0)
+            if (write(client, head, n) != n) return;
+        return;
     }
     if (!strcmp(path, "/drip")) {
         must_write(client, "HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n");
