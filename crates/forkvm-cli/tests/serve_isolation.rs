@@ -123,3 +123,42 @@ fn others_are_served_as_before() {
         }
     }
 }
+
+/// The nice values of the command's threads.
+fn nice_values(serving: &Serving) -> Vec<i32> {
+    let tasks = std::fs::read_dir(format!("/proc/{}/task", serving.id())).unwrap();
+    let stat =
+        tasks.filter_map(|task| std::fs::read_to_string(task.ok()?.path().join("stat")).ok());
+    // The 19th field; the second one is a name in brackets (proc_pid_stat(5)).
+    stat.filter_map(|stat| stat.rsplit(')').next()?.split(' ').nth(17)?.parse().ok())
+        .collect()
+}
+
+#[test]
+fn who_computes_for_long_has_less_of_the_processors() {
+    kvm_or_skip!();
+    let serving = Serving::simple(&["-t2", "--max-time=4"]);
+    let usual = nice_values(&serving).into_iter().min().unwrap();
+    let lowered = || {
+        let values = nice_values(&serving);
+        values.iter().filter(|&&value| value > usual).count()
+    };
+    let stay = serving.ask(&request("/stay"));
+    let mut spins = serving.ask(&request("/spin"));
+    serving.wait("one lowered thread", || lowered() == 1);
+    drop(stay);
+    assert_eq!(serving.get("/"), "count 1\n");
+    // Its place is taken by one that is as before.
+    assert_eq!(serving::rest(&mut spins), "");
+    serving.wait("no lowered thread", || lowered() == 0);
+    for _ in 0..50 {
+        assert_eq!(serving.get("/"), "count 1\n");
+    }
+    let both = [
+        serving.ask(&request("/drip")),
+        serving.ask(&request("/drip")),
+    ];
+    for mut stream in both {
+        stream.read_exact(&mut [0; 20]).unwrap();
+    }
+}

@@ -10,6 +10,7 @@ use super::observed::record::{End, Served};
 use super::output::Output;
 use super::queue::Queue;
 use super::stream::Client;
+use super::turns::Turns;
 
 /// A server's forks. When this is dropped they serve what waits, and end.
 pub struct Forks {
@@ -29,11 +30,12 @@ pub struct Setup {
 }
 
 impl Forks {
-    /// Makes them, and starts their threads.
+    /// Makes them, and starts their threads, which `turns` looks at.
     pub fn start(
         server: &Arc<Server>,
         setup: Setup,
         observer: &Arc<Observer>,
+        turns: &Turns,
     ) -> Result<Self, String> {
         let forks = Self {
             queue: Arc::new(Queue::new(setup.count, setup.backlog)),
@@ -42,16 +44,20 @@ impl Forks {
             // The first one says what is wrong, before anybody connects.
             let fork = ServerFork::new(server.clone()).map_err(|error| error.to_string())?;
             observer.fork_made();
-            let worker = Worker {
+            let mut worker = Worker {
                 server: server.clone(),
                 fork: Some(fork),
                 setup,
                 observer: observer.clone(),
+                queue: forks.queue.clone(),
+                turns: turns.clone(),
             };
-            let queue = forks.queue.clone();
             std::thread::Builder::new()
                 .name(format!("fork-{number}"))
-                .spawn(move || worker.serve_all(&queue))
+                .spawn(move || {
+                    worker.warm_up();
+                    worker.serve_all();
+                })
                 .map_err(|error| format!("a thread for a fork: {error}"))?;
         }
         Ok(forks)
@@ -82,14 +88,20 @@ struct Worker {
     fork: Option<ServerFork>,
     setup: Setup,
     observer: Arc<Observer>,
+    queue: Arc<Queue<Client>>,
+    turns: Turns,
 }
 
 impl Worker {
-    fn serve_all(mut self, queue: &Queue<Client>) {
-        self.warm_up();
-        while let Some(client) = queue.pop() {
+    fn serve_all(mut self) {
+        let turn = self.turns.of_this_thread();
+        while let Some(client) = self.queue.pop() {
+            turn.begin();
             self.serve(client);
-            queue.done();
+            self.queue.done();
+            if turn.end() {
+                return self.turns.clone().hand_on(move || self.serve_all());
+            }
         }
         if self.fork.is_some() {
             self.observer.fork_gone(false);

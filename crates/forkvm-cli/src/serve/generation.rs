@@ -10,6 +10,7 @@ use super::forks::{Forks, Setup};
 use super::observed::observer::Observer;
 use super::output::Output;
 use super::settings::Serve;
+use super::turns::Turns;
 
 /// A booted server and what its connections are held to.
 pub struct Generation {
@@ -24,7 +25,11 @@ pub struct Generation {
 
 impl Generation {
     /// Boots the program, and makes its forks.
-    pub fn boot(settings: &Serve, observer: &Arc<Observer>) -> Result<Arc<Self>, String> {
+    pub fn boot(
+        settings: &Serve,
+        observer: &Arc<Observer>,
+        turns: &Turns,
+    ) -> Result<Arc<Self>, String> {
         let command = settings.allow.command(&settings.program)?;
         let sandbox = settings.allow.sandbox(&command)?;
         let limits = ServerLimits {
@@ -49,7 +54,7 @@ impl Generation {
             resets: !settings.no_reset,
             output,
         };
-        let forks = Forks::start(&server, setup, observer)?;
+        let forks = Forks::start(&server, setup, observer, turns)?;
         Ok(Arc::new(Self {
             server,
             forks,

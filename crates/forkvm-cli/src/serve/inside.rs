@@ -6,6 +6,7 @@ use super::ending::Ending;
 use super::generation::Current;
 use super::observed::observer::Observer;
 use super::seats::Seats;
+use super::turns::Turns;
 
 /// What all connections share.
 pub struct Inside {
@@ -15,6 +16,8 @@ pub struct Inside {
     pub seats: Arc<Seats>,
     /// Who is told of them.
     pub observer: Arc<Observer>,
+    /// What looks at the forks' threads.
+    pub turns: Turns,
     /// Whether the command is to end.
     pub ending: Arc<Ending>,
 }

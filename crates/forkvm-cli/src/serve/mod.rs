@@ -19,6 +19,7 @@ mod queue;
 mod seats;
 mod settings;
 mod stream;
+mod turns;
 mod upgraded;
 
 use std::ffi::OsString;

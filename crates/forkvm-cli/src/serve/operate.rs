@@ -23,6 +23,7 @@ use super::observed::scrape::Scrapes;
 use super::observed::status;
 use super::seats::Seats;
 use super::settings::Serve;
+use super::turns::Turns;
 use crate::terminal;
 
 /// Serves with these arguments until SIGTERM or SIGINT.
@@ -41,8 +42,9 @@ pub async fn operate(arguments: Vec<OsString>, settings: Serve) -> Result<(), St
     let mut doors = Doors::inherited()?;
     let mut metrics = Doors::none();
     metrics.open(settings.metrics.as_slice())?;
+    let turns = Turns::new()?;
     let settings = Arc::new(settings);
-    let booting = boot(settings.clone(), observer.clone());
+    let booting = boot(settings.clone(), observer.clone(), turns.clone());
     let Some(first) = signals.unless_ended(booting).await else {
         return Ok(());
     };
@@ -59,6 +61,7 @@ pub async fn operate(arguments: Vec<OsString>, settings: Serve) -> Result<(), St
         current: Current::new(first),
         seats: Seats::new(connections),
         observer,
+        turns,
         ending: Arc::new(Ending::new().map_err(|error| error.to_string())?),
     });
     let mut admitting = JoinSet::new();
@@ -120,8 +123,13 @@ fn addresses(settings: &Serve, doors: &Doors, first: &Generation) -> Result<Vec<
 }
 
 /// Boots the program on a thread of its own.
-async fn boot(settings: Arc<Serve>, observer: Arc<Observer>) -> Result<Arc<Generation>, String> {
-    let booted = tokio::task::spawn_blocking(move || Generation::boot(&settings, &observer));
+async fn boot(
+    settings: Arc<Serve>,
+    observer: Arc<Observer>,
+    turns: Turns,
+) -> Result<Arc<Generation>, String> {
+    let boots = move || Generation::boot(&settings, &observer, &turns);
+    let booted = tokio::task::spawn_blocking(boots);
     booted.await.unwrap_or_else(|error| Err(error.to_string()))
 }
 
@@ -173,7 +181,12 @@ async fn booted_anew(
     for (name, _) in fixed.iter().filter(|(_, same)| !same) {
         err!("forkvm: {name} stays as it is until the next start");
     }
-    boot(Arc::new(settings), inside.observer.clone()).await
+    boot(
+        Arc::new(settings),
+        inside.observer.clone(),
+        inside.turns.clone(),
+    )
+    .await
 }
 
 /// What to look at for those who ask how it is now.
