@@ -468,6 +468,16 @@ fn clocks_and_sleeps() {
 }
 
 #[test]
+fn mapped_files_end() {
+    same("bus");
+}
+
+#[test]
+fn timers_of_a_process() {
+    same("timers");
+}
+
+#[test]
 fn how_tasks_are_scheduled() {
     same("sched");
 }

@@ -47,17 +47,26 @@ int main(void)
     RAW(clock_nanosleep, CLOCK_MONOTONIC, 0, BAD, 0);
     RAW(clock_nanosleep, 99, 0, &tiny, 0);
     RAW(clock_nanosleep, CLOCK_THREAD_CPUTIME_ID, 0, &tiny, 0);
+    /* What a process uses is less than what goes by. */
+    struct timespec before, after, long_sleep = {0, 200000000};
+    for (int clock = CLOCK_PROCESS_CPUTIME_ID; clock <= CLOCK_THREAD_CPUTIME_ID; clock++) {
+        clock_gettime(clock, &before);
+        nanosleep(&long_sleep, 0);
+        clock_gettime(clock, &after);
+        CHECK((after.tv_sec - before.tv_sec) * 1000000000l + after.tv_nsec - before.tv_nsec < 150000000);
+    }
     struct rusage usage;
     for (int who = -1; who < 3; who++) RAW(getrusage, who, &usage);
     RAW(getrusage, RUSAGE_SELF, BAD);
     RAW(getrusage, RUSAGE_SELF, &usage);
+
     /* Timers. */
     struct sigaction action = {.sa_handler = ring};
     sigaction(SIGALRM, &action, 0);
     sigaction(SIGVTALRM, &action, 0);
     sigaction(SIGPROF, &action, 0);
     struct itimerval timer = {{0, 0}, {100, 0}}, got, soon = {{0, 0}, {0, 20000}}, odd = {{0, 0}, {0, 1000000}}, off = {{0, 0}, {0, 0}};
-    for (int which = 0; which < 1; which++) {
+    for (int which = 0; which < 3; which++) {
         printf("timer %d\n", which);
         RAW(getitimer, which, &got);
         printf("    %ld %ld\n", (long)got.it_value.tv_sec, (long)got.it_value.tv_usec);

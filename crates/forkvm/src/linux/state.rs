@@ -27,6 +27,7 @@ use crate::linux::tasks::delivery::{self, Handling};
 use crate::linux::tasks::pending::Signal;
 use crate::linux::tasks::signals::{self, Signals};
 use crate::linux::tasks::task::{Blocked, State, Task, Tasks};
+use crate::linux::tasks::timers::{self, Timers};
 use crate::linux::tasks::{futex, threads};
 use crate::linux::time::{self, Clocks};
 use crate::linux::told::Told;
@@ -46,6 +47,7 @@ pub struct Linux {
     pub(super) process: Kept<Process>,
     pub(super) told: Kept<Told>,
     pub(super) clocks: Kept<Clocks>,
+    pub(super) timers: Kept<Timers>,
     /// Of a program with an address space.
     pub(super) program_break: Kept<Break>,
     pub(super) tasks: Kept<Tasks>,
@@ -82,6 +84,7 @@ impl Linux {
             )),
             told: Kept::new(Told::new()),
             clocks: Kept::new(Clocks::new()),
+            timers: Kept::new(Timers::default()),
             program_break: Kept::new(Break::default()),
             tasks: Kept::new(Tasks::new()),
             shared: Arc::new(shared),
@@ -141,6 +144,7 @@ impl Linux {
         self.process
             .exec(&loaded.executable, loaded.stack.clone(), &texts);
         self.tasks.start_anew();
+        self.timers.forget_made();
         self.signals.forget_handlers();
         self.files.of_unmodified();
         self.files.close_on_exec();
@@ -189,6 +193,7 @@ impl Linux {
     pub fn become_child(&mut self, memory: &mut dyn UserMemory, child_tid: Option<u64>) {
         self.tasks.become_child();
         self.signals.forget_pending();
+        *self.timers = Timers::default();
         if let Some(address) = child_tid {
             // As with Linux, a bad address is the child's own trouble.
             let _ = memory.write(address, &self.tasks.pid().to_le_bytes());
@@ -337,6 +342,10 @@ impl Linux {
             self.tasks.shift_deadlines(by);
             self.signals.shift_alarm(by);
         }
+        if self.timers.next().is_some() {
+            self.timers.shift(by);
+        }
+        self.clocks.add_idle(by);
         if self
             .files
             .all_open()
@@ -348,13 +357,24 @@ impl Linux {
 
     /// When the next signal of a timer is due.
     pub fn next_alarm(&self) -> Option<Instant> {
-        self.signals.next_alarm()
+        let times = [self.signals.next_alarm(), self.timers.next()];
+        times.into_iter().flatten().min()
+    }
+
+    /// All tasks have waited for so long.
+    pub fn add_idle(&mut self, time: Duration) {
+        self.clocks.add_idle(time);
     }
 
     /// Sends the signals that are due by now.
     pub fn tick(&mut self, now: Instant) {
         if self.next_alarm().is_some_and(|at| at <= now) {
             signals::tick(&mut self.signals, &mut self.tasks, now);
+            let used = self.clocks.used();
+            if self.timers.next().is_some_and(|at| at <= now) {
+                let to = (&mut *self.signals, &mut *self.tasks);
+                timers::tick(&mut self.timers, to, now, used);
+            }
         }
     }
 
@@ -410,6 +430,7 @@ impl Linux {
             process,
             told,
             clocks,
+            timers,
             program_break,
             tasks,
         } = self;
@@ -422,6 +443,7 @@ impl Linux {
         process.restore_from(&master.process);
         told.restore_from(&master.told);
         clocks.restore_from(&master.clocks);
+        timers.restore_from(&master.timers);
         program_break.restore_from(&master.program_break);
         tasks.restore_from(&master.tasks);
     }

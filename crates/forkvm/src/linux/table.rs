@@ -13,7 +13,7 @@ use crate::linux::memory::{MapRequest, space};
 use crate::linux::net::table as net;
 use crate::linux::state::Linux;
 use crate::linux::tasks::signals::{Target, awaited};
-use crate::linux::tasks::{delivery, futex, ids, signals, table, threads};
+use crate::linux::tasks::{delivery, futex, ids, signals, table, threads, timers};
 use crate::linux::{file_calls, memory, process, time, trace};
 use crate::memory::user::UserMemory;
 use crate::random::Random;
@@ -125,6 +125,7 @@ fn dispatch(linux: &mut Linux, guest: &mut Guest<'_>, call: Call) -> Outcome {
         process,
         told,
         clocks,
+        timers: _,
         program_break: _,
         tasks,
     } = linux;
@@ -454,7 +455,7 @@ fn send(linux: &mut Linux, guest: &mut Guest<'_>, number: Sysno, args: [u64; 6])
 }
 
 /// setitimer(2), getitimer(2), alarm(2). Of programs that run no handlers there is no timer, which zeros say; arming one
-/// fails. So do those that count the processor's time.
+/// fails.
 fn timer(linux: &mut Linux, guest: &mut Guest<'_>, number: Sysno, args: [u64; 6]) -> Value {
     const REAL: i32 = 0;
     let [which, new, old, ..] = args;
@@ -468,6 +469,14 @@ fn timer(linux: &mut Linux, guest: &mut Guest<'_>, number: Sysno, args: [u64; 6]
             Sysno::setitimer => signals::itimer(&mut linux.signals, guest, Some(new), old),
             _ => signals::itimer(&mut linux.signals, guest, None, new),
         };
+    }
+    if guest.memory.space().is_some() {
+        let values = match number {
+            Sysno::setitimer => (new, old),
+            _ => (0, new),
+        };
+        let (timers, clocks) = (&mut linux.timers, &linux.clocks);
+        return timers::interval(timers, clocks, guest, int(which), values);
     }
     match number {
         Sysno::alarm if flags(which) == 0 => Ok(0),

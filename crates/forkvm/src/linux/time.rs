@@ -15,10 +15,11 @@ const TIMER_ABSTIME: u32 = 1;
 /// `CLK_TCK`, which is 100 for every program (sysconf(3)).
 const TICKS: i64 = 100;
 
-/// Nothing but when the program started: all clocks are the host's.
+/// When the program started, and how much of the time since it had nothing to do: all clocks are the host's.
 #[derive(Debug, Clone)]
 pub struct Clocks {
     start: Timespec,
+    idle: Duration,
 }
 
 impl Clocks {
@@ -26,11 +27,28 @@ impl Clocks {
     pub fn new() -> Self {
         Self {
             start: host_clock(ClockId::Monotonic),
+            idle: Duration::ZERO,
         }
     }
 
-    /// Time since the start, which is also what is told as CPU time. A fork's CPU time would be that of whichever
-    /// host thread carries it and could go backwards; this is monotonic and never too little.
+    /// What is told as the processor's time, of the process and of its threads: the time since the start in which not all of
+    /// them waited. A fork's own would be that of whichever host thread carries it and could go backwards; this is
+    /// monotonic and never too little.
+    pub fn used(&self) -> Duration {
+        self.running().saturating_sub(self.idle)
+    }
+
+    /// All threads have waited for so long.
+    pub fn add_idle(&mut self, time: Duration) {
+        self.idle = self.idle.saturating_add(time);
+    }
+
+    /// How long it is until a clock says this.
+    pub fn until(&self, clock: u64, then: Duration) -> Result<Duration, Errno> {
+        Ok(between(self.now(clock)?, timespec(then)))
+    }
+
+    /// Time since the start.
     pub fn running(&self) -> Duration {
         between(self.start, host_clock(ClockId::Monotonic))
     }
@@ -39,7 +57,7 @@ impl Clocks {
     pub fn now(&self, clock: u64) -> Result<Timespec, Errno> {
         let host = match clock_id(clock) {
             Some(Clock::Host(host)) => host,
-            Some(Clock::Cpu) => return Ok(timespec(self.running())),
+            Some(Clock::Cpu) => return Ok(timespec(self.used())),
             None => return Err(Errno::INVAL),
         };
         Ok(host_clock(host))
@@ -129,6 +147,15 @@ pub fn read_duration(guest: &Guest<'_>, address: u64) -> Result<Duration, Errno>
     ))
 }
 
+/// A `struct itimerspec`: interval and value.
+pub fn read_timespec_pair(guest: &Guest<'_>, address: u64) -> Result<(Duration, Duration), Errno> {
+    let second = address.checked_add(16).ok_or(Errno::FAULT)?;
+    Ok((
+        read_duration(guest, address)?,
+        read_duration(guest, second)?,
+    ))
+}
+
 /// A relative time of the program, from a `struct timeval`.
 pub fn read_timeval(guest: &Guest<'_>, address: u64) -> Result<Duration, Errno> {
     let bytes: [u8; 16] = guest.read(address)?;
@@ -204,7 +231,7 @@ pub fn times(clocks: &Clocks, guest: &mut Guest<'_>, address: u64) -> Value {
     let ticks =
         |time: Duration| i64::try_from(time.as_millis()).unwrap_or(i64::MAX) / (1000 / TICKS);
     // struct tms: user, system, and those of children.
-    let used = Layout::<32>::new().i64(0, ticks(clocks.running()));
+    let used = Layout::<32>::new().i64(0, ticks(clocks.used()));
     guest.write_unless_null(address, used.done())?;
     let epoch = Timespec {
         tv_sec: 0,

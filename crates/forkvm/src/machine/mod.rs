@@ -99,6 +99,8 @@ pub struct Machine {
     spins: u32,
     /// The signal of a timer for which the watchdog is armed.
     armed_for: Option<Instant>,
+    /// When the current task's turn is over, if others can run: whatever calls it makes meanwhile.
+    turn_ends: Option<Instant>,
     /// How long it has the processor before others may have it. Only while it boots.
     slice: Option<Duration>,
     /// How long others have kept it from running since [`Machine::watched`] began: its deadline is so much later.
@@ -165,6 +167,7 @@ impl Machine {
             spins: 0,
             clock,
             armed_for: None,
+            turn_ends: None,
             slice: None,
             kept: Duration::ZERO,
         })

@@ -174,7 +174,9 @@ fn signal_of(vector: u8, fault: Option<&FaultError>, rip: u64, cr2: u64) -> Opti
         17 => Signal::by_fault(libc::SIGBUS, BUS_ADRALN, 0),
         PAGE_FAULT => match fault {
             Some(FaultError::NotPermitted) => Signal::by_fault(libc::SIGSEGV, SEGV_ACCERR, cr2),
-            Some(FaultError::File(_)) => Signal::by_fault(libc::SIGBUS, BUS_ADRERR, cr2),
+            Some(FaultError::File(_) | FaultError::PastEnd) => {
+                Signal::by_fault(libc::SIGBUS, BUS_ADRERR, cr2)
+            }
             _ => Signal::by_fault(libc::SIGSEGV, SEGV_MAPERR, cr2),
         },
         4 | 5 | 10 | 13 => Signal::by_kernel(libc::SIGSEGV),

@@ -114,6 +114,7 @@ impl Machine {
         };
         let result = self.linux.add_task(&mut self.memory, context, thread);
         // From now on it shares the processor.
+        self.begin_turn();
         self.watch.disarm();
         self.watch.arm(self.slice_end(deadline));
         self.return_from_call(result)
@@ -188,6 +189,7 @@ impl Machine {
                 return Some(Cause::Deadlock(never));
             };
             std::thread::sleep(until.min(deadline).saturating_duration_since(now));
+            self.linux.add_idle(now.elapsed());
         }
     }
 
@@ -238,7 +240,8 @@ impl Machine {
     /// Has the next run begin with the contexts that the tasks have, whatever the processor holds.
     pub fn forget_task(&mut self) {
         self.vector_of = NOBODY;
-        (self.armed_for, self.idle, self.spins) = (None, None, 0);
+        (self.armed_for, self.turn_ends) = (None, None);
+        (self.idle, self.spins) = (None, 0);
         self.serving = None;
     }
 
@@ -304,6 +307,7 @@ impl Machine {
         (sregs.fs.base, sregs.gs.base) = (context.fs_base, context.gs_base);
         self.vcpu.set_sregs_at_next_run(sregs);
         self.resume_user(context.regs);
+        self.begin_turn();
         None
     }
 
@@ -325,15 +329,20 @@ impl Machine {
                 }
             }
         }
+        self.begin_turn();
         self.rearm(self.slice_end(deadline));
         None
+    }
+
+    fn begin_turn(&mut self) {
+        self.turn_ends = Instant::now().checked_add(SLICE);
     }
 
     /// When the current task's turn is over at the latest.
     pub(super) fn slice_end(&self, deadline: Instant) -> Instant {
         let until = self.armed_for.map_or(deadline, |alarm| alarm.min(deadline));
         if self.linux.tasks().len() > 1 {
-            until.min(Instant::now() + SLICE)
+            until.min(self.turn_ends.unwrap_or_else(|| Instant::now() + SLICE))
         } else {
             until
         }

@@ -26,6 +26,9 @@ pub enum FaultError {
     /// The file behind the mapping can't be read.
     #[error("the mapped file: {0}")]
     File(std::io::Error),
+    /// The whole page lies past the file's end.
+    #[error("past the mapped file's end")]
+    PastEnd,
     /// A bug of the engine.
     #[error(transparent)]
     OutOfRange(#[from] OutOfRange),
@@ -83,10 +86,16 @@ impl GuestMemory {
                 let len = read_fully(&**file, offset + (start - vma.start), &mut bytes)
                     .map_err(FaultError::File)?;
                 bytes.truncate(len);
+                if page - start >= len as u64 {
+                    return Err(FaultError::PastEnd);
+                }
                 Some(bytes)
             }
         };
-        for at in (start..end).step_by(PAGE as usize) {
+        let whole = file
+            .as_ref()
+            .map_or(end, |bytes| start + bytes.len() as u64);
+        for at in (start..end.min(whole)).step_by(PAGE as usize) {
             let offset = (at - start) as usize;
             let bytes = file.as_deref().map(|bytes| {
                 &bytes[offset.min(bytes.len())..(offset + PAGE as usize).min(bytes.len())]
@@ -134,7 +143,13 @@ impl GuestMemory {
             .ok_or(bad)?;
         buf.fill(0);
         if let Backing::File(file, offset) = &vma.backing {
-            read_fully(&**file, offset + (address - vma.start), buf).map_err(|_| bad)?;
+            let at = offset + (address - vma.start);
+            let len = read_fully(&**file, at, buf).map_err(|_| bad)? as u64;
+            // What follows its end in the last page is zero; there is no page after that.
+            let (end, wanted) = (at + len, at + buf.len() as u64);
+            if len < buf.len() as u64 && wanted > end.next_multiple_of(PAGE) {
+                return Err(bad);
+            }
         }
         Ok(())
     }

@@ -12,7 +12,7 @@ pub const CAPACITY: usize = 64 << 10;
 /// Most pipes of a program: each may hold [`CAPACITY`] bytes in the host.
 pub const MAX_PIPES: usize = 16;
 /// The same of a program with an address space.
-pub const MORE_PIPES: usize = 64;
+pub const MORE_PIPES: usize = 512;
 
 #[derive(Debug, Clone, Default)]
 struct Pipe {

@@ -11,3 +11,4 @@ pub mod table;
 pub mod task;
 pub mod task_signals;
 pub mod threads;
+pub mod timers;

@@ -103,6 +103,11 @@ impl Pending {
         self.queue.len()
     }
 
+    /// Those that are queued, to change what is told about them.
+    pub fn iter_mut(&mut self) -> impl Iterator<Item = &mut Signal> {
+        self.queue.iter_mut()
+    }
+
     /// Adds one. Without `room` only its number is kept.
     pub fn add(&mut self, signal: Signal, room: bool) {
         let there = self.set & bit(signal.number) != 0;

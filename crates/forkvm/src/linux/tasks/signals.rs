@@ -17,7 +17,8 @@ use crate::linux::tasks::task::Tasks;
 use crate::linux::tasks::task_signals::{AltStack, SIGKILL, SIGSTOP};
 use crate::linux::time::{read_timeval_pair, timeval_bytes_of};
 
-const SIGALRM: i32 = 14;
+/// A timer's, unless it has another.
+pub const SIGALRM: i32 = 14;
 const SIGCHLD: i32 = 17;
 const SIGCONT: i32 = 18;
 const SIGURG: i32 = 23;
@@ -171,6 +172,17 @@ pub fn send(
         }
     }
     Ok(())
+}
+
+/// The signal that is queued already and whose `siginfo_t` is so.
+pub fn queued<'a>(
+    signals: &'a mut Signals,
+    tasks: &'a mut Tasks,
+    is_so: impl Fn(&Signal) -> bool,
+) -> Option<&'a mut Signal> {
+    let of_tasks = tasks.iter_mut().map(|task| &mut task.signals.pending);
+    let all = of_tasks.chain([&mut signals.pending]);
+    all.flat_map(Pending::iter_mut).find(|signal| is_so(signal))
 }
 
 /// Sends what the timer's time has come for.
