@@ -1,0 +1,214 @@
+#!/usr/bin/env python3
+"""Runs others' test suites natively and in the machine, and compares test by test (docs/conformance.md).
+
+    conformance.py [--log FOLDER] [SUITE[/UNIT]...]
+
+FORKVM is the command, CONFORMANCE the folder that conformance-setup.sh made. What may differ, and why, is in
+tests/conformance/SUITE.txt: a difference that is not there is an error, and so is one that is there and is gone.
+"""
+import argparse
+import fnmatch
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent.parent / "tests" / "conformance"
+PREFIX = Path(os.environ.get("CONFORMANCE", HERE.parent.parent / "target" / "conformance")).resolve()
+FORKVM = os.environ.get("FORKVM", str(HERE.parent.parent / "target" / "release" / "forkvm"))
+# What a program is given in both places.
+ENVIRONMENT = {"PATH": "/usr/local/bin:/usr/bin:/bin", "HOME": "/tmp"}
+# Seconds: of a test, and of all of a unit's.
+TEST_TIME, UNIT_TIME = 60, 600
+# A unit is run again without the test that ended it, so many times.
+MOST_DEATHS = 20
+
+
+class Suite:
+    """Its units are run one by one; each has a program, and lines that say how its tests ended."""
+
+    def __init__(self, name):
+        self.name = name
+        self.units = (HERE / f"{name}.units").read_text().split()
+
+    def cwd(self, unit):
+        """Where the program runs; by default a folder of its own."""
+        return None
+
+    def left_out(self, unit, without):
+        """Those of a unit's tests that are not to be run, as its program names them."""
+        return [test.removeprefix(f"{unit}.") for test in without if test.startswith(f"{unit}.")]
+
+
+class Python(Suite):
+    def command(self, unit, without):
+        python = PREFIX / "python/usr/bin/python3.11"
+        return [python, HERE / "unittests.py", str(TEST_TIME), f"test.{unit}", *without]
+
+    def left_out(self, unit, without):
+        return [f"test.{test}" for test in without if test.startswith(f"{unit}.")]
+
+    def verdicts(self, lines):
+        for line in lines:
+            if found := re.match(r"@ (run|ok|fail|skip) (\S+)", line):
+                yield found[2], found[1]
+
+    def ended(self, lines):
+        return any(line.startswith("@ done") for line in lines)
+
+
+class Go(Suite):
+    def command(self, unit, without):
+        name = unit.replace("/", "_")
+        command = [PREFIX / f"go/{name}.test", "-test.v", "-test.short", f"-test.timeout={TEST_TIME * 5}s"]
+        # Go 1.19 has no -test.skip.
+        if without:
+            listed = subprocess.run([command[0], "-test.list=."], capture_output=True, text=True, check=True)
+            left = [test for test in listed.stdout.split() if test not in without and test.startswith(("Test", "Example"))]
+            command.append(f"-test.run=^({'|'.join(left)})$")
+        return command
+
+    def verdicts(self, lines):
+        verdict = {"PASS": "ok", "FAIL": "fail", "SKIP": "skip"}
+        for line in lines:
+            # A test's own output may stand before it on the line.
+            if found := re.match(r"=== (RUN  |CONT |PAUSE) ([^\s/]+)$", line):
+                yield found[2], "pause" if found[1] == "PAUSE" else "run"
+            elif found := re.search(r"--- (PASS|FAIL|SKIP): ([^\s/]+) \(", line):
+                yield found[2], verdict[found[1]]
+
+    def ended(self, lines):
+        return any(line in ("PASS", "FAIL") for line in lines)
+
+    def cwd(self, unit):
+        return f"/usr/share/go-1.19/src/{unit}"
+
+
+SUITES = {"cpython": Python("cpython"), "go": Go("go")}
+
+
+def run_once(suite, unit, where, without, log):
+    """The lines that the program printed."""
+    command = [str(word) for word in suite.command(unit, without)]
+    with tempfile.TemporaryDirectory() as folder:
+        cwd = suite.cwd(unit)
+        if where == "machine":
+            command = [
+                FORKVM, "exec", "--allow-read=/usr,/etc,/bin,/lib,/sbin," + f"{PREFIX},{HERE}", f"--cwd={cwd or '/tmp'}",
+                "--max-file-memory=512", f"--max-time={UNIT_TIME}", "--env=HOME=/tmp", "--", *command,
+            ]
+            cwd = "/"
+        with open(log, "ab") as errors:
+            try:
+                # Whatever the tests' own output has in it.
+                done = subprocess.run(
+                    command, cwd=cwd or folder, env=ENVIRONMENT, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                    stderr=errors, timeout=UNIT_TIME + 30)
+                out = done.stdout
+            except subprocess.TimeoutExpired as late:
+                out = late.stdout or b""
+            errors.write(out)
+    return out.decode(errors="replace").splitlines()
+
+
+def run(suite, unit, where, log, without):
+    """How each test ended: "ok", "fail", "skip", or "died" if it ended the program or would not end."""
+    verdicts, died = {}, suite.left_out(unit, without)
+    for _ in range(MOST_DEATHS):
+        lines = run_once(suite, unit, where, died, log)
+        started = {}
+        for test, verdict in suite.verdicts(lines):
+            started[test] = "died" if verdict == "run" else verdict
+        # Those that waited for others to end are run next time.
+        started = {test: verdict for test, verdict in started.items() if verdict != "pause"}
+        verdicts |= started
+        dead = [test for test, verdict in started.items() if verdict == "died"]
+        if suite.ended(lines) and not dead:
+            break
+        # One that has failed may still take the program along.
+        dead = dead or list(started)[-1:]
+        if not dead:
+            verdicts[f"{unit}: end"] = "died"
+            break
+        died += dead
+    return verdicts
+
+
+class Expected:
+    """A file of expected differences: a line with "#" is the reason for those after it; each is one test, or several by a
+    pattern, all of which differ; "died" before it if that is how it ends in the machine, "maybe" if it is so at times,
+    "without" if it is not run at all."""
+
+    def __init__(self, name):
+        self.file = HERE / f"{name}.txt"
+        self.lines = []
+        self.without = set()
+        reason = ""
+        for line in self.file.read_text().splitlines():
+            if line.startswith("#"):
+                reason = line
+            elif line.strip():
+                *how, pattern = line.split()
+                if not reason:
+                    sys.exit(f"{self.file}: {pattern} has no reason")
+                if how == ["without"]:
+                    self.without.add(pattern)
+                else:
+                    self.lines.append((pattern, how[0] if how else ""))
+
+    def compare(self, native, machine):
+        """What is wrong, and how many differences are as expected."""
+        wrong, expected = [], 0
+        matched = set()
+        for test in sorted(native.keys() | machine.keys()):
+            here, there = native.get(test, "none"), machine.get(test, "none")
+            lines = [line for line in self.lines if fnmatch.fnmatchcase(test, line[0])]
+            matched.update(lines)
+            hows = {how for _, how in lines}
+            if here == there:
+                if lines and "maybe" not in hows:
+                    wrong.append(f"{test}: is listed, and does not differ: {here}")
+            elif not lines or (there == "died") > bool(hows & {"died", "maybe"}):
+                wrong.append(f"{test}: natively {here}, in the machine {there}")
+            else:
+                expected += 1
+        return wrong, expected, matched
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--log", type=Path, default=PREFIX / "log")
+    parser.add_argument("what", nargs="*", metavar="SUITE[/UNIT]", default=list(SUITES))
+    arguments = parser.parse_args()
+    bad = False
+    for what in arguments.what:
+        name, _, only = what.partition("/")
+        suite = SUITES[name]
+        expected = Expected(name)
+        unseen = set(expected.lines)
+        for unit in [only] if only else suite.units:
+            logs = arguments.log / name
+            logs.mkdir(parents=True, exist_ok=True)
+            results = []
+            for where in ("native", "machine"):
+                log = logs / f"{unit.replace('/', '_')}.{where}.log"
+                log.unlink(missing_ok=True)
+                tests = run(suite, unit, where, log, expected.without)
+                results.append({f"{unit}.{test.removeprefix(f'test.{unit}.')}": how for test, how in tests.items()})
+            wrong, differ, matched = expected.compare(*results)
+            unseen -= matched
+            ok = sum(how == "ok" for how in results[1].values())
+            print(f"{name} {unit}: {len(results[0])} tests, {ok} ok in the machine, {differ} differ as expected", flush=True)
+            for line in wrong:
+                bad = True
+                print(f"    {line}", flush=True)
+        if not only:
+            for pattern, _ in unseen:
+                bad = True
+                print(f"{expected.file}: there is no test {pattern}")
+    sys.exit(bad)
+
+
+main()

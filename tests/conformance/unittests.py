@@ -1,0 +1,91 @@
+"""Runs the tests of one module of CPython's test suite, and says of each when it begins and how it ended.
+
+    unittests.py SECONDS MODULE [TEST-TO-LEAVE-OUT...]
+
+Lines on standard output that begin with "@": "@ run TEST", "@ ok TEST", "@ fail TEST" (failed, or raised something),
+"@ skip TEST". A test that takes longer than SECONDS ends the program.
+"""
+import faulthandler
+import os
+import sys
+import time
+import traceback
+import unittest
+
+from test import support
+
+seconds, module, left_out = float(sys.argv[1]), sys.argv[2], set(sys.argv[3:])
+# Tests close and replace standard output.
+out = os.fdopen(os.dup(1), "w", buffering=1)
+# No test asks for the outside.
+support.use_resources = []
+support.verbose = False
+
+
+def say(what, test):
+    out.write(f"@ {what} {test}\n")
+
+
+class Result(unittest.TestResult):
+    # What a test's end is made of: a test may fail and be skipped, in parts.
+    verdict = "ok"
+
+    def startTest(self, test):
+        super().startTest(test)
+        self.verdict = "ok"
+        self.begun = time.perf_counter()
+        say("run", test.id())
+        faulthandler.dump_traceback_later(seconds, exit=True)
+
+    def stopTest(self, test):
+        faulthandler.cancel_dump_traceback_later()
+        say(self.verdict, test.id())
+        super().stopTest(test)
+
+    def failed(self, test, error):
+        self.verdict = "fail"
+        sys.stderr.write(f"\n{test.id()}:\n")
+        traceback.print_exception(*error)
+        # That of a class or of a module belongs to none.
+        if not isinstance(test, unittest.TestCase):
+            say("fail", test.id().replace(" ", "-"))
+
+    def addError(self, test, error):
+        self.failed(test, error)
+
+    def addFailure(self, test, error):
+        self.failed(test, error)
+
+    def addUnexpectedSuccess(self, test):
+        self.verdict = "fail"
+
+    def addSubTest(self, test, subtest, error):
+        if error is not None:
+            self.failed(test, error)
+
+    def addSkip(self, test, reason):
+        if not isinstance(test, unittest.TestCase):
+            say("skip", test.id().replace(" ", "-"))
+        elif self.verdict == "ok":
+            self.verdict = "skip"
+
+
+def tests_of(suite):
+    for test in suite:
+        if isinstance(test, unittest.TestSuite):
+            yield from tests_of(test)
+        elif test.id() not in left_out:
+            yield test
+
+
+faulthandler.enable()
+try:
+    found = unittest.defaultTestLoader.loadTestsFromName(module)
+except unittest.SkipTest:
+    say("skip", module)
+    found = unittest.TestSuite()
+unittest.TestSuite(tests_of(found)).run(Result())
+say("done", module)
+out.flush()
+# Threads that a test left behind are not waited for.
+os._exit(0)
