@@ -223,6 +223,7 @@ impl Machine {
 
     /// Runs the machine on after [`Event::Idle`]: whatever task can by now.
     pub fn go_on(&mut self, deadline: Instant, host: &mut dyn Host) -> Result<Event, Cause> {
+        self.begin_turn();
         self.rearm(self.slice_end(deadline));
         let ended = self.schedule(deadline, host);
         if let Some(cause) = ended {
