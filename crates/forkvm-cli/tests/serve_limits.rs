@@ -211,6 +211,44 @@ fn who_waits_for_too_long_is_turned_away() {
 }
 
 #[test]
+fn a_body_that_is_slow_to_begin_holds_no_fork() {
+    kvm_or_skip!();
+    let serving = Serving::simple(&["-t1", "--per-request", "--max-time=5"]);
+    let post = |length: usize| {
+        format!("POST / HTTP/1.1\r\nHost: t\r\nContent-Length: {length}\r\n\r\n").into_bytes()
+    };
+    let mut slow = serving.ask(&post(4));
+    slow.write_all(b"xx").unwrap();
+    let never = serving.ask(&post(4));
+    let start = Instant::now();
+    assert_eq!(serving.get("/"), "count 1\n");
+    if start.elapsed() < Duration::from_secs(4) {
+        slow.write_all(b"xx").unwrap();
+        assert!(one_answer(&slow).ends_with("count 1 bytes 4 sum 480\n"));
+    }
+    // One that does not come at all is told so.
+    let answer = one_answer(&never);
+    assert!(answer.starts_with("HTTP/1.1 408 "), "{answer}");
+    // Long ones are whole, in pieces and in one; and so are those whose length is not told before.
+    let mut long = serving.ask(&post(1 << 20));
+    for _ in 0..64 {
+        long.write_all(&[b'x'; 1 << 14]).unwrap();
+    }
+    let expected = format!("count 1 bytes {} sum {}\n", 1 << 20, 120 << 20);
+    let answer = one_answer(&long);
+    assert!(answer.ends_with(&expected), "{answer}");
+    let chunked = b"POST / HTTP/1.1\r\nHost: t\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nxx\r\n1\r\nx\r\n0\r\n\r\n";
+    let answer = one_answer(&serving.ask(chunked));
+    assert!(answer.ends_with("count 1 bytes 3 sum 360\n"), "{answer}");
+    // Who expects to be told to go on is told.
+    let careful = serving
+        .ask(b"POST / HTTP/1.1\r\nHost: t\r\nExpect: 100-continue\r\nContent-Length: 2\r\n\r\n");
+    assert!(one_answer(&careful).starts_with("HTTP/1.1 100 "));
+    (&careful).write_all(b"xx").unwrap();
+    assert!(one_answer(&careful).ends_with("count 1 bytes 2 sum 240\n"));
+}
+
+#[test]
 fn a_thousand_idle_connections_hold_no_fork() {
     kvm_or_skip!();
     for options in [&["-t1"][..], &["-t1", "--per-request"]] {
@@ -238,15 +276,21 @@ fn a_new_connection_takes_the_place_of_the_one_that_is_silent_for_longest() {
     ] {
         let serving = Serving::simple(options);
         let mut idle: Vec<_> = (0..50).map(|_| serving.connect()).collect();
-        // Heads that do not end are no better.
-        for stream in &mut idle[..25] {
-            if options.len() > 2 {
+        // Heads that do not end are no better, nor are bodies.
+        if options.len() > 2 {
+            for stream in &mut idle[..10] {
                 stream.write_all(b"GET / HT").unwrap();
             }
+            for stream in &mut idle[10..45] {
+                let post = b"POST / HTTP/1.1\r\nHost: t\r\nContent-Length: 3\r\n\r\nx";
+                stream.write_all(post).unwrap();
+            }
         }
+        let others: Vec<_> = (0..30).map(|_| serving.connect()).collect();
         for _ in 0..30 {
             assert_eq!(serving.get("/"), "count 1\n");
         }
+        drop(others);
         serving.wait("the oldest to be closed", || is_closed(&mut idle[0]));
         assert!(!is_closed(&mut idle[49]), "{options:?}");
     }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use super::ending::Ending;
 use super::generation::Current;
 use super::observed::observer::Observer;
+use super::request_body::Beginnings;
 use super::seats::Seats;
 use super::turns::Turns;
 
@@ -16,6 +17,8 @@ pub struct Inside {
     pub seats: Arc<Seats>,
     /// Who is told of them.
     pub observer: Arc<Observer>,
+    /// What is kept of requests' bodies.
+    pub beginnings: Beginnings,
     /// What looks at the forks' threads.
     pub turns: Turns,
     /// Whether the command is to end.

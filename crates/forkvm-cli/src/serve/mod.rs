@@ -16,6 +16,7 @@ mod operate;
 mod output;
 mod per_request;
 mod queue;
+mod request_body;
 mod seats;
 mod settings;
 mod stream;

@@ -21,6 +21,7 @@ use super::observed::metrics::Now;
 use super::observed::observer::Observer;
 use super::observed::scrape::Scrapes;
 use super::observed::status;
+use super::request_body::Beginnings;
 use super::seats::Seats;
 use super::settings::Serve;
 use super::turns::Turns;
@@ -61,6 +62,7 @@ pub async fn operate(arguments: Vec<OsString>, settings: Serve) -> Result<(), St
         current: Current::new(first),
         seats: Seats::new(connections),
         observer,
+        beginnings: Beginnings::new(),
         turns,
         ending: Arc::new(Ending::new().map_err(|error| error.to_string())?),
     });

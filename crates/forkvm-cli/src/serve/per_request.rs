@@ -22,11 +22,11 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::UnixStream;
 use tokio::time::sleep_until;
 
-use super::generation::Generation;
 use super::inside::Inside;
 use super::ledger::{Body, Ledger};
 use super::link::{GRACE, Link};
 use super::observed::record::{Begun, End};
+use super::request_body::{NoBody, RequestBody};
 use super::seats::Seat;
 use super::stream::{Client, Facts, Socket};
 use super::upgraded;
@@ -92,9 +92,6 @@ pub async fn serve(
 }
 
 async fn answer(request: Request<Incoming>, link: Arc<Link>) -> Response<Body> {
-    if !link.seat.set_busy() {
-        return Failed::Full.response(None);
-    }
     let mut ledger = Ledger::open(&request, link.clone());
     match forward(request, &mut ledger, &link).await {
         Ok(Answer::Plain(mut response)) => {
@@ -118,7 +115,7 @@ async fn answer(request: Request<Incoming>, link: Arc<Link>) -> Response<Body> {
         }
         Err(failed) => {
             ledger.set_status(failed.status());
-            failed.response(Some(ledger))
+            failed.response(ledger)
         }
     }
 }
@@ -140,6 +137,14 @@ enum Failed {
     TooLate,
     /// The host could not make a connection.
     Host,
+    /// The request's body did not come.
+    Body(NoBody),
+}
+
+impl From<NoBody> for Failed {
+    fn from(why: NoBody) -> Self {
+        Self::Body(why)
+    }
 }
 
 impl Failed {
@@ -157,18 +162,26 @@ impl Failed {
             Self::NoAnswer => StatusCode::BAD_GATEWAY,
             Self::TooLate => StatusCode::GATEWAY_TIMEOUT,
             Self::Host => StatusCode::INTERNAL_SERVER_ERROR,
+            Self::Body(NoBody::TooSlow) => StatusCode::REQUEST_TIMEOUT,
+            Self::Body(NoBody::Broken) => StatusCode::BAD_REQUEST,
         }
     }
 
-    fn response(&self, ledger: Option<Ledger>) -> Response<Body> {
+    fn response(&self, ledger: Ledger) -> Response<Body> {
         let text = match self {
             Self::Full => "all forks are busy\n",
             Self::NoAnswer => "the program gave no answer\n",
             Self::TooLate => "the program took too long\n",
             Self::Host => "no connection could be made\n",
+            Self::Body(NoBody::TooSlow) => "the request's body came too slowly\n",
+            Self::Body(NoBody::Broken) => "the request's body is broken\n",
         };
         let body = Full::new(Bytes::from_static(text.as_bytes()));
-        let body = Body::new(body.map_err(|never| match never {}).boxed(), ledger, false);
+        let body = Body::new(
+            body.map_err(|never| match never {}).boxed(),
+            Some(ledger),
+            false,
+        );
         let mut response = Response::new(body);
         *response.status_mut() = self.status();
         if let Self::Full = self {
@@ -191,10 +204,17 @@ async fn forward(
             Some(_) => generation.max_upgraded_time,
             None => generation.max_time,
         };
-    let ours = connect(ledger, link, &generation, deadline)?;
     drop(generation);
     let ours_upgraded = upgrade.is_some().then(|| hyper::upgrade::on(&mut request));
     prepare(&mut request, upgrade);
+    let (head, body) = request.into_parts();
+    let body = link.inside.beginnings.of(body, deadline).await?;
+    let request = Request::from_parts(head, body);
+    // Until now it gives way to others.
+    if !link.seat.set_busy() {
+        return Err(Failed::Full);
+    }
+    let ours = connect(ledger, link, deadline)?;
     let sent = send(ours, request);
     let mut response = match tokio::time::timeout_at((deadline + GRACE).into(), sent).await {
         Ok(Ok(response)) => response,
@@ -219,21 +239,16 @@ async fn forward(
 /// Sends a request and waits for the head of its answer.
 async fn send(
     stream: UnixStream,
-    request: Request<Incoming>,
+    request: Request<RequestBody>,
 ) -> Result<Response<Incoming>, hyper::Error> {
-    let (mut sender, connection): (SendRequest<Incoming>, _) =
+    let (mut sender, connection): (SendRequest<RequestBody>, _) =
         client::conn::http1::handshake(TokioIo::new(stream)).await?;
     tokio::spawn(connection.with_upgrades());
     sender.send_request(request).await
 }
 
 /// A connection to a fork.
-fn connect(
-    ledger: &mut Ledger,
-    link: &Link,
-    generation: &Generation,
-    deadline: Instant,
-) -> Result<UnixStream, Failed> {
+fn connect(ledger: &mut Ledger, link: &Link, deadline: Instant) -> Result<UnixStream, Failed> {
     let pair = || -> io::Result<_> {
         let (ours, theirs) = std::os::unix::net::UnixStream::pair()?;
         ours.set_nonblocking(true)?;
@@ -248,7 +263,7 @@ fn connect(
         ending: link.inside.ending.clone(),
     };
     let client = Client::new(Socket::Unix(theirs), facts, ledger.expect_served());
-    generation.forks.hand_over(client);
+    link.inside.current.get().forks.hand_over(client);
     Ok(ours)
 }
 
