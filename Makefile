@@ -24,7 +24,7 @@ SCRIPTS := $(wildcard scripts/*.sh scripts/svm/*.sh guest-sdk/*.sh) .ci/run
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-demo: build guests ## seven tenants on http://127.0.0.1:8080 (PORT=), until Ctrl-C
+demo: build guests ## seven tenants on http://127.0.0.1:8080 (PORT=) and an unmodified server, until Ctrl-C
 	@$(ENV) LIB=$(BUILT) GUESTS_DIR=$(GUESTS) scripts/demo.sh
 
 demo-check: build guests ## the demo on a free port, every answer checked

@@ -1,8 +1,8 @@
 #!/bin/bash
-# The demo: Varnish on 127.0.0.1:${PORT:-8080} with seven tenants (vcl/demo.vcl),
-# until Ctrl-C. "make demo" builds what it needs and calls it.
+# The demo: Varnish on 127.0.0.1:${PORT:-8080} with seven tenants (vcl/demo.vcl), and
+# beside it an unmodified server in Python, until Ctrl-C. "make demo" builds what it needs and calls it.
 #   --check   on a free port; checks every answer, then ends with a status
-# Environment: LIB, the folder of libvmod_kvm.so; GUESTS_DIR, that of the example programs.
+# Environment: LIB, the folder of libvmod_kvm.so and forkvm; GUESTS_DIR, that of the example programs.
 set -euo pipefail
 here=$(dirname "$(readlink -f "$0")")
 root=$(dirname "$here")
@@ -35,7 +35,9 @@ if ! (: <>/dev/kvm) 2>/dev/null; then
     die "$(id -un) may not use /dev/kvm. Members of the group $group may; join it, then log in again:
     sudo usermod -aG $group $(id -un)"
 fi
-[ -e "$lib/libvmod_kvm.so" ] || die "no $lib/libvmod_kvm.so; run: make build"
+for f in libvmod_kvm.so forkvm; do
+    [ -e "$lib/$f" ] || die "no $lib/$f; run: make build"
+done
 for g in page hello mandelbrot counter sqlite crash live live-2; do
     [ -x "$guests/$g" ] || die "no $guests/$g; run: make guests"
 done
@@ -55,9 +57,13 @@ fi
 # --- Varnish -----------------------------------------------------------------
 
 work=$(mktemp -d "${TMPDIR:-/tmp}/vmod-kvm-demo.XXXXXX")
-varnish=
+varnish='' serving=''
 # shellcheck disable=SC2317 # called by the trap
 cleanup() {
+    if [ -n "$serving" ]; then
+        kill "$serving" 2>/dev/null || true
+        wait "$serving" 2>/dev/null || true
+    fi
     if [ -n "$varnish" ]; then
         # A worker thread keeps its VCL for up to a minute after its last request,
         # and a polite stop waits for that: two seconds of it are enough here.
@@ -116,9 +122,9 @@ for _ in {1..600}; do
 done
 [ -n "$listen" ] || { cat "$work/varnishd.log" >&2; die "Varnish did not start within a minute"; }
 
-# get HOST PATH [CURL'S ARGUMENTS]: a request; the status in $status, files head and body.
+# get HOST PATH [CURL'S ARGUMENTS]: a request; the status in $status, files head and body. base=ADDRESS: to another server.
 get() {
-    status=$(curl -sS -m 20 "${@:3}" -D "$work/head" -o "$work/body" -w '%{http_code}' -H "Host: $1" "http://$listen$2") || status=000
+    status=$(curl -sS -m 20 "${@:3}" -D "$work/head" -o "$work/body" -w '%{http_code}' -H "Host: $1" "http://${base:-$listen}$2") || status=000
 }
 
 tenants=(tpizza.com upizza.com vpizza.com wpizza.com xpizza.com ypizza.com zpizza.com)
@@ -137,11 +143,34 @@ for t in "${tenants[@]}"; do
     done
 done
 
+# --- an unmodified server ----------------------------------------------------
+
+python=/usr/bin/python3 server=
+if [ -x $python ]; then
+    setpriv --pdeathsig TERM "$lib/forkvm" serve -l 127.0.0.1:0 --cwd "$here" --allow-read="$here/demo-server.py" -- \
+        $python demo-server.py >"$work/server.log" 2>&1 </dev/null &
+    serving=$!
+    deadline=$((SECONDS + 60))
+    until server=$(sed -n 's/^forkvm: ready.* listening on //p' "$work/server.log") && [ -n "$server" ]; do
+        if ! kill -0 "$serving" 2>/dev/null || [ $SECONDS -ge $deadline ]; then
+            cat "$work/server.log" >&2
+            die "the server in Python does not serve"
+        fi
+        sleep 0.1
+    done
+else
+    echo "demo: SKIPPED, an unmodified server in Python: there is no $python"
+fi
+
 # --- the answers -------------------------------------------------------------
 
 show() {
     get "$1" /
-    printf '\n$ curl -D - -H "Host: %s" http://%s/\n' "$1" "$listen"
+    if [ -n "${base:-}" ]; then
+        printf '\n$ curl -D - http://%s/\n' "$base"
+    else
+        printf '\n$ curl -D - -H "Host: %s" http://%s/\n' "$1" "$listen"
+    fi
     cat "$work/head"
     if grep -qi '^content-type: *text/' "$work/head"; then
         head -n 8 "$work/body" | cut -c 1-110 | awk 1 # which adds a last newline if there is none
@@ -152,6 +181,7 @@ show() {
 }
 
 for t in "${tenants[@]:2}"; do show "$t"; done
+[ -z "$server" ] || base=$server show "$server"
 
 if [ -z "$check" ]; then
     cat <<END
@@ -161,7 +191,9 @@ Ready. In a browser:
   http://$listen/w/    wpizza.com, hello           http://$listen/x/    xpizza.com, a picture for each URL
   http://$listen/y/    ypizza.com, a counter       http://$listen/z/    zpizza.com, a database in memory
   http://$listen/u/    upizza.com, crash a program, and update one while it serves
-The log: varnishlog -n $work/varnish    (with: . scripts/env.sh)
+${server:+Without Varnish, each connection in a fork of an unmodified server in Python:
+  http://$server/
+}The log: varnishlog -n $work/varnish    (with: . scripts/env.sh)
 Ctrl-C ends it.
 END
     rc=0
@@ -222,6 +254,12 @@ for u in /nowhere /w/nowhere /x/1 /y/x /z/nowhere /u/x /t/nowhere /favicon.ico; 
     get "$listen" $u && expect "$u: 404" [ "$status" = 404 ]
 done
 get nobody.example / && expect "an unknown tenant: 404" [ "$status" = 404 ]
+
+if [ -n "$server" ]; then
+    for i in {1..3}; do
+        base=$server get "$server" / && expect "$python: its counter says 1, connection $i" has text/ '^Request 1 of Python 3'
+    done
+fi
 
 # What is installed, with a tenant whose program does not boot.
 echo "no program" >"$work/text"

@@ -38,6 +38,8 @@ fn the_tenants_answer() {
     let errors = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{text}{errors}");
     assert!(text.contains(" passed, 0 failed"), "{text}{errors}");
+    let python = Path::new("/usr/bin/python3").exists();
+    assert_eq!(text.contains("Request 1 of Python"), python, "{text}");
 }
 
 #[test]
