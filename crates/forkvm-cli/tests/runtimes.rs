@@ -257,7 +257,7 @@ fn node() {
 fn deno() {
     Runtime {
         needs: "command -v deno",
-        options: "--allow-read=. --env DENO_DIR=/tmp/deno",
+        options: "--allow-read=. --env DENO_DIR=/tmp/deno --env DENO_NO_UPDATE_CHECK=1 --warmup-time=1",
         program: "deno run --allow-net deno.js",
         answer: COUNTS,
         upload: POST,
