@@ -64,8 +64,9 @@ const KINDS: [Kind; 6] = [
 
 /// Requests in a batch, native and in forks in turns.
 const BATCH: usize = 20;
-/// Requests before the freeze: after these no page-table entry is left to be made by most.
-const WARM_UP: &str = "--warmup=5";
+/// Requests before the freeze: after five no page-table entry is left to be made by most, but a garbage collection that is due at
+/// the freeze is due in every fork.
+const WARM_UP: &str = "--warmup=50";
 
 /// One server's figures. Times are medians of requests on new connections.
 #[derive(Debug, Serialize, Deserialize)]

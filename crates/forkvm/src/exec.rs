@@ -139,7 +139,9 @@ pub fn exec(command: Command, sandbox: &Sandbox, host: &mut dyn Host) -> Result<
             return Ok(Ended::Signalled(libc::SIGSEGV));
         }
         Err(cause) => cause,
-        Ok(Event::SystemCall | Event::Idle(_)) => Cause::Machine("it stopped for no reason".into()),
+        Ok(Event::SystemCall | Event::Idle(_) | Event::Sent) => {
+            Cause::Machine("it stopped for no reason".into())
+        }
     };
     Err(NotRun::Stopped(describe(&cause)))
 }

@@ -66,6 +66,16 @@ fn what_fails_is_not_used_again() {
 }
 
 #[test]
+fn a_client_has_its_answer_before_the_server_is_done() {
+    kvm_or_skip!();
+    let server = boot("linux/server", limits());
+    let mut fork = ServerFork::new(server.clone()).unwrap();
+    let (result, answer) = ask(&mut fork, Client::get("/late"));
+    assert_eq!(result, Err(Cause::Timeout));
+    assert!(answer.ends_with("count 1\n"), "{answer}");
+}
+
+#[test]
 fn a_warm_up_is_part_of_what_is_frozen() {
     kvm_or_skip!();
     let request = b"GET / HTTP/1.1\r\n\r\n".to_vec();

@@ -136,6 +136,8 @@ static void serve(int client)
     int m = snprintf(answer, sizeof(answer),
                      "HTTP/1.1 200 OK\r\nContent-Length: %d\r\nConnection: close\r\n\r\n%s", n, body);
     if (write(client, answer, m) != m) abort();
+    /* The client has its answer, though it is not done. */
+    if (!strcmp(path, "/late")) for (;;) __asm__ volatile("pause");
     if (!strcmp(path, "/stay")) while (read(client, head, sizeof(head)) > 0);
 }
 

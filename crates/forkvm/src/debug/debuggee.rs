@@ -124,7 +124,7 @@ impl<'a> Debuggee<'a> {
                 Ok(Event::Hypercall(number)) => return Ok(Some(number)),
                 Ok(Event::SystemCall) => self.system_call_stepped()?,
                 // No program for requests is.
-                Ok(Event::Idle(_)) => {}
+                Ok(Event::Idle(_) | Event::Sent) => {}
                 Err(Cause::Exception(exception)) => self.exception(exception)?,
                 Err(Cause::Timeout) if Instant::now() < deadline => {}
                 Err(cause) => return Err(cause),

@@ -47,6 +47,8 @@ pub enum Event {
     /// All tasks wait for what the caller may bring, or the first of them until this time. Only told of machines that
     /// serve; [`Machine::go_on`] goes on from there.
     Idle(Option<Instant>),
+    /// The program has sent something to a client, or has ended a connection, and is not done. Only told of machines that serve.
+    Sent,
 }
 
 /// What the vCPU's last exit left behind in KVM.
@@ -287,6 +289,9 @@ impl Machine {
             }
             if let Some(until) = self.idle.take() {
                 return Ok(Event::Idle(until));
+            }
+            if self.serves && self.linux.sockets_mut().take_news() {
+                return Ok(Event::Sent);
             }
         }
     }

@@ -310,7 +310,7 @@ fn run_until_waiting(
     loop {
         let number = match machine.run(deadline, output) {
             Ok(Event::Hypercall(number)) => number,
-            Ok(Event::SystemCall | Event::Idle(_)) => continue,
+            Ok(Event::SystemCall | Event::Idle(_) | Event::Sent) => continue,
             // RIP is just past the `int3`.
             Err(Cause::Exception(exception))
                 if exception.vector == BREAKPOINT

@@ -125,7 +125,7 @@ fn run_until(
                 let result = hypercall::common(number, machine, host)?;
                 machine.vcpu().set_result(result as u64);
             }
-            Event::SystemCall | Event::Idle(_) => {}
+            Event::SystemCall | Event::Idle(_) | Event::Sent => {}
         }
     }
 }

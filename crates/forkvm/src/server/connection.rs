@@ -137,13 +137,20 @@ impl Between<'_> {
             let usual = self.last_input.max(self.last_byte) + times.request;
             let over = self.connection.deadline();
             let deadline = over.map_or(usual, |over| over.min(usual));
-            let until = match machine.go_on(deadline, host) {
+            // What it has sent is on its way before it is done.
+            let mut event = machine.go_on(deadline, host);
+            while event == Ok(Event::Sent) {
+                // A client that is gone is found to be so below, when the program waits.
+                let _ = self.send(machine);
+                event = machine.run(deadline, host);
+            }
+            let until = match event {
                 Err(Cause::Exit(_)) if machine.linux.tasks().is_child() => {
                     return self.after_exit(machine, deadline);
                 }
                 Err(cause) => return Err(cause),
                 Ok(Event::Idle(until)) => until,
-                Ok(Event::Hypercall(_) | Event::SystemCall) => {
+                Ok(Event::Hypercall(_) | Event::SystemCall | Event::Sent) => {
                     return Err(Cause::Killed(libc::SIGSEGV));
                 }
             };

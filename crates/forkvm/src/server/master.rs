@@ -248,6 +248,11 @@ fn until_it_serves(
     loop {
         let until = match event.map_err(NotYet::Ended)? {
             Event::Idle(until) => until,
+            // To a client of its warm-up that it had kept.
+            Event::Sent => {
+                event = machine.run(deadline, host);
+                continue;
+            }
             Event::Hypercall(_) | Event::SystemCall => {
                 return Err(NotYet::Ended(Cause::Killed(libc::SIGSEGV)));
             }

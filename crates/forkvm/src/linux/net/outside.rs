@@ -114,6 +114,11 @@ impl Sockets {
         bytes
     }
 
+    /// True once after the program has sent something to a client, or has ended a connection.
+    pub fn take_news(&mut self) -> bool {
+        std::mem::take(&mut self.news)
+    }
+
     /// Whether nothing more will come from the program than what can be taken.
     pub fn sent_end(&self, connection: ConnectionId) -> bool {
         self.get(connection.0).is_ok_and(|socket| socket.read_shut) || self.is_closed(connection)

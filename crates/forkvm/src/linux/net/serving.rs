@@ -124,11 +124,13 @@ mod tests {
         let text = machine.put(2, b"answer");
         assert_eq!(machine.call(Sysno::write, &[ACCEPTED, text, 6]), 6);
         let sockets = machine.linux.sockets_mut();
+        assert!(sockets.take_news() && !sockets.take_news());
         assert_eq!(sockets.take(connection, 3), b"ans");
         assert!(!sockets.sent_end(connection));
         assert_eq!(machine.call(Sysno::close, &[ACCEPTED]), 0);
         let sockets = machine.linux.sockets_mut();
         assert!(sockets.sent_end(connection) && sockets.is_closed(connection));
+        assert!(sockets.take_news());
         assert_eq!(sockets.take(connection, 100), b"wer");
         sockets.hang_up(connection);
         assert_eq!(sockets.iter().count(), 1);

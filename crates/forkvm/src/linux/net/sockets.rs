@@ -45,6 +45,8 @@ pub struct Sockets {
     pub(super) held: usize,
     /// Open files that were on their way to sockets, and are received by now or never will be: they hold nothing any more.
     pub(super) unreceived: Vec<usize>,
+    /// The program has sent something to the engine's end of a connection, or its end.
+    pub(super) news: bool,
 }
 
 impl Sockets {
@@ -405,12 +407,14 @@ impl Sockets {
         socket.opened();
         let connects = socket.nature.connects();
         if connects && let Some(peer) = self.peer_mut(id) {
+            let engine = peer.of_engine;
             peer.read_shut |= write;
             peer.write_shut |= read && unix;
             peer.arrived();
             if read && unix {
                 peer.opened();
             }
+            self.news |= engine;
         }
         Ok(())
     }
@@ -446,6 +450,7 @@ impl Sockets {
                     } else if broken {
                         peer.error = Some(Errno::CONNRESET);
                     }
+                    self.news |= peer.of_engine;
                     peer.read_shut = true;
                     peer.write_shut |= broken || !peer.nature.is_inet();
                     peer.arrived();

@@ -43,6 +43,7 @@ impl Sockets {
         match self.peer_mut(id) {
             Some(peer) => {
                 let counted = peer.push_bytes(bytes);
+                self.news |= peer.of_engine;
                 self.held = self.held.saturating_add(counted);
             }
             // Whoever is gone answers with a reset.
