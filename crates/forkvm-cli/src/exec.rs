@@ -9,7 +9,7 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use clap::Args;
-use forkvm::{AllowedPath, Command, Ended, Host, Sandbox, Stream};
+use forkvm::{AllowedPath, Command, Ended, Host, NetPlace, NetRule, Sandbox, Stream};
 
 use rustix::event::{PollFd, PollFlags, Timespec};
 
@@ -65,6 +65,11 @@ pub struct Allow {
     /// forgotten: they never reach the host. In /tmp and /dev/shm it may do so anyway.
     #[arg(long, value_name = "PATH,…", num_args = 0..=1, require_equals = true, value_delimiter = ',', default_missing_value = "/")]
     allow_write: Vec<PathBuf>,
+    /// Where the program may connect and send to, comma-separated: names, addresses, or `*` for all that is public, each with
+    /// `:PORT` for one port only; without a value all that is public. What is not (loopback, private and link-local networks,
+    /// clouds' own addresses, this host's) is reached only by an address that is named; loopback also by `localhost`.
+    #[arg(long, value_name = "HOST[:PORT],…", num_args = 0..=1, require_equals = true, value_delimiter = ',', default_missing_value = "*")]
+    allow_net: Vec<NetRule>,
     /// Most memory for changed files, in MiB.
     #[arg(long, value_name = "MIB", default_value_t = 64)]
     max_file_memory: u64,
@@ -123,6 +128,17 @@ impl Allow {
         all.into_iter().map(entry).collect()
     }
 
+    fn net_rules(&self) -> Vec<NetRule> {
+        let mut rules = self.allow_net.clone();
+        if self.allow_all {
+            rules.push(NetRule {
+                place: NetPlace::Public,
+                port: None,
+            });
+        }
+        rules
+    }
+
     /// What it may have.
     pub fn sandbox(&self, command: &Command) -> Result<Sandbox, String> {
         let mut allowed_paths: Vec<AllowedPath> = if self.allow_all {
@@ -160,6 +176,7 @@ impl Allow {
             current_working_directory: cwd.display().to_string(),
             max_memory: self.max_memory.saturating_mul(1 << 20),
             random_addresses: !self.no_random_addresses,
+            allowed_net: self.net_rules(),
             ..Default::default()
         })
     }

@@ -15,7 +15,7 @@ use crate::arch::regs::{RFLAGS, user_sregs};
 use crate::failure::{Cause, Exception, signal_name};
 use crate::image::exec::{Command, ExecError};
 use crate::image::symbols::Symbols;
-use crate::linux::{AllowedPath, HeapLayout, Linux, Setup};
+use crate::linux::{AllowedPath, HeapLayout, Linux, NetRule, Setup};
 use crate::machine::probe::{self, KvmHost, KvmUnavailable};
 use crate::machine::{Event, Machine};
 use crate::master::freeze;
@@ -42,6 +42,8 @@ pub struct Sandbox {
     pub max_time: Duration,
     /// Addresses are chosen at random, as Linux does.
     pub random_addresses: bool,
+    /// What of the network outside it may reach.
+    pub allowed_net: Vec<NetRule>,
 }
 
 impl Default for Sandbox {
@@ -54,6 +56,7 @@ impl Default for Sandbox {
             max_memory: 1 << 30,
             max_time: Duration::from_secs(3600),
             random_addresses: true,
+            allowed_net: Vec::new(),
         }
     }
 }
@@ -104,6 +107,9 @@ pub fn exec(command: Command, sandbox: &Sandbox, host: &mut dyn Host) -> Result<
     } = start(kvm, command, sandbox)?;
     let deadline = Instant::now() + sandbox.max_time;
     let result = machine.watched(deadline, |machine| machine.run(deadline, host));
+    if matches!(result, Err(Cause::Exit(_) | Cause::Killed(_))) {
+        machine.flush_outside(deadline);
+    }
     let describe = |cause: &Cause| {
         cause.describe(
             &Symbols::default(),
@@ -195,6 +201,7 @@ pub(crate) fn start(
         overlay_bytes: sandbox.overlay_bytes,
         random_addresses: sandbox.random_addresses,
         current_working_directory: sandbox.current_working_directory.clone(),
+        allowed_net: sandbox.allowed_net.clone(),
     });
     if let Some((path, error)) = linux.unusable_paths().next() {
         return Err(NotRun::Setting(format!("{}: {error}", path.display())));

@@ -39,6 +39,7 @@ impl Generation {
             max_request_memory: settings.max_request_memory.saturating_mul(1 << 20),
             warm_up: settings.warm_up(),
             warm_up_time: settings.warmup_time.unwrap_or_default(),
+            drop_connections: settings.drop_connections,
             ..Default::default()
         };
         let mut output = Output {

@@ -75,6 +75,10 @@ pub struct Serve {
     /// start, which each connection would see it do otherwise.
     #[arg(long, value_name = "SECONDS", value_parser = parse_seconds)]
     pub warmup_time: Option<Duration>,
+    /// Have connections to the outside that are open when the program waits for its first client found reset in each fork, as
+    /// pools of connections can take it, instead of ending with an error.
+    #[arg(long)]
+    pub drop_connections: bool,
     /// Append a line of JSON for each connection, or with --per-request for each request, to this file; `-` is standard output.
     #[arg(long, value_name = "FILE")]
     pub access_log: Option<PathBuf>,

@@ -7,7 +7,7 @@ use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use forkvm::Connection;
+use forkvm::{Awaited, Connection};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::sockopt::set_socket_linger;
 
@@ -155,10 +155,10 @@ impl Connection for Client {
         self.socket()?.finish()
     }
 
-    fn wait(&mut self, receive: bool, send: bool, until: Instant) -> io::Result<()> {
+    fn wait(&mut self, what: Awaited<'_>, until: Instant) -> io::Result<()> {
         let mut flags = PollFlags::empty();
-        flags.set(PollFlags::IN, receive);
-        flags.set(PollFlags::OUT, send);
+        flags.set(PollFlags::IN, what.receive);
+        flags.set(PollFlags::OUT, what.send);
         let ending = self.facts.ending.clone();
         let socket = self.socket()?;
         let left = until.saturating_duration_since(Instant::now());
@@ -166,17 +166,14 @@ impl Connection for Client {
             tv_sec: 3600,
             tv_nsec: 0,
         });
-        let mut waited = [
-            PollFd::new(socket, flags),
-            PollFd::from_borrowed_fd(ending.event(), PollFlags::IN),
-        ];
+        let mut waited = vec![PollFd::new(socket, flags)];
+        let event = |fd| PollFd::from_borrowed_fd(fd, PollFlags::IN);
+        waited.extend(what.other.map(event));
         // Its beginning wakes once.
-        let watched = if ending.has_begun() {
-            &mut waited[..1]
-        } else {
-            &mut waited[..]
-        };
-        match poll(watched, Some(&time)) {
+        if !ending.has_begun() {
+            waited.push(event(ending.event()));
+        }
+        match poll(&mut waited, Some(&time)) {
             Ok(_) | Err(rustix::io::Errno::INTR) => Ok(()),
             Err(error) => Err(error.into()),
         }

@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use crate::linux::net::allowed::NetRule;
+
 /// Where the program's memory lies. Addresses and lengths are multiples of the page size.
 ///
 /// Heap and mappings share the same physical pages, seen through two windows of equal length:
@@ -62,4 +64,6 @@ pub struct Setup {
     pub random_addresses: bool,
     /// The working directory.
     pub current_working_directory: String,
+    /// What of the network outside it may reach. Only of programs with an address space.
+    pub allowed_net: Vec<NetRule>,
 }

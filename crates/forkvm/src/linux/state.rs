@@ -21,6 +21,8 @@ use crate::linux::files::resolve::Shared;
 use crate::linux::kept::Kept;
 use crate::linux::memory::heap::{Full, Heap};
 use crate::linux::memory::space::Break;
+use crate::linux::net::allowed::Allowed;
+use crate::linux::net::outgoing::Outgoing;
 use crate::linux::process::Process;
 use crate::linux::setup::Setup;
 use crate::linux::tasks::delivery::{self, Handling};
@@ -74,6 +76,7 @@ impl Linux {
         };
         let mut files = Files::new(&directory.text(), setup.overlay_bytes);
         copies::make_places(&shared, &mut files);
+        files.sockets.outgoing = Outgoing::new(Allowed::new(setup.allowed_net));
         Self {
             heap: Kept::new(Heap::new(setup.heap)),
             files: Kept::new(files),

@@ -30,6 +30,20 @@ impl Linux {
         host: &mut dyn Host,
         random: &mut Random,
     ) -> Outcome {
+        self.pump_outside();
+        let outcome = self.call_traced(call, memory, host, random);
+        // What it has sent is not to wait for the next one.
+        self.pump_outside();
+        outcome
+    }
+
+    fn call_traced(
+        &mut self,
+        call: Call,
+        memory: &mut dyn UserMemory,
+        host: &mut dyn Host,
+        random: &mut Random,
+    ) -> Outcome {
         if !host.traces() || memory.space().is_none() {
             return self.call_again(call, memory, host, random);
         }
@@ -58,6 +72,10 @@ impl Linux {
             shared_maps::take_over(&mut self.files, guest);
         }
         let outcome = dispatch(self, guest, call);
+        if self.files.sockets.outgoing.has_lines() {
+            let lines = self.files.sockets.outgoing.take_lines();
+            self.told.tell_lines(lines, guest);
+        }
         if maps {
             shared_maps::show(&mut self.files, guest);
         }

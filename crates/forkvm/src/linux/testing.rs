@@ -224,6 +224,7 @@ pub fn setup(allowed_paths: Vec<AllowedPath>) -> Setup {
         writable_paths: Vec::new(),
         overlay_bytes: 0,
         current_working_directory: "/".into(),
+        allowed_net: Vec::new(),
     }
 }
 

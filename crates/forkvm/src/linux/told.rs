@@ -1,5 +1,7 @@
 //! What the host was told about a program already, so that it is told once.
 
+use std::collections::BTreeSet;
+
 use crate::linux::abi::Guest;
 
 /// Something worth a line.
@@ -11,26 +13,30 @@ pub enum Topic {
     Process(&'static str),
     /// It wanted the network.
     Network,
-    /// It wanted to reach another machine.
-    Outgoing,
 }
 
 /// System call numbers that can be told apart; there are fewer.
 const NUMBERS: usize = 512;
 
+/// Most lines about what a program could not reach.
+const MAX_LINES: usize = 8;
+
 /// Which lines were written.
 #[derive(Debug, Clone)]
 pub struct Told {
-    topics: [bool; 4],
+    topics: [bool; 3],
     calls: [u64; NUMBERS / 64],
+    /// What was said about the network outside.
+    lines: BTreeSet<String>,
 }
 
 impl Told {
     /// Nothing yet.
     pub fn new() -> Self {
         Self {
-            topics: [false; 4],
+            topics: [false; 3],
             calls: [0; NUMBERS / 64],
+            lines: BTreeSet::new(),
         }
     }
 
@@ -49,10 +55,6 @@ impl Told {
                 2,
                 "the network is denied: the program could not open a socket",
             ),
-            Topic::Outgoing => (
-                3,
-                "the network is denied: the program could not reach another machine",
-            ),
         };
         let before = self
             .topics
@@ -60,6 +62,16 @@ impl Told {
             .map(|told| std::mem::replace(told, true));
         if before == Some(false) {
             guest.note(text);
+        }
+    }
+
+    /// Tells the host what the program could not reach outside, each once and not all of too many.
+    pub fn tell_lines(&mut self, lines: Vec<String>, guest: &mut Guest<'_>) {
+        for line in lines {
+            if self.lines.len() < MAX_LINES && !self.lines.contains(&line) {
+                guest.note(&line);
+                self.lines.insert(line);
+            }
         }
     }
 

@@ -12,6 +12,7 @@ mod signals;
 mod space;
 mod sync;
 mod tasks;
+pub(crate) mod waiting;
 #[allow(unsafe_code)]
 pub mod watchdog;
 

@@ -11,6 +11,7 @@ use crate::arch::regs::RFLAGS;
 use crate::failure::Cause;
 use crate::image::exec::Command;
 use crate::linux::{Call, ConnectionId, NewThread, Outcome, Retried};
+use crate::machine::waiting::wait_until;
 use crate::machine::{Event, Machine};
 use crate::request::Host;
 
@@ -176,7 +177,7 @@ impl Machine {
             if now >= deadline {
                 return Some(Cause::Timeout);
             }
-            if found == Found::Moved {
+            if found == Found::Moved || self.linux.pump_outside() {
                 continue;
             }
             let until = self.next_wake(now);
@@ -184,11 +185,11 @@ impl Machine {
                 self.idle = Some(until);
                 return None;
             }
-            let Some(until) = until else {
+            if until.is_none() && self.linux.outside_event().is_none() {
                 let never = self.linux.why_all_wait();
                 return Some(Cause::Deadlock(never));
-            };
-            std::thread::sleep(until.min(deadline).saturating_duration_since(now));
+            }
+            self.wait_outside(until.map_or(deadline, |until| until.min(deadline)));
             self.linux.add_idle(now.elapsed());
         }
     }
@@ -199,8 +200,23 @@ impl Machine {
             self.linux.tasks().next_deadline(),
             self.linux.next_alarm(),
             self.linux.next_timer(now),
+            self.linux.outside_until(),
         ];
         deadlines.into_iter().flatten().min()
+    }
+
+    /// Waits until something comes from outside, at most until this time.
+    pub fn wait_outside(&self, until: Instant) {
+        wait_until(self.linux.outside_event(), until);
+    }
+
+    /// Waits until the host has taken what the program has sent, as far as it takes it before the deadline.
+    pub fn flush_outside(&mut self, deadline: Instant) {
+        while self.linux.sockets().has_unsent() && Instant::now() < deadline {
+            if !self.linux.pump_outside() {
+                self.wait_outside(deadline);
+            }
+        }
     }
 
     /// Says that the program serves connections.
@@ -264,6 +280,7 @@ impl Machine {
     /// The task after the current one, in turn, that can run: those that wait make their calls again.
     fn next_runnable(&mut self, host: &mut dyn Host) -> Result<Found, Cause> {
         let now = Instant::now();
+        self.linux.pump_outside();
         self.linux.tick(now);
         let tasks = self.linux.tasks();
         let (count, current) = (tasks.len(), tasks.current_place());

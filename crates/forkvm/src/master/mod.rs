@@ -272,6 +272,7 @@ fn setup(config: &Config, layout: &Layout) -> Setup {
         allowed_paths: config.allowed_paths.clone(),
         random_addresses: false,
         current_working_directory: config.current_working_directory.clone(),
+        allowed_net: Vec::new(),
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::BorrowedFd;
 use std::time::{Duration, Instant};
 
 use crate::failure::Cause;
@@ -32,11 +33,11 @@ pub trait Connection {
     /// The client is gone.
     fn finish(&mut self) -> io::Result<()>;
 
-    /// Waits until something can be received or, if that is wanted, sent; at most until this time.
+    /// Waits for one of these, at most until this time.
     ///
     /// # Errors
     /// The client is gone.
-    fn wait(&mut self, receive: bool, send: bool, until: Instant) -> io::Result<()>;
+    fn wait(&mut self, what: Awaited<'_>, until: Instant) -> io::Result<()>;
 
     /// The client's address. `None` for a Unix socket's.
     fn peer(&self) -> Option<SocketAddr>;
@@ -51,6 +52,17 @@ pub trait Connection {
     fn max_silence(&self, usual: Duration) -> Duration {
         usual
     }
+}
+
+/// What a connection's thread waits for.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Awaited<'a> {
+    /// Something can be received.
+    pub receive: bool,
+    /// Something can be sent.
+    pub send: bool,
+    /// This is readable: something else that the server waits for has come.
+    pub other: Option<BorrowedFd<'a>>,
 }
 
 /// How long a connection may take.
@@ -173,12 +185,12 @@ impl Between<'_> {
                 deadline
             };
             let until = until.map_or(end, |until| until.min(end));
-            let receive = !self.client_ended && self.to_server.is_empty();
-            if self
-                .connection
-                .wait(receive, !self.to_client.is_empty(), until)
-                .is_err()
-            {
+            let awaited = Awaited {
+                receive: !self.client_ended && self.to_server.is_empty(),
+                send: !self.to_client.is_empty(),
+                other: machine.linux.outside_event(),
+            };
+            if self.connection.wait(awaited, until).is_err() {
                 machine.linux.sockets_mut().reset(self.id);
                 return Ok(Closed::ByClient);
             }
@@ -205,7 +217,11 @@ impl Between<'_> {
                 Ok(_) if self.to_client.is_empty() => return Ok(Closed::ByServer),
                 Ok(_) => {}
             }
-            if self.connection.wait(false, true, deadline).is_err() {
+            let awaited = Awaited {
+                send: true,
+                ..Awaited::default()
+            };
+            if self.connection.wait(awaited, deadline).is_err() {
                 return Ok(Closed::ByClient);
             }
             if Instant::now() >= deadline {

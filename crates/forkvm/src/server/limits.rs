@@ -20,6 +20,9 @@ pub struct ServerLimits {
     pub warm_up: Vec<Vec<u8>>,
     /// How long it goes on after that, before the freeze: for what it does some time after its start.
     pub warm_up_time: Duration,
+    /// Connections to the outside that are open at the freeze are reset, for the program to find out. Otherwise it is not
+    /// frozen.
+    pub drop_connections: bool,
 }
 
 impl Default for ServerLimits {
@@ -32,6 +35,7 @@ impl Default for ServerLimits {
             req_mem_limit_after_reset: 32 << 20,
             warm_up: Vec::new(),
             warm_up_time: Duration::ZERO,
+            drop_connections: false,
         }
     }
 }

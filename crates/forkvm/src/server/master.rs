@@ -47,6 +47,12 @@ pub enum NotServing {
     /// A signal ended it before.
     #[error("signal {0} ended the program before it waited for a connection")]
     Signalled(i32),
+    /// It is connected to something outside, which its forks can't be.
+    #[error(
+        "the program is connected to {0} when it waits for a connection, but each fork has connections of its own only: \
+         have it connect when it serves a request, or give --drop-connections, which has it find them reset"
+    )]
+    Connected(String),
     /// All it does is wait, but for no connection.
     #[error("the program waits, but for no connection: {0}")]
     NoListener(&'static str),
@@ -101,6 +107,13 @@ impl Server {
                 let is_child = machine.linux.tasks().is_child();
                 ended.told(is_child, &stack, sandbox, limits.max_boot_time)
             })?;
+        let open = machine.linux.sockets().outside_connections();
+        if !open.is_empty() && !limits.drop_connections {
+            let names: Vec<String> = open.iter().map(ToString::to_string).collect();
+            return Err(NotServing::Connected(names.join(", ")));
+        }
+        machine.flush_outside(deadline);
+        machine.linux.sockets_mut().leave_outside();
         let frozen = freeze_machine(machine, &file, deadline).map_err(NotRun::host)?;
         let unsupported = frozen.linux.unsupported().into_iter().collect();
         Ok(Arc::new(Self {
@@ -259,13 +272,15 @@ fn until_it_serves(
         };
         let listener = machine.linux.waits_for_connection(&machine.memory);
         let now = Instant::now();
+        let is_connected = machine.linux.outside_event().is_some();
         let until = match (listener, until) {
             (Some(listener), _) if now >= least => return Ok(listener),
             (Some(_), until) => until.map_or(least, |until| until.min(least)),
             (None, Some(until)) => until,
+            (None, None) if is_connected => deadline,
             (None, None) => return Err(NotYet::WaitsForNothing(machine.linux.why_all_wait())),
         };
-        std::thread::sleep(until.min(deadline).saturating_duration_since(now));
+        machine.wait_outside(until.min(deadline));
         event = machine.go_on(deadline, host);
     }
 }

@@ -7,7 +7,7 @@ mod limits;
 mod master;
 mod warm_up;
 
-pub use self::connection::{Closed, Connection};
+pub use self::connection::{Awaited, Closed, Connection};
 pub use self::fork::{NotWarm, ServerFork, Spent};
 pub use self::limits::ServerLimits;
 pub use self::master::{NotServing, Server};

@@ -4,7 +4,8 @@ use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
-use crate::server::connection::Connection;
+use crate::machine::waiting::wait_until;
+use crate::server::connection::{Awaited, Connection};
 
 /// How long a server may be silent before a warm-up connection is closed.
 pub const IDLE: Duration = Duration::from_secs(1);
@@ -37,8 +38,8 @@ impl Connection for Client<'_> {
         Ok(())
     }
 
-    fn wait(&mut self, _receive: bool, _send: bool, until: Instant) -> io::Result<()> {
-        std::thread::sleep(until.saturating_duration_since(Instant::now()));
+    fn wait(&mut self, what: Awaited<'_>, until: Instant) -> io::Result<()> {
+        wait_until(what.other, until);
         Ok(())
     }
 

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use forkvm::{
-    Cause, Closed, Command, Connection, Quiet, Sandbox, Server, ServerFork, ServerLimits,
+    Awaited, Cause, Closed, Command, Connection, Quiet, Sandbox, Server, ServerFork, ServerLimits,
 };
 
 use crate::common::{guest_path, scaled};
@@ -63,7 +63,7 @@ impl Connection for Client {
         Ok(())
     }
 
-    fn wait(&mut self, _: bool, _: bool, until: Instant) -> io::Result<()> {
+    fn wait(&mut self, _: Awaited<'_>, until: Instant) -> io::Result<()> {
         // Nothing else will come.
         std::thread::sleep(until.saturating_duration_since(Instant::now()));
         Ok(())

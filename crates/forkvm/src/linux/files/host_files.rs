@@ -12,18 +12,35 @@ use crate::memory::space::vmas::PageSource;
 /// open counts once.
 pub const MAX_HOST_FILES: usize = 64;
 
-/// How many are held now.
-#[derive(Debug, Default)]
-pub struct HostFiles(Arc<AtomicUsize>);
+/// How many are held now, of how many. Clones count together.
+#[derive(Debug, Clone)]
+pub struct HostFiles {
+    held: Arc<AtomicUsize>,
+    most: usize,
+}
+
+impl Default for HostFiles {
+    fn default() -> Self {
+        Self::new(MAX_HOST_FILES)
+    }
+}
 
 impl HostFiles {
+    /// None of so many.
+    pub fn new(most: usize) -> Self {
+        Self {
+            held: Arc::default(),
+            most,
+        }
+    }
+
     /// The right to hold one more.
     pub fn take(&self) -> Result<Right, Errno> {
-        let more = |held: usize| (held < MAX_HOST_FILES).then(|| held.saturating_add(1));
-        self.0
+        let more = |held: usize| (held < self.most).then(|| held.saturating_add(1));
+        self.held
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, more)
             .map_err(|_| Errno::MFILE)?;
-        Ok(Right(Arc::clone(&self.0)))
+        Ok(Right(Arc::clone(&self.held)))
     }
 }
 

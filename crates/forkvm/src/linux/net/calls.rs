@@ -1,5 +1,6 @@
 //! Sockets: socket(2), bind(2), listen(2), accept(2), connect(2) and what their addresses are.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use rustix::io::Errno;
@@ -9,8 +10,9 @@ use crate::linux::call::{Outcome, Wait, WaitOn};
 use crate::linux::files::fds::{Files, Kind, O_CLOEXEC, O_NONBLOCK, OpenFile, close};
 use crate::linux::files::paths::Absolute;
 use crate::linux::net::address::{Address, plain, reachable};
+use crate::linux::net::outgoing::Way;
 use crate::linux::net::socket::{Family, Id, Name, Nature, Socket, State, Style};
-use crate::linux::net::sockets::{Connected, is_own};
+use crate::linux::net::sockets::Connected;
 use crate::linux::told::{Told, Topic};
 
 /// The socket behind a descriptor.
@@ -185,8 +187,8 @@ pub fn accept4(files: &mut Files, guest: &mut Guest<'_>, args: [u64; 6], how: u6
     Ok(Outcome::Return(fd.cast_signed()))
 }
 
-/// connect(2): to the program itself. Nobody else is there.
-pub fn connect(files: &mut Files, told: &mut Told, guest: &mut Guest<'_>, args: [u64; 6]) -> Reply {
+/// connect(2): to the program itself, or to what it may reach outside.
+pub fn connect(files: &mut Files, guest: &mut Guest<'_>, args: [u64; 6]) -> Reply {
     let [fd, address, len, ..] = args;
     let id = socket_of(files, fd)?;
     let socket = files.sockets.get(id)?;
@@ -215,6 +217,7 @@ pub fn connect(files: &mut Files, told: &mut Told, guest: &mut Guest<'_>, args: 
         return Err(Errno::INVAL);
     }
     let name = name_of(files, &address)?;
+    let blocks = files.get(fd)?.flags & O_NONBLOCK == 0;
     match (&socket.state, nature.style) {
         (_, Style::Datagram) => return aim(files, id, &name, address),
         (State::Connected(_), _) if socket.connecting => {
@@ -229,18 +232,22 @@ pub fn connect(files: &mut Files, told: &mut Told, guest: &mut Guest<'_>, args: 
             return Err(socket.error.take().unwrap_or(Errno::CONNABORTED));
         }
         (State::New, _) => {}
+        (State::Connecting, _) if blocks => return Ok(wait_to_connect(socket)),
+        (State::Connecting, _) => return Err(Errno::ALREADY),
         (State::Listening { .. }, _) if !nature.is_inet() => return Err(Errno::INVAL),
         _ => return Err(Errno::ISCONN),
     }
     let name = match name {
-        Name::Inet(to) if !is_own(to.ip()) => {
-            told.tell(Topic::Outgoing, guest);
-            return Err(Errno::NETUNREACH);
+        Name::Inet(to) => {
+            let to = reachable(to);
+            match files.sockets.way_to(id, to)? {
+                Way::Within | Way::Names => Name::Inet(to),
+                Way::Outside => return connect_to_outside(files, id, to, blocks),
+                Way::Asking => return Ok(wait(None)),
+            }
         }
-        Name::Inet(to) => Name::Inet(reachable(to)),
         name => name,
     };
-    let blocks = files.get(fd)?.flags & O_NONBLOCK == 0;
     let Some(listener) = files.sockets.listener_at(nature, &name) else {
         return Err(match name {
             Name::Path(_) => no_listener(files, &name, nature.style),
@@ -274,6 +281,23 @@ pub fn connect(files: &mut Files, told: &mut Told, guest: &mut Guest<'_>, args: 
     }
 }
 
+fn connect_to_outside(files: &mut Files, id: Id, to: SocketAddr, blocks: bool) -> Reply {
+    files.sockets.connect_to_outside(id, to)?;
+    match blocks {
+        true => Ok(wait_to_connect(files.sockets.get(id)?)),
+        false => Err(Errno::INPROGRESS),
+    }
+}
+
+/// The call is made again until the connection is there, or has failed.
+fn wait_to_connect(socket: &Socket) -> Outcome {
+    Outcome::Block(Wait {
+        on: WaitOn::Descriptor,
+        time: socket.send_time,
+        result: -i64::from(Errno::INPROGRESS.raw_os_error()),
+    })
+}
+
 /// Why nobody takes a connection at a path.
 fn no_listener(files: &Files, name: &Name, style: Style) -> Errno {
     let taken = files
@@ -290,12 +314,15 @@ fn no_listener(files: &Files, name: &Name, style: Style) -> Errno {
 /// connect(2) of a datagram socket: where its datagrams go.
 fn aim(files: &mut Files, id: Id, name: &Name, address: Address) -> Reply {
     match name {
-        Name::Inet(to) if is_own(to.ip()) => {
+        Name::Inet(to) => {
             let to = reachable(*to);
-            files.sockets.bind_to_loopback(id, to)?;
+            match files.sockets.way_to(id, to)? {
+                Way::Within | Way::Names => files.sockets.bind_to_loopback(id, to)?,
+                Way::Outside => files.sockets.aim_outside(id, to)?,
+                Way::Asking => return Ok(wait(None)),
+            }
             files.sockets.get_mut(id)?.state = State::Aimed(to);
         }
-        Name::Inet(_) => return Err(Errno::NETUNREACH),
         _ => {
             let target = files.sockets.unix_socket_at(name)?;
             let aimed = files.sockets.get(target)?.peer();

@@ -17,7 +17,6 @@ use crate::linux::net::socket::{CAPACITY, Id, Incoming, Style};
 use crate::linux::tasks::pending::{SI_USER, Signal};
 use crate::linux::tasks::signals::SIGPIPE;
 use crate::linux::tasks::task::Tasks;
-use crate::linux::told::{Told, Topic};
 
 const MSG_OOB: u32 = 1;
 const MSG_PEEK: u32 = 2;
@@ -41,8 +40,6 @@ pub struct Party<'a, 'b> {
     pub files: &'a mut Files,
     /// The tasks.
     pub tasks: &'a mut Kept<Tasks>,
-    /// What was told.
-    pub told: &'a mut Kept<Told>,
     /// The machine.
     pub guest: &'a mut Guest<'b>,
 }
@@ -199,9 +196,6 @@ impl Party<'_, '_> {
             .send_message(id, name.as_ref(), &bytes, rights);
         if sent == Ok(true) {
             rights.iter().for_each(|&place| self.files.hold(place));
-        }
-        if sent == Err(Errno::NETUNREACH) {
-            self.told.tell(Topic::Outgoing, self.guest);
         }
         match sent? {
             true => Ok(Outcome::Return(total.cast_signed())),

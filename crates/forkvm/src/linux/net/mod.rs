@@ -1,18 +1,24 @@
-//! The network, as far as it is within a program: sockets, and what waits for descriptors.
+//! The network: sockets, what waits for descriptors, and what goes on with the outside.
 
 pub mod address;
+pub mod allowed;
 pub mod ancillary;
 pub mod calls;
 pub mod counters;
+mod datagrams;
+mod dns;
 pub mod epoll;
 pub mod events;
 pub mod messages;
+mod names;
 pub mod options;
+pub mod outgoing;
 pub mod outside;
 pub mod readiness;
 pub mod serving;
 pub mod socket;
 pub mod sockets;
+mod streams;
 pub mod table;
 pub mod traffic;
 pub mod waiting;

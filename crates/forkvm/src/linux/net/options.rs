@@ -274,6 +274,7 @@ fn value(socket: &mut Socket, level: i32, name: i32) -> Result<Vec<u8>, Errno> {
         (IPPROTO_TCP, libc::TCP_INFO) => {
             let state = match socket.state {
                 State::Connected(_) => 1,
+                State::Connecting => 2,
                 State::Listening { .. } => 10,
                 _ => 7,
             };

@@ -11,7 +11,7 @@ pub struct ListenerId(pub(super) Id);
 
 /// The engine's end of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub struct ConnectionId(Id);
+pub struct ConnectionId(pub(super) Id);
 
 /// A listening socket as the engine sees it.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -1,5 +1,6 @@
 //! The network as the engine sees it: who listens, and when a program waits for a connection.
 
+use std::os::fd::BorrowedFd;
 use std::time::Instant;
 
 use crate::linux::files::fds::Kind;
@@ -18,6 +19,23 @@ impl Linux {
             _ => None,
         });
         timers.min()
+    }
+}
+
+impl Linux {
+    /// Moves what can be moved to and from the outside. True if that was anything.
+    pub fn pump_outside(&mut self) -> bool {
+        self.files.sockets.outgoing.event().is_some() && self.files.sockets.pump_outside()
+    }
+
+    /// What becomes readable when that may be, if there is anything outside.
+    pub fn outside_event(&self) -> Option<BorrowedFd<'_>> {
+        self.files.sockets.outgoing.event()
+    }
+
+    /// When there will be something to be done in any case.
+    pub fn outside_until(&self) -> Option<Instant> {
+        self.files.sockets.outgoing.until()
     }
 }
 

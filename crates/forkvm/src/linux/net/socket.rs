@@ -103,6 +103,8 @@ pub enum State {
         /// The ends that accept(2) gives.
         waiting: VecDeque<Id>,
     },
+    /// On its way to be connected to the outside.
+    Connecting,
     /// Connected to this one, which may be gone.
     Connected(Id),
     /// A datagram socket that sends to an address and receives only from there.
@@ -267,6 +269,14 @@ impl Socket {
         self.openings = self.openings.wrapping_add(1);
     }
 
+    /// Its connection is over, or did not come about, for this reason.
+    pub fn fail(&mut self, errno: Errno) {
+        self.error = Some(errno);
+        (self.read_shut, self.write_shut) = (true, true);
+        self.arrived();
+        self.opened();
+    }
+
     /// Bytes have arrived. Gives how much that counts for.
     pub fn push_bytes(&mut self, bytes: &[u8]) -> usize {
         self.bytes.extend(bytes);
@@ -355,6 +365,9 @@ impl Socket {
 
     /// What it has for its reader. An error is told once.
     pub fn incoming(&mut self) -> Result<Incoming, Errno> {
+        if matches!(self.state, State::Connecting) {
+            return Ok(Incoming::Nothing);
+        }
         let connected = matches!(self.state, State::Connected(_));
         if self.nature.connects() && !connected {
             return Err(match (self.nature.family, self.nature.style) {
@@ -388,7 +401,7 @@ impl Socket {
             if !waiting.is_empty() {
                 events |= IN | RDNORM;
             }
-        } else {
+        } else if !matches!(self.state, State::Connecting) {
             let unconnected = self.nature.connects() && matches!(self.state, State::New);
             if self.read_shut && self.write_shut || unconnected {
                 events |= HUP;

@@ -1,5 +1,5 @@
-//! All sockets of a program: their names and their connections. Nothing of them is on the host, so that a reset puts
-//! them back with everything else.
+//! All sockets of a program: their names and their connections. Nothing of them is on the host but what is `outgoing`, which
+//! a reset ends; all the rest it puts back with everything else.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -7,6 +7,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use rustix::io::Errno;
 
 use crate::linux::net::address::{Address, plain, reachable, shown};
+use crate::linux::net::outgoing::Outgoing;
 use crate::linux::net::readiness::Readiness;
 use crate::linux::net::socket::{Family, Id, Name, Nature, Socket, State};
 
@@ -42,6 +43,8 @@ pub struct Sockets {
     next_id: Id,
     ports_given: u16,
     names_given: u32,
+    /// What may be reached outside, and what was.
+    pub outgoing: Outgoing,
     pub(super) held: usize,
     /// Open files that were on their way to sockets, and are received by now or never will be: they hold nothing any more.
     pub(super) unreceived: Vec<usize>,
@@ -226,7 +229,9 @@ impl Sockets {
             return Err(Errno::OPNOTSUPP);
         }
         match (&socket.state, &socket.name) {
-            (State::Connected(_) | State::Aimed(_), _) => return Err(Errno::INVAL),
+            (State::Connected(_) | State::Connecting | State::Aimed(_), _) => {
+                return Err(Errno::INVAL);
+            }
             (State::New, None) if !socket.nature.is_inet() => return Err(Errno::INVAL),
             (State::New, None) => {
                 let ip = match socket.nature.family {
@@ -458,6 +463,13 @@ impl Sockets {
                 }
             }
             _ => {}
+        }
+    }
+
+    /// Takes one away that no descriptor stands for, without a word to the other end.
+    pub(super) fn remove(&mut self, id: Id) {
+        if let Some(socket) = self.all.remove(&id) {
+            self.held = self.held.saturating_sub(socket.queued());
         }
     }
 

@@ -98,7 +98,7 @@ fn plain(linux: &mut Linux, guest: &mut Guest<'_>, number: Sysno, args: [u64; 6]
 
 fn waits(linux: &mut Linux, guest: &mut Guest<'_>, number: Sysno, args: [u64; 6]) -> Reply {
     match number {
-        Sysno::connect => calls::connect(&mut linux.files, &mut linux.told, guest, args),
+        Sysno::connect => calls::connect(&mut linux.files, guest, args),
         Sysno::accept4 => calls::accept4(&mut linux.files, guest, args, args[3]),
         _ => calls::accept4(&mut linux.files, guest, args, 0),
     }
@@ -108,7 +108,6 @@ fn party<'a, 'b>(linux: &'a mut Linux, guest: &'a mut Guest<'b>) -> Party<'a, 'b
     Party {
         files: &mut linux.files,
         tasks: &mut linux.tasks,
-        told: &mut linux.told,
         guest,
     }
 }

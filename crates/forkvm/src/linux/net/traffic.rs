@@ -5,6 +5,8 @@ use std::net::SocketAddr;
 use rustix::io::Errno;
 
 use crate::linux::net::address::{Address, plain, reachable, shown};
+use crate::linux::net::dns;
+use crate::linux::net::outgoing::Way;
 use crate::linux::net::socket::{CAPACITY, Family, Id, Message, Name, Socket, State, Style, cost};
 use crate::linux::net::sockets::{MAX_BYTES, Sockets, is_own, serves};
 
@@ -16,6 +18,9 @@ impl Sockets {
     pub fn room(&mut self, id: Id) -> Result<usize, Errno> {
         self.check_writable(id)?;
         let total = MAX_BYTES.saturating_sub(self.held);
+        if matches!(self.get(id)?.state, State::Connecting) {
+            return Ok(0);
+        }
         match self.peer_mut(id) {
             Some(_) if total == 0 => Err(Errno::NOBUFS),
             Some(peer) => Ok(peer.room().min(total)),
@@ -32,7 +37,7 @@ impl Sockets {
         }
         match socket.state {
             _ if socket.write_shut => Err(Errno::PIPE),
-            State::Connected(_) => Ok(()),
+            State::Connected(_) | State::Connecting => Ok(()),
             _ if inet => Err(Errno::PIPE),
             _ => Err(Errno::NOTCONN),
         }
@@ -81,6 +86,14 @@ impl Sockets {
         if bytes.len() > most {
             return Err(Errno::MSGSIZE);
         }
+        if let Some(to) = self.inet_target(id, to) {
+            match self.way_to(id, to)? {
+                Way::Within => {}
+                Way::Outside => return self.send_outside(id, to, bytes).map(|()| true),
+                Way::Names => return self.ask_name(id, to, bytes).map(|()| true),
+                Way::Asking => return Ok(false),
+            }
+        }
         let target = match (nature.style, nature.is_inet()) {
             (Style::Datagram, true) => self.udp_target(id, to)?,
             (Style::Datagram, false) => Some(self.unix_target(id, to)?),
@@ -121,6 +134,43 @@ impl Sockets {
         Ok(true)
     }
 
+    /// Which way a connection or a datagram takes to an address, which is a plain one.
+    pub fn way_to(&mut self, id: Id, to: SocketAddr) -> Result<Way, Errno> {
+        let nature = self.get(id)?.nature;
+        let datagrams = !nature.connects();
+        if !is_own(to.ip()) {
+            return self.outgoing.way_to(to, datagrams);
+        }
+        let to = reachable(to);
+        let here = match datagrams {
+            true => self.udp_socket_at(to, self.udp_source(id)).is_some(),
+            false => self.listener_at(nature, &Name::Inet(to)).is_some(),
+        };
+        // What the program does not serve itself may be meant to be the host's.
+        match here || !self.outgoing.is_allowed() {
+            true => Ok(Way::Within),
+            false if self.outgoing.names(to) => Ok(Way::Outside),
+            false if datagrams && to.port() == dns::PORT => Ok(Way::Names),
+            false => {
+                self.outgoing.tell_of_loopback(to);
+                Ok(Way::Within)
+            }
+        }
+    }
+
+    /// Where a datagram over UDP goes, as far as that is known.
+    fn inet_target(&self, id: Id, to: Option<&Name>) -> Option<SocketAddr> {
+        let socket = self.get(id).ok()?;
+        if !socket.nature.is_inet() || socket.nature.connects() {
+            return None;
+        }
+        match (to, &socket.state) {
+            (Some(Name::Inet(to)), _) => Some(reachable(*to)),
+            (None, State::Aimed(to)) => Some(*to),
+            _ => None,
+        }
+    }
+
     /// Who gets a datagram over UDP; `None`: nobody, which whoever sends to one address learns of later.
     fn udp_target(&mut self, id: Id, to: Option<&Name>) -> Result<Option<Id>, Errno> {
         let socket = self.get_mut(id)?;
@@ -135,9 +185,6 @@ impl Sockets {
             (None, State::Aimed(to)) => *to,
             _ => return Err(Errno::DESTADDRREQ),
         };
-        if !is_own(to.ip()) {
-            return Err(Errno::NETUNREACH);
-        }
         let to = reachable(to);
         self.bind_to_loopback(id, to)?;
         let found = self.udp_socket_at(to, self.udp_source(id));

@@ -1,0 +1,408 @@
+//! What of the network a program may reach, and what of it is public.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::str::FromStr;
+
+/// A cloud's address for its machines that looks like a public one (Azure's "wire server"). The others' are link-local,
+/// private or shared.
+const CLOUD: Ipv4Addr = Ipv4Addr::new(168, 63, 129, 16);
+/// The longest name (RFC 1035, 2.3.4, as it is written).
+const MOST_NAME: usize = 253;
+
+/// Something that a program may reach, at one port or at all.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NetRule {
+    /// Where.
+    pub place: Place,
+    /// At which port; without one at all.
+    pub port: Option<u16>,
+}
+
+/// Where a program may connect to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Place {
+    /// Any public address.
+    Public,
+    /// This address, public or not.
+    Address(IpAddr),
+    /// The public addresses that a name has, which is in lower case; of `localhost`, the loopback's.
+    Name(String),
+}
+
+/// A text names nothing of the network.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "{0}: give a name, an address ([…] around one of IPv6) or `*`, and `:PORT` behind it for one port only"
+)]
+pub struct BadRule(String);
+
+impl FromStr for NetRule {
+    type Err = BadRule;
+
+    /// `HOST`, `HOST:PORT`, `ADDRESS`, `[ADDRESS]:PORT`, `*` or `*:PORT`.
+    fn from_str(text: &str) -> Result<Self, BadRule> {
+        let bad = || BadRule(text.to_owned());
+        if let Ok(ip) = text.parse::<IpAddr>() {
+            return Ok(Self {
+                place: Place::Address(ip.to_canonical()),
+                port: None,
+            });
+        }
+        let (host, port) = match text.rsplit_once(':') {
+            Some((host, port)) if !text.ends_with(']') => {
+                (host, Some(port.parse().map_err(|_| bad())?))
+            }
+            _ => (text, None),
+        };
+        let bracketed = host.strip_prefix('[').and_then(|ip| ip.strip_suffix(']'));
+        let place = match bracketed {
+            Some(ip) => Place::Address(ip.parse::<Ipv6Addr>().map_err(|_| bad())?.to_canonical()),
+            None if host == "*" => Place::Public,
+            None => match host.parse::<Ipv4Addr>() {
+                Ok(ip) => Place::Address(ip.into()),
+                Err(_) => Place::Name(host_name(host).ok_or_else(bad)?),
+            },
+        };
+        Ok(Self { place, port })
+    }
+}
+
+/// A name as names are compared. `None` if it is none of a host.
+pub fn host_name(text: &str) -> Option<String> {
+    let name = text.strip_suffix('.').unwrap_or(text);
+    let fits = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
+    let labels = || name.split('.').all(|label| (1..64).contains(&label.len()));
+    // What ends like a number is an address that is written badly, and read as one by some.
+    let numeric = name.rsplit('.').next().is_some_and(|last| {
+        last.bytes().all(|byte| byte.is_ascii_digit()) || last.starts_with("0x")
+    });
+    let good = name.len() <= MOST_NAME && name.bytes().all(fits) && labels() && !numeric;
+    good.then(|| name.to_ascii_lowercase())
+}
+
+impl NetRule {
+    fn has_port(&self, port: u16) -> bool {
+        self.port.is_none_or(|own| own == port)
+    }
+}
+
+/// What a program gets that wants to reach an address.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Verdict {
+    /// It may.
+    Allowed,
+    /// It may if one of these names has that address.
+    IfNamed(Vec<String>),
+    /// It may not.
+    Denied(Why),
+}
+
+/// Why it may not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Why {
+    /// It is not public, and not named.
+    NotPublic,
+    /// It is public, and no rule is about it.
+    NotNamed,
+}
+
+impl fmt::Display for Why {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str(match self {
+            Self::NotPublic => ", which is not public and has to be named",
+            Self::NotNamed => "",
+        })
+    }
+}
+
+/// All that a program may reach. Nothing, unless there is a rule.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Allowed(Vec<NetRule>);
+
+impl Allowed {
+    /// What these rules allow.
+    pub fn new(rules: Vec<NetRule>) -> Self {
+        Self(rules)
+    }
+
+    /// Whether there is anything.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Whether a name may be asked for.
+    pub fn has_name(&self, name: &str) -> bool {
+        self.0.iter().any(|rule| match &rule.place {
+            Place::Public => true,
+            Place::Name(own) => own == name,
+            Place::Address(_) => false,
+        })
+    }
+
+    /// Whether an address is named itself, be it public or not. It is never IPv4's in IPv6's clothes.
+    pub fn names(&self, to: SocketAddr) -> bool {
+        let loopback = [Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()].contains(&to.ip());
+        self.0.iter().any(|rule| {
+            let same = match &rule.place {
+                Place::Address(own) => *own == to.ip(),
+                Place::Name(name) => name == "localhost" && loopback,
+                Place::Public => false,
+            };
+            same && rule.has_port(to.port())
+        })
+    }
+
+    /// Whether it may be reached. `names_of` are the names that the address is known by, `ours` tells whether it is one of the
+    /// host's own.
+    pub fn verdict(
+        &self,
+        to: SocketAddr,
+        names_of: Option<&BTreeSet<String>>,
+        ours: impl FnOnce(IpAddr) -> bool,
+    ) -> Verdict {
+        if self.names(to) {
+            return Verdict::Allowed;
+        }
+        let mut asked = Vec::new();
+        let mut reached = false;
+        for rule in self.0.iter().filter(|rule| rule.has_port(to.port())) {
+            match &rule.place {
+                Place::Public => reached = true,
+                Place::Name(name) if names_of.is_some_and(|names| names.contains(name)) => {
+                    reached = true;
+                }
+                Place::Name(name) => asked.push(name.clone()),
+                Place::Address(_) => {}
+            }
+        }
+        if !is_public(to.ip()) || (reached || !asked.is_empty()) && ours(to.ip()) {
+            return Verdict::Denied(Why::NotPublic);
+        }
+        match reached {
+            true => Verdict::Allowed,
+            false if asked.is_empty() => Verdict::Denied(Why::NotNamed),
+            false => Verdict::IfNamed(asked),
+        }
+    }
+}
+
+/// Whether an address is one of the public Internet: none of a machine itself, a local network or a cloud, and none that
+/// carries another address in it.
+pub fn is_public(ip: IpAddr) -> bool {
+    match ip {
+        IpAddr::V4(ip) => is_public_v4(ip),
+        IpAddr::V6(ip) => is_public_v6(ip),
+    }
+}
+
+/// RFC 6890 and the registry it has founded.
+fn is_public_v4(ip: Ipv4Addr) -> bool {
+    let special = match ip.octets() {
+        // This network, shared by carriers, of protocols, for benchmarks.
+        [0, ..] | [100, 64..128, ..] | [192, 0, 0, _] | [198, 18..20, ..] => true,
+        // Once of relays to IPv6; groups, and what is kept for later, with the broadcast.
+        [192, 88, 99, _] | [224..=255, ..] => true,
+        _ => ip.is_private() || ip.is_loopback() || ip.is_link_local() || ip.is_documentation(),
+    };
+    !special && ip != CLOUD
+}
+
+/// Of 2000::/3, the only part that is given out, what is not of a special purpose.
+fn is_public_v6(ip: Ipv6Addr) -> bool {
+    match ip.segments() {
+        // Protocols (2001::/23, with Teredo), documentation, 6to4, documentation again.
+        [0x2001, ..0x0200, ..] | [0x2001, 0x0db8, ..] | [0x2002, ..] | [0x3fff, ..] => false,
+        [first, ..] => first & 0xe000 == 0x2000,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rules(texts: &[&str]) -> Allowed {
+        Allowed::new(texts.iter().map(|text| text.parse().unwrap()).collect())
+    }
+
+    fn verdict(allowed: &Allowed, to: &str, names: &[&str]) -> Verdict {
+        let to: SocketAddr = to.parse().unwrap();
+        let names = names.iter().map(|&name| name.to_owned()).collect();
+        let to = (to.ip().to_canonical(), to.port()).into();
+        allowed.verdict(to, Some(&names), |ip| ip.to_string() == "8.8.4.4")
+    }
+
+    #[test]
+    fn rules_are_read() {
+        let rule = |place, port| Ok(NetRule { place, port });
+        let address = |text: &str| Place::Address(text.parse().unwrap());
+        let name = |text: &str| Place::Name(text.to_owned());
+        for (text, expected) in [
+            ("*", rule(Place::Public, None)),
+            ("*:443", rule(Place::Public, Some(443))),
+            ("Example.com.", rule(name("example.com"), None)),
+            ("a_b.example:80", rule(name("a_b.example"), Some(80))),
+            ("10.0.0.1", rule(address("10.0.0.1"), None)),
+            ("10.0.0.1:5432", rule(address("10.0.0.1"), Some(5432))),
+            ("::1", rule(address("::1"), None)),
+            ("[fd00::2]", rule(address("fd00::2"), None)),
+            ("[fd00::2]:53", rule(address("fd00::2"), Some(53))),
+            ("::ffff:10.0.0.1", rule(address("10.0.0.1"), None)),
+        ] {
+            assert_eq!(text.parse::<NetRule>(), expected, "{text}");
+        }
+        for text in [
+            "",
+            ":80",
+            "a:",
+            "a:x",
+            "a:65536",
+            "[::1",
+            "[10.0.0.1]:1",
+            "a b",
+            "http://a/",
+            "a..b",
+            "10.0.0",
+            "0x7f.1",
+            "127.1:80",
+            "1.2.3.4.5",
+            "x.0x10",
+            "*.example.com",
+        ] {
+            assert!(text.parse::<NetRule>().is_err(), "{text}");
+        }
+        assert!("a".repeat(64).parse::<NetRule>().is_err());
+    }
+
+    #[test]
+    fn what_is_not_public_is_known_in_all_its_clothes() {
+        for text in [
+            "0.0.0.0",
+            "0.1.2.3",
+            "10.1.2.3",
+            "100.64.0.1",
+            "100.100.100.200",
+            "127.0.0.1",
+            "127.9.9.9",
+            "168.63.129.16",
+            "169.254.169.254",
+            "172.16.0.1",
+            "172.31.255.255",
+            "192.0.0.192",
+            "192.168.1.1",
+            "192.0.2.1",
+            "198.18.0.1",
+            "224.0.0.1",
+            "240.0.0.1",
+            "255.255.255.255",
+            "::",
+            "::1",
+            "::7f00:1",
+            "::ffff:10.0.0.1",
+            "64:ff9b::a00:1",
+            "fe80::1",
+            "fec0::1",
+            "fc00::1",
+            "fd00:ec2::254",
+            "ff02::1",
+            "2001::1",
+            "2001:1ff::1",
+            "2001:db8::1",
+            "2002:a00:1::",
+            "3fff::1",
+            "4000::1",
+        ] {
+            let ip: IpAddr = text.parse().unwrap();
+            assert!(!is_public(ip.to_canonical()), "{text}");
+        }
+        for text in [
+            "1.1.1.1",
+            "9.255.255.255",
+            "11.0.0.1",
+            "100.63.0.1",
+            "100.128.0.1",
+            "172.15.0.1",
+            "172.32.0.1",
+            "192.0.1.1",
+            "198.17.0.1",
+            "223.255.255.255",
+            "2001:200::1",
+            "2606:4700::1111",
+            "3ffe::1",
+        ] {
+            assert!(is_public(text.parse().unwrap()), "{text}");
+        }
+    }
+
+    #[test]
+    fn without_a_port_all_are_meant_and_public_is_public() {
+        let any = rules(&["*"]);
+        assert_eq!(verdict(&any, "1.1.1.1:80", &[]), Verdict::Allowed);
+        let not_public = Verdict::Denied(Why::NotPublic);
+        for to in [
+            "169.254.169.254:80",
+            "127.0.0.1:1",
+            "[::ffff:127.0.0.1]:1",
+            "[::1]:1",
+            "10.0.0.1:1",
+            // One of the host's own.
+            "8.8.4.4:1",
+        ] {
+            assert_eq!(verdict(&any, to, &[]), not_public, "{to}");
+        }
+        let web = rules(&["*:443"]);
+        assert_eq!(verdict(&web, "1.1.1.1:443", &[]), Verdict::Allowed);
+        let not_named = Verdict::Denied(Why::NotNamed);
+        assert_eq!(verdict(&web, "1.1.1.1:80", &[]), not_named);
+        assert_eq!(verdict(&Allowed::default(), "1.1.1.1:80", &[]), not_named);
+    }
+
+    #[test]
+    fn addresses_are_named_themselves() {
+        let some = rules(&["10.0.0.1:5432", "[fd00::2]", "localhost:80", "8.8.4.4"]);
+        for to in [
+            "10.0.0.1:5432",
+            "[::ffff:10.0.0.1]:5432",
+            "[fd00::2]:9",
+            "127.0.0.1:80",
+            "[::1]:80",
+            "8.8.4.4:1",
+        ] {
+            assert_eq!(verdict(&some, to, &[]), Verdict::Allowed, "{to}");
+        }
+        for to in ["10.0.0.1:80", "127.0.0.2:80", "127.0.0.1:81", "[fd00::3]:9"] {
+            assert_eq!(
+                verdict(&some, to, &[]),
+                Verdict::Denied(Why::NotPublic),
+                "{to}"
+            );
+        }
+    }
+
+    /// What answers for a name can't make it stand for what is not public.
+    #[test]
+    fn names_stand_for_public_addresses_only() {
+        let named = rules(&["api.example:443"]);
+        let own = ["api.example"];
+        assert_eq!(verdict(&named, "1.1.1.1:443", &own), Verdict::Allowed);
+        let asks = Verdict::IfNamed(vec!["api.example".into()]);
+        assert_eq!(verdict(&named, "1.1.1.1:443", &["other.example"]), asks);
+        assert_eq!(
+            verdict(&named, "1.1.1.1:80", &own),
+            Verdict::Denied(Why::NotNamed)
+        );
+        for to in [
+            "10.0.0.1:443",
+            "127.0.0.1:443",
+            "169.254.169.254:443",
+            "8.8.4.4:443",
+        ] {
+            assert_eq!(
+                verdict(&named, to, &own),
+                Verdict::Denied(Why::NotPublic),
+                "{to}"
+            );
+        }
+    }
+}
