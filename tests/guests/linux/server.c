@@ -10,6 +10,7 @@
  *   GET /sleep    answers after 50 ms
  *   GET /later    "later 1" once the timer of the argument "later" has gone off
  *   GET /user     "user 33, before N", after it has become that user
+ *   POST /say     answers with the body, heads and all
  *   GET /drip     answers a piece every 50 ms, for ever
  *   GET /stay     answers, then waits for the client to close
  *   GET /big      answers 16 MiB
@@ -42,6 +43,7 @@
 static int count;
 static volatile int is_later;
 static char head[64 << 10];
+static char body_said[4096];
 
 static void *spin(void *unused)
 {
@@ -72,6 +74,17 @@ static void serve(int client)
     for (char *p = end + 4; p < head + have; p++) sum += (unsigned char)*p;
     char path[64] = "";
     sscanf(head, "%*s %63s", path);
+    if (!strcmp(path, "/say")) {
+        size_t said = got < sizeof(body_said) ? got : sizeof(body_said);
+        memcpy(body_said, end + 4, said);
+        while (said < length && said < sizeof(body_said)) {
+            ssize_t n = read(client, body_said + said, sizeof(body_said) - said);
+            if (n <= 0) return;
+            said += n;
+        }
+        if (write(client, body_said, said) < 0) return;
+        return;
+    }
     while (got < length) {
         ssize_t n = read(client, head, sizeof(head));
         if (n <= 0) return;

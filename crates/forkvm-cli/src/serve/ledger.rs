@@ -11,7 +11,7 @@ use hyper::{Request, StatusCode};
 use tokio::sync::oneshot;
 
 use super::link::Link;
-use super::observed::record::{Begun, End, Http, LONGEST_PATH, Record, Served};
+use super::observed::record::{Begun, End, Http, LONGEST_METHOD, LONGEST_PATH, Record, Served};
 
 /// An open request.
 pub struct Ledger {
@@ -31,11 +31,13 @@ impl Ledger {
         let path = request.uri().path_and_query();
         let mut path = path.map_or("", |path| path.as_str()).to_owned();
         path.truncate(path.floor_char_boundary(LONGEST_PATH));
+        let mut method = request.method().to_string();
+        method.truncate(method.floor_char_boundary(LONGEST_METHOD));
         Self {
             begun: Begun::now(),
             link,
             http: Http {
-                method: request.method().to_string(),
+                method,
                 path,
                 status: None,
             },

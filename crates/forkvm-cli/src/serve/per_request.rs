@@ -16,7 +16,7 @@ use hyper::header::{
     TRANSFER_ENCODING, UPGRADE,
 };
 use hyper::service::service_fn;
-use hyper::{Request, Response, StatusCode, Uri, Version, client, server};
+use hyper::{Method, Request, Response, StatusCode, Uri, Version, client, server};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::UnixStream;
@@ -96,10 +96,13 @@ async fn answer(request: Request<Incoming>, link: Arc<Link>) -> Response<Body> {
     match forward(request, &mut ledger, &link).await {
         Ok(Answer::Plain(mut response)) => {
             ledger.set_status(response.status());
-            let headers = response.headers();
-            let until_close =
-                !headers.contains_key(CONTENT_LENGTH) && !headers.contains_key(TRANSFER_ENCODING);
-            strip(response.headers_mut());
+            let headers = response.headers_mut();
+            if headers.contains_key(TRANSFER_ENCODING) {
+                // It does not count beside this (RFC 9112, 6.3), which is taken away.
+                headers.remove(CONTENT_LENGTH);
+            }
+            let until_close = !headers.contains_key(CONTENT_LENGTH) && !is_chunked(headers);
+            strip(headers);
             response.map(|body| Body::new(body.boxed(), Some(ledger), until_close))
         }
         Ok(Answer::Upgrade(response, both)) => {
@@ -139,6 +142,16 @@ enum Failed {
     Host,
     /// The request's body did not come.
     Body(NoBody),
+    /// It is not for a program to answer.
+    Request(Unfit),
+}
+
+/// Why a request is not passed on.
+enum Unfit {
+    /// CONNECT: its answer would be a tunnel's beginning.
+    Tunnel,
+    /// Who is before us and the program could each take another one for it.
+    Hosts,
 }
 
 impl From<NoBody> for Failed {
@@ -163,7 +176,8 @@ impl Failed {
             Self::TooLate => StatusCode::GATEWAY_TIMEOUT,
             Self::Host => StatusCode::INTERNAL_SERVER_ERROR,
             Self::Body(NoBody::TooSlow) => StatusCode::REQUEST_TIMEOUT,
-            Self::Body(NoBody::Broken) => StatusCode::BAD_REQUEST,
+            Self::Body(NoBody::Broken) | Self::Request(Unfit::Hosts) => StatusCode::BAD_REQUEST,
+            Self::Request(Unfit::Tunnel) => StatusCode::NOT_IMPLEMENTED,
         }
     }
 
@@ -175,6 +189,8 @@ impl Failed {
             Self::Host => "no connection could be made\n",
             Self::Body(NoBody::TooSlow) => "the request's body came too slowly\n",
             Self::Body(NoBody::Broken) => "the request's body is broken\n",
+            Self::Request(Unfit::Tunnel) => "no tunnels are made\n",
+            Self::Request(Unfit::Hosts) => "the request has more than one Host\n",
         };
         let body = Full::new(Bytes::from_static(text.as_bytes()));
         let body = Body::new(
@@ -197,18 +213,21 @@ async fn forward(
     ledger: &mut Ledger,
     link: &Link,
 ) -> Result<Answer, Failed> {
-    let upgrade = wants_upgrade(request.headers());
+    check(&request).map_err(Failed::Request)?;
+    let upgrade = wants_upgrade(&request);
     let generation = link.inside.current.get();
-    let deadline = Instant::now()
-        + match upgrade {
-            Some(_) => generation.max_upgraded_time,
-            None => generation.max_time,
-        };
+    let now = Instant::now();
+    // Nothing goes over to another protocol before its body is there.
+    let body_until = now + generation.max_time;
+    let deadline = match upgrade {
+        Some(_) => now + generation.max_upgraded_time,
+        None => body_until,
+    };
     drop(generation);
     let ours_upgraded = upgrade.is_some().then(|| hyper::upgrade::on(&mut request));
     prepare(&mut request, upgrade);
     let (head, body) = request.into_parts();
-    let body = link.inside.beginnings.of(body, deadline).await?;
+    let body = link.inside.beginnings.of(body, body_until).await?;
     let request = Request::from_parts(head, body);
     // Until now it gives way to others.
     if !link.seat.set_busy() {
@@ -222,9 +241,9 @@ async fn forward(
         Err(_) => return Err(Failed::TooLate),
     };
     *response.version_mut() = Version::HTTP_11;
-    if response.status() == StatusCode::SWITCHING_PROTOCOLS
-        && let Some(client) = ours_upgraded
-    {
+    if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+        // What follows would be for a client that has not asked for it.
+        let client = ours_upgraded.ok_or(Failed::NoAnswer)?;
         let program = hyper::upgrade::on(&mut response);
         let both = upgraded::Both {
             client,
@@ -267,8 +286,24 @@ fn connect(ledger: &mut Ledger, link: &Link, deadline: Instant) -> Result<UnixSt
     Ok(ours)
 }
 
-/// The protocol that a client wants to go over to.
-fn wants_upgrade(headers: &HeaderMap) -> Option<HeaderValue> {
+/// Whether a request can be passed on.
+fn check(request: &Request<Incoming>) -> Result<(), Unfit> {
+    if request.method() == Method::CONNECT {
+        return Err(Unfit::Tunnel);
+    }
+    // RFC 9112, 3.2.
+    if request.headers().get_all(HOST).iter().nth(1).is_some() {
+        return Err(Unfit::Hosts);
+    }
+    Ok(())
+}
+
+/// The protocol that a client wants to go over to. In HTTP/1.0 there is no such wish (RFC 9110, 7.8).
+fn wants_upgrade(request: &Request<Incoming>) -> Option<HeaderValue> {
+    if request.version() != Version::HTTP_11 {
+        return None;
+    }
+    let headers = request.headers();
     let named = headers
         .get_all(CONNECTION)
         .iter()
@@ -297,6 +332,14 @@ fn prepare(request: &mut Request<Incoming>, upgrade: Option<HeaderValue>) {
         "close"
     };
     headers.insert(CONNECTION, HeaderValue::from_static(connection));
+}
+
+/// Whether a body tells its end by itself: its last coding says so.
+fn is_chunked(headers: &HeaderMap) -> bool {
+    let last = headers.get_all(TRANSFER_ENCODING).iter().next_back();
+    last.and_then(|value| value.to_str().ok())
+        .and_then(|value| value.rsplit(',').next())
+        .is_some_and(|coding| coding.trim().eq_ignore_ascii_case("chunked"))
 }
 
 fn strip(headers: &mut HeaderMap) {

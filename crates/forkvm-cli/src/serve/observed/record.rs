@@ -86,6 +86,7 @@ impl Served {
 /// The request's part.
 #[derive(Debug, Clone, Serialize)]
 pub struct Http {
+    /// As the client sent it; what is longer than [`LONGEST_METHOD`] is cut.
     pub method: String,
     /// With the query, as the client sent it; what is longer than [`LONGEST_PATH`] is cut.
     pub path: String,
@@ -95,6 +96,8 @@ pub struct Http {
 
 /// Longest path that is noted, in bytes.
 pub const LONGEST_PATH: usize = 2048;
+/// Longest method: clients may make one up.
+pub const LONGEST_METHOD: usize = 64;
 
 /// When something began.
 #[derive(Debug, Clone, Copy)]
