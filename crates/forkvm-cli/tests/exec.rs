@@ -289,6 +289,15 @@ fn a_program_knows_the_file_behind_its_links() {
     }
 }
 
+#[test]
+fn a_program_in_whose_place_a_link_leads_to_itself_is_told_so() {
+    kvm_or_skip!();
+    let output = exec(&[], &program("itself"), &["circle", "/tmp/forkvm-circle"]);
+    assert_eq!(text(&output.stderr), "");
+    assert!(text(&output.stdout).ends_with("\n0 failed\n"));
+    assert_eq!(text(&output.stdout).matches("ELOOP").count(), 4);
+}
+
 /// Natively the working directory is always there; so programs come back to it.
 #[test]
 fn the_working_directory_is_there_though_nothing_in_it_is_allowed() {

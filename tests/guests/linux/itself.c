@@ -7,8 +7,30 @@
 #include <sys/auxv.h>
 #include <sys/stat.h>
 
+/* As a copy in the place of its argument, which then leads to itself. */
+static int circle(char **argv)
+{
+    char bytes[4096];
+    ssize_t n;
+    if (strcmp(argv[0], argv[2])) {
+        int from = open("/proc/self/exe", O_RDONLY), to = open(argv[2], O_WRONLY | O_CREAT | O_EXCL, 0755);
+        while ((n = read(from, bytes, sizeof bytes)) > 0) CHECK(write(to, bytes, n) == n);
+        CHECK(close(to) == 0);
+        execv(argv[2], (char *[]){argv[2], argv[1], argv[2], 0});
+        CHECK(0);
+        return done();
+    }
+    CHECK(unlink(argv[2]) == 0 && symlink("/proc/self/exe", argv[2]) == 0);
+    CALL(open("/proc/self/exe", O_RDONLY));
+    CALL(open(argv[2], O_RDONLY));
+    CALL(execv("/proc/self/exe", argv));
+    CALL(execv(argv[2], argv));
+    return done();
+}
+
 int main(int argc, char **argv)
 {
+    if (argc > 2) return circle(argv);
     char link[PATH_MAX] = "", line[PATH_MAX + 100] = "", start[4];
     if (argc > 1) return done();
     printf("argv[0] %s\nexecfn %s\n", argv[0], (char *)getauxval(AT_EXECFN));

@@ -48,6 +48,8 @@ impl exec::Files for Executables<'_> {
         let lookup = Lookup::new(HERE, path.to_vec());
         let (absolute, target) = self.shared.find(self.files, &lookup, true)?;
         let place = match target {
+            // The program has put a link to that in its own place.
+            Target::Executable if path == self.running => return Err(Errno::LOOP),
             Target::Executable => return self.open_executable(self.running),
             Target::Host(place) => place,
             Target::Node(id) => {
@@ -160,6 +162,8 @@ fn open_path(
         Target::Report(_) if how.writes() => return Err(Errno::ACCESS),
         Target::Report(report) => Kind::Text(reports::text(report, seen, guest)),
         Target::Executable if how.has(O_NOFOLLOW) => return Err(Errno::LOOP),
+        // The program has put a link to /proc/self/exe in its own place.
+        Target::Executable if lookup.path == *seen.process.executable => return Err(Errno::LOOP),
         Target::Executable if guest.memory.space().is_some() => {
             let lookup = Lookup::new(HERE, seen.process.executable.to_vec());
             return open_path(shared, seen, files, guest, &lookup, how, mode);
