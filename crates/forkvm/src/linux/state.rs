@@ -197,6 +197,9 @@ impl Linux {
         self.tasks.become_child();
         self.signals.forget_pending();
         *self.timers = Timers::default();
+        if !self.files.locks.is_empty() {
+            self.files.locks.forked();
+        }
         if let Some(address) = child_tid {
             // As with Linux, a bad address is the child's own trouble.
             let _ = memory.write(address, &self.tasks.pid().to_le_bytes());

@@ -99,36 +99,57 @@ impl Locks {
 
     /// Takes a range from what an owner has locked of a file.
     pub fn unlock(&mut self, file: Locked, owner: Owner, range: &Range<u64>) -> Result<(), Errno> {
-        let own = |held: &Lock| held.file == file && held.owner == owner;
-        let (touched, mut rest): (Vec<_>, Vec<_>) =
-            std::mem::take(&mut self.0).into_iter().partition(|held| {
-                own(held) && held.range.start < range.end && range.start < held.range.end
-            });
-        for held in touched {
-            let parts = [held.range.start..range.start, range.end..held.range.end];
-            for part in parts.into_iter().filter(|part| part.start < part.end) {
-                rest.push(Lock {
-                    range: part,
-                    ..held.clone()
-                });
-            }
-        }
-        self.0 = rest;
-        if self.0.len() > MOST {
-            Err(Errno::NOLCK)
-        } else {
-            Ok(())
-        }
+        self.replace(file, owner, range, None)
     }
 
     /// Takes a lock, in place of what its owner had locked of that range.
     pub fn lock(&mut self, wanted: Lock) -> Result<(), Errno> {
-        if self.0.len() >= MOST {
+        let range = wanted.range.clone();
+        self.replace(wanted.file, wanted.owner, &range, Some(wanted))
+    }
+
+    /// Has an owner hold this of a range, in place of what it had. Nothing changes if that would be too many.
+    fn replace(
+        &mut self,
+        file: Locked,
+        owner: Owner,
+        range: &Range<u64>,
+        by: Option<Lock>,
+    ) -> Result<(), Errno> {
+        let touched = |held: &Lock| {
+            held.file == file
+                && held.owner == owner
+                && held.range.start < range.end
+                && range.start < held.range.end
+        };
+        let rest = |held: &Lock| {
+            let parts = [held.range.start..range.start, range.end..held.range.end];
+            let parts = parts.into_iter().filter(|part| part.start < part.end);
+            let of = held.clone();
+            parts.map(move |range| Lock {
+                range,
+                ..of.clone()
+            })
+        };
+        let new: Vec<Lock> = self
+            .0
+            .iter()
+            .filter(|held| touched(held))
+            .flat_map(rest)
+            .chain(by)
+            .collect();
+        let stay = self.0.iter().filter(|held| !touched(held)).count();
+        if !new.is_empty() && stay.saturating_add(new.len()) > MOST {
             return Err(Errno::NOLCK);
         }
-        self.unlock(wanted.file, wanted.owner, &wanted.range)?;
-        self.0.push(wanted);
+        self.0.retain(|held| !touched(held));
+        self.0.extend(new);
         Ok(())
+    }
+
+    /// The process goes on as its own child, which has none of the process's (fcntl(2)).
+    pub fn forked(&mut self) {
+        self.0.retain(|held| held.owner != Owner::Process);
     }
 
     /// A descriptor of a file is closed: the process has no lock of that file any more.
@@ -141,5 +162,39 @@ impl Locks {
     pub fn ended(&mut self, place: usize) {
         let own = [Owner::OpenFile(place), Owner::Flock(place)];
         self.0.retain(|held| !own.contains(&held.owner));
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_unlock_that_would_leave_too_many_changes_nothing() {
+        let (file, owner) = (Locked::Node(1), Owner::Process);
+        let mut locks = Locks::default();
+        let all = Lock {
+            file,
+            owner,
+            writes: true,
+            range: 0..END,
+        };
+        locks.lock(all.clone()).unwrap();
+        let unlocked = |at: &u64| locks.unlock(file, owner, &(2 * at + 1..2 * at + 2)).is_ok();
+        assert_eq!((0..10_000).filter(unlocked).count(), MOST - 1);
+        assert_eq!(locks.0.len(), MOST);
+        // It is still held, and room comes by what takes none.
+        let other = Lock {
+            owner: Owner::OpenFile(1),
+            range: 9999..10_000,
+            ..all.clone()
+        };
+        assert!(locks.against(&other).is_some());
+        assert_eq!(locks.lock(other), Err(Errno::NOLCK));
+        locks.lock(all).unwrap();
+        assert_eq!(locks.0.len(), 1);
+        locks.forked();
+        assert!(locks.is_empty());
     }
 }
