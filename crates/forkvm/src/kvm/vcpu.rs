@@ -336,7 +336,7 @@ impl Vcpu {
         let attribute = kvm_device_attr {
             group: KVM_VCPU_TSC_CTRL,
             attr: KVM_VCPU_TSC_OFFSET.into(),
-            addr: (&raw const offset).addr() as u64,
+            addr: (&raw const offset).expose_provenance() as u64,
             ..Default::default()
         };
         // SAFETY: KVM reads the structure and the number that it points to, which both live until it returns.

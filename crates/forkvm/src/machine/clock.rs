@@ -139,8 +139,8 @@ impl GuestClock {
 
     /// Anchors it if that is due. No clock of the program's goes back by it.
     pub fn keep(&mut self, memory: &Mapping) -> Result<(), OutOfRange> {
-        let now = vdso::counter();
-        if now < self.stale {
+        // Before its last value as well: the machine was suspended, or moved to another one.
+        if (self.last.tsc..self.stale).contains(&vdso::counter()) {
             return Ok(());
         }
         let now = Moment::now();
