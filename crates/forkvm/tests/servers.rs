@@ -7,7 +7,7 @@ mod server;
 
 use std::time::Duration;
 
-use common::kvm_or_skip;
+use common::{kvm_or_skip, scaled};
 use forkvm::{Cause, Closed, ServerFork, ServerLimits};
 use server::{Client, ask, boot, limits};
 
@@ -75,6 +75,21 @@ fn a_client_has_its_answer_before_the_server_is_done() {
     assert!(answer.ends_with("count 1\n"), "{answer}");
 }
 
+/// The time for an answer ends with its first bytes, and that for more of it begins anew with each piece.
+#[test]
+fn an_answer_may_take_long_that_is_computed_piece_by_piece() {
+    kvm_or_skip!();
+    let times = ServerLimits {
+        max_request_time: scaled(Duration::from_millis(500)),
+        ..limits()
+    };
+    let server = boot("linux/server", times);
+    let mut fork = ServerFork::new(server.clone()).unwrap();
+    let (result, answer) = ask(&mut fork, Client::get("/compute"));
+    assert_eq!(result, Ok(Closed::ByServer));
+    assert_eq!(answer.matches("drop\n").count(), 150);
+}
+
 #[test]
 fn a_warm_up_is_part_of_what_is_frozen() {
     kvm_or_skip!();
@@ -122,6 +137,23 @@ fn clocks_are_right_however_long_ago_the_freeze_was() {
         fork.reset().unwrap();
         assert_eq!(fork.differing_pages(), 0);
         std::thread::sleep(Duration::from_millis(500));
+    }
+}
+
+#[test]
+fn a_wait_uses_nothing_of_the_processor() {
+    kvm_or_skip!();
+    let server = boot("linux/server", limits());
+    let mut fork = ServerFork::new(server.clone()).unwrap();
+    // Without a reset what was frozen counts once.
+    for _ in 0..2 {
+        let (_, answer) = ask(&mut fork, Client::get("/used"));
+        let used: u32 = answer
+            .rsplit("used ")
+            .next()
+            .and_then(|used| used.trim().parse().ok())
+            .unwrap();
+        assert!(used < 250, "{used}");
     }
 }
 

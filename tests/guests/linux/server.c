@@ -12,6 +12,8 @@
  *   GET /user     "user 33, before N", after it has become that user
  *   POST /say     answers with the body, heads and all
  *   GET /drip     answers a piece every 50 ms, for ever
+ *   GET /used     "used N": of the processor's time, in milliseconds, while it slept for 500
+ *   GET /compute  answers 150 pieces, and computes for 10 ms before each
  *   GET /stay     answers, then waits for the client to close
  *   GET /big      answers 16 MiB
  *   GET /upgrade  goes over to sending back what comes
@@ -125,6 +127,17 @@ static void serve(int client)
             nanosleep(&(struct timespec){0, 50000000}, NULL);
         }
     }
+    if (!strcmp(path, "/compute")) {
+        must_write(client, "HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n");
+        for (int i = 0; i < 150; i++) {
+            struct timespec start, now;
+            clock_gettime(CLOCK_MONOTONIC, &start);
+            do clock_gettime(CLOCK_MONOTONIC, &now);
+            while ((now.tv_sec - start.tv_sec) * 1000000000 + now.tv_nsec - start.tv_nsec < 10000000);
+            must_write(client, "drop\n");
+        }
+        return;
+    }
     if (!strcmp(path, "/big")) {
         must_write(client, "HTTP/1.1 200 OK\r\nContent-Length: 16777216\r\nConnection: close\r\n\r\n");
         memset(head, 'x', sizeof(head) - 1);
@@ -133,6 +146,9 @@ static void serve(int client)
         return;
     }
     char body[128], answer[256];
+    clock_t used = clock();
+    if (!strcmp(path, "/used")) nanosleep(&(struct timespec){0, 500000000}, NULL);
+    used = clock() - used;
     struct timespec monotonic, real;
     clock_gettime(CLOCK_MONOTONIC, &monotonic);
     clock_gettime(CLOCK_REALTIME, &real);
@@ -145,6 +161,7 @@ static void serve(int client)
             : !strcmp(path, "/later") ? snprintf(body, sizeof(body), "later %d\n", is_later)
           : length ? snprintf(body, sizeof(body), "count %d bytes %zu sum %zu\n", count, got, sum)
                    : snprintf(body, sizeof(body), "count %d\n", count);
+    if (!strcmp(path, "/used")) n = snprintf(body, sizeof(body), "used %ld\n", used * 1000 / CLOCKS_PER_SEC);
     if (!strcmp(path, "/name")) n = snprintf(body, sizeof(body), "%s\n", getenv("NAME") ?: "");
     int m = snprintf(answer, sizeof(answer),
                      "HTTP/1.1 200 OK\r\nContent-Length: %d\r\nConnection: close\r\n\r\n%s", n, body);

@@ -348,7 +348,7 @@ impl Linux {
             self.tasks.shift_deadlines(by);
             self.signals.shift_alarm(by);
         }
-        if self.timers.next().is_some() {
+        if self.timers.any() {
             self.timers.shift(by);
         }
         self.clocks.add_idle(by);

@@ -96,6 +96,8 @@ pub struct Machine {
     serving: Option<ConnectionId>,
     /// All tasks wait, until this time if it is one. Told at once.
     idle: Option<Option<Instant>>,
+    /// When that was told, of a machine that has not gone on since.
+    idle_since: Option<Instant>,
     /// The page that tells the time, of a machine with an address space.
     clock: Option<GuestClock>,
     /// How often in a row a task had to be interrupted that runs while another one waits for a connection.
@@ -167,6 +169,7 @@ impl Machine {
             serves: false,
             serving: None,
             idle: None,
+            idle_since: None,
             spins: 0,
             clock,
             armed_for: None,
@@ -288,8 +291,8 @@ impl Machine {
             if let Some(cause) = ended {
                 return Err(cause);
             }
-            if let Some(until) = self.idle.take() {
-                return Ok(Event::Idle(until));
+            if let Some(idle) = self.take_idle() {
+                return Ok(idle);
             }
             if self.serves && self.linux.sockets_mut().take_news() {
                 return Ok(Event::Sent);

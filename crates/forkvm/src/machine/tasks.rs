@@ -237,16 +237,25 @@ impl Machine {
             .is_some()
     }
 
+    pub(super) fn take_idle(&mut self) -> Option<Event> {
+        let until = self.idle.take()?;
+        self.idle_since = Some(Instant::now());
+        Some(Event::Idle(until))
+    }
+
     /// Runs the machine on after [`Event::Idle`]: whatever task can by now.
     pub fn go_on(&mut self, deadline: Instant, host: &mut dyn Host) -> Result<Event, Cause> {
+        if let Some(since) = self.idle_since.take() {
+            self.linux.add_idle(since.elapsed());
+        }
         self.begin_turn();
         self.rearm(self.slice_end(deadline));
         let ended = self.schedule(deadline, host);
         if let Some(cause) = ended {
             return Err(cause);
         }
-        if let Some(until) = self.idle.take() {
-            return Ok(Event::Idle(until));
+        if let Some(idle) = self.take_idle() {
+            return Ok(idle);
         }
         match self.before_going_on(deadline) {
             Some(cause) => Err(cause),
@@ -258,7 +267,7 @@ impl Machine {
     pub fn forget_task(&mut self) {
         self.vector_of = NOBODY;
         (self.armed_for, self.turn_ends) = (None, None);
-        (self.idle, self.spins) = (None, 0);
+        (self.idle, self.idle_since, self.spins) = (None, None, 0);
         self.serving = None;
     }
 

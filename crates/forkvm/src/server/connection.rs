@@ -146,16 +146,14 @@ impl Between<'_> {
             return Ok(Closed::ByClient);
         }
         loop {
-            let usual = self.last_input.max(self.last_byte) + times.request;
-            let over = self.connection.deadline();
-            let deadline = over.map_or(usual, |over| over.min(usual));
-            // What it has sent is on its way before it is done.
-            let mut event = machine.go_on(deadline, host);
+            // What it has sent is on its way before it is done, and gives it time for more.
+            let mut event = machine.go_on(self.deadline(times), host);
             while event == Ok(Event::Sent) {
                 // A client that is gone is found to be so below, when the program waits.
                 let _ = self.send(machine);
-                event = machine.run(deadline, host);
+                event = machine.run(self.deadline(times), host);
             }
+            let (deadline, over) = (self.deadline(times), self.connection.deadline());
             let until = match event {
                 Err(Cause::Exit(_)) if machine.linux.tasks().is_child() => {
                     return self.after_exit(machine, deadline);
@@ -207,6 +205,13 @@ impl Between<'_> {
                 return Ok(Closed::Idle);
             }
         }
+    }
+
+    /// When the program is stopped if nothing is received or sent meanwhile.
+    fn deadline(&self, times: Times) -> Instant {
+        let usual = self.last_input.max(self.last_byte) + times.request;
+        let over = self.connection.deadline();
+        over.map_or(usual, |over| over.min(usual))
     }
 
     /// The child that was forked for the connection is done: the client gets the rest.

@@ -38,6 +38,8 @@ pub struct ServerFork {
     shrink: ShrinkPolicy,
     /// The last connection was not served to its end.
     failed: bool,
+    /// It has served none since it was made or reset.
+    fresh: bool,
     /// The machine's exits before it.
     exits_before: u64,
 }
@@ -78,6 +80,7 @@ impl ServerFork {
             server,
             shrink,
             failed: false,
+            fresh: true,
             exits_before: 0,
         })
     }
@@ -113,11 +116,12 @@ impl ServerFork {
             request: limits.max_request_time,
             idle: limits.max_idle_time,
         };
-        // Its deadlines were set before the freeze.
-        self.machine
-            .linux
-            .shift_deadlines(self.server.frozen.elapsed());
-        self.machine.anchor_clock()?;
+        if std::mem::take(&mut self.fresh) {
+            // Its deadlines were set before the freeze.
+            let frozen = self.server.frozen.elapsed();
+            self.machine.linux.shift_deadlines(frozen);
+            self.machine.anchor_clock()?;
+        }
         self.exits_before = self.machine.exits;
         let listener = self.server.listener;
         let result = connection::serve(&mut self.machine, listener, connection, times, host);
@@ -195,6 +199,7 @@ impl ServerFork {
             .vcpu()
             .clear_events_at_next_run(self.server.events);
         self.machine.set_poisoned(false);
+        self.fresh = true;
         Ok(())
     }
 

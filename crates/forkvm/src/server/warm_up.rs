@@ -43,6 +43,10 @@ impl Connection for Client<'_> {
         Ok(())
     }
 
+    fn max_silence(&self, usual: Duration) -> Duration {
+        usual.min(IDLE)
+    }
+
     fn peer(&self) -> Option<SocketAddr> {
         Some((Ipv4Addr::LOCALHOST, 1).into())
     }

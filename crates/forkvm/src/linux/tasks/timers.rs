@@ -89,6 +89,11 @@ impl Timers {
         sends.filter_map(|timer| Some(timer.next?.look)).min()
     }
 
+    /// Whether there are any, of whatever kind.
+    pub fn any(&self) -> bool {
+        !self.list.is_empty()
+    }
+
     /// Has all go off so much later.
     pub fn shift(&mut self, by: Duration) {
         for next in self.list.iter_mut().filter_map(|timer| timer.next.as_mut()) {
