@@ -601,7 +601,11 @@ fn vectored(linux: &mut Linux, guest: &mut Guest<'_>, number: Sysno, args: [u64;
         false => net::write(linux, guest, fd, &pieces, wishes.offset),
     };
     match reply {
-        Ok(Outcome::Block(_)) if wishes.now => Err(Errno::AGAIN),
+        // What it has sent by now it says.
+        Ok(Outcome::Block(_)) if wishes.now => match linux.tasks.progress() {
+            0 => Err(Errno::AGAIN),
+            done => Ok(Outcome::Return(done.cast_signed())),
+        },
         reply => reply,
     }
 }

@@ -525,6 +525,26 @@ mod tests {
     }
 
     #[test]
+    fn what_a_write_has_sent_that_may_not_wait_it_says() {
+        let mut machine = Machine::with_sockets();
+        let pair = [1, 1, 0, SCRATCH];
+        assert_eq!(machine.call(Sysno::socketpair, &pair), 0);
+        // More than a socket takes.
+        let piece = [SCRATCH.to_le_bytes(), (64u64 << 12).to_le_bytes()].concat();
+        let vector = machine.put(1, &piece.repeat(64));
+        let now = [3, vector, 64, u64::MAX, 0, RWF_NOWAIT.into()];
+        let sent = machine.call(Sysno::pwritev2, &now);
+        assert!(0 < sent && sent < 64 << 18, "{sent}");
+        assert_eq!(machine.call(Sysno::pwritev2, &now), -11);
+        let mut received = 0;
+        while received < sent {
+            received += machine.call(Sysno::read, &[4, SCRATCH + 8192, 32 << 12]);
+        }
+        assert_eq!(received, sent);
+        machine.wait(Sysno::read, &[4, SCRATCH + 8192, 1]);
+    }
+
+    #[test]
     fn vectors_must_make_sense() {
         let guest = Guest {
             memory: &mut NoMemory,
