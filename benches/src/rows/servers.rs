@@ -20,6 +20,8 @@ struct Kind {
     program: &'static str,
     arguments: &'static [&'static str],
     options: &'static [&'static str],
+    /// Beside [`WARM_UP`].
+    warm_up: &'static [&'static str],
 }
 
 const PORT: u16 = 8000;
@@ -29,36 +31,49 @@ const KINDS: [Kind; 6] = [
         program: "std-server",
         arguments: &[],
         options: &[],
+        warm_up: &[],
     },
     Kind {
         name: "axum",
         program: "axum-server",
         arguments: &[],
         options: &[],
+        warm_up: &[],
     },
     Kind {
         name: "go",
         program: "go-server",
         arguments: &[],
         options: &[],
+        warm_up: &[],
     },
     Kind {
         name: "node",
         program: "node",
         arguments: &["node.js"],
         options: &["--allow-read=."],
+        warm_up: &[],
     },
     Kind {
         name: "deno",
         program: "deno",
         arguments: &["run", "--allow-net", "deno.js"],
-        options: &["--allow-read=.", "--env", "DENO_DIR=/tmp/deno"],
+        options: &[
+            "--allow-read=.",
+            "--env",
+            "DENO_DIR=/tmp/deno",
+            "--env",
+            "DENO_NO_UPDATE_CHECK=1",
+        ],
+        // Of what it does once, some time after its start.
+        warm_up: &["--warmup-time=1"],
     },
     Kind {
         name: "cpython",
         program: "/usr/bin/python3",
         arguments: &["handler.py"],
         options: &["--allow-read=."],
+        warm_up: &[],
     },
 ];
 
@@ -103,7 +118,7 @@ fn one(options: &Options, kind: &Kind) -> Result<ServerRow> {
     let cold = start_forks(options, kind, &[])?;
     let boot_ms = cold.ready.as_secs_f64() * 1e3;
     drop(cold);
-    let forks = start_forks(options, kind, &[WARM_UP])?;
+    let forks = start_forks(options, kind, &[&[WARM_UP], kind.warm_up].concat())?;
     // It has no socket of the host's at its own port, which so is free.
     let native = start_native(options, kind)?;
     let (mut times, mut native_times, mut ratios) = (Vec::new(), Vec::new(), Vec::new());
