@@ -10,7 +10,8 @@ use parking_lot::Mutex;
 use crate::arch::layout::PAGE;
 use crate::memory::mapping::Mapping;
 
-/// So many resets are learnt from. Later requests seldom write elsewhere, and each look takes a lock.
+/// After so many resets in a row that taught nothing no more are looked at: each look takes a lock. Warm-up requests are among
+/// them, and need not write what others do.
 const LOOKS: u32 = 64;
 /// Most pages that a fork has from the start: those of requests that write more cost more than they save if there is none.
 const MOST: usize = 2048;
@@ -31,15 +32,21 @@ impl Learned {
         if self.looks.load(Ordering::Relaxed) >= LOOKS {
             return;
         }
-        self.looks.fetch_add(1, Ordering::Relaxed);
         let mut pages = self.pages.lock();
+        let before = pages.len();
         for page in dirtied {
             if pages.len() >= MOST {
+                self.looks.store(LOOKS, Ordering::Relaxed);
                 return;
             }
             if let Err(at) = pages.binary_search(&page) {
                 pages.insert(at, page);
             }
+        }
+        if pages.len() > before {
+            self.looks.store(0, Ordering::Relaxed);
+        } else {
+            self.looks.fetch_add(1, Ordering::Relaxed);
         }
     }
 
@@ -85,8 +92,12 @@ mod tests {
         learned.learn(0..10_000);
         assert_eq!(learned.pages.lock().len(), MOST);
         let learned = Learned::default();
-        (0..2 * LOOKS).for_each(|page| learned.learn([page].into_iter()));
-        assert_eq!(learned.pages.lock().len(), LOOKS as usize);
+        let look = |page| learned.learn([page].into_iter());
+        (0..2 * LOOKS).for_each(look);
+        assert_eq!(learned.pages.lock().len(), 2 * LOOKS as usize);
+        (0..LOOKS).for_each(look);
+        look(1000);
+        assert_eq!(learned.pages.lock().len(), 2 * LOOKS as usize);
     }
 
     #[test]
