@@ -157,10 +157,10 @@ impl Content {
                 Some(chunk) => {
                     let start = usize::try_from(within).unwrap_or(usize::MAX);
                     let there = chunk.bytes.get(start..).unwrap_or_default();
-                    let zeros = std::iter::repeat(&0);
-                    for (to, from) in piece.iter_mut().zip(there.iter().chain(zeros)) {
-                        *to = *from;
-                    }
+                    let there = there.split_at(there.len().min(piece.len())).0;
+                    let (data, zeros) = piece.split_at_mut(there.len());
+                    data.copy_from_slice(there);
+                    zeros.fill(0);
                 }
                 None => self.read_beneath(at, piece)?,
             }
