@@ -82,6 +82,18 @@ const ATTACKS: [(&str, Attack); 8] = [
     }),
 ];
 
+/// What a program loads into DS, ES and GS is in no memory that a reset puts back.
+#[test]
+fn selectors_are_a_connections_own() {
+    kvm_or_skip!();
+    for options in [&["-t1"][..], &["-t2"], &["-t1", "--per-request"]] {
+        let serving = Serving::simple(options);
+        for _ in 0..10 {
+            assert_eq!(serving.get("/selectors"), "0 0 0\n", "{options:?}");
+        }
+    }
+}
+
 #[test]
 fn others_are_served_as_before() {
     kvm_or_skip!();

@@ -11,6 +11,7 @@
  *   GET /later    "later 1" once the timer of the argument "later" has gone off
  *   GET /user     "user 33, before N", after it has become that user
  *   POST /say     answers with the body, heads and all
+ *   GET /selectors  those of DS, ES and GS, before it has loaded others
  *   GET /drip     answers a piece every 50 ms, for ever
  *   GET /used     "used N": of the processor's time, in milliseconds, while it slept for 500
  *   GET /compute  answers 150 pieces, and computes for 10 ms before each
@@ -145,6 +146,10 @@ static void serve(int client)
         for (int left = 16 << 20; left > 0; left -= sizeof(head)) must_write(client, head), must_write(client, "x");
         return;
     }
+    unsigned ds, es, gs;
+    __asm__ volatile("mov %%ds, %0; mov %%es, %1; mov %%gs, %2" : "=r"(ds), "=r"(es), "=r"(gs));
+    if (!strcmp(path, "/selectors"))
+        __asm__ volatile("mov %0, %%ds; mov %0, %%es; mov %0, %%gs" : : "r"(0x2b));
     char body[128], answer[256];
     clock_t used = clock();
     if (!strcmp(path, "/used")) nanosleep(&(struct timespec){0, 500000000}, NULL);
@@ -162,6 +167,7 @@ static void serve(int client)
           : length ? snprintf(body, sizeof(body), "count %d bytes %zu sum %zu\n", count, got, sum)
                    : snprintf(body, sizeof(body), "count %d\n", count);
     if (!strcmp(path, "/used")) n = snprintf(body, sizeof(body), "used %ld\n", used * 1000 / CLOCKS_PER_SEC);
+    if (!strcmp(path, "/selectors")) n = snprintf(body, sizeof(body), "%x %x %x\n", ds, es, gs);
     if (!strcmp(path, "/name")) n = snprintf(body, sizeof(body), "%s\n", getenv("NAME") ?: "");
     int m = snprintf(answer, sizeof(answer),
                      "HTTP/1.1 200 OK\r\nContent-Length: %d\r\nConnection: close\r\n\r\n%s", n, body);

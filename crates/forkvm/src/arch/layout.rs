@@ -21,6 +21,8 @@ pub const PAGE: u64 = 4096;
 
 /// Guest-physical address of the page from which the vDSO tells the time, which only machines with an address space have.
 pub const CLOCK: u64 = 0;
+/// Guest-physical address, on that page, of what the stub takes that clears the selectors before a connection.
+pub const CLEARED_FOR: u64 = CLOCK + 0x100;
 /// Guest-physical address of the GDT.
 pub const GDT: u64 = 0x1000;
 /// Guest-physical address of the TSS and its I/O bitmap.

@@ -6,7 +6,7 @@
 
 use std::arch::global_asm;
 
-use super::layout::{FROZEN_BASES, PAGE, REQUEST_AREA, USER_STUBS, XSAVE_IMAGE};
+use super::layout::{CLEARED_FOR, FROZEN_BASES, PAGE, REQUEST_AREA, USER_STUBS, XSAVE_IMAGE};
 
 /// Where `syscall` from ring 3 arrives on this host's KVM. Found by trying, never by module name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -88,6 +88,20 @@ global_asm!(
     "forkvm_syscall_ring3:",
     "  out {syscall}, eax",
     "  jmp rcx",
+    // Before a server's connection: selectors a program loads outlive the host's reset of the segment registers on kvm_pvm, and
+    // another machine on the thread sees them as well. Changes nothing else; see `Cleared`.
+    "forkvm_clear_selectors:",
+    "  mov r11d, 0",
+    "  mov ds, r11d",
+    "  mov es, r11d",
+    "  mov fs, r11d",
+    "  mov gs, r11d",
+    "  mov r11, [rip + forkvm_user_stubs - {cleared_offset}]",
+    "  wrfsbase r11",
+    "  mov r11, [rip + forkvm_user_stubs - {cleared_offset} + 8]",
+    "  wrgsbase r11",
+    "  mov r11, [rip + forkvm_user_stubs - {cleared_offset} + 16]",
+    "  jmp [rip + forkvm_user_stubs - {cleared_offset} + 24]",
     "forkvm_handler_returned:",
     "  mov eax, {handler_returned}",
     "  out {hypercall}, eax",
@@ -177,7 +191,7 @@ global_asm!(
     "  ud2",
     ".org forkvm_user_stubs + {page}",
     // Seen by all of this crate's object files, and by nobody else.
-    ".irp label, kernel_stubs, syscall_ring0, syscall_32, remove, user_stubs, syscall_ring3, handler_returned, main_returned, save_state, enter_pku, enter_fsgsbase, enter_plain, round_trip, probe_syscall, probe_xsave, probe_fsgsbase, probe_counter, probe_pku",
+    ".irp label, kernel_stubs, syscall_ring0, syscall_32, remove, user_stubs, syscall_ring3, clear_selectors, handler_returned, main_returned, save_state, enter_pku, enter_fsgsbase, enter_plain, round_trip, probe_syscall, probe_xsave, probe_fsgsbase, probe_counter, probe_pku",
     "  .globl forkvm_\\label",
     "  .hidden forkvm_\\label",
     ".endr",
@@ -194,6 +208,7 @@ global_asm!(
     xsave_offset = const XSAVE_IMAGE - USER_STUBS,
     bases_offset = const FROZEN_BASES - USER_STUBS,
     block_offset = const REQUEST_AREA - USER_STUBS,
+    cleared_offset = const USER_STUBS - CLEARED_FOR,
 );
 
 /// A page of code.
@@ -217,6 +232,7 @@ labels!(
     forkvm_syscall_32,
     forkvm_remove,
     forkvm_syscall_ring3,
+    forkvm_clear_selectors,
     forkvm_handler_returned,
     forkvm_main_returned,
     forkvm_save_state,
@@ -269,6 +285,8 @@ pub struct Addresses {
     pub syscall_32: u64,
     /// Makes the processor notice table entries that lost something (ring 0).
     pub remove: u64,
+    /// Clears the selectors, then goes on as [`Cleared`] says. Needs FSGSBASE.
+    pub clear_selectors: u64,
     /// Return address of a request's handler.
     pub handler_returned: u64,
     /// Return address of `main()`.
@@ -302,6 +320,7 @@ pub fn addresses() -> Addresses {
         syscall_ring0: kernel_address(&forkvm_syscall_ring0),
         syscall_32: kernel_address(&forkvm_syscall_32),
         remove: kernel_address(&forkvm_remove),
+        clear_selectors: user_address(&forkvm_clear_selectors),
         handler_returned: user_address(&forkvm_handler_returned),
         main_returned: user_address(&forkvm_main_returned),
         save_state: user_address(&forkvm_save_state),
@@ -314,6 +333,31 @@ pub fn addresses() -> Addresses {
         probe_fsgsbase: user_address(&forkvm_probe_fsgsbase),
         probe_counter: user_address(&forkvm_probe_counter),
         probe_pku: user_address(&forkvm_probe_pku),
+    }
+}
+
+/// What the stub that clears the selectors takes from [`CLEARED_FOR`]: the bases go with them.
+#[derive(Debug, Clone, Copy)]
+pub struct Cleared {
+    /// FS base.
+    pub fs_base: u64,
+    /// GS base.
+    pub gs_base: u64,
+    /// R11, which it uses.
+    pub r11: u64,
+    /// Where to go on.
+    pub rip: u64,
+}
+
+impl Cleared {
+    /// As it lies in memory.
+    pub fn to_bytes(self) -> [u8; 32] {
+        let mut bytes = [0; 32];
+        let fields = [self.fs_base, self.gs_base, self.r11, self.rip];
+        for (place, field) in bytes.chunks_exact_mut(8).zip(fields) {
+            place.copy_from_slice(&field.to_le_bytes());
+        }
+        bytes
     }
 }
 

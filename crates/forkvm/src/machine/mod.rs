@@ -98,6 +98,8 @@ pub struct Machine {
     idle: Option<Option<Instant>>,
     /// When that was told, of a machine that has not gone on since.
     idle_since: Option<Instant>,
+    /// The processor may hold selectors that are none of its program's.
+    foreign_selectors: bool,
     /// The page that tells the time, of a machine with an address space.
     clock: Option<GuestClock>,
     /// How often in a row a task had to be interrupted that runs while another one waits for a connection.
@@ -147,6 +149,7 @@ impl Machine {
         }
         let watch = Watch::new(vcpu.run_page()?)?;
         let tells_time = memory.space().is_some() && host.report.counter_is_a_clock;
+        let foreign_selectors = memory.space().is_some();
         let clock = tells_time.then(|| {
             vcpu.share_counter();
             GuestClock::new(&host.calibration)
@@ -171,6 +174,7 @@ impl Machine {
             idle: None,
             idle_since: None,
             spins: 0,
+            foreign_selectors,
             clock,
             armed_for: None,
             turn_ends: None,
@@ -241,6 +245,7 @@ impl Machine {
             if self.over_memory_limit() {
                 return Err(Cause::MemoryLimit);
             }
+            self.clear_selectors()?;
             self.apply_removals()?;
             self.keep_clock()?;
             let exit = self.vcpu.run();

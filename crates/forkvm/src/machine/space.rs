@@ -2,9 +2,9 @@
 
 use kvm_bindings::{kvm_regs, kvm_sregs};
 
-use crate::arch::layout::{KERNEL_STACK_TOP, REMOVALS, monitor};
+use crate::arch::layout::{CLEARED_FOR, KERNEL_STACK_TOP, REMOVALS, monitor};
 use crate::arch::regs::{RFLAGS, RFLAGS_USER, kernel_sregs, user_sregs};
-use crate::arch::stubs;
+use crate::arch::stubs::{self, Cleared, SyscallEntry};
 use crate::arch::tables::{USER_CODE, USER_DATA};
 use crate::failure::Cause;
 use crate::machine::Machine;
@@ -68,6 +68,33 @@ impl Machine {
             ..self.vcpu.regs()
         };
         self.resume_user(regs);
+        Ok(())
+    }
+
+    /// Has the run that follows begin without the selectors that another connection, or another machine, has left in the
+    /// processor. Where KVM keeps them apart there are none.
+    pub(super) fn clear_selectors(&mut self) -> Result<(), Cause> {
+        let foreign = std::mem::take(&mut self.foreign_selectors);
+        let host = self.host;
+        if !foreign || host.entry == SyscallEntry::Ring0 || !host.report.fsgsbase {
+            return Ok(());
+        }
+        let sregs = self.vcpu.synced_sregs();
+        let regs = self.vcpu.regs();
+        let after = Cleared {
+            fs_base: sregs.fs.base,
+            gs_base: sregs.gs.base,
+            r11: regs.r11,
+            rip: regs.rip,
+        };
+        self.memory
+            .mapping()
+            .write(CLEARED_FOR, &after.to_bytes())
+            .map_err(|error| Cause::Machine(error.to_string()))?;
+        self.vcpu.set_regs(kvm_regs {
+            rip: stubs::addresses().clear_selectors,
+            ..regs
+        });
         Ok(())
     }
 

@@ -266,6 +266,7 @@ impl Machine {
     /// Has the next run begin with the contexts that the tasks have, whatever the processor holds.
     pub fn forget_task(&mut self) {
         self.vector_of = NOBODY;
+        self.foreign_selectors = true;
         (self.armed_for, self.turn_ends) = (None, None);
         (self.idle, self.idle_since, self.spins) = (None, None, 0);
         self.serving = None;
