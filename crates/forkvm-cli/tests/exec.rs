@@ -3,38 +3,18 @@
 
 #[path = "../../forkvm/tests/common/mod.rs"]
 mod common;
+mod executing;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use common::{Folder, guest_path, kvm_or_skip};
+use executing::{exec, text};
 
 /// A program of tests/guests/linux.
 fn program(name: &str) -> PathBuf {
     guest_path(&format!("linux/{name}"))
-}
-
-/// `forkvm exec` with these flags, which may read the folder of the programs.
-fn exec(flags: &[&str], program: &Path, arguments: &[&str]) -> Output {
-    let folder = guest_path("linux/start");
-    Command::new(env!("CARGO_BIN_EXE_forkvm"))
-        .arg("exec")
-        .arg(format!(
-            "--allow-read={}",
-            folder.parent().unwrap().display()
-        ))
-        .args(flags)
-        .arg("--")
-        .arg(program)
-        .args(arguments)
-        .stdin(Stdio::null())
-        .output()
-        .unwrap()
-}
-
-fn text(bytes: &[u8]) -> String {
-    String::from_utf8_lossy(bytes).into_owned()
 }
 
 /// Runs a program natively and in the machine: output and exit status have to be the same.

@@ -3,15 +3,17 @@
 
 #[path = "../../forkvm/tests/common/mod.rs"]
 mod common;
+mod executing;
 mod serving;
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream, UdpSocket};
-use std::process::{Command, Output, Stdio};
+use std::process::{Command, Output};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
 use common::{guest_path, kvm_or_skip};
+use executing::text;
 use serving::{ENOUGH, Serving};
 
 fn program() -> String {
@@ -73,18 +75,7 @@ fn closed() -> String {
 }
 
 fn exec(flags: &[&str], arguments: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_forkvm"))
-        .args(["exec", &format!("--allow-read={}", program())])
-        .args(flags)
-        .args(["--", &program()])
-        .args(arguments)
-        .stdin(Stdio::null())
-        .output()
-        .unwrap()
-}
-
-fn text(bytes: &[u8]) -> String {
-    String::from_utf8_lossy(bytes).into_owned()
+    executing::exec(flags, program().as_ref(), arguments)
 }
 
 #[test]

@@ -49,11 +49,7 @@ impl Vm {
     ) -> Result<Self, kvm_ioctls::Error> {
         let vm = Self {
             fd: kvm.create_vm()?,
-            logged_from: if ring_entries.is_some() {
-                logged_from
-            } else {
-                0
-            },
+            logged_from: ring_entries.map_or(0, |_| logged_from),
             ring_entries,
             memory,
         };

@@ -1,6 +1,7 @@
 //! A fork of a server: a machine whose memory is the master's, copy-on-write. It serves one connection at a time and is put
 //! back to the master's state after each.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -92,9 +93,9 @@ impl ServerFork {
     /// As [`ServerFork::serve`] and [`ServerFork::reset`]. It is not to be used then.
     pub fn warm_up(&mut self, host: &mut dyn Host) -> Result<(), NotWarm> {
         let server = self.server.clone();
-        let mut requests: Vec<_> = server.limits.warm_up.iter().collect();
-        requests.dedup();
-        for request in requests.into_iter().take(MOST_WARM_UPS) {
+        let mut seen = BTreeSet::new();
+        let different = server.limits.warm_up.iter().filter(|&of| seen.insert(of));
+        for request in different.take(MOST_WARM_UPS) {
             self.serve(&mut warm_up::Client::new(request), host)
                 .map_err(|cause| NotWarm::Failed(server.describe(&cause)))?;
             self.reset()?;

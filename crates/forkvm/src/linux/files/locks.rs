@@ -71,10 +71,26 @@ fn take(files: &mut Files, wanted: Lock, waits: bool) -> Reply {
     }
 }
 
-/// `struct flock`: type, from where, start, length, process.
+/// `struct flock`: type, from where, start, length, process. With whose lock it is about.
 struct Wish {
     kind: u16,
     range: Range<u64>,
+    file: Locked,
+    owner: Owner,
+}
+
+impl Wish {
+    fn lock(self, writes: bool) -> Lock {
+        let Self {
+            range, file, owner, ..
+        } = self;
+        Lock {
+            file,
+            owner,
+            writes,
+            range,
+        }
+    }
 }
 
 const FLOCK_LEN: usize = 32;
@@ -114,9 +130,17 @@ fn read(
     };
     let start = u64::try_from(start).map_err(|_| Errno::INVAL)?;
     let end = end.map_or(END, i64::unsigned_abs);
+    let (file, place) = locked(files, fd)?;
+    let owner = if of_file {
+        Owner::OpenFile(place)
+    } else {
+        Owner::Process
+    };
     Ok(Wish {
         kind: halves(0),
         range: start..end,
+        file,
+        owner,
     })
 }
 
@@ -129,15 +153,9 @@ pub fn set(
     (of_file, waits): (bool, bool),
 ) -> Reply {
     let wish = read(files, guest, fd, address, of_file)?;
-    let (file, place) = locked(files, fd)?;
-    let owner = if of_file {
-        Owner::OpenFile(place)
-    } else {
-        Owner::Process
-    };
     let writes = match wish.kind {
         F_UNLCK => {
-            files.locks.unlock(file, owner, &wish.range)?;
+            files.locks.unlock(wish.file, wish.owner, &wish.range)?;
             return Ok(Outcome::Return(0));
         }
         F_RDLCK if files.get(fd)?.readable() => false,
@@ -145,16 +163,7 @@ pub fn set(
         F_RDLCK | F_WRLCK => return Err(Errno::BADF),
         _ => return Err(Errno::INVAL),
     };
-    take(
-        files,
-        Lock {
-            file,
-            owner,
-            writes,
-            range: wish.range,
-        },
-        waits,
-    )
+    take(files, wish.lock(writes), waits)
 }
 
 /// fcntl(2) with `F_GETLK`: who stands against a lock, or that nobody does.
@@ -166,23 +175,12 @@ pub fn get(
     (of_file, pid): (bool, i32),
 ) -> Value {
     let wish = read(files, guest, fd, address, of_file)?;
-    let (file, place) = locked(files, fd)?;
-    let owner = if of_file {
-        Owner::OpenFile(place)
-    } else {
-        Owner::Process
-    };
     let writes = match wish.kind {
         F_RDLCK => false,
         F_WRLCK => true,
         _ => return Err(Errno::INVAL),
     };
-    let wanted = Lock {
-        file,
-        owner,
-        writes,
-        range: wish.range,
-    };
+    let wanted = wish.lock(writes);
     let Some(held) = files.locks.against(&wanted) else {
         guest.write(address, &F_UNLCK.to_le_bytes())?;
         return Ok(0);
