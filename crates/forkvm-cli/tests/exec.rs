@@ -5,6 +5,7 @@
 mod common;
 mod executing;
 
+use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -30,18 +31,25 @@ fn same(name: &str) {
         .output()
         .unwrap();
     let machine = exec(&["--env", "LINUX_TEST=x=y"], &program, &arguments);
-    assert_eq!(
+    let said = |of: &Output| {
         (
-            text(&machine.stdout),
-            text(&machine.stderr),
-            machine.status.code()
-        ),
-        (
-            text(&native.stdout),
-            text(&native.stderr),
-            native.status.code()
-        ),
-        "{name}: in the machine and natively"
+            text(&of.stdout),
+            text(&of.stderr),
+            of.status.code(),
+            of.status.signal(),
+        )
+    };
+    let (machine, native) = (said(&machine), said(&native));
+    let first = machine
+        .0
+        .lines()
+        .zip(native.0.lines())
+        .find(|(a, b)| a != b);
+    assert!(
+        machine == native,
+        "{name} in the machine and natively: the first lines that differ are {first:?};\n{:?}\n{:?}",
+        (machine.1, machine.2, machine.3, machine.0.len()),
+        (native.1, native.2, native.3, native.0.len()),
     );
 }
 
@@ -117,7 +125,6 @@ fn signals_and_timers() {
 /// As natively; and what happened is told.
 #[test]
 fn faults_end_programs() {
-    use std::os::unix::process::ExitStatusExt;
     kvm_or_skip!();
     let program = program("faults");
     for (fault, signal, said) in [

@@ -182,7 +182,8 @@ static void others(void)
     struct itimerspec spec = {{0, 0}, {0, 1000}}, got, odd = {{0, 0}, {0, 1000000000}};
     RAW(read, t, &n, 8);
     RAW(timerfd_settime, t, 0, &spec, 0);
-    usleep(5000);
+    struct pollfd over = {t, POLLIN, 0};
+    RAW(poll, &over, 1, -1);
     RAW(read, t, &n, 8);
     printf("    %lu\n", n);
     RAW(timerfd_gettime, t, &got);
