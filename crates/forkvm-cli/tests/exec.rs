@@ -424,6 +424,11 @@ fn locks_of_files() {
 }
 
 #[test]
+fn writes_wait_for_room_in_pipes() {
+    same("pipes");
+}
+
+#[test]
 fn bytes_between_pipes_and_files() {
     same("splice");
 }

@@ -5,9 +5,10 @@ use syscalls::Sysno;
 
 use crate::linux::abi::{Guest, HERE, Reply, Value, flags, int};
 use crate::linux::call::{Call, Outcome};
+use crate::linux::files::pieces::{Pieces, Wishes};
 use crate::linux::files::{
-    control, fds, file_system, folders, hints, io, locks, open, poll, reports, shared_maps, splice,
-    stat, transfer,
+    control, fds, file_system, folders, hints, io, locks, open, pipe_calls, poll, reports,
+    shared_maps, splice, stat, transfer,
 };
 use crate::linux::memory::{MapRequest, space};
 use crate::linux::net::table as net;
@@ -167,13 +168,13 @@ fn dispatch(linux: &mut Linux, guest: &mut Guest<'_>, call: Call) -> Outcome {
         | Sysno::munlockall => memory_call(linux, guest, number, args).into(),
 
         // Reading and writing.
-        Sysno::read => net::read(linux, guest, a, &io::Pieces::one(b, c), None).into(),
-        Sysno::pread64 => net::read(linux, guest, a, &io::Pieces::one(b, c), Some(d)).into(),
+        Sysno::read => net::read(linux, guest, a, &Pieces::one(b, c), None).into(),
+        Sysno::pread64 => net::read(linux, guest, a, &Pieces::one(b, c), Some(d)).into(),
         Sysno::readv | Sysno::preadv | Sysno::preadv2 => {
             vectored(linux, guest, number, args).into()
         }
-        Sysno::write => net::write(linux, guest, a, &io::Pieces::one(b, c), None).into(),
-        Sysno::pwrite64 => net::write(linux, guest, a, &io::Pieces::one(b, c), Some(d)).into(),
+        Sysno::write => net::write(linux, guest, a, &Pieces::one(b, c), None).into(),
+        Sysno::pwrite64 => net::write(linux, guest, a, &Pieces::one(b, c), Some(d)).into(),
         Sysno::writev | Sysno::pwritev | Sysno::pwritev2 => {
             vectored(linux, guest, number, args).into()
         }
@@ -184,8 +185,8 @@ fn dispatch(linux: &mut Linux, guest: &mut Guest<'_>, call: Call) -> Outcome {
         Sysno::readahead => hints::read_ahead(files, a).into(),
         Sysno::flock => locks::flock(files, a, b).into(),
         Sysno::sync => ok(0),
-        Sysno::pipe => fds::pipe2(files, guest, a, 0).into(),
-        Sysno::pipe2 => fds::pipe2(files, guest, a, b).into(),
+        Sysno::pipe => pipe_calls::pipe2(files, guest, a, 0).into(),
+        Sysno::pipe2 => pipe_calls::pipe2(files, guest, a, b).into(),
         Sysno::poll => poll::poll((files, awaited(signals, tasks)), guest, a, b, c).into(),
         Sysno::ppoll => signals::mask_for_call(tasks, guest, d, args[4])
             .and_then(|()| poll::ppoll((files, awaited(signals, tasks)), guest, a, b, c))
@@ -263,7 +264,7 @@ fn dispatch(linux: &mut Linux, guest: &mut Guest<'_>, call: Call) -> Outcome {
             transfer::memfd_create(files, guest, a, b).into()
         }
         Sysno::sendfile if shared.has_overlay() => {
-            transfer::sendfile(files, guest, [a, b, c, d]).into()
+            transfer::sendfile(files, tasks, guest, [a, b, c, d]).into()
         }
         Sysno::copy_file_range if shared.has_overlay() => {
             transfer::copy_file_range(files, guest, args).into()
@@ -582,14 +583,14 @@ fn memory_call(linux: &mut Linux, guest: &mut Guest<'_>, number: Sysno, args: [u
 /// readv(2), writev(2), and their forms with an offset.
 fn vectored(linux: &mut Linux, guest: &mut Guest<'_>, number: Sysno, args: [u64; 6]) -> Reply {
     let [fd, vector, len, offset, _, how] = args;
-    let pieces = io::Pieces::vector(guest, vector, len)?;
+    let pieces = Pieces::vector(guest, vector, len)?;
     let mut wishes = match number {
-        Sysno::preadv | Sysno::pwritev => io::Wishes {
+        Sysno::preadv | Sysno::pwritev => Wishes {
             offset: Some(offset),
             ..Default::default()
         },
-        Sysno::preadv2 | Sysno::pwritev2 => io::Wishes::read(offset, how)?,
-        _ => io::Wishes::default(),
+        Sysno::preadv2 | Sysno::pwritev2 => Wishes::read(offset, how)?,
+        _ => Wishes::default(),
     };
     let reads = matches!(number, Sysno::readv | Sysno::preadv | Sysno::preadv2);
     if wishes.append && !reads {

@@ -1,4 +1,4 @@
-//! Descriptors and the open files behind them: pipe(2), close(2), dup(2) and their relatives.
+//! Descriptors and the open files behind them: close(2), dup(2) and their relatives.
 //!
 //! As in Linux, duplicated descriptors share one open file with its offset and status flags. Those are kept here
 //! and never in the host's descriptor, which all forks of a program share and which is only read at offsets
@@ -9,10 +9,10 @@ use std::time::Duration;
 
 use rustix::io::Errno;
 
-use crate::linux::abi::{Guest, Value, count, flags, int};
+use crate::linux::abi::{Value, count, flags, int};
 use crate::linux::files::held_locks::{Locked, Locks};
 use crate::linux::files::overlay::Overlay;
-use crate::linux::files::pipes::{MAX_PIPES, MORE_PIPES, Pipes};
+use crate::linux::files::pipes::Pipes;
 use crate::linux::net::epoll::Epolls;
 use crate::linux::net::sockets::Sockets;
 use crate::request::Stream;
@@ -347,37 +347,6 @@ impl Files {
         );
         Ok(count(number))
     }
-}
-
-/// pipe(2), pipe2(2)
-pub fn pipe2(files: &mut Files, guest: &mut Guest<'_>, address: u64, how: u64) -> Value {
-    let how = flags(how);
-    // O_DIRECT, packet mode, is not there.
-    if how & !(O_CLOEXEC | O_NONBLOCK) != 0 {
-        return Err(Errno::INVAL);
-    }
-    if !files.has_room_for(2) {
-        return Err(Errno::MFILE);
-    }
-    // A bad pointer must not leave descriptors behind.
-    guest.write(address, &[0; 8])?;
-    let most = match files.has_sockets() {
-        true => MORE_PIPES,
-        false => MAX_PIPES,
-    };
-    let pipe = files.pipes.open(most).ok_or(Errno::MFILE)?;
-    let close_on_exec = how & O_CLOEXEC != 0;
-    let reader = files.add(
-        OpenFile::new(Kind::PipeReader(pipe), how & O_NONBLOCK),
-        close_on_exec,
-    )?;
-    let writer = files.add(
-        OpenFile::new(Kind::PipeWriter(pipe), 1 | how & O_NONBLOCK),
-        close_on_exec,
-    )?;
-    // struct { int read, write }: both are small.
-    guest.write(address, &(reader | writer << 32).to_le_bytes())?;
-    Ok(0)
 }
 
 /// close(2)

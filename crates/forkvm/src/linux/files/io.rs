@@ -3,120 +3,21 @@
 use rustix::fs::fstat;
 use rustix::io::Errno;
 
-use crate::linux::abi::{
-    CHUNK, Guest, MOST_BYTES, PAGE, Reply, USER_END, Value, field_u64, flags, int, length,
-};
-use crate::linux::call::{Outcome, Wait, WaitOn};
+use crate::linux::abi::{CHUNK, Guest, MOST_BYTES, Reply, Value, int, length};
+use crate::linux::call::Outcome;
 use crate::linux::files::fds::{Device, Files, Kind, O_APPEND, O_NONBLOCK};
+use crate::linux::files::pieces::Pieces;
+use crate::linux::files::pipe_calls;
 use crate::linux::files::pipes::Stuck;
 use crate::linux::kept::Kept;
 use crate::linux::process::random;
-use crate::linux::tasks::pending::{SI_USER, Signal};
-use crate::linux::tasks::signals::SIGPIPE;
 use crate::linux::tasks::task::Tasks;
-
-/// `IOV_MAX` (linux/uio.h).
-const MAX_PIECES: u64 = 1024;
-/// `MAX_RW_COUNT` (linux/fs.h).
-const MOST_TOTAL: u64 = 0x7fff_f000;
-
-/// Where a call's bytes are in the program: one buffer, or a vector of them.
-#[derive(Debug)]
-pub struct Pieces(Vec<(u64, u64)>);
-
-impl Pieces {
-    /// One buffer.
-    pub fn one(address: u64, len: u64) -> Self {
-        Self(vec![(address, len)])
-    }
-
-    /// An array of `struct iovec`: base, length.
-    pub fn vector(guest: &Guest<'_>, address: u64, number: u64) -> Result<Self, Errno> {
-        if number > MAX_PIECES {
-            return Err(Errno::INVAL);
-        }
-        let pieces = (0..number).map(|i| {
-            let at = address
-                .checked_add(i.saturating_mul(16))
-                .ok_or(Errno::FAULT)?;
-            let bytes: [u8; 16] = guest.read(at)?;
-            let (base, len) = (field_u64(&bytes, 0), field_u64(&bytes, 8));
-            i64::try_from(len).map_err(|_| Errno::INVAL)?;
-            Ok((base, len))
-        });
-        let pieces: Vec<_> = pieces.collect::<Result<_, Errno>>()?;
-        // What can't be an address is found out before anything is moved.
-        let reaches =
-            |&(base, len): &(u64, u64)| base.checked_add(len).is_some_and(|end| end <= USER_END);
-        if !pieces.iter().all(reaches) {
-            return Err(Errno::FAULT);
-        }
-        Ok(Self(pieces))
-    }
-}
-
-impl Pieces {
-    /// Their length together.
-    pub fn total(&self) -> u64 {
-        let lengths = self.0.iter().map(|(_, len)| *len);
-        lengths.fold(0, u64::saturating_add).min(MOST_TOTAL)
-    }
-
-    /// The part of them that `len` bytes after the first `skip` are, piece by piece.
-    fn part(&self, mut skip: u64, mut len: u64) -> impl Iterator<Item = Result<(u64, u64), Errno>> {
-        self.0.iter().filter_map(move |&(base, size)| {
-            let before = skip.min(size);
-            skip -= before;
-            let part = (size - before).min(len);
-            len -= part;
-            let at = base.checked_add(before).ok_or(Errno::FAULT);
-            (part > 0).then(|| at.map(|at| (at, part)))
-        })
-    }
-
-    /// Copies `len` bytes after the first `skip` from the program. `len` is to be one that the host can hold.
-    pub fn gather(&self, guest: &Guest<'_>, skip: u64, len: u64) -> Result<Vec<u8>, Errno> {
-        let mut bytes = Vec::new();
-        for part in self.part(skip, len) {
-            let (at, len) = part?;
-            let start = bytes.len();
-            let end = start.saturating_add(usize::try_from(len).map_err(|_| Errno::NOMEM)?);
-            bytes.resize(end, 0);
-            guest
-                .memory
-                .read(at, bytes.get_mut(start..).unwrap_or_default())?;
-        }
-        Ok(bytes)
-    }
-
-    /// Copies bytes to the program, after the first `skip`.
-    pub fn scatter(&self, guest: &mut Guest<'_>, skip: u64, bytes: &[u8]) -> Result<(), Errno> {
-        let mut rest = bytes;
-        for part in self.part(skip, length(bytes.len())) {
-            let (at, len) = part?;
-            let len = usize::try_from(len).unwrap_or(usize::MAX);
-            let Some((now, later)) = rest.split_at_checked(len) else {
-                break;
-            };
-            guest.write(at, now)?;
-            rest = later;
-        }
-        Ok(())
-    }
-}
 
 /// How far a transfer of one buffer came.
 enum Moved {
     Bytes(u64),
     Stuck(Stuck),
 }
-
-/// The task waits for the other end of a pipe.
-const PIPE_BLOCKS: Outcome = Outcome::Block(Wait {
-    on: WaitOn::Pipe,
-    time: None,
-    result: 0,
-});
 
 /// read(2), readv(2), pread64(2), preadv(2)
 pub fn read(
@@ -137,7 +38,7 @@ pub fn read(
     transfer(files, guest, fd, pieces, (start, at.is_none()), read_piece)
 }
 
-/// write(2), writev(2), pwrite64(2), pwritev(2). A pipe that nobody reads ends the program unless it ignores that.
+/// write(2), writev(2), pwrite64(2), pwritev(2)
 pub fn write(
     files: &mut Files,
     tasks: &mut Kept<Tasks>,
@@ -153,20 +54,16 @@ pub fn write(
     if let Some(offset) = at {
         check_positioned(&file.kind, offset)?;
     }
+    if let Kind::PipeWriter(pipe) = file.kind {
+        let blocks = file.flags & O_NONBLOCK == 0;
+        return pipe_calls::write(files, tasks, guest, (pipe, blocks), pieces);
+    }
     // As Linux does, and POSIX does not, pwrite(2) appends too.
     let start = match &file.kind {
         Kind::Node(id, _) if file.flags & O_APPEND != 0 => files.overlay.size(*id)?,
         _ => at.unwrap_or(file.offset),
     };
-    let reply = transfer(files, guest, fd, pieces, (start, at.is_none()), write_piece);
-    match reply {
-        Err(Errno::PIPE) => {
-            let signal = Signal::by_process(SIGPIPE, SI_USER);
-            tasks.current().signals.pending.add(signal, true);
-            reply
-        }
-        _ => reply,
-    }
+    transfer(files, guest, fd, pieces, (start, at.is_none()), write_piece)
 }
 
 fn check_positioned(kind: &Kind, offset: u64) -> Result<(), Errno> {
@@ -196,7 +93,7 @@ fn transfer(
     let file = files.get(fd)?;
     let (kind, flags) = (file.kind.clone(), file.flags);
     let mut done = 0u64;
-    for &(address, len) in &pieces.0 {
+    for (address, len) in pieces.iter() {
         match move_piece(
             files,
             guest,
@@ -215,7 +112,7 @@ fn transfer(
             Ok(Moved::Stuck(Stuck::Waiting)) if flags & O_NONBLOCK != 0 => {
                 return Err(Errno::AGAIN);
             }
-            Ok(Moved::Stuck(Stuck::Waiting)) => return Ok(PIPE_BLOCKS),
+            Ok(Moved::Stuck(Stuck::Waiting)) => return Ok(pipe_calls::WAITS),
             Err(errno) => return Err(errno),
         }
     }
@@ -322,26 +219,6 @@ fn write_piece(
             guest.host.output(*stream, bytes);
             Ok(bytes.len())
         }),
-        Kind::PipeWriter(pipe) => {
-            if len == 0 {
-                return Ok(Moved::Bytes(0));
-            }
-            let room = match files.pipes.room(*pipe) {
-                // Writes of up to PIPE_BUF bytes are atomic (pipe(7)).
-                Ok(room) if length(room) < len && len <= PAGE => {
-                    return Ok(Moved::Stuck(Stuck::Waiting));
-                }
-                Ok(room) => room,
-                Err(stuck) => return Ok(Moved::Stuck(stuck)),
-            };
-            in_chunks(len.min(length(room)), |bytes, done| {
-                guest
-                    .memory
-                    .read(address.checked_add(done).ok_or(Errno::FAULT)?, bytes)?;
-                files.pipes.append(*pipe, bytes);
-                Ok(bytes.len())
-            })
-        }
         Kind::Node(id, _) => in_chunks(len, |bytes, done| {
             let from = address.checked_add(done).ok_or(Errno::FAULT)?;
             guest.memory.read(from, bytes)?;
@@ -433,42 +310,9 @@ pub fn lseek(files: &mut Files, fd: u64, offset: u64, whence: u64) -> Value {
     signed(position)
 }
 
-/// `RWF_HIPRI`, `RWF_DSYNC`, `RWF_SYNC`: wishes that make no difference where nothing is written to a disk.
-const RWF_HARMLESS: u32 = 1 | 2 | 4;
-const RWF_NOWAIT: u32 = 8;
-const RWF_APPEND: u32 = 16;
-
-/// What preadv2(2) and pwritev2(2) say beside their older forms.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct Wishes {
-    /// Where, unless it is the file's position: an offset of -1.
-    pub offset: Option<u64>,
-    /// A write goes to the end, and leaves the position alone.
-    pub append: bool,
-    /// EAGAIN instead of a wait.
-    pub now: bool,
-}
-
-impl Wishes {
-    /// The offset and `RWF_*`.
-    pub fn read(offset: u64, how: u64) -> Result<Self, Errno> {
-        let how = flags(how);
-        if how & !(RWF_HARMLESS | RWF_NOWAIT | RWF_APPEND) != 0 {
-            return Err(Errno::OPNOTSUPP);
-        }
-        Ok(Self {
-            offset: (offset != u64::MAX).then_some(offset),
-            append: how & RWF_APPEND != 0,
-            now: how & RWF_NOWAIT != 0,
-        })
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use super::*;
-    use crate::linux::testing::{HEAP_LEN, Machine, NoMemory, Recorder, SCRATCH};
-    use crate::random::Random;
+    use crate::linux::testing::{HEAP_LEN, Machine, SCRATCH};
     use syscalls::Sysno;
 
     #[test]
@@ -522,39 +366,5 @@ mod tests {
         }
         assert_eq!(machine.call(Sysno::writev, &[1, vector, 1024]), 16 << 20);
         assert_eq!(machine.host.stdout.len(), 16 << 20);
-    }
-
-    #[test]
-    fn what_a_write_has_sent_that_may_not_wait_it_says() {
-        let mut machine = Machine::with_sockets();
-        let pair = [1, 1, 0, SCRATCH];
-        assert_eq!(machine.call(Sysno::socketpair, &pair), 0);
-        // More than a socket takes.
-        let piece = [SCRATCH.to_le_bytes(), (64u64 << 12).to_le_bytes()].concat();
-        let vector = machine.put(1, &piece.repeat(64));
-        let now = [3, vector, 64, u64::MAX, 0, RWF_NOWAIT.into()];
-        let sent = machine.call(Sysno::pwritev2, &now);
-        assert!(0 < sent && sent < 64 << 18, "{sent}");
-        assert_eq!(machine.call(Sysno::pwritev2, &now), -11);
-        let mut received = 0;
-        while received < sent {
-            received += machine.call(Sysno::read, &[4, SCRATCH + 8192, 32 << 12]);
-        }
-        assert_eq!(received, sent);
-        machine.wait(Sysno::read, &[4, SCRATCH + 8192, 1]);
-    }
-
-    #[test]
-    fn vectors_must_make_sense() {
-        let guest = Guest {
-            memory: &mut NoMemory,
-            host: &mut Recorder::default(),
-            random: &mut Random::new().unwrap(),
-        };
-        assert_eq!(Pieces::vector(&guest, 0, 1).unwrap_err(), Errno::FAULT);
-        assert!(Pieces::vector(&guest, 0, 0).unwrap().0.is_empty());
-        let mut machine = Machine::new(Vec::new());
-        let huge = machine.put(0, &[0xff; 32]);
-        assert_eq!(machine.call(Sysno::writev, &[1, huge, 2]), -22);
     }
 }

@@ -20,6 +20,8 @@ pub mod open;
 pub mod open_file;
 pub mod overlay;
 pub mod paths;
+pub mod pieces;
+pub mod pipe_calls;
 pub mod pipes;
 pub mod poll;
 mod proc;

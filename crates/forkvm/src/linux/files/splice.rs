@@ -5,14 +5,14 @@ use rustix::io::Errno;
 use crate::linux::abi::{Guest, Reply, flags, length};
 use crate::linux::call::Outcome;
 use crate::linux::files::fds::{Files, O_APPEND, O_NONBLOCK};
-use crate::linux::files::io::{self, Pieces};
+use crate::linux::files::io;
 use crate::linux::files::open_file::Kind;
+use crate::linux::files::pieces::Pieces;
+use crate::linux::files::pipe_calls;
 use crate::linux::files::pipes::{CAPACITY, Stuck};
 use crate::linux::files::transfer::{self, advance, position};
 use crate::linux::kept::Kept;
 use crate::linux::net::calls;
-use crate::linux::tasks::pending::{SI_USER, Signal};
-use crate::linux::tasks::signals::SIGPIPE;
 use crate::linux::tasks::task::Tasks;
 
 const SPLICE_F_NONBLOCK: u32 = 2;
@@ -32,8 +32,7 @@ fn ends(tasks: &mut Kept<Tasks>, moved: Result<usize, Errno>, waits: bool) -> Re
     match moved {
         Err(Errno::AGAIN) if waits => Ok(calls::wait(None)),
         Err(Errno::PIPE) => {
-            let signal = Signal::by_process(SIGPIPE, SI_USER);
-            tasks.current().signals.pending.add(signal, true);
+            pipe_calls::broken(tasks);
             Err(Errno::PIPE)
         }
         moved => Ok(Outcome::Return(crate::linux::abi::count(moved?))),
@@ -217,6 +216,10 @@ pub fn vmsplice(
         false => io::read(files, guest, fd, &pieces, None),
     };
     match reply {
+        // It waits for the first byte only.
+        Ok(Outcome::Block(_)) if tasks.progress() > 0 => {
+            Ok(Outcome::Return(tasks.progress().cast_signed()))
+        }
         Ok(Outcome::Block(_)) if how & SPLICE_F_NONBLOCK != 0 => Err(Errno::AGAIN),
         reply => reply,
     }

@@ -8,11 +8,14 @@ use crate::linux::call::Outcome;
 use crate::linux::files::copies;
 use crate::linux::files::fds::Files;
 use crate::linux::files::open_file::{Device, Kind, O_APPEND, O_CLOEXEC, O_NONBLOCK, OpenFile};
+use crate::linux::files::pipe_calls;
 use crate::linux::files::pipes::Stuck;
 use crate::linux::files::resolve::Shared;
 use crate::linux::files::stat;
+use crate::linux::kept::Kept;
 use crate::linux::net::calls;
 use crate::linux::net::socket::{Incoming, Style};
+use crate::linux::tasks::task::Tasks;
 
 const MFD_CLOEXEC: u32 = 1;
 const MFD_ALLOW_SEALING: u32 = 2;
@@ -178,8 +181,10 @@ fn copy(
         let most = usize::try_from(len - done).unwrap_or(CHUNK).min(CHUNK);
         let piece = buffer.get_mut(..most).unwrap_or_default();
         let result = read_at(files, from, start.saturating_add(done), piece).and_then(|got| {
-            let bytes = piece.get(..got).unwrap_or_default();
-            write_to(files, guest, to, target.saturating_add(done), bytes)
+            match piece.get(..got).unwrap_or_default() {
+                [] => Ok(0),
+                bytes => write_to(files, guest, to, target.saturating_add(done), bytes),
+            }
         });
         match result {
             Ok(0) => break,
@@ -222,17 +227,51 @@ pub(super) fn advance(
     }
 }
 
-/// sendfile(2). Where there is room for some bytes only, as in a socket, those are sent; the task waits for the first.
-pub fn sendfile(files: &mut Files, guest: &mut Guest<'_>, args: [u64; 4]) -> Reply {
-    let blocks = files.get(args[0])?.flags & O_NONBLOCK == 0;
-    match send(files, guest, args) {
-        Err(Errno::AGAIN) if blocks => Ok(calls::wait(None)),
-        result => result.map(Outcome::Return),
+/// sendfile(2). A socket gets all of it, as its reader makes room; a pipe what there is room for, once there is any.
+pub fn sendfile(
+    files: &mut Files,
+    tasks: &mut Kept<Tasks>,
+    guest: &mut Guest<'_>,
+    [to, from, offset, len]: [u64; 4],
+) -> Reply {
+    let target = files.get(to)?;
+    let blocks = target.flags & O_NONBLOCK == 0;
+    let whole = matches!(target.kind, Kind::Socket(_));
+    let len = len.min(MOST_BYTES);
+    let mut done = tasks.progress();
+    loop {
+        // Its position is where it goes on.
+        match send(files, guest, [to, from, offset, len.saturating_sub(done)]) {
+            Err(Errno::AGAIN) if blocks => {
+                if tasks.progress() != done {
+                    tasks.current().progress = done;
+                }
+                return Ok(calls::wait(None));
+            }
+            Err(errno) => {
+                if errno == Errno::PIPE {
+                    pipe_calls::broken(tasks);
+                }
+                if done == 0 {
+                    return Err(errno);
+                }
+                break;
+            }
+            Ok(0) => break,
+            Ok(sent) => done = done.saturating_add(sent),
+        }
+        if !whole || !blocks || done >= len {
+            break;
+        }
     }
+    Ok(Outcome::Return(done.cast_signed()))
 }
 
-fn send(files: &mut Files, guest: &mut Guest<'_>, args: [u64; 4]) -> Value {
-    let [to, from, offset, len] = args;
+fn send(
+    files: &mut Files,
+    guest: &mut Guest<'_>,
+    [to, from, offset, len]: [u64; 4],
+) -> Result<u64, Errno> {
     let (source, target) = (files.get(from)?, files.get(to)?);
     if !source.readable() || !target.writable() {
         return Err(Errno::BADF);
@@ -247,7 +286,7 @@ fn send(files: &mut Files, guest: &mut Guest<'_>, args: [u64; 4]) -> Value {
         files.get_mut(to)?.offset = place.saturating_add(done);
     }
     advance(files, guest, from, offset, start.saturating_add(done))?;
-    i64::try_from(done).map_err(|_| Errno::OVERFLOW)
+    Ok(done)
 }
 
 /// copy_file_range(2)

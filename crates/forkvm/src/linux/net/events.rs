@@ -9,7 +9,7 @@ use crate::linux::abi::{
 };
 use crate::linux::call::{Outcome, Wait, WaitOn};
 use crate::linux::files::fds::{Files, Kind, O_CLOEXEC, O_NONBLOCK, O_PATH, OpenFile};
-use crate::linux::files::io::Pieces;
+use crate::linux::files::pieces::Pieces;
 use crate::linux::files::ready::{Look, can_wait};
 use crate::linux::kept::Kept;
 use crate::linux::net::calls::wait;

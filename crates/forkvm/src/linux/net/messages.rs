@@ -8,14 +8,13 @@ use rustix::io::Errno;
 use crate::linux::abi::{CHUNK, Guest, Layout, Reply, field_u32, field_u64, flags, int, length};
 use crate::linux::call::Outcome;
 use crate::linux::files::fds::{Files, O_NONBLOCK};
-use crate::linux::files::io::Pieces;
+use crate::linux::files::pieces::Pieces;
+use crate::linux::files::pipe_calls;
 use crate::linux::kept::Kept;
 use crate::linux::net::address::Address;
 use crate::linux::net::ancillary::{self, Control, Sender};
 use crate::linux::net::calls::{name_of, socket_of, wait};
 use crate::linux::net::socket::{CAPACITY, Id, Incoming, Style};
-use crate::linux::tasks::pending::{SI_USER, Signal};
-use crate::linux::tasks::signals::SIGPIPE;
 use crate::linux::tasks::task::Tasks;
 
 const MSG_OOB: u32 = 1;
@@ -119,8 +118,7 @@ impl Party<'_, '_> {
             Style::SeqPacket => self.send_message(id, pieces, blocks, (None, rights)),
         };
         if reply == Err(Errno::PIPE) && how & MSG_NOSIGNAL == 0 && nature.style == Style::Stream {
-            let signal = Signal::by_process(SIGPIPE, SI_USER);
-            self.tasks.current().signals.pending.add(signal, true);
+            pipe_calls::broken(self.tasks);
         }
         reply
     }
