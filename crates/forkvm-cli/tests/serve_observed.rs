@@ -312,3 +312,27 @@ fn no_terminal_has_no_status_line() {
     std::thread::sleep(Duration::from_millis(1500));
     assert!(!serving.said().contains("p99"), "{}", serving.said());
 }
+
+#[test]
+fn a_server_that_nobody_asks_has_no_forks() {
+    kvm_or_skip!();
+    for (kind, left) in [("-t2", 0.0), ("--no-reset", 1.0)] {
+        let options = [kind, "--metrics=127.0.0.1:0", "--max-fork-idle-time=1"];
+        let serving = Serving::simple(&options);
+        let address: SocketAddr = serving.said_after("metrics at ").parse().unwrap();
+        for round in 1..=3 {
+            let count = if left > 0.0 { round } else { 1 };
+            assert_eq!(serving.get("/"), format!("count {count}\n"), "{kind}");
+            assert!(scrape(address)["forkvm_forks"] >= 1.0, "{kind}");
+            if left == 0.0 {
+                serving.wait("its forks to be given up", || {
+                    scrape(address)["forkvm_forks"] == 0.0
+                });
+            } else {
+                std::thread::sleep(Duration::from_millis(1200));
+                assert_eq!(scrape(address)["forkvm_forks"], left, "{kind}");
+            }
+        }
+        assert_eq!(scrape(address)["forkvm_forks_dropped_total"], 0.0);
+    }
+}

@@ -174,6 +174,37 @@ fn memory_has_a_limit() {
     );
 }
 
+/// A fork has what the server had at the freeze, and twice what a connection may write to. One that is never reset has all.
+#[test]
+fn memory_that_is_only_read_has_a_limit_too() {
+    kvm_or_skip!();
+    for (limit, result) in [
+        (4 << 20, Err(Cause::MemoryLimit)),
+        (64 << 20, Ok(Closed::ByServer)),
+    ] {
+        let limits = ServerLimits {
+            max_request_memory: limit,
+            ..limits()
+        };
+        let server = boot("linux/server", limits);
+        let mut fork = ServerFork::new(server.clone()).unwrap();
+        for _ in 0..3 {
+            assert_eq!(ask(&mut fork, Client::get("/look")).0, result);
+            if result.is_err() {
+                break;
+            }
+            fork.reset().unwrap();
+            assert_eq!((fork.differing_pages(), fork.differing_entries()), (0, 0));
+        }
+        let mut stays = ServerFork::never_reset(server).unwrap();
+        for (path, count) in [("/look", 1), ("/", 2)] {
+            let (result, answer) = ask(&mut stays, Client::get(path));
+            assert_eq!(result, Ok(Closed::ByServer));
+            assert!(answer.ends_with(&format!("count {count}\n")), "{answer}");
+        }
+    }
+}
+
 #[test]
 fn forks_of_a_server_do_not_see_each_other() {
     kvm_or_skip!();

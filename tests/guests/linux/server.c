@@ -104,6 +104,11 @@ static void serve(int client)
         char *memory = mmap(NULL, 16 << 20, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
         for (size_t i = 0; i < 16 << 20; i += 4096) memory[i] = 1;
     }
+    if (!strcmp(path, "/look")) {
+        char *memory = mmap(NULL, 64 << 20, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+        for (size_t i = 0; i < 64 << 20; i += 4096) count += ((volatile char *)memory)[i];
+        munmap(memory, 64 << 20);
+    }
     if (!strcmp(path, "/missing")) syscall(SYS_io_uring_setup, 1, NULL);
     if (!strcmp(path, "/files")) {
         while (open("/dev/null", O_RDONLY) >= 0);

@@ -26,6 +26,8 @@ pub struct Setup {
     pub max_wait: Duration,
     /// They are reset after each connection.
     pub resets: bool,
+    /// They are given up when no client has come for so long.
+    pub max_idle: Duration,
     pub output: Output,
 }
 
@@ -42,16 +44,15 @@ impl Forks {
         };
         for number in 0..setup.count {
             // The first one says what is wrong, before anybody connects.
-            let fork = ServerFork::new(server.clone()).map_err(|error| error.to_string())?;
-            observer.fork_made();
             let mut worker = Worker {
                 server: server.clone(),
-                fork: Some(fork),
+                fork: None,
                 setup,
                 observer: observer.clone(),
                 queue: forks.queue.clone(),
                 turns: turns.clone(),
             };
+            worker.fork = Some(worker.try_to_make()?);
             std::thread::Builder::new()
                 .name(format!("fork-{number}"))
                 .spawn(move || {
@@ -95,15 +96,27 @@ struct Worker {
 impl Worker {
     fn serve_all(mut self) {
         let turn = self.turns.of_this_thread();
-        while let Some(client) = self.queue.pop() {
+        let queue = self.queue.clone();
+        while let Some(client) = queue.pop(self.setup.max_idle, || self.rest()) {
             turn.begin();
             self.serve(client);
-            self.queue.done();
+            queue.done();
             if turn.end() {
                 return self.turns.clone().hand_on(move || self.serve_all());
             }
         }
-        if self.fork.is_some() {
+        self.give_up_fork();
+    }
+
+    /// No client has come for long: the next one has a fork made anew. One that keeps its state is not to be had again.
+    fn rest(&mut self) {
+        if self.setup.resets {
+            self.give_up_fork();
+        }
+    }
+
+    fn give_up_fork(&mut self) {
+        if self.fork.take().is_some() {
             self.observer.fork_gone(false);
         }
     }
@@ -168,16 +181,20 @@ impl Worker {
     }
 
     fn make(&self) -> Option<ServerFork> {
-        match ServerFork::new(self.server.clone()) {
-            Ok(fork) => {
-                self.observer.fork_made();
-                Some(fork)
-            }
-            Err(error) => {
-                err!("forkvm: no fork could be made: {error}");
-                None
-            }
-        }
+        self.try_to_make()
+            .inspect_err(|error| err!("forkvm: no fork could be made: {error}"))
+            .ok()
+    }
+
+    fn try_to_make(&self) -> Result<ServerFork, String> {
+        let make = if self.setup.resets {
+            ServerFork::new
+        } else {
+            ServerFork::never_reset
+        };
+        let fork = make(self.server.clone()).map_err(|error| error.to_string())?;
+        self.observer.fork_made();
+        Ok(fork)
     }
 
     fn tell(&self, cause: &Cause, client: &Client) {

@@ -53,6 +53,7 @@ impl Generation {
             backlog: settings.backlog,
             max_wait: settings.max_request_time.min(settings.max_time),
             resets: !settings.no_reset,
+            max_idle: settings.max_fork_idle_time,
             output,
         };
         let forks = Forks::start(&server, setup, observer, turns)?;

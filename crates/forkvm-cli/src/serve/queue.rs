@@ -2,7 +2,9 @@
 
 use std::collections::VecDeque;
 
-use parking_lot::{Condvar, Mutex};
+use std::time::{Duration, Instant};
+
+use parking_lot::{Condvar, Mutex, MutexGuard};
 
 /// A queue of what waits for one of several threads.
 #[derive(Debug)]
@@ -18,6 +20,8 @@ struct State<T> {
     waiting: VecDeque<T>,
     /// Threads that have nothing to do, or are about to take what waits.
     idle: usize,
+    /// When the last one came.
+    last: Instant,
     closed: bool,
 }
 
@@ -28,6 +32,7 @@ impl<T> Queue<T> {
             state: Mutex::new(State {
                 waiting: VecDeque::new(),
                 idle: threads,
+                last: Instant::now(),
                 closed: false,
             }),
             changed: Condvar::new(),
@@ -45,13 +50,15 @@ impl<T> Queue<T> {
             return Err(item);
         }
         state.waiting.push_back(item);
+        state.last = Instant::now();
         self.changed.notify_one();
         Ok(())
     }
 
     /// Waits for the next; a thread that has got one calls [`Queue::done`] when it is done with it. `None` if there is none any
-    /// more, and never will be.
-    pub fn pop(&self) -> Option<T> {
+    /// more, and never will be. If nothing has come for so long, for none of the threads, it does `when_long` once, and waits on.
+    pub fn pop(&self, long: Duration, mut when_long: impl FnMut()) -> Option<T> {
+        let mut waits_long = false;
         let mut state = self.state.lock();
         loop {
             if let Some(item) = state.waiting.pop_front() {
@@ -61,7 +68,16 @@ impl<T> Queue<T> {
             if state.closed {
                 return None;
             }
-            self.changed.wait(&mut state);
+            match state.last.checked_add(long).filter(|_| !waits_long) {
+                Some(end) if Instant::now() >= end => {
+                    waits_long = true;
+                    MutexGuard::unlocked(&mut state, &mut when_long);
+                }
+                Some(end) => {
+                    self.changed.wait_until(&mut state, end);
+                }
+                None => self.changed.wait(&mut state),
+            }
         }
     }
 
@@ -87,6 +103,10 @@ impl<T> Queue<T> {
 mod tests {
     use super::*;
 
+    fn pop<T>(queue: &Queue<T>) -> Option<T> {
+        queue.pop(Duration::MAX, || panic!("it is not long"))
+    }
+
     #[test]
     fn so_many_wait_and_no_more() {
         let queue = Queue::new(1, 2);
@@ -94,14 +114,14 @@ mod tests {
             assert_eq!(queue.push(item), Ok(()));
         }
         assert_eq!(queue.push(4), Err(4));
-        assert_eq!(queue.pop(), Some(1));
+        assert_eq!(pop(&queue), Some(1));
         // The thread is busy.
         assert_eq!((queue.push(5), queue.lengths()), (Err(5), (2, 0)));
         queue.done();
         assert_eq!(queue.push(6), Ok(()));
         queue.close();
         assert_eq!(queue.push(7), Err(7));
-        let rest = [queue.pop(), queue.pop(), queue.pop(), queue.pop()];
+        let rest: [_; 4] = std::array::from_fn(|_| pop(&queue));
         assert_eq!(rest, [Some(2), Some(3), Some(6), None]);
     }
 
@@ -109,7 +129,7 @@ mod tests {
     fn without_a_backlog_a_thread_has_to_be_free() {
         let queue = Queue::new(1, 0);
         assert_eq!((queue.push(1), queue.push(2)), (Ok(()), Err(2)));
-        assert_eq!(queue.pop(), Some(1));
+        assert_eq!(pop(&queue), Some(1));
         assert_eq!(queue.push(3), Err(3));
         queue.done();
         assert_eq!(queue.push(4), Ok(()));
@@ -119,10 +139,33 @@ mod tests {
     fn a_thread_that_waits_is_woken() {
         let queue = Queue::new(1, 0);
         std::thread::scope(|scope| {
-            let thread = scope.spawn(|| (queue.pop(), queue.pop()));
+            let thread = scope.spawn(|| (pop(&queue), pop(&queue)));
             assert_eq!(queue.push(1), Ok(()));
             queue.close();
             assert_eq!(thread.join().ok(), Some((Some(1), None)));
         });
+    }
+
+    #[test]
+    fn who_waits_long_does_something_once_and_still_gets_the_next() {
+        let queue = Queue::new(1, 0);
+        let mut times = 0;
+        let (tell, told) = std::sync::mpsc::channel();
+        std::thread::scope(|scope| {
+            let thread = scope.spawn(|| {
+                queue.pop(Duration::from_millis(1), || {
+                    times += 1;
+                    tell.send(()).unwrap();
+                })
+            });
+            told.recv().unwrap();
+            assert_eq!(queue.push(1), Ok(()));
+            assert_eq!(thread.join().ok(), Some(Some(1)));
+        });
+        assert_eq!(times, 1);
+        // What is there is not waited for.
+        queue.done();
+        assert_eq!(queue.push(2), Ok(()));
+        assert_eq!(pop(&queue), Some(2));
     }
 }

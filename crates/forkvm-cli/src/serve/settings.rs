@@ -27,6 +27,9 @@ pub struct Serve {
     /// Speak HTTP with clients, whose connections stay open, and serve each request in a fork of its own.
     #[arg(long)]
     pub per_request: bool,
+    /// When no connection has come for so many seconds, the forks are given up; the next ones have them made anew.
+    #[arg(long, value_name = "SECONDS", value_parser = parse_seconds, default_value = "60")]
+    pub max_fork_idle_time: Duration,
     /// Have one machine serve all connections, one at a time, and keep what they change: for comparison.
     #[arg(long, conflicts_with = "forks")]
     pub no_reset: bool,

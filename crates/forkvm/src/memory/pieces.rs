@@ -66,7 +66,7 @@ impl Pieces {
         }
         let mut pieces = Self { start, len: 0 };
         for part in anonymous {
-            let part = part.start as usize..(part.end as usize).min(len);
+            let part = (part.start as usize).min(len)..(part.end as usize).min(len);
             pieces.extend(part.start, Some(file), protection)?;
             pieces.extend(part.end, None, protection)?;
         }

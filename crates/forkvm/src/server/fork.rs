@@ -55,19 +55,33 @@ pub struct Spent {
 }
 
 impl ServerFork {
-    /// Forks a server.
+    /// Forks a server, for connections after each of which it is reset.
     ///
     /// # Errors
     /// KVM or the kernel refuse.
     pub fn new(server: Arc<Server>) -> Result<Self, ForkError> {
+        let len = server.fork_len();
+        Self::of_length(server, len)
+    }
+
+    /// Forks a server for good: it is never reset, and its connections may together have all of the memory.
+    ///
+    /// # Errors
+    /// KVM or the kernel refuse.
+    pub fn never_reset(server: Arc<Server>) -> Result<Self, ForkError> {
+        let len = server.memory.len();
+        Self::of_length(server, len)
+    }
+
+    fn of_length(server: Arc<Server>, len: u64) -> Result<Self, ForkError> {
         let pages = |bytes: u64| usize::try_from(bytes / PAGE).unwrap_or(usize::MAX);
         let limits = &server.limits;
         let page_limit = pages(limits.max_request_memory);
-        let mapping = Mapping::fork(&server.file, server.memory.len(), &server.unused)?;
+        let mapping = Mapping::fork(&server.file, len, &server.unused)?;
         server.learned.populate(&mapping);
         let unlogged = 0..server.space.layout().tables.end;
         let memory =
-            GuestMemory::forked(mapping, &unlogged, page_limit)?.with_space(server.space.fork());
+            GuestMemory::forked(mapping, &unlogged, page_limit)?.with_space(server.space.fork(len));
         let ring = server.kvm.ring_entries(page_limit as u64);
         let mut machine = Machine::new(server.kvm, memory, server.linux.clone(), Some(ring))?;
         machine.set_serves();
@@ -172,8 +186,9 @@ impl ServerFork {
         self.machine.set_poisoned(true);
         if self.shrink.is_due(self.machine.memory.dirty_len()) {
             self.machine.shrink()?;
+            let len = self.machine.memory.mapping().len();
             self.machine
-                .replace_space(self.server.space.fork())
+                .replace_space(self.server.space.fork(len))
                 .map_err(std::io::Error::from)?;
         } else {
             let memory = &mut self.machine.memory;

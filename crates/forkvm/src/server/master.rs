@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use kvm_bindings::{kvm_sregs, kvm_vcpu_events};
 use parking_lot::Mutex;
 
+use crate::arch::layout::page_up;
 use crate::exec::{self, NotRun, Sandbox, Started};
 use crate::failure::Cause;
 use crate::image::exec::Command;
@@ -142,6 +143,18 @@ impl Server {
             Address::Inet(address) => Some(address),
             _ => None,
         }
+    }
+
+    /// Bytes of memory that a fork has: what the program had until the freeze, and beyond that twice what a connection may
+    /// write to, as it may read pages besides that it never writes to. KVM keeps ten bytes or so for each page of a machine,
+    /// used or not; with all that a program may reserve this would be most of an idle fork.
+    pub(super) fn fork_len(&self) -> u64 {
+        let more = self.limits.max_request_memory.saturating_mul(2);
+        let len = self
+            .space
+            .untouched()
+            .saturating_add(page_up(more).unwrap_or(u64::MAX));
+        len.min(self.memory.len())
     }
 
     /// How long it took until it waited for a connection.

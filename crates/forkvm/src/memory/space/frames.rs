@@ -37,6 +37,19 @@ impl Frames {
         }
     }
 
+    /// The same, but of those that lie beyond `end` none.
+    pub fn below(&self, end: u64) -> Self {
+        Self {
+            end: self.end.min(end),
+            ..self.clone()
+        }
+    }
+
+    /// Where those begin that were never given out.
+    pub fn next(&self) -> u64 {
+        self.next
+    }
+
     /// A frame. `None` if all are in use.
     pub fn take(&mut self) -> Option<Frame> {
         if let Some(address) = self.clean.pop() {
@@ -70,10 +83,10 @@ impl Frames {
         Ok(())
     }
 
-    /// Frames in use and frames there are.
-    pub fn count(&self, first: u64) -> (u64, u64) {
+    /// Frames in use.
+    pub fn count(&self, first: u64) -> u64 {
         let free = (self.clean.len() + self.used.len()) as u64;
-        ((self.next - first) / PAGE - free, (self.end - first) / PAGE)
+        (self.next - first) / PAGE - free
     }
 
     /// Takes out the frames that were given back and hold something, so that their caller zeroes them.

@@ -124,11 +124,11 @@ impl Space {
         }
     }
 
-    /// A fork's, of a master's.
-    pub fn fork(&self) -> Self {
+    /// A fork's, of a master's, whose memory ends at `end`.
+    pub fn fork(&self, end: u64) -> Self {
         Self {
             vmas: self.vmas.clone(),
-            frames: self.frames.clone(),
+            frames: self.frames.below(end),
             layout: self.layout.clone(),
             tables: self.tables.clone(),
             journal: Some(Journal::default()),
@@ -142,10 +142,16 @@ impl Space {
         &self.vmas
     }
 
-    /// Bytes of frames in use, and of all.
+    /// Bytes of frames in use, and of all that the program is told of.
     pub fn memory(&self) -> (u64, u64) {
-        let (used, all) = self.frames.count(self.layout.frames.start);
-        (used * PAGE, all * PAGE)
+        let frames = &self.layout.frames;
+        let used = self.frames.count(frames.start);
+        (used * PAGE, frames.end - frames.start)
+    }
+
+    /// Where the frames begin that no page has ever had.
+    pub fn untouched(&self) -> u64 {
+        self.frames.next()
     }
 
     /// Where its parts lie.
