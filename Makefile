@@ -38,7 +38,7 @@ test: guests test-guests ## all tests (needs /dev/kvm)
 test-servers: guests test-guests ## unmodified servers of many languages, which it installs (docs/programs.md)
 	scripts/servers-setup.sh
 	@$(MAKE) build PROFILE=checked
-	$(ENV) GUESTS_DIR=$(GUESTS) FORKVM_RUNTIMES=all cargo test --profile checked -p forkvm-cli --test runtimes
+	$(ENV) GUESTS_DIR=$(GUESTS) FORKVM_RUNTIMES=all cargo test --profile checked -p forkvm-cli --test runtimes --test random
 
 test-svm: setup guests test-guests ## the engine's tests on a stock kernel's KVM, in QEMU (NPT=0: shadow paging)
 	$(ENV) GUESTS_DIR=$(GUESTS) scripts/svm/test.sh

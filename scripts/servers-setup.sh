@@ -62,21 +62,24 @@ case $("$servers/bin/deno" --version 2>/dev/null || true) in
 *) step "Deno $deno, from npm" fetch_deno || die "no Deno" ;;
 esac
 
-build_go() { cd "$sources" && GOCACHE=$work/go go build -o "$servers/bin/go-server" main.go; }
+build_go() { cd "$sources" && GOCACHE=$work/go go build -o "$servers/bin/$1" "$2"; }
 build_std() { rustc --edition 2024 -O -o "$servers/bin/std-server" "$sources/std.rs"; }
-build_java() { javac --release 17 -d "$servers/java" "$sources/Server.java"; }
+build_java() { javac --release 17 -d "$servers/java" "$sources"/{Server,Entropy}.java; }
 build_axum() {
     cd "$sources/axum" && cargo build --locked --release --target-dir "$servers/axum" &&
         cp "$servers/axum/release/axum-server" "$servers/bin/"
 }
 if older "$servers/bin/go-server" "$sources/main.go"; then
-    step "the server in Go" build_go || die "no server in Go"
+    step "the server in Go" build_go go-server main.go || die "no server in Go"
+fi
+if older "$servers/bin/go-entropy" "$sources/entropy/main.go"; then
+    step "the other server in Go" build_go go-entropy entropy/main.go || die "no other server in Go"
 fi
 if older "$servers/bin/std-server" "$sources/std.rs"; then
     step "the server in Rust" build_std || die "no server in Rust"
 fi
-if older "$servers/java/Server.class" "$sources/Server.java"; then
-    step "the server in Java" build_java || die "no server in Java"
+if older "$servers/java/Server.class" "$sources/Server.java" || older "$servers/java/Entropy.class" "$sources/Entropy.java"; then
+    step "the servers in Java" build_java || die "no servers in Java"
 fi
 if older "$servers/bin/axum-server" "$sources"/axum/{Cargo.lock,src/main.rs}; then
     step "the server with axum, from crates.io" build_axum || die "no server with axum"

@@ -1,17 +1,15 @@
 //! Servers of many languages, as their distributions ship them: those of docs/programs.md, by the lines that stand there.
-//!
-//! What is not installed is skipped; with FORKVM_RUNTIMES=all, as `make test-servers` has it, it is missing.
 #![allow(clippy::unwrap_used)]
 
 #[path = "../../forkvm/tests/common/mod.rs"]
 mod common;
+mod installed;
 mod serving;
 
 use std::io::Write;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 
 use common::kvm_or_skip;
+use installed::{is_installed, start};
 use serving::Serving;
 
 const CONNECTIONS: usize = 200;
@@ -40,67 +38,7 @@ struct Runtime {
 
 const POST: Option<[&str; 2]> = Some(["POST /", COUNTED]);
 
-fn repository() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
-}
-
-/// Where scripts/servers-setup.sh puts what it sets up.
-fn servers() -> String {
-    let of_cargo = std::env::var_os("CARGO_TARGET_DIR").map(PathBuf::from);
-    let target = of_cargo.unwrap_or_else(|| repository().join("target"));
-    let target = std::path::absolute(target).unwrap();
-    target.join("servers").to_str().unwrap().to_owned()
-}
-
-/// Where programs are looked for.
-fn search_path() -> String {
-    let before = std::env::var("PATH").unwrap_or_default();
-    format!("{}/bin:{before}:/usr/sbin", servers())
-}
-
-fn words(text: &str) -> Vec<String> {
-    let text = text.replace("target/servers", &servers());
-    text.split_ascii_whitespace().map(str::to_owned).collect()
-}
-
 impl Runtime {
-    fn is_installed(&self) -> bool {
-        let status = Command::new("sh")
-            .args(["-c", &self.needs.replace("target/servers", &servers())])
-            .env("PATH", search_path())
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .status();
-        let there = status.unwrap().success();
-        assert!(
-            there || std::env::var_os("FORKVM_RUNTIMES").is_none(),
-            "not installed: {}; run scripts/servers-setup.sh",
-            self.needs
-        );
-        if !there {
-            eprintln!("SKIPPED, not installed: {}", self.needs);
-        }
-        there
-    }
-
-    fn start(&self) -> Serving {
-        let options = words(self.options)
-            .into_iter()
-            .chain(["-t2", "--max-boot-time=120", "--max-request-time=120"].map(str::to_owned));
-        Serving::spawn(
-            Command::new(env!("CARGO_BIN_EXE_forkvm"))
-                .env("PATH", search_path())
-                .current_dir(repository().join("tests/servers"))
-                .stdin(Stdio::null())
-                .stdout(Stdio::null())
-                .args(["serve", "--listen=127.0.0.1:0"])
-                .args(options)
-                .arg("--")
-                .args(words(self.program)),
-        )
-    }
-
     #[track_caller]
     fn answers(&self, serving: &Serving, what: &str) {
         let answer = serving.answer(GET.as_bytes());
@@ -146,14 +84,14 @@ impl Runtime {
 
     fn is_served(&self) {
         kvm_or_skip!();
-        if !self.is_installed() {
+        if !is_installed(self.needs) {
             return;
         }
         let documented = include_str!("../../../docs/programs.md");
         for line in [self.options, self.program] {
             assert!(documented.contains(line), "docs/programs.md lacks: {line}");
         }
-        let serving = self.start();
+        let serving = start(self.options, &["-t2"], self.program);
         for n in 0..CONNECTIONS {
             self.answers(&serving, &format!("connection {n}"));
         }

@@ -1,5 +1,7 @@
 //! Every random number that a program sees: `kvm_request.prng`, `getrandom`, `/dev/urandom`.
 
+use std::time::Instant;
+
 use chacha20::ChaCha20Rng;
 use chacha20::rand_core::{Rng, SeedableRng};
 use rustix::io::Errno;
@@ -9,7 +11,10 @@ use rustix::rand::{GetRandomFlags, getrandom};
 /// call. It is no part of what a reset puts back, nor of what forks take over from their master: no two machines have one
 /// key, and no number comes twice.
 #[derive(Debug)]
-pub struct Random(ChaCha20Rng);
+pub struct Random {
+    numbers: ChaCha20Rng,
+    last_filled: Option<Instant>,
+}
 
 impl Random {
     /// A generator with a key of its own. Fails where the host's generator has not been seeded yet.
@@ -21,17 +26,26 @@ impl Random {
             let got = getrandom(&mut *rest, GetRandomFlags::NONBLOCK)?;
             rest = rest.get_mut(got..).unwrap_or_default();
         }
-        Ok(Self(ChaCha20Rng::from_seed(key)))
+        Ok(Self {
+            numbers: ChaCha20Rng::from_seed(key),
+            last_filled: None,
+        })
     }
 
     /// Fills with random bytes.
     pub fn fill(&mut self, bytes: &mut [u8]) {
-        self.0.fill_bytes(bytes);
+        self.last_filled = Some(Instant::now());
+        self.numbers.fill_bytes(bytes);
+    }
+
+    /// When it last has filled something.
+    pub fn last_filled(&self) -> Option<Instant> {
+        self.last_filled
     }
 
     /// A random number.
     pub fn number(&mut self) -> u64 {
-        self.0.next_u64()
+        self.numbers.next_u64()
     }
 }
 

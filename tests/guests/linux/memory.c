@@ -106,6 +106,28 @@ static void moves(void)
     CALL((long)mremap(p, PAGE, 2 * PAGE, MREMAP_MAYMOVE));
 }
 
+/* What a child does not have. */
+static void wiped(void)
+{
+    char *p = map(5 * PAGE, RW);
+    memset(p, 'x', 5 * PAGE);
+    CALL(madvise(p, PAGE, MADV_WIPEONFORK));
+    CALL(madvise(p + PAGE, 2 * PAGE, MADV_WIPEONFORK));
+    CALL(madvise(p + PAGE, PAGE, MADV_KEEPONFORK));
+    CALL(madvise(p, 0, MADV_WIPEONFORK));
+    CALL(madvise(p + 1, PAGE, MADV_WIPEONFORK));
+    CHECK(p[0] == 'x' && p[2 * PAGE] == 'x');
+    CALL(mprotect(p, 5 * PAGE, PROT_READ));
+    CALL(munmap(p + 3 * PAGE, PAGE));
+    CALL(madvise(p, 5 * PAGE, MADV_WIPEONFORK)); /* a hole: ENOMEM */
+    char *shared = mmap(p + 3 * PAGE, PAGE, RW, MAP_SHARED | MAP_ANONYMOUS | MAP_FIXED, -1, 0);
+    CHECK(shared == p + 3 * PAGE);
+    CALL(madvise(p, 5 * PAGE, MADV_WIPEONFORK));
+    CALL(madvise(shared, PAGE, MADV_WIPEONFORK));
+    CALL(madvise(shared, PAGE, MADV_KEEPONFORK));
+    CALL(madvise(p, 5 * PAGE, MADV_KEEPONFORK));
+}
+
 static void files(const char *self)
 {
     int fd = open(self, O_RDONLY);
@@ -119,6 +141,8 @@ static void files(const char *self)
     CHECK(w[0] == 'X' && p[0] == 0x7f && w[1] == 'E');
     CALL(madvise(w, PAGE, MADV_DONTNEED));
     CHECK(w[0] == 0x7f);
+    CALL(madvise(w, PAGE, MADV_WIPEONFORK));
+    CALL(madvise(w, PAGE, MADV_KEEPONFORK));
     CALL((long)mmap(0, PAGE, RW, MAP_SHARED, fd, 0));
     CALL((long)mmap(0, PAGE, PROT_READ, MAP_PRIVATE, fd, 100));
     CALL((long)mmap(0, 2 * PAGE, PROT_READ, MAP_PRIVATE, fd, 0x7ffffffffffff000));
@@ -168,6 +192,7 @@ int main(int argc, char **argv)
 {
     (void)argc;
     anonymous();
+    wiped();
     bad();
     reservations();
     moves();

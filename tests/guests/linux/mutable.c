@@ -132,7 +132,7 @@ static void memory(unsigned what, unsigned a, unsigned b, uint32_t c)
     case 3: mprotect(from, len, protection(c >> 8)); break;
     case 4: touch(from + (c >> 8) % PAGE, c & 0xff); break;
     case 5: fold(touch(from + (c >> 8) % PAGE, -1)); break;
-    case 6: madvise(from, len, (c >> 8) & 1 ? MADV_DONTNEED : MADV_WILLNEED); break;
+    case 6: madvise(from, len, (int[]){MADV_DONTNEED, MADV_WILLNEED, MADV_WIPEONFORK, MADV_KEEPONFORK}[(c >> 8) & 3]); break;
     case 7: mremap(from, PAGE, len, MREMAP_MAYMOVE | (b & 0x100 ? MREMAP_FIXED : 0), slot(c >> 8)); break;
     case 8: fold((uintptr_t)sbrk((int)(c % 64) * 1024 - 16 * 1024)); break;
     }

@@ -61,6 +61,8 @@ pub struct Loaded {
     pub brk: u64,
     /// The stack's addresses.
     pub stack: Range<u64>,
+    /// Where AT_RANDOM points to.
+    pub at_random: u64,
     /// The file that runs, after scripts have been resolved, as the program sees it.
     pub executable: Vec<u8>,
 }
@@ -170,23 +172,25 @@ fn load(
         program_headers: elf.program_headers(bias),
         program_header_count: elf.header.e_phnum,
     };
+    let (rsp, at_random) = put_stack(memory, program, placement, placed, top)?;
     Ok(Loaded {
         entry: start,
-        rsp: put_stack(memory, program, placement, placed, top)?,
+        rsp,
+        at_random,
         brk: end + PAGE + random(3, BRK_RANDOM_PAGES),
         stack: top - STACK_LEN..top,
         executable: path,
     })
 }
 
-/// Maps the stack that ends at `top`, with what is on it at the start. Gives RSP.
+/// Maps the stack that ends at `top`, with what is on it at the start. Gives RSP, and where AT_RANDOM points to.
 fn put_stack(
     memory: &mut GuestMemory,
     program: &Program,
     placement: &Placement,
     placed: Placed,
     top: u64,
-) -> Result<u64, ExecError> {
+) -> Result<(u64, u64), ExecError> {
     let (command, path) = (&program.command, program.elf.file.path());
     let vdso = if placement.features.counter_is_a_clock {
         put_vdso(memory, path, placement)?
@@ -202,10 +206,11 @@ fn put_stack(
             execute: false,
         },
         shared: false,
+        wiped: false,
         backing: Backing::Anonymous(Some("[stack]")),
     };
     map(memory, path, stack)?;
-    let bytes = InitialStack {
+    let (bytes, at_random) = InitialStack {
         arguments: &command.arguments,
         environment: &command.environment,
         executable: &command.path,
@@ -221,7 +226,7 @@ fn put_stack(
     memory
         .load(rsp, &bytes)
         .map_err(|error| ExecError::new(path, Errno::NOMEM, error))?;
-    Ok(rsp)
+    Ok((rsp, at_random))
 }
 
 /// Maps the vDSO, beyond the highest place of the stack as Linux does. Gives its address.
@@ -240,6 +245,7 @@ fn put_vdso(
             execute: true,
         },
         shared: false,
+        wiped: false,
         backing: Backing::Anonymous(Some("[vdso]")),
     };
     map(memory, path, vma)?;

@@ -184,6 +184,7 @@ impl Object {
                         end: file_pages,
                         protection,
                         shared: false,
+                        wiped: false,
                         backing: Backing::File(self.file.clone(), offset),
                     },
                 )?;
@@ -197,6 +198,7 @@ impl Object {
                         end: last,
                         protection,
                         shared: false,
+                        wiped: false,
                         backing: Backing::Anonymous(None),
                     },
                 )?;

@@ -67,8 +67,9 @@ pub struct InitialStack<'a, T> {
 }
 
 impl<T: AsRef<[u8]>> InitialStack<'_, T> {
-    /// The stack's bytes, to be put so that they end at `top` (page-aligned); the first byte is the initial RSP.
-    pub fn build(&self, top: u64) -> Vec<u8> {
+    /// The stack's bytes, to be put so that they end at `top` (page-aligned); the first byte is the initial RSP. And where
+    /// AT_RANDOM points to.
+    pub fn build(&self, top: u64) -> (Vec<u8>, u64) {
         let mut strings = Vec::new();
         let mut offsets = Vec::new();
         let texts = self
@@ -103,7 +104,7 @@ impl<T: AsRef<[u8]>> InitialStack<'_, T> {
         let mut bytes: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
         bytes.extend_from_slice(&strings);
         bytes.resize(bytes.len() + (top - base) as usize - strings.len(), 0);
-        bytes
+        (bytes, base + random_offset)
     }
 
     fn auxiliary(&self, executable: u64, platform: u64, random: u64) -> Vec<(u64, u64)> {
@@ -177,7 +178,7 @@ mod tests {
                 fsgsbase: true,
                 xsave_len: 2700,
             };
-            let bytes = stack.build(top);
+            let (bytes, random) = stack.build(top);
             let rsp = top - bytes.len() as u64;
             assert_eq!(rsp % 16, 0);
             let word = |index: usize| {
@@ -194,6 +195,8 @@ mod tests {
             }
             assert_eq!(word(1 + arguments.len()), 0);
             assert_eq!(text(word(2 + arguments.len())), "K=v");
+            let at = (random - rsp) as usize;
+            assert_eq!(bytes[at..at + 16], stack.random);
             assert_eq!(word(3 + arguments.len()), 0);
         }
     }

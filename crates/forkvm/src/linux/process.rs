@@ -6,6 +6,7 @@ use std::sync::Arc;
 use rustix::io::Errno;
 use syscalls::Sysno;
 
+use crate::image::exec::Loaded;
 use crate::linux::abi::{
     CHUNK, Guest, Layout, MOST_BYTES, PAGE, Reply, USER_END, Value, count, flags, int,
 };
@@ -14,6 +15,8 @@ use crate::linux::memory::heap::Heap;
 use crate::linux::tasks::ids::{self, Ids};
 use crate::linux::tasks::task::Tasks;
 use crate::linux::time::{Clocks, timeval_bytes};
+use crate::memory::user::UserMemory;
+use crate::random::Random;
 
 const RLIM_INFINITY: u64 = u64::MAX;
 const PR_SET_NAME: u64 = 15;
@@ -35,6 +38,8 @@ pub struct Process {
     pub texts: [Arc<[u8]>; 2],
     /// The stack's addresses.
     pub stack: Range<u64>,
+    /// Where AT_RANDOM points to, and what was there at the start.
+    at_random: (u64, [u8; 16]),
 }
 
 impl Process {
@@ -53,6 +58,7 @@ impl Process {
             executable: executable.into(),
             texts: Default::default(),
             stack,
+            at_random: (0, [0; 16]),
         }
     }
 
@@ -68,7 +74,7 @@ impl Process {
     }
 
     /// The same process with another executable, as after execve(2).
-    pub fn exec(&mut self, executable: &[u8], stack: Range<u64>, texts: &[Vec<Vec<u8>>; 2]) {
+    pub fn exec(&mut self, loaded: &Loaded, at_random: [u8; 16], texts: &[Vec<Vec<u8>>; 2]) {
         let joined = |texts: &Vec<Vec<u8>>| -> Arc<[u8]> {
             let ended = texts.iter().map(|text| [text, &b"\0"[..]].concat());
             ended.collect::<Vec<_>>().concat().into()
@@ -76,8 +82,20 @@ impl Process {
         *self = Self {
             umask: self.umask,
             texts: texts.each_ref().map(joined),
-            ..Self::new(executable, stack)
+            at_random: (loaded.at_random, at_random),
+            ..Self::new(&loaded.executable, loaded.stack.clone())
         };
+    }
+
+    /// Gives a fork bytes of its own at AT_RANDOM, unless the program has something else there by now.
+    pub fn renew_at_random(&self, memory: &mut dyn UserMemory, random: &mut Random) {
+        let (address, old) = self.at_random;
+        let (mut now, mut new) = ([0; 16], [0; 16]);
+        if memory.read(address, &mut now).is_ok() && now == old {
+            random.fill(&mut new);
+            // It was readable, and is the stack's; else it is the program's own trouble.
+            let _ = memory.write(address, &new);
+        }
     }
 }
 

@@ -144,8 +144,7 @@ impl Linux {
             start: loaded.brk,
             now: loaded.brk,
         };
-        self.process
-            .exec(&loaded.executable, loaded.stack.clone(), &texts);
+        self.process.exec(&loaded, at_random, &texts);
         self.tasks.start_anew();
         self.timers.forget_made();
         self.signals.forget_handlers();
@@ -195,6 +194,7 @@ impl Linux {
     /// Goes on as a child that fork(2) makes.
     pub fn become_child(&mut self, memory: &mut dyn UserMemory, child_tid: Option<u64>) {
         self.tasks.become_child();
+        self.files.pids = self.tasks.pids();
         self.signals.forget_pending();
         *self.timers = Timers::default();
         if !self.files.locks.is_empty() {
@@ -204,6 +204,18 @@ impl Linux {
             // As with Linux, a bad address is the child's own trouble.
             let _ = memory.write(address, &self.tasks.pid().to_le_bytes());
         }
+    }
+
+    /// Goes on as a fork of the frozen machine, which all forks do with the same id: not the one under which libraries have
+    /// seeded their generators, so that those seed them anew.
+    pub fn become_fork(&mut self) {
+        self.tasks.become_fork();
+        self.files.pids = self.tasks.pids();
+    }
+
+    /// Gives a fork what is random about its start.
+    pub fn renew_at_random(&self, memory: &mut dyn UserMemory, random: &mut Random) {
+        self.process.renew_at_random(memory, random);
     }
 
     /// Says why there is no child.

@@ -447,13 +447,13 @@ fn dispatch(linux: &mut Linux, guest: &mut Guest<'_>, call: Call) -> Outcome {
 fn send(linux: &mut Linux, guest: &mut Guest<'_>, number: Sysno, args: [u64; 6]) -> Value {
     let [a, b, c, d, ..] = args;
     let of_process = |group: u64| match int(group) {
-        pid if pid == linux.tasks.pid() => Ok(()),
+        pid if linux.tasks.pids().contains(&pid) => Ok(()),
         ..=0 => Err(Errno::INVAL),
         _ => Err(Errno::SRCH),
     };
     let task = |tid: u64| match int(tid) {
         ..=0 => Err(Errno::INVAL),
-        tid => Ok(Target::Task(tid)),
+        tid => Ok(Target::Task(linux.tasks.tid_of(tid))),
     };
     let (target, signal, info) = match number {
         Sysno::kill => (signals::process(&linux.tasks, a)?, b, None),

@@ -101,6 +101,7 @@ mod tests {
                 execute: true,
             },
             shared,
+            wiped: false,
             backing: Backing::File(Arc::new(Calls), 0),
         };
         memory.address_space().unwrap().map(vma).unwrap();

@@ -130,6 +130,9 @@ impl Machine {
                 .refuse_fork(&mut self.memory, host, &mut self.random);
             return self.return_from_call(-i64::from(errno.raw_os_error()));
         }
+        if let Some(Err(error)) = self.memory.address_space().map(|mut space| space.wipe()) {
+            return Some(Cause::Machine(error.to_string()));
+        }
         let caller = self.linux.tasks().tid();
         self.linux.become_child(&mut self.memory, child_tid);
         if self.vector_of == caller {

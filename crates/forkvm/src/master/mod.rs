@@ -315,7 +315,7 @@ fn put_stack(
         fsgsbase: host.report.fsgsbase,
         xsave_len: XSAVE_LEN,
     };
-    let bytes = stack.build(STACK_TOP);
+    let (bytes, _) = stack.build(STACK_TOP);
     if bytes.len() as u64 > (layout.stack.end - layout.stack.start) / 2 {
         return Ok(None);
     }

@@ -135,6 +135,13 @@ impl ServerFork {
             // Its deadlines were set before the freeze.
             let frozen = self.server.frozen.elapsed();
             self.machine.linux.shift_deadlines(frozen);
+            let Machine {
+                memory,
+                linux,
+                random,
+                ..
+            } = &mut self.machine;
+            linux.renew_at_random(memory, random);
             self.machine.anchor_clock()?;
         }
         self.exits_before = self.machine.exits;

@@ -27,6 +27,10 @@ use crate::server::connection::{self, Times};
 use crate::server::limits::ServerLimits;
 use crate::server::warm_up;
 
+/// So old are random bytes that a program keeps for later when it takes others (OpenJDK's NativePRNG). Until then forks would
+/// all give out those of the freeze.
+const RANDOM_KEPT: Duration = Duration::from_millis(100);
+
 /// Why a program does not serve.
 #[derive(Debug, thiserror::Error)]
 pub enum NotServing {
@@ -115,7 +119,12 @@ impl Server {
         }
         machine.flush_outside(deadline);
         machine.linux.sockets_mut().leave_outside();
+        let last_random = machine.random.last_filled();
         let frozen = freeze_machine(machine, &file, deadline).map_err(NotRun::host)?;
+        let kept = last_random.map_or(Duration::ZERO, |last| {
+            RANDOM_KEPT.saturating_sub(last.elapsed())
+        });
+        std::thread::sleep(kept);
         let unsupported = frozen.linux.unsupported().into_iter().collect();
         Ok(Arc::new(Self {
             kvm,
@@ -314,14 +323,18 @@ fn freeze_machine(
 ) -> Result<Frozen, Box<dyn std::error::Error>> {
     machine.save_vector_state()?;
     machine.memory.clear_free_frames()?;
+    if let Some(mut space) = machine.memory.address_space() {
+        space.wipe()?;
+    }
     let events = machine.no_events()?;
     let frames = match machine.memory.space() {
         Some(space) => space.layout().frames.clone(),
         None => return Err("a program without an address space".into()),
     };
-    let (space, linux) = machine
+    let (space, mut linux) = machine
         .into_state()
         .ok_or("a program without an address space")?;
+    linux.become_fork();
     let (memory, unused) = freeze::freeze(file, frames, deadline)?;
     Ok(Frozen {
         memory,

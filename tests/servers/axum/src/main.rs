@@ -1,5 +1,6 @@
-//! axum on tokio's threads: counts what it is asked, and the bytes of a body.
+//! axum on tokio's threads: counts what it is asked, and the bytes of a body. What is random there is at /random.
 
+use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -7,16 +8,27 @@ use axum::Router;
 use axum::body::Bytes;
 use axum::extract::{DefaultBodyLimit, State};
 use axum::routing::get;
+use rand::TryRng;
 
 async fn answer(State(count): State<Arc<AtomicU64>>, body: Bytes) -> String {
     let count = count.fetch_add(1, Ordering::Relaxed) + 1;
     format!("count {count} bytes {}\n", body.len())
 }
 
+/// A line each: its name and a value.
+async fn random() -> String {
+    let mut bytes = [0u8; 8];
+    rand::rngs::SysRng.try_fill_bytes(&mut bytes).unwrap_or_default();
+    let system = u64::from_ne_bytes(bytes);
+    let hash = RandomState::new().hash_one("a text");
+    format!("rand::rngs::SysRng\t{system}\nrand::rng()\t{}\nRandomState\t{hash}\n", rand::random::<u64>())
+}
+
 #[tokio::main]
 async fn main() -> std::io::Result<()> {
     let app = Router::new()
         .route("/", get(answer).post(answer))
+        .route("/random", get(random))
         .layer(DefaultBodyLimit::max(16 << 20))
         .with_state(Arc::default());
     let listener = tokio::net::TcpListener::bind("127.0.0.1:8000").await?;

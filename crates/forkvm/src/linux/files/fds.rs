@@ -15,6 +15,7 @@ use crate::linux::files::overlay::Overlay;
 use crate::linux::files::pipes::Pipes;
 use crate::linux::net::epoll::Epolls;
 use crate::linux::net::sockets::Sockets;
+use crate::linux::tasks::task::FIRST_TID;
 use crate::request::Stream;
 
 pub use crate::linux::files::open_file::{
@@ -58,6 +59,8 @@ pub struct Files {
     unmodified: bool,
     /// The working directory: absolute and normalised.
     pub directory: Arc<[u8]>,
+    /// The ids of the process, by which it finds itself in /proc.
+    pub pids: [i32; 2],
     /// The missing `openat2` was already explained to the host.
     pub explained: bool,
 }
@@ -74,6 +77,7 @@ impl Clone for Files {
             locks: self.locks.clone(),
             unmodified: self.unmodified,
             directory: Arc::clone(&self.directory),
+            pids: self.pids,
             explained: self.explained,
         }
     }
@@ -89,6 +93,7 @@ impl Clone for Files {
             locks,
             unmodified,
             directory,
+            pids,
             explained,
         } = self;
         descriptors.clone_from(&source.descriptors);
@@ -100,6 +105,7 @@ impl Clone for Files {
         locks.clone_from(&source.locks);
         *unmodified = source.unmodified;
         directory.clone_from(&source.directory);
+        *pids = source.pids;
         *explained = source.explained;
     }
 }
@@ -117,6 +123,7 @@ impl Files {
             locks: Locks::default(),
             unmodified: false,
             directory: directory.into(),
+            pids: [FIRST_TID; 2],
             explained: false,
         };
         let standard = [

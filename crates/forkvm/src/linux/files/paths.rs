@@ -58,6 +58,17 @@ impl Absolute {
         }
     }
 
+    /// The same path, with the process's own folder of /proc by the name that it always has.
+    pub fn with_self(mut self, pids: [i32; 2]) -> Self {
+        if let [first, second, ..] = &mut self.names[..]
+            && first == b"proc"
+            && pids.iter().any(|pid| pid.to_string().as_bytes() == second)
+        {
+            *second = b"self".to_vec();
+        }
+        self
+    }
+
     /// The path as text.
     pub fn text(&self) -> Vec<u8> {
         if self.names.is_empty() {

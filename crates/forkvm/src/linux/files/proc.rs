@@ -27,6 +27,10 @@ const MOUNTS: [(&str, &str); 6] = [
 pub struct Numbers {
     /// The process's name.
     pub name: String,
+    /// Its id, and its parent's.
+    pub pid: i32,
+    /// See [`Numbers::pid`].
+    pub parent: i32,
     /// Its user and groups.
     pub ids: Ids,
     /// Its umask.
@@ -111,6 +115,8 @@ fn status(of: &Numbers) -> String {
         threads,
         mapped,
         resident,
+        pid,
+        parent,
         ..
     } = of;
     let none = "0000000000000000";
@@ -127,7 +133,7 @@ fn status(of: &Numbers) -> String {
     let groups: Vec<String> = of.ids.groups.iter().map(u32::to_string).collect();
     let groups = groups.join(" ");
     format!(
-        "Name:\t{name}\nUmask:\t{umask:04o}\nState:\tR (running)\nTgid:\t1\nNgid:\t0\nPid:\t1\nPPid:\t0\nTracerPid:\t0\n\
+        "Name:\t{name}\nUmask:\t{umask:04o}\nState:\tR (running)\nTgid:\t{pid}\nNgid:\t0\nPid:\t{pid}\nPPid:\t{parent}\nTracerPid:\t0\n\
          Uid:\t{user}\nGid:\t{group}\nFDSize:\t{MAX_DESCRIPTORS}\nGroups:\t{groups} \nVmPeak:\t{mapped:8} kB\n\
          VmSize:\t{mapped:8} kB\nVmLck:\t       0 kB\nVmPin:\t       0 kB\nVmHWM:\t{resident:8} kB\nVmRSS:\t{resident:8} kB\n\
          RssAnon:\t{resident:8} kB\nRssFile:\t       0 kB\nRssShmem:\t       0 kB\nVmSwap:\t       0 kB\n\
@@ -141,9 +147,10 @@ fn status(of: &Numbers) -> String {
 /// 52 fields.
 fn stat(of: &Numbers) -> String {
     let (ticks, pages) = (ticks(of.running), of.resident / 4);
+    let Numbers { pid, parent, .. } = of;
     let (name, threads, bytes) = (&of.name, of.threads, of.mapped.saturating_mul(1024));
     format!(
-        "1 ({name}) R 0 1 1 0 -1 4194304 0 0 0 0 {ticks} 0 0 0 20 0 {threads} 0 0 {bytes} {pages} 18446744073709551615 \
+        "{pid} ({name}) R {parent} 1 1 0 -1 4194304 0 0 0 0 {ticks} 0 0 0 20 0 {threads} 0 0 {bytes} {pages} 18446744073709551615 \
          0 0 {} 0 0 0 0 0 0 0 0 0 17 0 0 0 0 0 0 0 0 0 0 0 0 0 0\n",
         of.stack.end
     )
@@ -189,6 +196,8 @@ mod tests {
     fn texts_have_the_form_that_programs_read() {
         let of = Numbers {
             name: "a name".into(),
+            pid: 7,
+            parent: 0,
             ids: Ids::default(),
             umask: 0o22,
             threads: 3,

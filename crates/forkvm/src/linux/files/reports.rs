@@ -69,6 +69,8 @@ pub fn text(report: Report, seen: &Seen<'_>, guest: &mut Guest<'_>) -> Arc<[u8]>
                 report,
                 &proc::Numbers {
                     name: String::from_utf8_lossy(seen.process.name()).into_owned(),
+                    pid: seen.tasks.pid(),
+                    parent: seen.tasks.parent(),
                     ids: seen.tasks.ids(),
                     umask: seen.process.umask(),
                     threads: seen.tasks.len(),

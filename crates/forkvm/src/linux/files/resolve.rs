@@ -105,7 +105,8 @@ impl Shared {
                 _ => return Err(Errno::NOTDIR),
             }
         };
-        self.walk(files, Absolute::new(&base, &lookup.path), follow)
+        let path = Absolute::new(&base, &lookup.path).with_self(files.pids);
+        self.walk(files, path, follow)
     }
 
     /// True for programs that can change files somewhere. Others are told of nothing that goes with it.

@@ -22,6 +22,8 @@ const PROT_KNOWN: u32 = 0xf;
 /// `MREMAP_DONTUNMAP`, which is not there.
 const MREMAP_DONTUNMAP: u32 = 4;
 const MADV_FREE: i32 = 8;
+const MADV_WIPEONFORK: i32 = 18;
+const MADV_KEEPONFORK: i32 = 19;
 /// `MS_ASYNC | MS_INVALIDATE | MS_SYNC` of msync(2).
 const MS_KNOWN: u32 = 7;
 /// First address that a program may map (Linux: `vm.mmap_min_addr`).
@@ -81,6 +83,7 @@ pub fn brk(space: &mut AddressSpace<'_>, state: &mut Break, address: u64) -> Val
                     end: new,
                     protection: protection(3),
                     shared: false,
+                    wiped: false,
                     backing: Backing::Anonymous(Some("[heap]")),
                 })
                 .is_ok()
@@ -163,6 +166,7 @@ pub fn mmap(space: &mut AddressSpace<'_>, request: MapRequest, file: Option<File
         end: range.end,
         protection: protection(prot),
         shared,
+        wiped: false,
         backing,
     })?;
     value(range.start)
@@ -332,17 +336,36 @@ pub fn madvise(space: &mut AddressSpace<'_>, address: u64, len: u64, advice: u64
     if !address.is_multiple_of(PAGE) {
         return Err(Errno::INVAL);
     }
-    if advice != MADV_DONTNEED && !MADV_HARMLESS.contains(&advice) && advice != MADV_FREE {
+    let known = [MADV_DONTNEED, MADV_FREE, MADV_WIPEONFORK];
+    if !known.contains(&advice) && !MADV_HARMLESS.contains(&advice) {
         return Err(Errno::INVAL);
     }
     let range = pages(space, address, len).ok_or(Errno::INVAL)?;
-    if advice == MADV_DONTNEED {
-        space.discard(range.clone())?;
+    match advice {
+        MADV_DONTNEED => space.discard(range.clone())?,
+        MADV_WIPEONFORK => wipe_on_fork(space, range.clone())?,
+        MADV_KEEPONFORK => space.set_wiped(range.clone(), false)?,
+        _ => {}
     }
     if space.vmas().covers(range) {
         Ok(0)
     } else {
         Err(Errno::NOMEM)
+    }
+}
+
+/// Private anonymous memory only; as in Linux, what lies before other memory is marked, and then comes EINVAL.
+fn wipe_on_fork(space: &mut AddressSpace<'_>, range: Range<u64>) -> Result<(), Errno> {
+    let is_fit = |vma: &Vma| !vma.shared && matches!(vma.backing, Backing::Anonymous(_));
+    let unfit = space
+        .vmas()
+        .overlapping(range.clone())
+        .find(|vma| !is_fit(vma));
+    let end = unfit.map(|vma| vma.start.max(range.start));
+    space.set_wiped(range.start..end.unwrap_or(range.end), true)?;
+    match end {
+        Some(_) => Err(Errno::INVAL),
+        None => Ok(()),
     }
 }
 

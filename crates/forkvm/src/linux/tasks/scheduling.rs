@@ -26,7 +26,7 @@ fn task(tasks: &mut Tasks, pid: u64) -> Result<&mut Task, Errno> {
     let pid = match int(pid) {
         0 => tasks.tid(),
         pid if pid < 0 => return Err(Errno::INVAL),
-        pid => pid,
+        pid => tasks.tid_of(pid),
     };
     let found = tasks.iter_mut().find(|task| task.tid == pid);
     found.ok_or(Errno::SRCH)
@@ -181,9 +181,9 @@ fn meant(tasks: &Tasks, which: u64, who: u64) -> Result<Vec<i32>, Errno> {
         PRIO_PROCESS => tasks
             .iter()
             .map(|task| task.tid)
-            .filter(|tid| *tid == who)
+            .filter(|tid| *tid == tasks.tid_of(who))
             .collect(),
-        PRIO_PGRP if who == 0 || who == tasks.pid() => all(),
+        PRIO_PGRP if who == 0 || tasks.pids().contains(&who) => all(),
         PRIO_USER if who == 0 => all(),
         PRIO_PGRP | PRIO_USER => Vec::new(),
         _ => return Err(Errno::INVAL),

@@ -422,7 +422,7 @@ pub fn kill(
 pub fn process(tasks: &Tasks, pid: u64) -> Result<Target, Errno> {
     match int(pid) {
         0 => Ok(Target::Process),
-        pid if pid == tasks.pid() => Ok(Target::Process),
+        pid if tasks.pids().contains(&pid) => Ok(Target::Process),
         _ => Err(Errno::SRCH),
     }
 }

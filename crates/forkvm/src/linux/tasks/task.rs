@@ -102,6 +102,8 @@ pub struct Tasks {
     current: usize,
     /// The process's id, which its first task has too, and its parent's.
     pid: i32,
+    /// The one that it had before the freeze, by which it may go on calling itself.
+    former: Option<i32>,
     parent: i32,
     /// The program has forked, and is the child.
     is_child: bool,
@@ -116,6 +118,7 @@ impl Tasks {
             list: vec![Task::new(FIRST_TID)],
             current: 0,
             pid: FIRST_TID,
+            former: None,
             parent: 0,
             is_child: false,
             next_tid: FIRST_TID + 1,
@@ -234,7 +237,7 @@ impl Tasks {
         let mut only = self.list.swap_remove(self.current);
         (self.parent, self.pid) = (self.pid, self.next_tid);
         self.next_tid = self.next_tid.saturating_add(1);
-        only.tid = self.pid;
+        (only.tid, self.former) = (self.pid, None);
         only.signals.pending = Pending::default();
         (only.clear_child_tid, only.robust_list) = (0, 0);
         self.list.clear();
@@ -243,9 +246,29 @@ impl Tasks {
         self.is_child = true;
     }
 
+    /// Goes on under another id, as a child would; but its tasks, which know their own by heart, keep theirs.
+    pub fn become_fork(&mut self) {
+        self.former = Some(self.pid);
+        self.pid = self.next_tid;
+        self.next_tid = self.next_tid.saturating_add(1);
+    }
+
     /// The process's id.
     pub fn pid(&self) -> i32 {
         self.pid
+    }
+
+    /// The ids that mean the process.
+    pub fn pids(&self) -> [i32; 2] {
+        [self.pid, self.former.unwrap_or(self.pid)]
+    }
+
+    /// The task that an id means: the process's own is its first task's.
+    pub fn tid_of(&self, id: i32) -> i32 {
+        match self.former {
+            Some(first) if id == self.pid => first,
+            _ => id,
+        }
     }
 
     /// The id of its parent, 0 if that is none of the program's.
@@ -255,7 +278,7 @@ impl Tasks {
 
     /// Whether a call means one of them by this id, or by 0 the one that makes it.
     pub fn has(&self, tid: i32) -> bool {
-        tid == 0 || self.list.iter().any(|task| task.tid == tid)
+        tid == 0 || self.list.iter().any(|task| task.tid == self.tid_of(tid))
     }
 
     /// Whether it has done so.

@@ -224,7 +224,9 @@ pub fn create(
             let target = match field(12) {
                 SIGEV_NONE => None,
                 SIGEV_SIGNAL | SIGEV_THREAD => Some(Target::Process),
-                SIGEV_THREAD_ID if tasks.has(tid) && tid != 0 => Some(Target::Task(tid)),
+                SIGEV_THREAD_ID if tasks.has(tid) && tid != 0 => {
+                    Some(Target::Task(tasks.tid_of(tid)))
+                }
                 _ => return Err(Errno::INVAL),
             };
             if target.is_some() && !(1..=LAST).contains(&number) {

@@ -307,7 +307,9 @@ impl Space {
                 && (theirs.contains_key(address) || !master.would_map(*address, *value))
         });
         let same = |(mine, theirs): (&Vma, &Vma)| {
-            mine.range() == theirs.range() && mine.protection == theirs.protection
+            mine.range() == theirs.range()
+                && mine.protection == theirs.protection
+                && mine.wiped == theirs.wiped
         };
         let vmas = self.vmas.iter().count() == master.vmas.iter().count()
             && self.vmas.iter().zip(master.vmas.iter()).all(same);
@@ -420,6 +422,21 @@ impl AddressSpace<'_> {
         Ok(self.space.protect_pages(self.mapping, range, protection)?)
     }
 
+    /// Has a child find a range zero, or not ([`AddressSpace::wipe`]); addresses without a VMA are passed over.
+    pub fn set_wiped(&mut self, range: Range<u64>, wiped: bool) -> Result<(), SpaceError> {
+        self.check(&range)?;
+        self.space.vmas.set_wiped(range, wiped)?;
+        self.space.changed = true;
+        Ok(())
+    }
+
+    /// Makes it a child's: what is not for one to have is zero (`MADV_WIPEONFORK`).
+    pub fn wipe(&mut self) -> Result<(), SpaceError> {
+        let wiped = self.space.vmas.iter().filter(|vma| vma.wiped);
+        let ranges: Vec<Range<u64>> = wiped.map(Vma::range).collect();
+        ranges.into_iter().try_for_each(|range| self.discard(range))
+    }
+
     /// Moves the VMAs and pages of a range to another place, where whatever was there goes.
     pub fn move_range(&mut self, from: Range<u64>, to: u64) -> Result<(), SpaceError> {
         self.check(&from)?;
@@ -481,6 +498,7 @@ mod tests {
             end: range.end,
             protection: RW,
             shared: false,
+            wiped: false,
             backing: Backing::Anonymous(None),
         }
     }

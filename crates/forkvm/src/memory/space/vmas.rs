@@ -80,6 +80,8 @@ pub struct Vma {
     pub protection: Protection,
     /// `MAP_SHARED`, which /proc/self/maps tells. There is no other process to share with.
     pub shared: bool,
+    /// A child finds it zero (`MADV_WIPEONFORK`).
+    pub wiped: bool,
     /// Where the bytes come from.
     pub backing: Backing,
 }
@@ -94,6 +96,7 @@ impl Vma {
         self.end == next.start
             && self.protection == next.protection
             && self.shared == next.shared
+            && self.wiped == next.wiped
             && self
                 .backing
                 .is_continued_by(self.end - self.start, &next.backing)
@@ -208,10 +211,17 @@ impl Vmas {
         range: Range<u64>,
         protection: Protection,
     ) -> Result<(), TooManyVmas> {
+        self.change(range, |vma| vma.protection = protection)
+    }
+
+    /// Has a child find a range zero, or not.
+    pub fn set_wiped(&mut self, range: Range<u64>, wiped: bool) -> Result<(), TooManyVmas> {
+        self.change(range, |vma| vma.wiped = wiped)
+    }
+
+    fn change(&mut self, range: Range<u64>, each: impl Fn(&mut Vma)) -> Result<(), TooManyVmas> {
         let places = self.split(&range, 0)?;
-        for vma in &mut self.sorted[places.clone()] {
-            vma.protection = protection;
-        }
+        self.sorted[places.clone()].iter_mut().for_each(each);
         self.merge_around(places);
         Ok(())
     }
@@ -309,6 +319,7 @@ mod tests {
             end: pages.end * PAGE,
             protection,
             shared: false,
+            wiped: false,
             backing: Backing::Anonymous(None),
         }
     }
