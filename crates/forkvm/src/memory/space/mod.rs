@@ -268,8 +268,11 @@ impl Space {
             if now == old {
                 continue;
             }
-            if old == 0 && master.would_map(address, now) {
-                journal.kept.insert(paging::frame_of(now));
+            // Its frame may be that of an entry that stayed before, which has it again.
+            if old == 0
+                && master.would_map(address, now)
+                && journal.kept.insert(paging::frame_of(now))
+            {
                 continue;
             }
             mapping.write_u64(entry, old)?;
@@ -481,78 +484,4 @@ impl AddressSpace<'_> {
 pub(in crate::memory) const ZEROES: [u8; PAGE as usize] = [0; PAGE as usize];
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::arch::paging::Page;
-    use crate::memory::testing::with_space;
-
-    const RW: Protection = Protection {
-        read: true,
-        write: true,
-        execute: false,
-    };
-
-    fn anonymous(range: Range<u64>) -> Vma {
-        Vma {
-            start: range.start,
-            end: range.end,
-            protection: RW,
-            shared: false,
-            wiped: false,
-            backing: Backing::Anonymous(None),
-        }
-    }
-
-    /// Entries of the monitor's pages.
-    fn monitors(space: &AddressSpace<'_>) -> Vec<Page> {
-        let ours = space.monitor();
-        std::iter::successors(paging::next_entry(space.mapping, ours.clone()), |page| {
-            paging::next_entry(space.mapping, page.address + PAGE..ours.end)
-        })
-        .collect()
-    }
-
-    #[test]
-    fn what_is_no_programs_is_refused_and_stays() {
-        let mut memory = with_space();
-        let mut space = memory.address_space().unwrap();
-        let ours = space.monitor();
-        let before = monitors(&space);
-        let at = 16 * PAGE;
-        space.map(anonymous(at..at + 2 * PAGE)).unwrap();
-        for range in [
-            ours.clone(),
-            ours.start - PAGE..ours.start + PAGE,
-            ours.end - PAGE..ours.end + PAGE,
-            ours.start - PAGE..ours.end + PAGE,
-            USER_END - PAGE..USER_END + PAGE,
-            1 << 63..(1 << 63) + 2 * PAGE,
-            1..PAGE,
-        ] {
-            let refused = Err(SpaceError::NotForPrograms {
-                start: range.start,
-                end: range.end,
-            });
-            assert_eq!(space.map(anonymous(range.clone())), refused);
-            assert_eq!(space.unmap(range.clone()), refused);
-            assert_eq!(space.protect_range(range.clone(), RW), refused);
-            assert_eq!(space.move_range(range, at), refused);
-        }
-        for to in [
-            ours.start - PAGE,
-            ours.end - PAGE,
-            USER_END - PAGE,
-            0u64.wrapping_sub(PAGE),
-        ] {
-            space.move_range(at..at + 2 * PAGE, to).unwrap_err();
-        }
-        assert_eq!(monitors(&space), before);
-        assert!(space.vmas().covers(at..at + 2 * PAGE));
-        space.map(anonymous(ours.end..ours.end + PAGE)).unwrap();
-        space.map(anonymous(ours.start - PAGE..ours.start)).unwrap();
-        space.map(anonymous(USER_END - PAGE..USER_END)).unwrap();
-        space.clear();
-        assert_eq!(space.vmas().iter().count(), 0);
-        assert_eq!(monitors(&space), before);
-    }
-}
+mod tests;
