@@ -72,6 +72,11 @@ fn memory_calls() {
 }
 
 #[test]
+fn shared_mappings_of_files() {
+    same("shared");
+}
+
+#[test]
 fn threads_and_futexes() {
     same("threads");
 }

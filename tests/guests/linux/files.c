@@ -323,34 +323,6 @@ static void mapped(void)
     CALL(close(fd));
 }
 
-static void shared(void)
-{
-    put("shared", "");
-    int fd = open("shared", O_RDWR), other = open("shared", O_RDONLY);
-    CALL(ftruncate(fd, 10000));
-    char *p = mmap(0, 12288, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
-    CHECK(p != MAP_FAILED);
-    CALL((long)mmap(0, 4096, PROT_READ | PROT_WRITE, MAP_SHARED, other, 0));
-    char *q = mmap(0, 12288, PROT_READ, MAP_SHARED, other, 0);
-    CHECK(q != MAP_FAILED && !q[5000]);
-    CALL(mprotect(q, 4096, PROT_READ | PROT_WRITE));
-    memcpy(p + 5000, "by the mapping", 14);
-    char text[20] = "";
-    CALL(pread(fd, text, 14, 5000));
-    printf("%s\n", text);
-    CHECK(!memcmp(q + 5000, "by the mapping", 14));
-    CALL(pwrite(fd, "by the call", 11, 5000));
-    printf("%.14s, %.14s\n", p + 5000, q + 5000);
-    memcpy(p + 9000, "last", 4);
-    CALL(munmap(p, 12288));
-    CALL(pread(fd, text, 4, 9000));
-    printf("%.4s\n", text);
-    CALL(close(fd));
-    CALL(close(other));
-    CHECK(!memcmp(q + 9000, "last", 4));
-    CALL(munmap(q, 12288));
-}
-
 static void memory_files(void)
 {
     int fd = memfd_create("name", MFD_CLOEXEC);
@@ -496,7 +468,6 @@ int main(void)
     attributes();
     nameless();
     mapped();
-    shared();
     memory_files();
     copies();
     found();

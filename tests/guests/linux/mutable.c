@@ -27,6 +27,8 @@
 #define PAGES 8
 #define PAGE 4096UL
 #define LEN (PAGES * PAGE)
+/* Out of the operations' reach. */
+#define FILE_OF_ALL 102
 
 static char *slot(unsigned n)
 {
@@ -124,6 +126,10 @@ static void memory(unsigned what, unsigned a, unsigned b, uint32_t c)
         mmap(slot(a), LEN, protection(b), MAP_FIXED | MAP_ANONYMOUS | (c & 1 ? MAP_SHARED : MAP_PRIVATE), -1, 0);
         break;
     case 1:
+        if (c >> 16 & 1) {
+            mmap(from, len, protection(b), MAP_FIXED | (c >> 17 & 3 ? MAP_SHARED : MAP_PRIVATE), FILE_OF_ALL, (c >> 8) % 4 * PAGE);
+            break;
+        }
         file = open("/proc/self/exe", O_RDONLY);
         mmap(from, len, protection(b), MAP_FIXED | MAP_PRIVATE, file, (c >> 8) % 4 * PAGE);
         close(file);
@@ -134,6 +140,8 @@ static void memory(unsigned what, unsigned a, unsigned b, uint32_t c)
     case 5: fold(touch(from + (c >> 8) % PAGE, -1)); break;
     case 6: madvise(from, len, (int[]){MADV_DONTNEED, MADV_WILLNEED, MADV_WIPEONFORK, MADV_KEEPONFORK}[(c >> 8) & 3]); break;
     case 7: mremap(from, PAGE, len, MREMAP_MAYMOVE | (b & 0x100 ? MREMAP_FIXED : 0), slot(c >> 8)); break;
+    case 20: fold(ftruncate(FILE_OF_ALL, c % (PAGES * PAGE))); break;
+    case 21: fold(pwrite(FILE_OF_ALL, &c, sizeof c, (c >> 8) % (PAGES * PAGE))); break;
     case 8: fold((uintptr_t)sbrk((int)(c % 64) * 1024 - 16 * 1024)); break;
     }
 }
@@ -212,6 +220,12 @@ static void look(void)
     struct stat status;
     fold(stat("/tmp/a", &status) ? -1 : status.st_size);
     fold(stat("/dev/shm/b", &status) ? -1 : status.st_size);
+    fold(fstat(FILE_OF_ALL, &status) ? -1 : status.st_size);
+    for (unsigned page = 0; page < PAGES; page++) {
+        uint64_t words[PAGE / 8] = {0};
+        fold(pread(FILE_OF_ALL, words, PAGE, page * PAGE));
+        for (unsigned i = 0; i < PAGE / 8; i++) fold(words[i]);
+    }
     fold((uintptr_t)sbrk(0));
     fold(getpid());
     fold(syscall(SYS_gettid));
@@ -242,8 +256,8 @@ static void serve(int client)
         unsigned char *op = (unsigned char *)body + at;
         uint32_t c;
         memcpy(&c, op + 4, 4);
-        unsigned what = op[0] % 20, a = op[1], b = op[2] | op[3] << 8;
-        if (what < 9) memory(what, a, b, c);
+        unsigned what = op[0] % 22, a = op[1], b = op[2] | op[3] << 8;
+        if (what < 9 || what > 19) memory(what, a, b, c);
         else others(what, a, b, c);
     }
     /* What is still to come does, before it is looked. */
@@ -269,6 +283,13 @@ int main(void)
         mmap(slot(n), LEN, PROT_READ | PROT_WRITE, MAP_FIXED | MAP_ANONYMOUS | MAP_PRIVATE, -1, 0);
         for (unsigned page = 0; page < PAGES; page += n / 2 + 1) memset(slot(n) + page * PAGE, n + page + 1, 64);
     }
+    /* A file that is mapped twice before the freeze, and by connections. */
+    dup2(memfd_create("mapped", 0), FILE_OF_ALL);
+    close(3);
+    if (ftruncate(FILE_OF_ALL, 3 * PAGE + 100)) return 3;
+    for (unsigned n = 1; n < 4; n += 2)
+        mmap(slot(n), LEN / 2, PROT_READ | PROT_WRITE, MAP_FIXED | MAP_SHARED, FILE_OF_ALL, 0);
+    memset(slot(1), 'f', PAGE + 100);
     mprotect(slot(4), LEN / 2, PROT_READ);
     mprotect(slot(6), LEN / 2, PROT_NONE);
     int listener = socket(AF_INET, SOCK_STREAM, 0);

@@ -116,10 +116,22 @@ impl GuestMemory {
         if self.mapping.read_u64(entry)? != 0 {
             return Ok(());
         }
-        let frame = space.frames.take().ok_or(FaultError::NoMemory)?;
         space.changed = true;
-        let value = frame.address | paging::leaf_bits(Owner::User, vma.protection);
-        space.set_entry(&self.mapping, page, entry, value)?;
+        let bits = paging::leaf_bits(Owner::User, vma.protection);
+        let shared = vma.shared_page(page);
+        if let Some(shared) = shared
+            && let Some(frame) = space.shared.find(shared)
+        {
+            space.shared.add(shared, frame, vma.protection.write);
+            return Ok(space.set_entry(&self.mapping, page, entry, frame | bits)?);
+        }
+        let frame = space.frames.take().ok_or(FaultError::NoMemory)?;
+        if let Some(shared) = shared {
+            space
+                .shared
+                .add(shared, frame.address, vma.protection.write);
+        }
+        space.set_entry(&self.mapping, page, entry, frame.address | bits)?;
         if frame.used {
             self.write_physical(frame.address, &ZEROES)
                 .map_err(|_| FaultError::NoMemory)?;
@@ -141,6 +153,13 @@ impl GuestMemory {
             .and_then(|space| space.vmas.find(address))
             .filter(|vma| vma.protection.read)
             .ok_or(bad)?;
+        // It may be in memory for another page.
+        let shared = vma.shared_page(address);
+        let space = self.space.as_deref().ok_or(bad)?;
+        if let Some(frame) = shared.and_then(|page| space.shared.find(page)) {
+            let at = frame + address % PAGE;
+            return self.mapping.read(at, buf).map_err(|_| bad);
+        }
         buf.fill(0);
         if let Backing::File(file, offset) = &vma.backing {
             let at = offset + (address - vma.start);

@@ -1,12 +1,14 @@
-//! Shared mappings of the overlay's files (`MAP_SHARED`). A mapping has pages of its own, so a call that may look at the file
-//! or change it first takes over what was written to them, and afterwards they are read anew where it wrote. Two
-//! mappings of one file agree from one such call to the next.
+//! Shared mappings of the overlay's files (`MAP_SHARED`). All mappings of a file have the same memory, which is not the
+//! overlay's: a call that may look at the file or change it first takes over what was written to it, and afterwards it has
+//! what the call wrote.
 
+use std::collections::BTreeSet;
 use std::ops::Range;
 use std::sync::Arc;
 
 use crate::linux::abi::{Guest, PAGE};
 use crate::linux::files::fds::Files;
+use crate::memory::space::shared::FilePage;
 use crate::memory::space::vmas::{Backing, PageSource, Vma};
 
 /// A shared mapping of a file of the overlay.
@@ -14,133 +16,108 @@ struct Mapped {
     addresses: Range<u64>,
     /// Where in the file it starts.
     offset: u64,
-    node: u64,
     path: Arc<[u8]>,
-    /// Writes to it are the file's.
+    /// It may write to it.
     writes: bool,
-    writable: bool,
 }
 
-fn mapped(vma: &Vma) -> Option<Mapped> {
-    let Backing::File(source, offset) = &vma.backing else {
-        return None;
-    };
-    let (node, writes) = source.node().filter(|_| vma.shared)?;
-    Some(Mapped {
-        addresses: vma.range(),
-        offset: *offset,
-        node,
-        path: source.path().into(),
-        writes,
-        writable: vma.protection.write,
-    })
-}
-
-fn all(guest: &mut Guest<'_>) -> Vec<Mapped> {
-    let space = guest.memory.space();
-    space.map_or_else(Vec::new, |space| {
-        space.vmas().iter().filter_map(mapped).collect()
-    })
+impl Mapped {
+    /// `None` if it is another file's, or none's.
+    fn of(vma: &Vma, node: u64) -> Option<Self> {
+        let Backing::File(source, offset) = &vma.backing else {
+            return None;
+        };
+        let (_, writes) = source.node().filter(|of| vma.shared && of.0 == node)?;
+        Some(Self {
+            addresses: vma.range(),
+            offset: *offset,
+            path: source.path().into(),
+            writes,
+        })
+    }
 }
 
 /// Takes over what the program wrote to its shared mappings.
 pub fn take_over(files: &mut Files, guest: &mut Guest<'_>) {
-    let maps = all(guest);
-    for map in maps.iter().filter(|map| map.writes && map.writable) {
-        let size = files.overlay.size(map.node).unwrap_or(0);
-        let end = map.addresses.end.min(
-            map.addresses
-                .start
-                .saturating_add(size.saturating_sub(map.offset)),
-        );
-        let mut changed: Option<Range<u64>> = None;
-        let mut page = map.addresses.start;
-        while page < end {
-            let present = guest
-                .memory
-                .space()
-                .is_some_and(|space| space.is_present(page));
-            let at = map.offset.saturating_add(page - map.addresses.start);
-            if present && copy(files, guest, map.node, page, (at, size)) {
-                let from = changed.map_or(at, |changed| changed.start);
-                changed = Some(from..at.saturating_add(PAGE));
-            }
-            page = page.saturating_add(PAGE);
-        }
-        if let Some(range) = changed {
-            let alone = maps.iter().filter(|other| other.node == map.node).count() == 1;
-            let range = if alone { 0..0 } else { range };
-            read_anew(files, guest, map.node, &range);
+    let Some(space) = guest.memory.space() else {
+        return;
+    };
+    let mut changed = BTreeSet::new();
+    for page in space.written_pages() {
+        if let Some(bytes) = space.read_page(page)
+            && take_over_page(files, page, &bytes)
+        {
+            changed.insert(page.node);
         }
     }
+    for node in changed {
+        renew(files, guest, node);
+    }
+    // It is in the mappings already.
+    files.overlay.take_written();
 }
 
-/// Copies a page to a file, if it differs.
-fn copy(
-    files: &mut Files,
-    guest: &Guest<'_>,
-    node: u64,
-    page: u64,
-    (at, size): (u64, u64),
-) -> bool {
-    let len = usize::try_from(size.saturating_sub(at).min(PAGE)).unwrap_or(0);
-    let (mut new, mut old) = ([0; PAGE as usize], [0; PAGE as usize]);
-    let (Some(new), Some(old)) = (new.get_mut(..len), old.get_mut(..len)) else {
+/// Copies a page to its file, if it differs. What is past the file's end is nobody's.
+fn take_over_page(files: &mut Files, page: FilePage, bytes: &[u8; PAGE as usize]) -> bool {
+    let size = files.overlay.size(page.node).unwrap_or(0);
+    let len = usize::try_from(size.saturating_sub(page.offset).min(PAGE)).unwrap_or(0);
+    let mut old = [0; PAGE as usize];
+    let (Some(new), Some(old)) = (bytes.get(..len), old.get_mut(..len)) else {
         return false;
     };
-    guest.memory.read(page, new).is_ok()
-        && files.overlay.read(node, at, old).is_ok()
+    files.overlay.read(page.node, page.offset, old).is_ok()
         && new != old
-        && files.overlay.write(node, at, new).is_ok()
+        && files.overlay.write(page.node, page.offset, new).is_ok()
 }
 
 /// Lets mappings see what the call wrote.
 pub fn show(files: &mut Files, guest: &mut Guest<'_>) {
     for (node, range) in files.overlay.take_written() {
-        read_anew(files, guest, node, &range);
+        renew(files, guest, node);
+        let Some(mut space) = guest.memory.space() else {
+            return;
+        };
+        for page in space.shared_pages(node, range) {
+            let mut bytes = [0; PAGE as usize];
+            // A page that the host has no memory to record stays as it is.
+            if files.overlay.read(node, page.offset, &mut bytes).is_ok()
+                && space.read_page(page) != Some(bytes)
+            {
+                let _ = space.write_page(page, &bytes);
+            }
+        }
     }
 }
 
-/// From now on a file's mappings are of what it has now; what is in this range is read anew.
-fn read_anew(files: &mut Files, guest: &mut Guest<'_>, node: u64, range: &Range<u64>) {
-    // What the taking over wrote is in the mappings already.
-    files.overlay.take_written();
-    let maps = all(guest);
-    let Some(path) = maps
-        .iter()
-        .find(|map| map.node == node)
-        .map(|map| &map.path)
-    else {
+/// What a file's mappings have not touched yet is from now on as the file is; there is nothing past its end.
+fn renew(files: &mut Files, guest: &mut Guest<'_>, node: u64) {
+    let Some(mut space) = guest.memory.space() else {
         return;
     };
+    let maps: Vec<_> = space
+        .vmas()
+        .iter()
+        .filter_map(|vma| Mapped::of(vma, node))
+        .collect();
+    let Some(path) = maps.first().map(|map| &map.path) else {
+        return;
+    };
+    let Ok(size) = files.overlay.size(node) else {
+        return;
+    };
+    let end = size.next_multiple_of(PAGE);
     for writes in [false, true] {
         let Ok(snapshot) = files.overlay.snapshot(node, path, writes) else {
             return;
         };
         let source: Arc<dyn PageSource> = Arc::new(snapshot);
-        let of_node = |map: &&Mapped| map.node == node && map.writes == writes;
-        for map in maps.iter().filter(of_node) {
-            let Some(mut space) = guest.memory.space() else {
-                return;
-            };
-            space.set_source(map.addresses.start, &source);
-            let place = |at: u64| {
-                let by = at.saturating_sub(map.offset);
-                map.addresses
-                    .start
-                    .saturating_add(by)
-                    .min(map.addresses.end)
-            };
-            let start = place(range.start) / PAGE * PAGE;
-            let end = place(
-                range
-                    .end
-                    .checked_next_multiple_of(PAGE)
-                    .unwrap_or(range.end),
-            );
-            if start < end {
-                // Without room for another VMA pages stay as they are; discarding splits none.
-                let _ = space.discard(start..end.next_multiple_of(PAGE));
+        for map in maps.iter().filter(|map| map.writes == writes) {
+            let Range { start, end: last } = map.addresses;
+            space.set_source(start, &source);
+            let past = start.saturating_add(end.saturating_sub(map.offset));
+            if past < last {
+                // To take pages of files away splits nothing.
+                let _ = space.discard(past..last);
             }
         }
     }

@@ -8,6 +8,7 @@
 //! never copied.
 
 pub mod frames;
+pub mod shared;
 pub mod vmas;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -20,6 +21,7 @@ use crate::memory::access::{Protection, USER_END};
 use crate::memory::dirty::{DirtyPages, NoRecord};
 use crate::memory::mapping::{Mapping, OutOfRange};
 use crate::memory::space::frames::Frames;
+use crate::memory::space::shared::{FilePage, SharedFrames};
 use crate::memory::space::vmas::{Backing, PageSource, TooManyVmas, Vma, Vmas};
 
 /// Most table entries a fork keeps beyond the master's. With more it is thrown away.
@@ -101,6 +103,7 @@ struct Journal {
 pub struct Space {
     pub(in crate::memory) vmas: Vmas,
     pub(in crate::memory) frames: Frames,
+    pub(in crate::memory) shared: SharedFrames,
     layout: SpaceLayout,
     pub(in crate::memory) tables: TablePages,
     /// In a fork only.
@@ -116,6 +119,7 @@ impl Space {
         Self {
             vmas: Vmas::default(),
             frames: Frames::new(layout.frames.clone()),
+            shared: SharedFrames::default(),
             layout,
             tables,
             journal: None,
@@ -129,6 +133,7 @@ impl Space {
         Self {
             vmas: self.vmas.clone(),
             frames: self.frames.below(end),
+            shared: self.shared.clone(),
             layout: self.layout.clone(),
             tables: self.tables.clone(),
             journal: Some(Journal::default()),
@@ -195,12 +200,15 @@ impl Space {
         Ok(())
     }
 
-    /// Takes the pages of a range out of the tables and their frames back.
+    /// Takes the pages of a range out of the tables, and their frames back unless other pages have them.
     fn drop_pages(&mut self, mapping: &Mapping, range: Range<u64>) -> Result<(), SpaceError> {
         let mut at = range.start;
         while let Some(page) = paging::next_entry(mapping, at..range.end) {
             self.set_entry(mapping, page.address, page.entry, 0)?;
-            self.frames.give_back(paging::frame_of(page.value))?;
+            let frame = paging::frame_of(page.value);
+            if self.shared.remove(frame) {
+                self.frames.give_back(frame)?;
+            }
             at = page.address + PAGE;
         }
         self.changed = true;
@@ -217,7 +225,11 @@ impl Space {
         let mut at = range.start;
         while let Some(page) = paging::next_entry(mapping, at..range.end) {
             // A page that nobody may use keeps its frame in an entry that is not present.
-            let new = paging::frame_of(page.value) | paging::leaf_bits(Owner::User, protection);
+            let frame = paging::frame_of(page.value);
+            if protection.write {
+                self.shared.may_be_written(frame);
+            }
+            let new = frame | paging::leaf_bits(Owner::User, protection);
             self.set_entry(mapping, page.address, page.entry, new)?;
             at = page.address + PAGE;
         }
@@ -268,7 +280,7 @@ impl Space {
             if now == old {
                 continue;
             }
-            // Its frame may be that of an entry that stayed before, which has it again.
+            // Its frame may be that of an entry that stayed before, which has it again, or of several.
             if old == 0
                 && master.would_map(address, now)
                 && journal.kept.insert(paging::frame_of(now))
@@ -281,13 +293,14 @@ impl Space {
             }
         }
         self.frames.restore_from(&master.frames, &journal.kept);
+        self.shared.clone_from(&master.shared);
         self.vmas.clone_from(&master.vmas);
         self.changed = false;
         Ok(journal.kept.len() <= MOST_KEPT && self.tables.has_room(&master.tables))
     }
 
-    /// How many table entries of programs are neither the master's nor such as may stay ([`Space::restore_from`]), and whether the
-    /// VMAs are the master's. Reads all tables.
+    /// How many table entries of programs are neither the master's nor such as may stay ([`Space::restore_from`]), or have a frame
+    /// that another has, and whether the VMAs are the master's. Reads all tables.
     pub fn differing_entries(&self, mapping: &Mapping, master: (&Self, &Mapping)) -> (usize, bool) {
         let entries = |mapping| {
             let ours = self.layout.monitor();
@@ -309,6 +322,11 @@ impl Space {
             theirs.get(address) != Some(value)
                 && (theirs.contains_key(address) || !master.would_map(*address, *value))
         });
+        let mut frames = BTreeSet::new();
+        let twice = mine.values().filter(|&&value| {
+            let frame = paging::frame_of(value);
+            !frames.insert(frame) && !self.shared.has(frame)
+        });
         let same = |(mine, theirs): (&Vma, &Vma)| {
             mine.range() == theirs.range()
                 && mine.protection == theirs.protection
@@ -316,7 +334,7 @@ impl Space {
         };
         let vmas = self.vmas.iter().count() == master.vmas.iter().count()
             && self.vmas.iter().zip(master.vmas.iter()).all(same);
-        (gone.count() + other.count(), vmas)
+        (gone.count() + other.count() + twice.count(), vmas)
     }
 
     /// True if this entry is what a fault of the master's own program would make of a page it has not touched yet: zero,
@@ -385,6 +403,39 @@ impl AddressSpace<'_> {
     pub fn set_source(&mut self, start: u64, source: &Arc<dyn PageSource>) {
         self.space.vmas.set_source(start, source);
         self.space.changed = true;
+    }
+
+    /// Pages of shared files that the program may have written to.
+    pub fn written_pages(&self) -> Vec<FilePage> {
+        self.space.shared.written().collect()
+    }
+
+    /// Pages of a shared file that are in memory and have something of a range of it.
+    pub fn shared_pages(&self, node: u64, range: Range<u64>) -> Vec<FilePage> {
+        self.space.shared.pages(node, range).collect()
+    }
+
+    /// What such a page has in memory.
+    pub fn read_page(&self, page: FilePage) -> Option<[u8; PAGE as usize]> {
+        let mut bytes = ZEROES;
+        let frame = self.space.shared.find(page)?;
+        self.mapping.read(frame, &mut bytes).ok()?;
+        Some(bytes)
+    }
+
+    /// Gives such a page other bytes, in all its mappings.
+    pub fn write_page(
+        &mut self,
+        page: FilePage,
+        bytes: &[u8; PAGE as usize],
+    ) -> Result<(), SpaceError> {
+        let Some(frame) = self.space.shared.find(page) else {
+            return Ok(());
+        };
+        if let Some(dirty) = &mut self.dirty {
+            dirty.add((frame / PAGE) as u32)?;
+        }
+        Ok(self.mapping.write(frame, bytes)?)
     }
 
     /// Maps a VMA in place of whatever was there.

@@ -5,7 +5,9 @@ use std::fmt::Debug;
 use std::ops::Range;
 use std::sync::Arc;
 
+use crate::arch::layout::PAGE;
 use crate::memory::access::Protection;
+use crate::memory::space::shared::FilePage;
 
 /// Most VMAs of a program (Linux: `vm.max_map_count`, Documentation/admin-guide/sysctl/vm.rst).
 pub const MAX_VMAS: usize = 65_530;
@@ -90,6 +92,17 @@ impl Vma {
     /// The addresses.
     pub fn range(&self) -> Range<u64> {
         self.start..self.end
+    }
+
+    /// The page of a shared file that is to be at an address of its.
+    pub fn shared_page(&self, address: u64) -> Option<FilePage> {
+        match &self.backing {
+            Backing::File(file, offset) if self.shared => Some(FilePage {
+                node: file.node()?.0,
+                offset: (offset + (address - self.start)) / PAGE * PAGE,
+            }),
+            _ => None,
+        }
     }
 
     fn merges_with(&self, next: &Self) -> bool {
@@ -299,7 +312,6 @@ impl Vmas {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::arch::layout::PAGE;
     use proptest::prelude::*;
 
     const RW: Protection = Protection {
