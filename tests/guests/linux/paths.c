@@ -13,6 +13,30 @@
 static struct stat is;
 static struct statx isx;
 
+/* Beneath what is no folder there is nothing, whatever it is. */
+static void beneath_files(void)
+{
+    const char *paths[] = {"/etc/hosts/x", "/etc/hosts/x/y", "/dev/null/x", "/proc/self/maps/x"};
+    for (unsigned i = 0; i < sizeof paths / sizeof *paths; i++) {
+        const char *path = paths[i];
+        RAW(open, path, O_RDONLY);
+        RAW(open, path, O_WRONLY | O_CREAT, 0600);
+        RAW(stat, path, &is);
+        RAW(access, path, F_OK);
+        RAW(readlink, path, (char *)&is, 10);
+        RAW(chdir, path);
+        RAW(mkdir, path, 0700);
+        RAW(unlink, path);
+        RAW(rmdir, path);
+        RAW(rename, path, "/tmp/x");
+        RAW(link, path, "/tmp/x");
+        RAW(symlink, "x", path);
+        RAW(chmod, path, 0600);
+        RAW(truncate, path, 0);
+        RAW(statfs, path, &is);
+    }
+}
+
 static void look(const char *path)
 {
     if (fstatat(AT_FDCWD, path, &is, AT_SYMLINK_NOFOLLOW)) printf("    %s: %s\n", path, strerrorname_np(errno));
@@ -272,5 +296,6 @@ int main(void)
     CALL(rmdir("d"));
     CALL(chdir("/"));
     CALL(rmdir(folder));
+    beneath_files();
     return done();
 }

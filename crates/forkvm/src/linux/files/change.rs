@@ -121,7 +121,8 @@ pub fn link(
         return Err(Errno::INVAL);
     }
     let old = guest.read_path(from.1)?;
-    let id = if old.is_empty() && how & AT_EMPTY_PATH != 0 {
+    let open = old.is_empty() && how & AT_EMPTY_PATH != 0;
+    let id = if open {
         node_of(shared, files, from.0)?
     } else {
         let lookup = Lookup::new(from.0, old);
@@ -131,7 +132,13 @@ pub fn link(
     let Some(path) = free_place(shared, files, guest, to)? else {
         return refused(shared, files, guest, to, Change::Create);
     };
-    let id = id.ok_or(Errno::XDEV)?;
+    let Some(id) = id else {
+        // It is the host's, or nothing at all.
+        return match stat::refuse(shared, files, guest, from, Change::Existing) {
+            errno if errno == Errno::ROFS || open => Err(Errno::XDEV),
+            errno => Err(errno),
+        };
+    };
     if files.overlay.tree().node(id)?.is_folder() {
         return Err(Errno::PERM);
     }

@@ -99,8 +99,12 @@ fn open_path(
 ) -> Value {
     let (absolute, target, writable) = match shared.resolve(files, lookup, how.follows())? {
         // Nothing can be made there.
-        Resolved::Outside(_, None) if how.creates() => return Err(Errno::ACCESS),
-        Resolved::Outside(_, None) => return Err(Errno::NOENT),
+        Resolved::Outside(path, None) => {
+            return Err(match shared.roots.missing(&path) {
+                Errno::NOENT if how.creates() => Errno::ACCESS,
+                errno => errno,
+            });
+        }
         Resolved::Outside(absolute, Some(target)) => (absolute, target, false),
         Resolved::There(absolute, target) => (absolute, target, true),
         Resolved::Free(absolute) => {
@@ -424,7 +428,7 @@ mod tests {
         let fd = open(&mut machine, &folder.path("a"), 0);
         assert_eq!(contents(&mut machine, fd), b"this");
         assert_eq!(open(&mut machine, &folder.path("b"), 0), -2);
-        assert_eq!(open(&mut machine, &folder.path("a/x"), 0), -2);
+        assert_eq!(open(&mut machine, &folder.path("a/x"), 0), -20);
     }
 
     #[test]

@@ -243,6 +243,23 @@ impl Roots {
         self.leads_on(path).then_some(Target::Passage)
     }
 
+    /// Why a path that [`Roots::find`] finds nothing for names nothing: there is no folder on its way, or no such name in it.
+    pub fn missing(&self, path: &Absolute) -> Errno {
+        let is_file = |prefix: Absolute| {
+            let allowed =
+                |root: &Root| root.seen == prefix && matches!(root.opened, Opened::File(..));
+            let known = known::find(&prefix.text(), self.whole_system);
+            matches!(known, Some(Known::Device(_) | Known::Report(_)))
+                || self.roots.iter().any(allowed)
+        };
+        let mut around = (1..path.len()).map(|len| path.prefix(len));
+        if around.any(is_file) {
+            Errno::NOTDIR
+        } else {
+            Errno::NOENT
+        }
+    }
+
     /// True for allowed paths and the folders that lead to them, or to what is made up.
     pub fn leads_on(&self, path: &Absolute) -> bool {
         let allowed = self.roots.iter().map(|root| &root.seen);

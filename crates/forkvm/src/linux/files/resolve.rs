@@ -83,7 +83,8 @@ impl Shared {
             Resolved::There(path, target) | Resolved::Outside(path, Some(target)) => {
                 Ok((path, target))
             }
-            Resolved::Free(_) | Resolved::Outside(_, None) => Err(Errno::NOENT),
+            Resolved::Outside(path, None) => Err(self.roots.missing(&path)),
+            Resolved::Free(_) => Err(Errno::NOENT),
         }
     }
 
