@@ -1,11 +1,12 @@
 """Runs the tests of one module of CPython's test suite, and says of each when it begins and how it ended.
 
-    unittests.py SECONDS MODULE [TEST-TO-LEAVE-OUT...]
+    unittests.py SECONDS MODULE [+TEST-TO-RUN...] [-TEST-TO-LEAVE-OUT...]
 
-Lines on standard output that begin with "@": "@ run TEST", "@ ok TEST", "@ fail TEST" (failed, or raised something),
-"@ skip TEST". A test that takes longer than SECONDS ends the program.
+All are run if none are named; those to leave out may be patterns. Lines on standard output that begin with "@": "@ run TEST",
+"@ ok TEST", "@ fail TEST" (failed, or raised something), "@ skip TEST". A test that takes longer than SECONDS ends the program.
 """
 import faulthandler
+import fnmatch
 import os
 import sys
 import time
@@ -14,7 +15,9 @@ import unittest
 
 from test import support
 
-seconds, module, left_out = float(sys.argv[1]), sys.argv[2], set(sys.argv[3:])
+seconds, module = float(sys.argv[1]), sys.argv[2]
+only = {test[1:] for test in sys.argv[3:] if test[0] == "+"}
+left_out = [test[1:] for test in sys.argv[3:] if test[0] == "-"]
 # Tests close and replace standard output.
 out = os.fdopen(os.dup(1), "w", buffering=1)
 # No test asks for the outside.
@@ -74,7 +77,7 @@ def tests_of(suite):
     for test in suite:
         if isinstance(test, unittest.TestSuite):
             yield from tests_of(test)
-        elif test.id() not in left_out:
+        elif (not only or test.id() in only) and not any(fnmatch.fnmatchcase(test.id(), pattern) for pattern in left_out):
             yield test
 
 
