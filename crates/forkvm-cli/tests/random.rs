@@ -60,7 +60,8 @@ impl Runtime {
         let mut values: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
         for _ in 0..CONNECTIONS {
             // In HTTP/1.0 a body comes in one piece.
-            let answer = serving.answer(format!("GET {} HTTP/1.0\r\n\r\n", self.path).as_bytes());
+            let answer =
+                serving.answer(format!("GET {} HTTP/1.0\r\nHost: t\r\n\r\n", self.path).as_bytes());
             let (_, body) = answer.split_once("\r\n\r\n").unwrap();
             for line in body.lines() {
                 let (name, value) = line.split_once('\t').unwrap();
