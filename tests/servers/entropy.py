@@ -3,9 +3,15 @@
 import os
 import random
 import secrets
+import sqlite3
 import ssl
 import uuid
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+
+def of_sqlite():
+    return sqlite3.connect("/tmp/entropy").execute("select hex(randomblob(8))").fetchone()[0]
+
 
 SOURCES = {
     "os.urandom": lambda: os.urandom(8).hex(),
@@ -13,6 +19,7 @@ SOURCES = {
     "random.SystemRandom": lambda: random.SystemRandom().random(),
     "uuid.uuid4": uuid.uuid4,
     "ssl.RAND_bytes": lambda: ssl.RAND_bytes(8).hex(),
+    "sqlite3's randomblob": of_sqlite,
     "random.random": random.random,
     "random.Random()": lambda: random.Random().random(),
     "hash": lambda: hash("a text"),

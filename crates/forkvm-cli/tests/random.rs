@@ -89,6 +89,7 @@ fn cpython() {
             "random.SystemRandom",
             "uuid.uuid4",
             "ssl.RAND_bytes",
+            "sqlite3's randomblob",
             "random.Random()",
         ],
         lazy: &[],

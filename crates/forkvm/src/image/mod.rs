@@ -3,6 +3,7 @@
 
 pub mod elf;
 pub mod exec;
+pub mod generators;
 pub mod loader;
 pub mod object;
 pub mod stack;

@@ -1,5 +1,6 @@
 //! All state that the personality keeps for one machine.
 
+use std::ops::Range;
 use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -206,10 +207,9 @@ impl Linux {
         }
     }
 
-    /// Goes on as a fork of the frozen machine, which all forks do with the same id: not the one under which libraries have
-    /// seeded their generators, so that those seed them anew.
-    pub fn become_fork(&mut self) {
-        self.tasks.become_fork();
+    /// Goes on as a fork of the frozen machine: see [`Tasks::become_fork`].
+    pub fn become_fork(&mut self, seeds_anew: Vec<Range<u64>>) {
+        self.tasks.become_fork(seeds_anew.into());
         self.files.pids = self.tasks.pids();
     }
 

@@ -348,7 +348,11 @@ fn dispatch(linux: &mut Linux, guest: &mut Guest<'_>, call: Call) -> Outcome {
 
         // The process.
         Sysno::gettid => ok(i64::from(tasks.tid())),
-        Sysno::getpid => ok(i64::from(tasks.pid())),
+        Sysno::getpid => {
+            // It is called from where getpid(3) goes back to.
+            let caller = guest.read_u64(call.rsp).ok();
+            ok(i64::from(tasks.pid_for(caller)))
+        }
         Sysno::getppid => ok(i64::from(tasks.parent())),
         Sysno::getpgid | Sysno::getsid if int(a) != 0 && !tasks.has(int(a)) => refuse(Errno::SRCH),
         Sysno::getpgrp | Sysno::getpgid | Sysno::getsid | Sysno::setsid => ok(1),

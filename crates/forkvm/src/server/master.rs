@@ -14,6 +14,7 @@ use crate::arch::layout::page_up;
 use crate::exec::{self, NotRun, Sandbox, Started};
 use crate::failure::Cause;
 use crate::image::exec::Command;
+use crate::image::generators;
 use crate::image::symbols::Symbols;
 use crate::linux::{Address, Linux, Listener, ListenerId};
 use crate::machine::probe::{self, KvmHost};
@@ -334,7 +335,7 @@ fn freeze_machine(
     let (space, mut linux) = machine
         .into_state()
         .ok_or("a program without an address space")?;
-    linux.become_fork();
+    linux.become_fork(generators::code(space.vmas()));
     let (memory, unused) = freeze::freeze(file, frames, deadline)?;
     Ok(Frozen {
         memory,

@@ -1,5 +1,7 @@
 //! The tasks of a machine: what Linux keeps for each thread. One runs at a time; the others are runnable or wait.
 
+use std::ops::Range;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::arch::context::Context;
@@ -102,8 +104,8 @@ pub struct Tasks {
     current: usize,
     /// The process's id, which its first task has too, and its parent's.
     pid: i32,
-    /// The one that it had before the freeze, by which it may go on calling itself.
-    former: Option<i32>,
+    /// Of a fork: an id that is not the one before the freeze, and the code that gets it.
+    forked: Option<(i32, Arc<[Range<u64>]>)>,
     parent: i32,
     /// The program has forked, and is the child.
     is_child: bool,
@@ -118,7 +120,7 @@ impl Tasks {
             list: vec![Task::new(FIRST_TID)],
             current: 0,
             pid: FIRST_TID,
-            former: None,
+            forked: None,
             parent: 0,
             is_child: false,
             next_tid: FIRST_TID + 1,
@@ -237,7 +239,8 @@ impl Tasks {
         let mut only = self.list.swap_remove(self.current);
         (self.parent, self.pid) = (self.pid, self.next_tid);
         self.next_tid = self.next_tid.saturating_add(1);
-        (only.tid, self.former) = (self.pid, None);
+        only.tid = self.pid;
+        self.forked = None;
         only.signals.pending = Pending::default();
         (only.clear_child_tid, only.robust_list) = (0, 0);
         self.list.clear();
@@ -246,11 +249,18 @@ impl Tasks {
         self.is_child = true;
     }
 
-    /// Goes on under another id, as a child would; but its tasks, which know their own by heart, keep theirs.
-    pub fn become_fork(&mut self) {
-        self.former = Some(self.pid);
-        self.pid = self.next_tid;
+    /// Goes on as a fork of the frozen machine: code that seeds its generators anew in a child finds that it is in one.
+    pub fn become_fork(&mut self, seeds_anew: Arc<[Range<u64>]>) {
+        self.forked = Some((self.next_tid, seeds_anew));
         self.next_tid = self.next_tid.saturating_add(1);
+    }
+
+    /// The process's id as code gets it that is called from there.
+    pub fn pid_for(&self, caller: Option<u64>) -> i32 {
+        match (&self.forked, caller) {
+            (Some((id, code)), Some(at)) if code.iter().any(|code| code.contains(&at)) => *id,
+            _ => self.pid,
+        }
     }
 
     /// The process's id.
@@ -260,14 +270,16 @@ impl Tasks {
 
     /// The ids that mean the process.
     pub fn pids(&self) -> [i32; 2] {
-        [self.pid, self.former.unwrap_or(self.pid)]
+        let other = self.forked.as_ref().map_or(self.pid, |(id, _)| *id);
+        [self.pid, other]
     }
 
-    /// The task that an id means: the process's own is its first task's.
+    /// The task that an id means: both of the process's are its first task's.
     pub fn tid_of(&self, id: i32) -> i32 {
-        match self.former {
-            Some(first) if id == self.pid => first,
-            _ => id,
+        if self.pids().contains(&id) {
+            self.pid
+        } else {
+            id
         }
     }
 
