@@ -399,6 +399,7 @@ fn allowed_paths_may_say_more() {
         seen: seen.into(),
         beneath,
         link,
+        writes: false,
     };
     let expected = [
         path("/a", "/a", true, false),

@@ -361,6 +361,7 @@ fn allowed_path(parts: &Map<String, Value>) -> Result<AllowedPath, String> {
         seen: seen.or(prefix).unwrap_or(real).into(),
         beneath,
         link: flag("symlink")?,
+        writes: false,
     })
 }
 

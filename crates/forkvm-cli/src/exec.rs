@@ -73,10 +73,13 @@ pub struct Allow {
     /// Most memory for changed files, in MiB.
     #[arg(long, value_name = "MIB", default_value_t = 64)]
     max_file_memory: u64,
-    /// A folder or file of the host and where the program sees it, to be read; with `:overlay` to be changed as well, in memory.
-    /// May be given several times.
-    #[arg(long, value_name = "HOST:GUEST[:overlay]")]
+    /// A folder or file of the host and where the program sees it, to be read; with `:overlay` to be changed as well, in memory;
+    /// with `:rw` to be changed in the host, at once and for good. May be given several times.
+    #[arg(long, value_name = "HOST:GUEST[:overlay|:rw]")]
     volume: Vec<String>,
+    /// Most that is written to volumes that are `:rw`, in MiB: of a server by each connection. A new name counts for 4 KiB.
+    #[arg(long, value_name = "MIB", default_value_t = 1024)]
+    max_volume_writes: u64,
     /// Variables of our environment that the program gets, comma-separated; without a value all.
     #[arg(long, value_name = "NAME,…", num_args = 0..=1, require_equals = true, value_delimiter = ',', default_missing_value = ALL)]
     allow_env: Vec<String>,
@@ -153,8 +156,8 @@ impl Allow {
             allowed_paths.push(path.into());
         }
         for text in &self.volume {
-            let (volume, writable) = parse_volume(text)?;
-            if writable {
+            let (volume, overlaid) = parse_volume(text)?;
+            if overlaid {
                 writable_paths.push(volume.seen.clone());
             }
             allowed_paths.push(volume);
@@ -173,6 +176,7 @@ impl Allow {
             allowed_paths,
             writable_paths,
             overlay_bytes: self.max_file_memory.saturating_mul(1 << 20),
+            volume_bytes: self.max_volume_writes.saturating_mul(1 << 20),
             current_working_directory: cwd.display().to_string(),
             max_memory: self.max_memory.saturating_mul(1 << 20),
             random_addresses: !self.no_random_addresses,
@@ -189,24 +193,21 @@ fn parse_volume(text: &str) -> Result<(AllowedPath, bool), String> {
     let (Some(host), Some(guest)) = (parts.next(), parts.next()) else {
         return refused("give HOST:GUEST");
     };
-    let writable = match (parts.next(), parts.next()) {
-        (None | Some("ro"), None) => false,
-        (Some("overlay"), None) => true,
-        (Some("rw"), None) => {
-            return refused(
-                "writing through to the host is not supported; `:overlay` keeps changes in memory",
-            );
-        }
-        _ => return refused("after HOST:GUEST there can be `:overlay` only"),
+    let (overlaid, writes) = match (parts.next(), parts.next()) {
+        (None | Some("ro"), None) => (false, false),
+        (Some("overlay"), None) => (true, false),
+        (Some("rw"), None) => (false, true),
+        _ => return refused("after HOST:GUEST there can be `:overlay` or `:rw` only"),
     };
     if !guest.starts_with('/') {
         return refused("the program's path has to be absolute");
     }
     let volume = AllowedPath {
         seen: guest.into(),
+        writes,
         ..AllowedPath::from(host)
     };
-    Ok((volume, writable))
+    Ok((volume, overlaid))
 }
 
 /// What has to be readable for a program to be: its file, and a link that names it, which stays one.

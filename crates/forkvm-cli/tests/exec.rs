@@ -247,6 +247,30 @@ fn files_are_changed_as_natively_and_nothing_reaches_the_host() {
 }
 
 #[test]
+fn files_of_a_volume_are_changed_in_the_host_as_natively() {
+    kvm_or_skip!();
+    let program = program("files");
+    let (native, machine) = (Folder::new("volume-native"), Folder::new("volume-machine"));
+    furnish(&native.0);
+    furnish(&machine.0);
+    let run = |command: &mut Command| command.stdin(Stdio::null()).output().unwrap();
+    let natively = run(Command::new(&program).env("FILES_TEST", &native.0));
+    let volume = format!("--volume={}:/srv/data:rw", machine.0.display());
+    let output = exec(&[&volume, "--env=FILES_TEST=/srv/data"], &program, &[]);
+    assert_eq!(text(&output.stdout), text(&natively.stdout));
+    assert_eq!(text(&output.stderr), "");
+    assert_eq!(output.status.code(), natively.status.code());
+    let relative = |folder: &Path| {
+        let all = snapshot(folder).into_iter();
+        all.map(|(path, mode, content)| {
+            (path.strip_prefix(folder).unwrap().to_owned(), mode, content)
+        })
+        .collect::<Vec<_>>()
+    };
+    assert_eq!(relative(&machine.0), relative(&native.0));
+}
+
+#[test]
 fn proc_and_devices_are_there() {
     same("proc");
 }
@@ -376,9 +400,15 @@ fn volumes_are_seen_where_they_are_said_to_be() {
         (String::new(), Some(0))
     );
     assert!(folder.0.join("a").exists());
-    let output = exec(&["--volume", &volume(":rw")], rm, &["/srv/data/a"]);
-    assert!(text(&output.stderr).contains("`:overlay` keeps changes in memory"));
+    let output = exec(&["--volume", &volume(":all")], rm, &["/srv/data/a"]);
+    assert!(text(&output.stderr).contains("`:overlay` or `:rw` only"));
     assert_eq!(output.status.code(), Some(126));
+    let output = exec(&["--volume", &volume(":rw")], rm, &["-v", "/srv/data/a"]);
+    assert_eq!(
+        (text(&output.stderr), output.status.code()),
+        (String::new(), Some(0))
+    );
+    assert!(!folder.0.join("a").exists());
 }
 
 #[test]

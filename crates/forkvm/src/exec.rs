@@ -34,6 +34,9 @@ pub struct Sandbox {
     pub writable_paths: Vec<PathBuf>,
     /// Most bytes of what it changes.
     pub overlay_bytes: u64,
+    /// Most bytes that it writes to the host's files ([`AllowedPath::writes`]): of a server, each connection. A new name
+    /// counts for 4096.
+    pub volume_bytes: u64,
     /// Its working directory.
     pub current_working_directory: String,
     /// Guest memory in bytes. What is only reserved costs nothing.
@@ -52,6 +55,7 @@ impl Default for Sandbox {
             allowed_paths: Vec::new(),
             writable_paths: Vec::new(),
             overlay_bytes: 64 << 20,
+            volume_bytes: 1 << 30,
             current_working_directory: "/".into(),
             max_memory: 1 << 30,
             max_time: Duration::from_secs(3600),
@@ -199,6 +203,7 @@ pub(crate) fn start(
             .chain(sandbox.writable_paths.iter().cloned())
             .collect(),
         overlay_bytes: sandbox.overlay_bytes,
+        volume_bytes: sandbox.volume_bytes,
         random_addresses: sandbox.random_addresses,
         current_working_directory: sandbox.current_working_directory.clone(),
         allowed_net: sandbox.allowed_net.clone(),

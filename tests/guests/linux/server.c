@@ -21,6 +21,8 @@
  *   GET /name     what the environment has as NAME
  *   GET /missing  makes a system call that is not there
  *   GET /files    opens files until it can't, and hangs
+ *   GET /log      appends a line to /srv/data/log
+ *   GET /large    appends 600 KiB to /srv/data/large
  *   GET /threads  starts threads until it can't, which spin
  *
  * Arguments: the port; "forks", to have a child serve each connection; "prefork", to have one serve all;
@@ -113,6 +115,16 @@ static void serve(int client)
     if (!strcmp(path, "/files")) {
         while (open("/dev/null", O_RDONLY) >= 0);
         pause();
+    }
+    if (!strcmp(path, "/log") || !strcmp(path, "/large")) {
+        int large = !strcmp(path, "/large");
+        int log = open(large ? "/srv/data/large" : "/srv/data/log", O_WRONLY | O_CREAT | O_APPEND, 0666);
+        int n = large ? 600 << 10 : snprintf(head, sizeof(head), "a line of count %d\n", count);
+        for (int part; n > 0; n -= part) {
+            part = n < (int)sizeof(head) ? n : (int)sizeof(head);
+            if (write(log, head, part) != part) abort();
+        }
+        close(log);
     }
     if (!strcmp(path, "/threads")) {
         pthread_t thread;

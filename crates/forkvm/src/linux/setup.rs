@@ -19,7 +19,7 @@ pub struct HeapLayout {
     pub len: u64,
 }
 
-/// A file or folder of the host that a program may read.
+/// A file or folder of the host that a program may read, or change.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AllowedPath {
     /// Where it is in the host. Symbolic links in this path are followed, once.
@@ -30,6 +30,8 @@ pub struct AllowedPath {
     pub beneath: bool,
     /// The program sees a symbolic link to `real` there.
     pub link: bool,
+    /// What an unmodified program changes there is changed in the host, at once and for good. Every other one can't change it.
+    pub writes: bool,
 }
 
 /// With everything beneath it, and at the same place for the program.
@@ -41,6 +43,7 @@ impl<T: Into<PathBuf>> From<T> for AllowedPath {
             real,
             beneath: true,
             link: false,
+            writes: false,
         }
     }
 }
@@ -60,6 +63,8 @@ pub struct Setup {
     pub writable_paths: Vec<PathBuf>,
     /// Most bytes of what it changes.
     pub overlay_bytes: u64,
+    /// Most bytes that it writes to the host's files ([`AllowedPath::writes`]).
+    pub volume_bytes: u64,
     /// Where programs are loaded is chosen at random, as Linux does. Only of programs with an address space.
     pub random_addresses: bool,
     /// The working directory.

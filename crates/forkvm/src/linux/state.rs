@@ -75,7 +75,7 @@ impl Linux {
             host_files: HostFiles::default(),
             random_addresses: setup.random_addresses,
         };
-        let mut files = Files::new(&directory.text(), setup.overlay_bytes);
+        let mut files = Files::new(&directory.text(), setup.overlay_bytes, setup.volume_bytes);
         copies::make_places(&shared, &mut files);
         files.sockets.outgoing = Outgoing::new(Allowed::new(setup.allowed_net));
         Self {
@@ -414,6 +414,18 @@ impl Linux {
     /// Whether [`Linux::unsupported`] has other names than the master's, which this is a clone of.
     pub fn lacks_more_than(&self, master: &Self) -> bool {
         self.told.differs_from(&master.told)
+    }
+
+    /// A connection begins: what was written to the host's files before is not its doing.
+    pub fn begin_connection(&mut self) {
+        if self.files.written.any() {
+            self.files.written.begin();
+        }
+    }
+
+    /// Whether the program may change files of the host.
+    pub fn changes_host_files(&self) -> bool {
+        self.shared.roots.has_volumes()
     }
 
     /// Allowed paths that could not be opened, and why: they do not exist for the program.

@@ -1,5 +1,7 @@
 //! The table of system calls: number to function.
 
+use std::sync::Arc;
+
 use rustix::io::Errno;
 use syscalls::Sysno;
 
@@ -76,6 +78,10 @@ impl Linux {
         if self.files.sockets.outgoing.has_lines() {
             let lines = self.files.sockets.outgoing.take_lines();
             self.told.tell_lines(lines, guest);
+        }
+        if self.files.written.has_refused() {
+            let line = self.files.written.take_line();
+            self.told.tell_lines(line, guest);
         }
         if maps {
             shared_maps::show(&mut self.files, guest);
@@ -179,12 +185,16 @@ fn dispatch(linux: &mut Linux, guest: &mut Guest<'_>, call: Call) -> Outcome {
             vectored(linux, guest, number, args).into()
         }
         Sysno::lseek => io::lseek(files, a, b, c).into(),
-        Sysno::fsync | Sysno::fdatasync => hints::sync(files, a).into(),
+        Sysno::fsync => hints::sync(files, a, false).into(),
+        Sysno::fdatasync => hints::sync(files, a, true).into(),
         Sysno::syncfs => hints::sync_system(files, a).into(),
         Sysno::fadvise64 => hints::advise(files, a, c, d).into(),
         Sysno::readahead => hints::read_ahead(files, a).into(),
         Sysno::flock => locks::flock(files, a, b).into(),
-        Sysno::sync => ok(0),
+        Sysno::sync => {
+            shared.roots.sync_volumes();
+            ok(0)
+        }
         Sysno::pipe => pipe_calls::pipe2(files, guest, a, 0).into(),
         Sysno::pipe2 => pipe_calls::pipe2(files, guest, a, b).into(),
         Sysno::poll => poll::poll((files, awaited(signals, tasks)), guest, a, b, c).into(),
@@ -543,11 +553,22 @@ fn memory_call(linux: &mut Linux, guest: &mut Guest<'_>, number: Sysno, args: [u
         prot: c,
         flags: d,
     };
-    let source = if number == Sysno::mmap && flags(d) & memory::MAP_ANONYMOUS == 0 {
+    let mut source = if number == Sysno::mmap && flags(d) & memory::MAP_ANONYMOUS == 0 {
         open::map_source(&linux.files, e, f)?
     } else {
         None
     };
+    if source.is_some() && memory::is_shared(d) {
+        let file = linux.files.get(e)?;
+        let writes = flags(c) & memory::PROT_WRITE != 0 && file.writable();
+        if let fds::Kind::File(file) = &file.kind
+            && file.changes()
+        {
+            let file = Arc::clone(file);
+            let mirror = shared_maps::mirror(&mut linux.files, &file, writes)?;
+            source = mirror.map(|mirror| (mirror, f)).or(source);
+        }
+    }
     let of_overlay = source.as_ref().and_then(|(source, _)| source.node());
     if of_overlay.is_some() && memory::is_shared(d) {
         linux.files.overlay.share();
@@ -575,7 +596,14 @@ fn memory_call(linux: &mut Linux, guest: &mut Guest<'_>, number: Sysno, args: [u
         Sysno::mremap => space::mremap(&mut space, args),
         Sysno::mprotect => space::mprotect(&mut space, a, b, c),
         Sysno::madvise => space::madvise(&mut space, a, b, c),
-        Sysno::msync => space::msync(&space, a, b, c),
+        Sysno::msync => {
+            space::msync(&space, a, b, c)?;
+            // What was written there is in the files already.
+            match flags(c) & space::MS_SYNC {
+                0 => Ok(0),
+                _ => linux.files.mirrors.sync().map(|()| 0),
+            }
+        }
         _ => {
             let present = space::mincore(&space, a, b)?;
             guest.write(c, &present)?;
@@ -611,6 +639,13 @@ fn vectored(linux: &mut Linux, guest: &mut Guest<'_>, number: Sysno, args: [u64;
             0 => Err(Errno::AGAIN),
             done => Ok(Outcome::Return(done.cast_signed())),
         },
+        Ok(Outcome::Return(done)) if wishes.syncs && !reads => {
+            // Of what is no file there is nothing to be done.
+            match hints::sync(&linux.files, fd, true) {
+                Ok(_) | Err(Errno::INVAL) => Ok(Outcome::Return(done)),
+                Err(errno) => Err(errno),
+            }
+        }
         reply => reply,
     }
 }

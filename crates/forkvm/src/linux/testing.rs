@@ -223,6 +223,7 @@ pub fn setup(allowed_paths: Vec<AllowedPath>) -> Setup {
         allowed_paths,
         writable_paths: Vec::new(),
         overlay_bytes: 0,
+        volume_bytes: 0,
         current_working_directory: "/".into(),
         allowed_net: Vec::new(),
     }

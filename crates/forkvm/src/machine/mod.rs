@@ -198,6 +198,9 @@ impl Machine {
                 self.0.watch.disarm();
             }
         }
+        if self.linux.changes_host_files() {
+            watchdog::hold_back_file_size_signal();
+        }
         self.poisoned = true;
         self.memory.start_request();
         self.kept = Duration::ZERO;

@@ -230,6 +230,7 @@ impl Machine {
     /// Says which connection is being served: the machine is [`Event::Idle`] as soon as the program has closed it.
     pub fn set_serving(&mut self, connection: ConnectionId) {
         self.serving = Some(connection);
+        self.linux.begin_connection();
     }
 
     /// Whether the program has just closed the connection that is served.

@@ -194,6 +194,21 @@ fn kick_signal() -> std::io::Result<libc::c_int> {
         .copied()
 }
 
+/// Has the calling thread's writes past the process's limit of a file's size (`RLIMIT_FSIZE`) fail only, and not end the process by
+/// SIGXFSZ.
+pub fn hold_back_file_size_signal() {
+    thread_local!(static DONE: () = {
+        // SAFETY: the set is plain data, initialised by sigemptyset before use.
+        unsafe {
+            let mut set: libc::sigset_t = std::mem::zeroed();
+            libc::sigemptyset(&mut set);
+            libc::sigaddset(&mut set, libc::SIGXFSZ);
+            libc::pthread_sigmask(libc::SIG_BLOCK, &set, std::ptr::null_mut());
+        }
+    });
+    DONE.with(|()| ());
+}
+
 /// The calling thread's id. On a thread's first request it also lets the kick signal through.
 fn this_thread() -> i32 {
     thread_local!(static ID: i32 = {

@@ -262,6 +262,7 @@ fn setup(config: &Config, layout: &Layout) -> Setup {
     Setup {
         writable_paths: Vec::new(),
         overlay_bytes: 0,
+        volume_bytes: 0,
         heap: HeapLayout {
             brk_window: layout.brk_window,
             mmap_window: MMAP_WINDOW,

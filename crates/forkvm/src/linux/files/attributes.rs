@@ -1,6 +1,8 @@
 //! Changing what files are like, in the overlay: truncate(2), fallocate(2), chmod(2), chown(2), utimensat(2). Where nothing
 //! may be written they are refused (`stat`).
 
+use std::sync::Arc;
+
 use rustix::io::Errno;
 
 use crate::linux::abi::{Guest, Value, flags, int};
@@ -11,6 +13,7 @@ use crate::linux::files::overlay::now;
 use crate::linux::files::overlay::tree::{Moment, Nature};
 use crate::linux::files::resolve::{Lookup, Shared};
 use crate::linux::files::stat::{self, Change};
+use crate::linux::files::volumes;
 
 const AT_SYMLINK_NOFOLLOW: u32 = 0x100;
 const AT_EMPTY_PATH: u32 = 0x1000;
@@ -26,6 +29,9 @@ pub fn truncate(
     let at = (crate::linux::abi::HERE, path);
     let lookup = Lookup::new(at.0, guest.read_path(path)?);
     let size = u64::try_from(size.cast_signed()).map_err(|_| Errno::INVAL)?;
+    if let Some(spot) = shared.in_volume(files, &lookup, true)? {
+        return volumes::truncate(files, &spot, size).map(|()| 0);
+    }
     let Some(id) = node_at(shared, files, &lookup, true)? else {
         return refused(shared, files, guest, at, Change::Existing);
     };
@@ -47,6 +53,10 @@ pub fn ftruncate(shared: &Shared, files: &mut Files, fd: u64, size: u64) -> Valu
         Kind::Node(id, _) if file.writable() => {
             files.overlay.set_size(id, size)?;
             Ok(0)
+        }
+        Kind::File(ref host) if file.writable() => {
+            let host = Arc::clone(host);
+            volumes::set_size(files, &*host, size).map(|()| 0)
         }
         Kind::File(_) | Kind::Node(..) | Kind::Text(_) => Err(Errno::INVAL),
         _ if file.flags & crate::linux::files::fds::O_PATH != 0 => Err(Errno::BADF),
@@ -77,8 +87,12 @@ pub fn fallocate(
     if !file.writable() {
         return Err(Errno::BADF);
     }
-    let id = match file.kind {
-        Kind::Node(id, _) => id,
+    let id = match &file.kind {
+        Kind::Node(id, _) => *id,
+        Kind::File(host) => {
+            let host = Arc::clone(host);
+            return volumes::allocate(files, &host, how, (offset, len)).map(|()| 0);
+        }
         Kind::PipeReader(_) | Kind::PipeWriter(_) => return Err(Errno::SPIPE),
         _ => return Err(Errno::NODEV),
     };
@@ -159,6 +173,16 @@ pub fn set_at(
         path,
         empty_is_here: how & AT_EMPTY_PATH != 0,
     };
+    if let Some(spot) = shared.in_volume(files, &lookup, how & AT_SYMLINK_NOFOLLOW == 0)? {
+        let done = match what {
+            Set::Mode(mode) => volumes::set_mode_at(&spot, mode),
+            Set::Owner(uid, gid) => volumes::set_owner_at(&spot, (uid, gid)),
+            Set::Times(access, modification) => {
+                volumes::set_times_at(&spot, (access, modification))
+            }
+        };
+        return done.map(|()| 0);
+    }
     match node_at(shared, files, &lookup, how & AT_SYMLINK_NOFOLLOW == 0)? {
         Some(id) => set(files, id, what),
         None => refused(shared, files, guest, at, Change::Existing),
@@ -167,6 +191,16 @@ pub fn set_at(
 
 /// fchmod(2), fchown(2), futimens(3).
 pub fn set_of(shared: &Shared, files: &mut Files, fd: u64, what: Set) -> Value {
+    if let Kind::File(file) | Kind::Folder(Some(file), _) = &files.get(fd)?.kind
+        && file.changes()
+    {
+        let done = match what {
+            Set::Mode(mode) => volumes::set_mode(&**file, mode),
+            Set::Owner(uid, gid) => volumes::set_owner(&**file, (uid, gid)),
+            Set::Times(access, modification) => volumes::set_times(&**file, (access, modification)),
+        };
+        return done.map(|()| 0);
+    }
     match node_of(shared, files, fd)? {
         Some(id) => set(files, id, what),
         None => Err(Errno::ROFS),

@@ -1,6 +1,7 @@
 //! Making, removing and moving files and folders, in the overlay: mkdir(2), unlink(2), rename(2), link(2), symlink(2),
 //! mknod(2). Where nothing may be written they are refused (`stat`).
 
+use rustix::fs::FileType;
 use rustix::io::Errno;
 
 use crate::linux::abi::{Guest, Value};
@@ -12,8 +13,9 @@ use crate::linux::files::folders;
 use crate::linux::files::overlay::now;
 use crate::linux::files::overlay::tree::Nature;
 use crate::linux::files::paths::{Absolute, Target};
-use crate::linux::files::resolve::{Lookup, Resolved, Shared};
+use crate::linux::files::resolve::{Lookup, Resolved, Shared, Spot};
 use crate::linux::files::stat::{self, Change};
+use crate::linux::files::volumes;
 
 /// unlinkat(2) as rmdir(2).
 pub const AT_REMOVEDIR: u32 = 0x200;
@@ -36,8 +38,19 @@ fn free_place(
     match shared.resolve(files, &lookup, false)? {
         Resolved::Free(path) => Ok(Some(path)),
         Resolved::There(..) => Err(Errno::EXIST),
-        Resolved::Outside(..) => Ok(None),
+        Resolved::Outside(..) | Resolved::Volume(_) => Ok(None),
     }
+}
+
+/// Where something is, or can be made, among the host's own files that the program may change.
+fn spot<'a>(
+    shared: &'a Shared,
+    files: &Files,
+    guest: &Guest<'_>,
+    (dirfd, path): At,
+) -> Result<Option<Spot<'a>>, Errno> {
+    let lookup = Lookup::new(dirfd, guest.read_path(path)?);
+    shared.in_volume(files, &lookup, false)
 }
 
 /// Refuses a change.
@@ -59,6 +72,9 @@ pub fn mkdir(
     at: At,
     mode: u32,
 ) -> Value {
+    if let Some(spot) = spot(shared, files, guest, at)? {
+        return volumes::mkdir(files, &spot, mode).map(|()| 0);
+    }
     let Some(path) = free_place(shared, files, guest, at)? else {
         return refused(shared, files, guest, at, Change::Create);
     };
@@ -74,6 +90,9 @@ pub fn mknod(
     at: At,
     mode: u32,
 ) -> Value {
+    if let Some(spot) = spot(shared, files, guest, at)? {
+        return volumes::mknod(files, &spot, mode).map(|()| 0);
+    }
     let Some(path) = free_place(shared, files, guest, at)? else {
         return refused(shared, files, guest, at, Change::Create);
     };
@@ -96,6 +115,9 @@ pub fn symlink(
     at: At,
 ) -> Value {
     let to = guest.read_path(to)?;
+    if let Some(spot) = spot(shared, files, guest, at)? {
+        return volumes::symlink(files, &to, &spot).map(|()| 0);
+    }
     let Some(path) = free_place(shared, files, guest, at)? else {
         return refused(shared, files, guest, at, Change::Create);
     };
@@ -122,12 +144,22 @@ pub fn link(
     }
     let old = guest.read_path(from.1)?;
     let open = old.is_empty() && how & AT_EMPTY_PATH != 0;
+    let follow = how & AT_SYMLINK_FOLLOW != 0;
+    if let Some(target) = spot(shared, files, guest, to)?
+        && !open
+    {
+        let lookup = Lookup::new(from.0, old);
+        return match shared.in_volume(files, &lookup, follow)? {
+            Some(source) => volumes::link(files, &source, &target).map(|()| 0),
+            None => shared.find(files, &lookup, follow).and(Err(Errno::XDEV)),
+        };
+    }
     let id = if open {
         node_of(shared, files, from.0)?
     } else {
         let lookup = Lookup::new(from.0, old);
         // What is copied up for nothing does no harm.
-        node_at(shared, files, &lookup, how & AT_SYMLINK_FOLLOW != 0)?
+        node_at(shared, files, &lookup, follow)?
     };
     let Some(path) = free_place(shared, files, guest, to)? else {
         return refused(shared, files, guest, to, Change::Create);
@@ -174,32 +206,43 @@ pub fn unlink(
     while lookup.path.len() > 1 && lookup.path.ends_with(b"/") {
         lookup.path.pop();
     }
+    let removes_folder = how & AT_REMOVEDIR != 0;
     let (path, target) = match shared.resolve(files, &lookup, false)? {
         Resolved::There(path, target) => (path, target),
+        Resolved::Volume(spot) => {
+            let folder = spot.found == Some(FileType::Directory);
+            spot.found.ok_or(Errno::NOENT)?;
+            check_last(&lookup, (folder, slash), removes_folder)?;
+            return volumes::unlink(&spot, removes_folder).map(|()| 0);
+        }
         Resolved::Free(_) => return Err(Errno::NOENT),
         Resolved::Outside(..) => return refused(shared, files, guest, at, Change::Existing),
     };
-    let folder = is_folder(files, &target)?;
-    if how & AT_REMOVEDIR == 0 {
-        if folder {
-            return Err(Errno::ISDIR);
-        }
-        if slash {
-            return Err(Errno::NOTDIR);
-        }
-    } else {
-        let last = lookup.path.rsplit(|&byte| byte == b'/').next();
-        match last {
-            Some(b".") => return Err(Errno::INVAL),
-            Some(b"..") => return Err(Errno::NOTEMPTY),
-            _ if !folder => return Err(Errno::NOTDIR),
-            _ => {}
-        }
+    check_last(&lookup, (is_folder(files, &target)?, slash), removes_folder)?;
+    if removes_folder {
         check_removable(shared, files, &path)?;
         files.overlay.tree_mut().remove_beneath(&path.text());
     }
     remove(shared, files, &path)?;
     Ok(0)
+}
+
+/// Whether what is there, a folder or not, can be removed as it is named.
+fn check_last(
+    lookup: &Lookup,
+    (folder, slash): (bool, bool),
+    removes_folder: bool,
+) -> Result<(), Errno> {
+    let last = lookup.path.rsplit(|&byte| byte == b'/').next();
+    match last {
+        _ if !removes_folder && folder => Err(Errno::ISDIR),
+        _ if !removes_folder && slash => Err(Errno::NOTDIR),
+        _ if !removes_folder => Ok(()),
+        Some(b".") => Err(Errno::INVAL),
+        Some(b"..") => Err(Errno::NOTEMPTY),
+        _ if !folder => Err(Errno::NOTDIR),
+        _ => Ok(()),
+    }
 }
 
 /// Takes away what is at a path.
@@ -247,16 +290,27 @@ pub fn rename(
     if is_itself(&old) || is_itself(&new) {
         return Err(Errno::BUSY);
     }
+    match (
+        shared.in_volume(files, &old, false)?,
+        shared.in_volume(files, &new, false)?,
+    ) {
+        (Some(source), Some(target)) => return volumes::rename(&source, &target, how).map(|()| 0),
+        (None, None) => {}
+        // One of them is elsewhere.
+        _ => return shared.find(files, &old, false).and(Err(Errno::XDEV)),
+    }
     let (old_path, source) = match shared.resolve(files, &old, false)? {
         Resolved::There(path, target) => (path, target),
         Resolved::Free(_) => return Err(Errno::NOENT),
-        Resolved::Outside(..) => return refused(shared, files, guest, from, Change::Existing),
+        Resolved::Outside(..) | Resolved::Volume(_) => {
+            return refused(shared, files, guest, from, Change::Existing);
+        }
     };
     let (new_path, replaced) = match shared.resolve(files, &new, false)? {
         Resolved::There(..) if how & RENAME_NOREPLACE != 0 => return Err(Errno::EXIST),
         Resolved::There(path, target) => (path, Some(target)),
         Resolved::Free(path) => (path, None),
-        Resolved::Outside(..) => return Err(Errno::XDEV),
+        Resolved::Outside(..) | Resolved::Volume(_) => return Err(Errno::XDEV),
     };
     let folder = is_folder(files, &source)?;
     if !folder && (old_path.folder || new_path.folder) {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use rustix::fs::FileType;
 use rustix::io::Errno;
 
+use crate::linux::abi::{CHUNK, length};
 use crate::linux::files::fds::{Files, Kind};
 use crate::linux::files::host_files::HostFile;
 use crate::linux::files::overlay::content::Content;
@@ -47,6 +48,38 @@ pub fn make_file(files: &mut Files, path: &Absolute, mode: u32) -> Result<u64, E
 pub fn make_nameless(files: &mut Files, mode: u32) -> Result<u64, Errno> {
     let file = new_node(files, Nature::File(Content::default()), mode);
     files.overlay.tree_mut().add(file)
+}
+
+/// A copy of a file of the host, without a name, that counts as open.
+pub fn copy_of(files: &mut Files, file: &HostFile) -> Result<u64, Errno> {
+    let found = rustix::fs::fstat(file)?;
+    let mut node = Node::new(Nature::File(Content::default()), found.st_mode, now());
+    node.identity = (found.st_dev, found.st_ino);
+    let id = files.overlay.tree_mut().add(node)?;
+    files.overlay.tree_mut().opened(id)?;
+    let copied = copy_bytes(files, file, id);
+    if copied.is_err() {
+        files.overlay.tree_mut().closed(id);
+    }
+    copied.map(|()| id)
+}
+
+fn copy_bytes(files: &mut Files, file: &HostFile, id: u64) -> Result<(), Errno> {
+    let mut piece = vec![0; CHUNK];
+    let mut at = 0;
+    loop {
+        let got = match rustix::io::pread(file, &mut piece, at) {
+            Ok(0) => return Ok(()),
+            Ok(got) => got,
+            Err(Errno::INTR) => continue,
+            Err(errno) => return Err(errno),
+        };
+        let bytes = piece.get(..got).unwrap_or_default();
+        if files.overlay.write(id, at, bytes)? < got {
+            return Err(Errno::NOSPC);
+        }
+        at = at.saturating_add(length(got));
+    }
 }
 
 /// Something new with this name.
@@ -140,6 +173,7 @@ pub fn node_at(
             copy_up(shared, files, &path, &place, false).map(Some)
         }
         Resolved::Free(_) => Err(Errno::NOENT),
+        Resolved::Volume(spot) => spot.found.map(|_| None).ok_or(Errno::NOENT),
         Resolved::Outside(_, Some(Target::Descriptor(fd)))
         | Resolved::There(_, Target::Descriptor(fd))
             if follow =>

@@ -11,16 +11,18 @@ use rustix::io::Errno;
 
 use crate::linux::abi::{Value, count, flags, int};
 use crate::linux::files::held_locks::{Locked, Locks};
+use crate::linux::files::mirrors::Mirrors;
 use crate::linux::files::overlay::Overlay;
 use crate::linux::files::pipes::Pipes;
+use crate::linux::files::written::Written;
 use crate::linux::net::epoll::Epolls;
 use crate::linux::net::sockets::Sockets;
 use crate::linux::tasks::task::FIRST_TID;
 use crate::request::Stream;
 
 pub use crate::linux::files::open_file::{
-    Device, Kind, O_ACCMODE, O_APPEND, O_CLOEXEC, O_CREAT, O_DIRECTORY, O_EXCL, O_LARGEFILE,
-    O_NOFOLLOW, O_NONBLOCK, O_PATH, O_TMPFILE, O_TRUNC, OpenFile, SETTABLE,
+    Device, Kind, O_APPEND, O_CLOEXEC, O_CREAT, O_DIRECTORY, O_EXCL, O_LARGEFILE, O_NOFOLLOW,
+    O_NONBLOCK, O_PATH, O_TMPFILE, O_TRUNC, OpenFile, SETTABLE,
 };
 
 /// Most descriptors of one fork (`RLIMIT_NOFILE`); those of the host behind them are counted in `host_files`.
@@ -55,6 +57,10 @@ pub struct Files {
     pub epolls: Epolls,
     /// What it has locked of its files.
     pub locks: Locks,
+    /// What it has written to the host's files.
+    pub written: Written,
+    /// Which of those it has mapped.
+    pub mirrors: Mirrors,
     /// It has an address space: it may have sockets, and more of everything.
     unmodified: bool,
     /// The working directory: absolute and normalised.
@@ -75,6 +81,8 @@ impl Clone for Files {
             sockets: self.sockets.clone(),
             epolls: self.epolls.clone(),
             locks: self.locks.clone(),
+            written: self.written.clone(),
+            mirrors: self.mirrors.clone(),
             unmodified: self.unmodified,
             directory: Arc::clone(&self.directory),
             pids: self.pids,
@@ -91,6 +99,8 @@ impl Clone for Files {
             sockets,
             epolls,
             locks,
+            written,
+            mirrors,
             unmodified,
             directory,
             pids,
@@ -103,6 +113,8 @@ impl Clone for Files {
         sockets.clone_from(&source.sockets);
         epolls.clone_from(&source.epolls);
         locks.clone_from(&source.locks);
+        written.clone_from(&source.written);
+        mirrors.clone_from(&source.mirrors);
         *unmodified = source.unmodified;
         directory.clone_from(&source.directory);
         *pids = source.pids;
@@ -111,8 +123,9 @@ impl Clone for Files {
 }
 
 impl Files {
-    /// Standard input, output and error, and nothing else. The overlay may have so many bytes.
-    pub fn new(directory: &[u8], overlay_bytes: u64) -> Self {
+    /// Standard input, output and error, and nothing else. The overlay may have so many bytes, and so many may be written to
+    /// the host's files.
+    pub fn new(directory: &[u8], overlay_bytes: u64, volume_bytes: u64) -> Self {
         let mut files = Self {
             descriptors: Vec::new(),
             open: Vec::new(),
@@ -121,6 +134,8 @@ impl Files {
             sockets: Sockets::default(),
             epolls: Epolls::default(),
             locks: Locks::default(),
+            written: Written::new(volume_bytes),
+            mirrors: Mirrors::default(),
             unmodified: false,
             directory: directory.into(),
             pids: [FIRST_TID; 2],
@@ -447,7 +462,7 @@ mod tests {
     #[test]
     fn texts_have_a_limit_together() {
         const THIRD: usize = MAX_TEXT_BYTES / 3 + 1;
-        let mut files = Files::new(b"/", 0);
+        let mut files = Files::new(b"/", 0, 0);
         let open = |files: &mut Files| {
             files.add(OpenFile::new(Kind::Text(vec![0; THIRD].into()), 0), false)
         };

@@ -1,5 +1,7 @@
 //! What file systems are like: statfs(2), and extended attributes, of which there are none (xattr(7)).
 
+use std::os::fd::AsFd;
+
 use rustix::io::Errno;
 use syscalls::Sysno;
 
@@ -34,6 +36,24 @@ fn write(files: &Files, guest: &mut Guest<'_>, magic: u64, address: u64) -> Valu
     Ok(0)
 }
 
+/// The same of what the program may change in the host.
+fn write_host(guest: &mut Guest<'_>, file: impl AsFd, address: u64) -> Value {
+    let found = rustix::fs::fstatfs(file)?;
+    let size = found.f_bsize.unsigned_abs();
+    let layout = Layout::<120>::new()
+        .i64(0, found.f_type)
+        .u64(8, size)
+        .u64(16, found.f_blocks)
+        .u64(24, found.f_bfree)
+        .u64(32, found.f_bavail)
+        .u64(40, found.f_files)
+        .u64(48, found.f_ffree)
+        .i64(64, found.f_namelen)
+        .u64(72, size);
+    guest.write(address, layout.done())?;
+    Ok(0)
+}
+
 /// statfs(2)
 pub fn statfs(
     shared: &Shared,
@@ -44,6 +64,9 @@ pub fn statfs(
 ) -> Value {
     stat::check_there(shared, files, guest, (HERE, path))?;
     let lookup = Lookup::new(HERE, guest.read_path(path)?);
+    if let Some(spot) = shared.in_volume(files, &lookup, true)? {
+        return write_host(guest, spot.place.handle(true)?, address);
+    }
     let magic = match shared.find(files, &lookup, true)? {
         (path, Target::Report(_) | Target::Passage) if path.text().starts_with(b"/proc") => {
             PROC_SUPER_MAGIC
@@ -55,7 +78,10 @@ pub fn statfs(
 
 /// fstatfs(2)
 pub fn fstatfs(files: &Files, guest: &mut Guest<'_>, fd: u64, address: u64) -> Value {
-    let magic = match files.get(fd)?.kind {
+    let magic = match &files.get(fd)?.kind {
+        Kind::File(file) | Kind::Folder(Some(file), _) if file.changes() => {
+            return write_host(guest, &**file, address);
+        }
         Kind::Text(_) => PROC_SUPER_MAGIC,
         _ => TMPFS_MAGIC,
     };

@@ -40,6 +40,8 @@ pub fn getdents64(
         .unwrap_or(MAX_ENTRIES)
         .min(MAX_ENTRIES);
     let (entries, position) = match &file.kind {
+        // Names come and go there: each has the position that the host knows.
+        Kind::Folder(Some(folder), _) if folder.changes() => list(folder, file.offset, most)?,
         Kind::Folder(folder, path) if shared.has_overlay() => {
             let path = Absolute::new(b"/", path);
             merged(shared, files, (folder.as_deref(), &path), file.offset, most)?

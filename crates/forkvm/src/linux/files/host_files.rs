@@ -60,6 +60,8 @@ pub struct HostFile {
     file: OwnedFd,
     /// Where the program found it.
     path: Arc<[u8]>,
+    /// What the program does to it is done in the host.
+    changes: bool,
     _right: Right,
 }
 
@@ -88,8 +90,19 @@ impl HostFile {
         Self {
             file,
             path: path.into(),
+            changes: false,
             _right: right,
         }
+    }
+
+    /// One that the program may change, if it `changes`.
+    pub fn that_changes(self, changes: bool) -> Self {
+        Self { changes, ..self }
+    }
+
+    /// Whether the program may change it.
+    pub fn changes(&self) -> bool {
+        self.changes
     }
 }
 

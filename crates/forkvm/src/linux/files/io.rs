@@ -9,6 +9,7 @@ use crate::linux::files::fds::{Device, Files, Kind, O_APPEND, O_NONBLOCK};
 use crate::linux::files::pieces::Pieces;
 use crate::linux::files::pipe_calls;
 use crate::linux::files::pipes::Stuck;
+use crate::linux::files::volumes;
 use crate::linux::kept::Kept;
 use crate::linux::process::random;
 use crate::linux::tasks::task::Tasks;
@@ -57,6 +58,9 @@ pub fn write(
     if let Kind::PipeWriter(pipe) = file.kind {
         let blocks = file.flags & O_NONBLOCK == 0;
         return pipe_calls::write(files, tasks, guest, (pipe, blocks), pieces);
+    }
+    if let Kind::File(_) = file.kind {
+        return volumes::write(files, guest, fd, pieces, at);
     }
     // As Linux does, and POSIX does not, pwrite(2) appends too.
     let start = match &file.kind {

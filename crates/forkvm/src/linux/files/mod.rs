@@ -1,5 +1,6 @@
 //! Descriptors and what is behind them: files, folders, pipes, devices.
 
+pub mod absolute;
 pub mod attributes;
 pub mod change;
 #[cfg(test)]
@@ -16,6 +17,7 @@ pub mod inode;
 pub mod io;
 pub mod known;
 pub mod locks;
+pub mod mirrors;
 pub mod open;
 pub mod open_file;
 pub mod overlay;
@@ -32,3 +34,5 @@ pub mod shared_maps;
 pub mod splice;
 pub mod stat;
 pub mod transfer;
+pub mod volumes;
+pub mod written;

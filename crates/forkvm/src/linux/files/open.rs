@@ -10,14 +10,16 @@ use crate::image::exec;
 use crate::linux::abi::{Guest, HERE, PAGE, Value, flags};
 use crate::linux::files::copies;
 use crate::linux::files::fds::{
-    Device, Files, Kind, O_ACCMODE, O_CLOEXEC, O_CREAT, O_DIRECTORY, O_EXCL, O_NOFOLLOW, O_PATH,
-    O_TMPFILE, O_TRUNC, OpenFile,
+    Device, Files, Kind, O_CLOEXEC, O_CREAT, O_DIRECTORY, O_EXCL, O_NOFOLLOW, O_PATH, O_TMPFILE,
+    O_TRUNC, OpenFile,
 };
 use crate::linux::files::host_files::HostFile;
+use crate::linux::files::open_file::How;
 use crate::linux::files::overlay::tree::Nature;
 use crate::linux::files::paths::{Absolute, Place, Target};
 use crate::linux::files::reports::{self, Seen};
-use crate::linux::files::resolve::{Lookup, Resolved, Shared};
+use crate::linux::files::resolve::{Lookup, Resolved, Shared, Spot};
+use crate::linux::files::volumes;
 use crate::linux::memory::MapSource;
 use crate::memory::space::vmas::PageSource;
 
@@ -107,6 +109,26 @@ fn open_path(
         }
         Resolved::Outside(absolute, Some(target)) => (absolute, target, false),
         Resolved::There(absolute, target) => (absolute, target, true),
+        Resolved::Volume(spot)
+            if !how.has(O_PATH) && (how.writes() || how.creates() || how.makes_nameless()) =>
+        {
+            if how.makes_nameless() && !how.writes() {
+                return Err(Errno::INVAL);
+            }
+            let kind = volumes::open(&shared.host_files, files, &spot, how, mode)?;
+            if how.makes_nameless() {
+                let how = How(how.0 & !(O_TMPFILE | O_DIRECTORY));
+                return finish(files, &spot.path.prefix(spot.path.len()), kind, how);
+            }
+            return finish(files, &spot.path, kind, how);
+        }
+        Resolved::Volume(Spot {
+            path,
+            place,
+            found: Some(_),
+            ..
+        }) => (path, Target::Host(place), false),
+        Resolved::Volume(_) => return Err(Errno::NOENT),
         Resolved::Free(absolute) => {
             if !how.creates() || how.has(O_PATH) {
                 return Err(Errno::NOENT);
@@ -126,7 +148,7 @@ fn open_path(
     let is_new_name = how.creates() && how.has(O_EXCL) && !how.has(O_PATH);
     let kind = match target {
         _ if writable && is_new_name => return Err(Errno::EXIST),
-        _ if writable && how.has(O_TMPFILE) && !how.has(O_PATH) => {
+        _ if writable && how.makes_nameless() => {
             if !how.writes() {
                 return Err(Errno::INVAL);
             }
@@ -150,7 +172,8 @@ fn open_path(
             let how = if writable { How(how.0 & !O_CREAT) } else { how };
             let (file, found) =
                 open_host(&place, follow, how).map_err(|errno| explain(errno, files, guest))?;
-            let file = Arc::new(HostFile::new(file, &absolute.text(), right));
+            let file = HostFile::new(file, &absolute.text(), right);
+            let file = Arc::new(file.that_changes(place.writes));
             match found {
                 FileType::Directory => Kind::Folder(Some(file), absolute.text().into()),
                 FileType::RegularFile => Kind::File(file),
@@ -189,8 +212,17 @@ fn reopen(shared: &Shared, files: &mut Files, fd: u64, how: How) -> Value {
             let kind = open_node(shared, files, &absolute, id, how)?;
             finish(files, &absolute, kind, how)
         }
-        Kind::File(file) if !how.writes() => {
+        Kind::File(file) if !how.writes() && !file.changes() => {
             finish(files, &Absolute::new(b"/", b"file"), Kind::File(file), how)
+        }
+        Kind::File(file) if file.changes() => {
+            let lookup = Lookup::new(HERE, file.seen().to_vec());
+            let spot = shared.in_volume(files, &lookup, false)?;
+            let spot = spot.ok_or(Errno::NOENT)?;
+            let right = shared.host_files.take()?;
+            let again = volumes::reopen(files, &spot, &file, how)?;
+            let again = HostFile::new(again, &file.seen(), right).that_changes(true);
+            finish(files, &spot.path, Kind::File(Arc::new(again)), how)
         }
         Kind::File(_) => Err(Errno::ACCESS),
         _ => files.duplicate(fd, 0, how.has(O_CLOEXEC)),
@@ -242,29 +274,6 @@ fn open_node(
         Nature::File(_) => {}
     }
     Ok(Kind::Node(id, path))
-}
-
-/// How a file is to be opened: `O_*`.
-#[derive(Debug, Clone, Copy)]
-struct How(u32);
-
-impl How {
-    fn has(self, flag: u32) -> bool {
-        self.0 & flag != 0
-    }
-
-    fn writes(self) -> bool {
-        self.has(O_ACCMODE | O_TRUNC)
-    }
-
-    fn creates(self) -> bool {
-        self.has(O_CREAT)
-    }
-
-    /// Whether a link at the path's end is followed.
-    fn follows(self) -> bool {
-        !(self.has(O_NOFOLLOW) || self.creates() && self.has(O_EXCL))
-    }
 }
 
 /// Opens something in the host, as far as that makes and changes nothing.

@@ -25,6 +25,37 @@ pub const SETTABLE: u32 = O_APPEND | O_NONBLOCK | 0o2_0000 | 0o4_0000 | 0o100_00
 /// `O_LARGEFILE`, which the kernel adds for 64-bit programs.
 pub const O_LARGEFILE: u32 = 0o10_0000;
 
+/// How a file is to be opened: `O_*`.
+#[derive(Debug, Clone, Copy)]
+pub struct How(pub u32);
+
+impl How {
+    /// Whether one of these flags is set.
+    pub fn has(self, flag: u32) -> bool {
+        self.0 & flag != 0
+    }
+
+    /// Whether it may change what is there.
+    pub fn writes(self) -> bool {
+        self.has(O_ACCMODE | O_TRUNC)
+    }
+
+    /// Whether it may make what is not there.
+    pub fn creates(self) -> bool {
+        self.has(O_CREAT)
+    }
+
+    /// Whether a file without a name is made.
+    pub fn makes_nameless(self) -> bool {
+        self.has(O_TMPFILE) && !self.has(O_PATH)
+    }
+
+    /// Whether a link at the path's end is followed.
+    pub fn follows(self) -> bool {
+        !(self.has(O_NOFOLLOW) || self.creates() && self.has(O_EXCL))
+    }
+}
+
 /// What an open file is.
 #[derive(Debug, Clone)]
 pub enum Kind {

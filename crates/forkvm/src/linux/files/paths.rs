@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{FileType, Mode, OFlags, ResolveFlags, openat2, stat};
 use rustix::io::Errno;
 
+pub use crate::linux::files::absolute::Absolute;
 use crate::linux::files::fds::Device;
 use crate::linux::files::known::{self, Known, Report};
 use crate::linux::setup::AllowedPath;
@@ -22,105 +23,6 @@ use crate::linux::setup::AllowedPath;
 const ATTEMPTS: usize = 8;
 /// Most symbolic links in a path (path_resolution(7)).
 pub const MOST_LINKS: usize = 40;
-
-/// A path of the program: absolute, without `.`, `..` or empty names.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Absolute {
-    names: Vec<Vec<u8>>,
-    /// It ended with a slash or a dot, so only a folder will do.
-    pub folder: bool,
-}
-
-impl Absolute {
-    /// The path that `path` means where `base` is the working directory.
-    ///
-    /// `..` is taken away by name before symbolic links are followed. That is not what Linux does where a name
-    /// before it is a symbolic link to a folder elsewhere; what it names stays within what is allowed either way.
-    pub fn new(base: &[u8], path: &[u8]) -> Self {
-        let mut names: Vec<Vec<u8>> = Vec::new();
-        let start: &[u8] = if path.starts_with(b"/") { b"" } else { base };
-        for name in start
-            .split(|&byte| byte == b'/')
-            .chain(path.split(|&byte| byte == b'/'))
-        {
-            match name {
-                b"" | b"." => {}
-                b".." => {
-                    names.pop();
-                }
-                name => names.push(name.to_vec()),
-            }
-        }
-        let last = path.rsplit(|&byte| byte == b'/').next().unwrap_or_default();
-        Self {
-            names,
-            folder: matches!(last, b"" | b"." | b".."),
-        }
-    }
-
-    /// The same path, with the process's own folder of /proc by the name that it always has.
-    pub fn with_self(mut self, pids: [i32; 2]) -> Self {
-        if let [first, second, ..] = &mut self.names[..]
-            && first == b"proc"
-            && pids.iter().any(|pid| pid.to_string().as_bytes() == second)
-        {
-            *second = b"self".to_vec();
-        }
-        self
-    }
-
-    /// The path as text.
-    pub fn text(&self) -> Vec<u8> {
-        if self.names.is_empty() {
-            b"/".to_vec()
-        } else {
-            self.names
-                .iter()
-                .flat_map(|name| [b"/", &name[..]].concat())
-                .collect()
-        }
-    }
-
-    /// True if it is `other` or beneath it.
-    pub fn starts_with(&self, other: &Self) -> bool {
-        self.names.starts_with(&other.names)
-    }
-
-    /// How many names it has.
-    pub fn len(&self) -> usize {
-        self.names.len()
-    }
-
-    /// Its first names.
-    pub fn prefix(&self, len: usize) -> Self {
-        Self {
-            names: self.names.get(..len).unwrap_or(&self.names).to_vec(),
-            folder: false,
-        }
-    }
-
-    /// The folder that it is in.
-    pub fn parent(&self) -> Self {
-        self.prefix(self.names.len().saturating_sub(1))
-    }
-
-    /// Its last name; empty for the root.
-    pub fn name(&self) -> &[u8] {
-        self.names.last().map_or(b"", |name| name)
-    }
-
-    /// The path that it means where its first names, so many, are a symbolic link that leads to `to`.
-    pub fn through_link(&self, len: usize, to: &[u8]) -> Self {
-        let mut path = Self::new(&self.prefix(len.saturating_sub(1)).text(), to);
-        let rest = self.names.get(len..).unwrap_or_default();
-        if !rest.is_empty() {
-            path.names.extend_from_slice(rest);
-            path.folder = false;
-        }
-        path.folder |= self.folder;
-        path
-    }
-}
 
 /// What a path names.
 #[derive(Debug)]
@@ -151,6 +53,10 @@ pub struct Place<'a> {
     /// For links that lead elsewhere: what else is allowed, and the place's own path as the program sees it.
     roots: &'a Roots,
     absolute: Absolute,
+    /// It is what the program was given, not something in it.
+    is_root: bool,
+    /// What is done there is done to the host's files.
+    pub writes: bool,
     /// Where a symbolic link leads that the program sees here, though it is none in the host.
     pub link: Option<&'a [u8]>,
 }
@@ -164,6 +70,8 @@ struct Root {
     alone: bool,
     /// Where a symbolic link there leads, if the program is to see one.
     link: Option<Vec<u8>>,
+    /// What is done there is done to the host's files.
+    writes: bool,
     opened: Opened,
 }
 
@@ -198,14 +106,16 @@ impl Roots {
         };
         for path in allowed {
             match Root::open(path) {
-                Ok(root) => roots.roots.push(root),
+                Ok(root) => roots.roots.push(Root {
+                    writes: root.writes && whole_system,
+                    ..root
+                }),
                 Err(errno) => roots.unusable.push((path.real.clone(), errno)),
             }
         }
-        // The longest match counts, as the most specific.
-        roots
-            .roots
-            .sort_by_key(|root| std::cmp::Reverse(root.seen.names.len()));
+        // The longest match counts, as the most specific; of two, the one that says more.
+        let order = |root: &Root| std::cmp::Reverse((root.seen.len(), root.writes));
+        roots.roots.sort_by_key(order);
         roots
     }
 
@@ -260,6 +170,29 @@ impl Roots {
         }
     }
 
+    /// Whether the program may change any of the host's files.
+    pub fn has_volumes(&self) -> bool {
+        self.roots.iter().any(|root| root.writes)
+    }
+
+    /// sync(2): what was written to the host's files is on the disk then. What fails is not told.
+    pub fn sync_volumes(&self) {
+        for root in self.roots.iter().filter(|root| root.writes) {
+            let (Opened::Folder(folder) | Opened::File(folder, _)) = &root.opened;
+            let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+            if let Ok(folder) = rustix::fs::openat(folder, c".", flags, Mode::empty()) {
+                let _ = rustix::fs::syncfs(folder);
+            }
+        }
+    }
+
+    /// Which root a path is in, and how many names that one has, if what is done there is done to the host's files.
+    pub fn volume(&self, path: &Absolute) -> Option<(usize, usize)> {
+        let mut all = self.roots.iter().enumerate();
+        let (number, root) = all.find(|(_, root)| path.starts_with(&root.seen))?;
+        root.writes.then_some((number, root.seen.len()))
+    }
+
     /// True for allowed paths and the folders that lead to them, or to what is made up.
     pub fn leads_on(&self, path: &Absolute) -> bool {
         let allowed = self.roots.iter().map(|root| &root.seen);
@@ -299,7 +232,7 @@ impl Roots {
             .known()
             .map(|name| Absolute::new(b"/", name.as_bytes()));
         let next = |of: &Absolute| {
-            let next = of.names.get(path.names.len())?;
+            let next = of.names().get(path.len())?;
             of.starts_with(path).then(|| next.clone())
         };
         let roots = self.roots.iter().filter_map(|root| next(&root.seen));
@@ -310,7 +243,7 @@ impl Roots {
 
     /// What is at a path beneath one of the roots.
     fn place<'a>(&'a self, root: &'a Root, absolute: &Absolute) -> Option<Place<'a>> {
-        let rest = absolute.names.get(root.seen.names.len()..)?;
+        let rest = absolute.names().get(root.seen.len()..)?;
         let (folder, path) = match &root.opened {
             Opened::Folder(folder) if rest.is_empty() => (folder, b".".to_vec()),
             Opened::Folder(folder) if !root.alone => (folder, rest.join(&b'/')),
@@ -323,6 +256,8 @@ impl Roots {
             link: root.link.as_deref().filter(|_| rest.is_empty()),
             roots: self,
             absolute: absolute.clone(),
+            is_root: rest.is_empty(),
+            writes: root.writes,
         })
     }
 
@@ -375,11 +310,16 @@ impl Root {
         let absolute = |path| std::path::absolute(path).map_err(|_| Errno::INVAL);
         let real = absolute(&allowed.real)?;
         let seen = absolute(&allowed.seen)?;
+        let opened = open(&real)?;
+        if allowed.writes {
+            check_writable(&opened)?;
+        }
         Ok(Self {
             seen: Absolute::new(b"/", seen.as_os_str().as_bytes()),
             alone: !allowed.beneath,
-            opened: open(&real)?,
+            opened,
             link: allowed.link.then(|| real.into_os_string().into_vec()),
+            writes: allowed.writes,
         })
     }
 }
@@ -401,6 +341,61 @@ fn open(path: &Path) -> Result<Opened, Errno> {
     };
     let folder = rustix::fs::open(folder, flags | OFlags::DIRECTORY, Mode::empty())?;
     Ok(Opened::File(folder, name.as_bytes().to_vec()))
+}
+
+/// What openat2(2) has to keep to where something is changed: every link was followed before, in the program's own terms, and
+/// what is mounted beneath a folder is not that folder's.
+const CHANGES: ResolveFlags = ResolveFlags::NO_SYMLINKS.union(ResolveFlags::NO_XDEV);
+
+/// Why that can't be changed.
+fn refused(errno: Errno) -> Errno {
+    match errno {
+        Errno::XDEV => Errno::ROFS,
+        Errno::MFILE => Errno::NFILE,
+        errno => errno,
+    }
+}
+
+/// Opens a path that never leaves a folder.
+pub fn open_beneath(
+    folder: &OwnedFd,
+    path: &[u8],
+    flags: OFlags,
+    mode: Mode,
+    how: ResolveFlags,
+) -> Result<OwnedFd, Errno> {
+    let how = how | ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
+    let mut result = Err(Errno::AGAIN);
+    for _ in 0..ATTEMPTS {
+        let path = OsStr::from_bytes(path);
+        result = openat2(folder, path, flags | OFlags::CLOEXEC, mode, how);
+        if !matches!(result, Err(Errno::AGAIN | Errno::INTR)) {
+            break;
+        }
+    }
+    result
+}
+
+/// File systems that are interfaces of the kernel: what is written there is done to the host itself.
+fn check_writable(opened: &Opened) -> Result<(), Errno> {
+    /// `SYSFS_MAGIC`, `CGROUP_SUPER_MAGIC`, `CGROUP2_SUPER_MAGIC`, `DEBUGFS_MAGIC`, `TRACEFS_MAGIC`, `SECURITYFS_MAGIC`,
+    /// `BPF_FS_MAGIC`, `EFIVARFS_MAGIC` of linux/magic.h.
+    const OTHERS: [i64; 8] = [
+        0x6265_6572,
+        0x0027_e0eb,
+        0x6367_7270,
+        0x6462_6720,
+        0x7472_6163,
+        0x7363_6673,
+        0xcafe_4a11,
+        0xde5e_81e4,
+    ];
+    let (Opened::Folder(folder) | Opened::File(folder, _)) = opened;
+    let kind = rustix::fs::fstatfs(folder)?.f_type;
+    if kind == rustix::fs::PROC_SUPER_MAGIC || OTHERS.contains(&kind) {
+        return Err(Errno::ROFS);
+    }
+    Ok(())
 }
 
 impl Place<'_> {
@@ -457,22 +452,28 @@ impl Place<'_> {
     }
 
     fn try_open(&self, flags: OFlags, how: ResolveFlags) -> Result<OwnedFd, Errno> {
-        let how = how | ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
-        let path = OsStr::from_bytes(&self.path);
-        let mut result = Err(Errno::AGAIN);
-        for _ in 0..ATTEMPTS {
-            result = openat2(
-                self.folder,
-                path,
-                flags | OFlags::CLOEXEC,
-                Mode::empty(),
-                how,
-            );
-            if !matches!(result, Err(Errno::AGAIN | Errno::INTR)) {
-                break;
-            }
+        open_beneath(self.folder, &self.path, flags, Mode::empty(), how)
+    }
+
+    /// Opens what may be changed, or makes a nameless file in it (`O_TMPFILE`).
+    pub fn open_to_change(&self, flags: OFlags, mode: Mode) -> Result<OwnedFd, Errno> {
+        open_beneath(self.folder, &self.path, flags, mode, CHANGES).map_err(refused)
+    }
+
+    /// The folder around it, where names can be changed, and its name there. The name of what the program was given is not
+    /// its to change, as of a mount point.
+    pub fn parent(&self) -> Result<(OwnedFd, &OsStr), Errno> {
+        if self.is_root {
+            return Err(Errno::BUSY);
         }
-        result
+        let slash = self.path.iter().rposition(|&byte| byte == b'/');
+        let (folder, name) = match slash.and_then(|at| self.path.split_at_checked(at)) {
+            Some((folder, name)) => (folder, name.get(1..).unwrap_or_default()),
+            None => (&b"."[..], &self.path[..]),
+        };
+        let flags = OFlags::PATH | OFlags::DIRECTORY;
+        let folder = open_beneath(self.folder, folder, flags, Mode::empty(), CHANGES);
+        Ok((folder.map_err(refused)?, OsStr::from_bytes(name)))
     }
 
     fn resolve(&self, flags: OFlags) -> Result<OwnedFd, Errno> {
@@ -498,21 +499,6 @@ impl Place<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn text(base: &str, path: &str) -> String {
-        String::from_utf8(Absolute::new(base.as_bytes(), path.as_bytes()).text()).unwrap()
-    }
-
-    #[test]
-    fn paths_become_absolute() {
-        assert_eq!(text("/srv/data", "a/./b//c"), "/srv/data/a/b/c");
-        assert_eq!(text("/srv/data", "../x/"), "/srv/x");
-        assert_eq!(text("/srv/data", "/../../etc"), "/etc");
-        assert_eq!(text("/", ".."), "/");
-        assert!(Absolute::new(b"/", b"x/").folder);
-        assert!(Absolute::new(b"/", b"x/.").folder);
-        assert!(!Absolute::new(b"/", b"x").folder);
-    }
 
     #[test]
     fn only_what_is_allowed_is_there() {

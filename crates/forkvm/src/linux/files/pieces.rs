@@ -99,8 +99,10 @@ impl Pieces {
     }
 }
 
-/// `RWF_HIPRI`, `RWF_DSYNC`, `RWF_SYNC`: wishes that make no difference where nothing is written to a disk.
-const RWF_HARMLESS: u32 = 1 | 2 | 4;
+/// A wish that makes no difference.
+const RWF_HIPRI: u32 = 1;
+/// `RWF_DSYNC` and `RWF_SYNC`.
+const RWF_SYNCS: u32 = 2 | 4;
 const RWF_NOWAIT: u32 = 8;
 const RWF_APPEND: u32 = 16;
 
@@ -113,19 +115,22 @@ pub struct Wishes {
     pub append: bool,
     /// EAGAIN instead of a wait.
     pub now: bool,
+    /// What is written is to be on the disk then.
+    pub syncs: bool,
 }
 
 impl Wishes {
     /// The offset and `RWF_*`.
     pub fn read(offset: u64, how: u64) -> Result<Self, Errno> {
         let how = flags(how);
-        if how & !(RWF_HARMLESS | RWF_NOWAIT | RWF_APPEND) != 0 {
+        if how & !(RWF_HIPRI | RWF_SYNCS | RWF_NOWAIT | RWF_APPEND) != 0 {
             return Err(Errno::OPNOTSUPP);
         }
         Ok(Self {
             offset: (offset != u64::MAX).then_some(offset),
             append: how & RWF_APPEND != 0,
             now: how & RWF_NOWAIT != 0,
+            syncs: how & RWF_SYNCS != 0,
         })
     }
 }

@@ -61,6 +61,21 @@ pub enum Resolved<'a> {
     There(Absolute, Target<'a>),
     /// Where it may be written to: nothing is there, but the folder around it is.
     Free(Absolute),
+    /// Where the host's own files are changed.
+    Volume(Spot<'a>),
+}
+
+/// A place in a folder of the host whose files the program may change. No link is on the way to it.
+#[derive(Debug)]
+pub struct Spot<'a> {
+    /// The path, as the program sees it.
+    pub path: Absolute,
+    /// Where it is in the host.
+    pub place: Place<'a>,
+    /// Which of the program's folders it is in.
+    pub volume: usize,
+    /// What is there, if something is.
+    pub found: Option<FileType>,
 }
 
 /// A file system object of the host, as far as resolution has to know.
@@ -84,8 +99,30 @@ impl Shared {
                 Ok((path, target))
             }
             Resolved::Outside(path, None) => Err(self.roots.missing(&path)),
-            Resolved::Free(_) => Err(Errno::NOENT),
+            Resolved::Volume(Spot {
+                path,
+                place,
+                found: Some(_),
+                ..
+            }) => Ok((path, Target::Host(place))),
+            Resolved::Free(_) | Resolved::Volume(_) => Err(Errno::NOENT),
         }
+    }
+
+    /// The same where the host's own files are changed; `None` elsewhere.
+    pub fn in_volume<'a>(
+        &'a self,
+        files: &Files,
+        lookup: &Lookup,
+        follow: bool,
+    ) -> Result<Option<Spot<'a>>, Errno> {
+        if !self.roots.has_volumes() {
+            return Ok(None);
+        }
+        Ok(match self.resolve(files, lookup, follow)? {
+            Resolved::Volume(spot) => Some(spot),
+            _ => None,
+        })
     }
 
     /// The same, with what can be made of it.
@@ -124,11 +161,18 @@ impl Shared {
     ) -> Result<Resolved<'a>, Errno> {
         for _ in 0..=MOST_LINKS {
             let areas = self.writable.iter().filter(|area| path.starts_with(area));
-            let Some(first) = areas.map(Absolute::len).max() else {
-                let target = self.roots.find(&path);
-                return Ok(Resolved::Outside(path, target));
+            let area = areas.map(Absolute::len).max();
+            let step = match (self.roots.volume(&path), area) {
+                (Some((volume, first)), area) if area.is_none_or(|area| area <= first) => {
+                    self.step_in_volume(path, (volume, first), follow)?
+                }
+                (_, Some(first)) => self.step(files, path, first, follow)?,
+                _ => {
+                    let target = self.roots.find(&path);
+                    return Ok(Resolved::Outside(path, target));
+                }
             };
-            match self.step(files, path, first, follow)? {
+            match step {
                 Step::Done(resolved) => return Ok(resolved),
                 Step::Link(to) => path = to,
             }
@@ -188,6 +232,46 @@ impl Shared {
             }
         }
         Err(Errno::NOENT)
+    }
+
+    /// The same where the first names are a folder whose files in the host may be changed.
+    fn step_in_volume(
+        &self,
+        path: Absolute,
+        (volume, first): (usize, usize),
+        follow: bool,
+    ) -> Result<Step<'_>, Errno> {
+        let follow = follow || path.folder;
+        for len in first..=path.len() {
+            let last = len == path.len();
+            let prefix = path.prefix(len);
+            if prefix.name().len() > NAME_MAX {
+                return Err(Errno::NAMETOOLONG);
+            }
+            let place = match self.roots.find(&prefix) {
+                Some(Target::Host(place)) => place,
+                _ => break,
+            };
+            match found(&place)? {
+                Some((FileType::Symlink, to)) if !last || follow => {
+                    return Ok(Step::Link(path.through_link(len, &to)));
+                }
+                found if last => {
+                    return Ok(Step::Done(Resolved::Volume(Spot {
+                        path,
+                        place,
+                        volume,
+                        found: found.map(|(kind, _)| kind),
+                    })));
+                }
+                Some((FileType::Directory, _)) => {}
+                Some(_) => return Err(Errno::NOTDIR),
+                None => return Err(Errno::NOENT),
+            }
+        }
+        // What is made up, such as /proc.
+        let target = self.roots.find(&path);
+        Ok(Step::Done(Resolved::Outside(path, target)))
     }
 
     /// What is at a path without the overlay.

@@ -1,13 +1,20 @@
 //! Shared mappings of the overlay's files (`MAP_SHARED`). All mappings of a file have the same memory, which is not the
 //! overlay's: a call that may look at the file or change it first takes over what was written to it, and afterwards it has
-//! what the call wrote.
+//! what the call wrote. Those of the host's files that a program may change are of copies, of which what is taken over goes to
+//! the host as well (`mirrors`).
 
 use std::collections::BTreeSet;
 use std::ops::Range;
 use std::sync::Arc;
 
-use crate::linux::abi::{Guest, PAGE};
+use rustix::io::Errno;
+
+use crate::linux::abi::{Guest, PAGE, length};
+use crate::linux::files::copies;
 use crate::linux::files::fds::Files;
+use crate::linux::files::host_files::HostFile;
+use crate::linux::files::mirrors::Identity;
+use crate::linux::files::volumes;
 use crate::memory::space::shared::FilePage;
 use crate::memory::space::vmas::{Backing, PageSource, Vma};
 
@@ -37,11 +44,43 @@ impl Mapped {
     }
 }
 
+/// What is to be mapped in place of a file of the host that the program may change: its copy, if it has one or the mapping `writes`.
+pub fn mirror(
+    files: &mut Files,
+    file: &Arc<HostFile>,
+    writes: bool,
+) -> Result<Option<Arc<dyn PageSource>>, Errno> {
+    files.overlay.share();
+    files.mirrors.begin();
+    let identity = file.identity();
+    let node = match files.mirrors.node(identity) {
+        Some(node) => node,
+        None if !writes => return Ok(None),
+        None => {
+            let node = copies::copy_of(files, file).map_err(|errno| match errno {
+                Errno::NOSPC => Errno::NOMEM,
+                errno => errno,
+            })?;
+            files.mirrors.add(Arc::clone(file), identity, node);
+            node
+        }
+    };
+    let snapshot = files.overlay.snapshot(node, &file.seen(), writes)?;
+    Ok(Some(Arc::new(snapshot)))
+}
+
 /// Takes over what the program wrote to its shared mappings.
 pub fn take_over(files: &mut Files, guest: &mut Guest<'_>) {
     let Some(space) = guest.memory.space() else {
         return;
     };
+    if files.mirrors.are_used() {
+        let of = |vma: &Vma| vma.shared_page(vma.start).map(|page| page.node);
+        let mapped: BTreeSet<u64> = space.vmas().iter().filter_map(of).collect();
+        for node in files.mirrors.take_unused(|node| mapped.contains(&node)) {
+            files.overlay.tree_mut().closed(node);
+        }
+    }
     let mut changed = BTreeSet::new();
     for page in space.written_pages() {
         if let Some(bytes) = space.read_page(page)
@@ -65,9 +104,20 @@ fn take_over_page(files: &mut Files, page: FilePage, bytes: &[u8; PAGE as usize]
     let (Some(new), Some(old)) = (bytes.get(..len), old.get_mut(..len)) else {
         return false;
     };
-    files.overlay.read(page.node, page.offset, old).is_ok()
-        && new != old
-        && files.overlay.write(page.node, page.offset, new).is_ok()
+    if files.overlay.read(page.node, page.offset, old).is_err() || new == old {
+        return false;
+    }
+    let Some(file) = files.mirrors.file(page.node).cloned() else {
+        return files.overlay.write(page.node, page.offset, new).is_ok();
+    };
+    // What is the same may be another one's by now. The copy is told of what was written.
+    let differs = |(_, (new, old)): &(usize, (&u8, &u8))| new != old;
+    let pairs = || new.iter().zip(old.iter()).enumerate();
+    let first = pairs().find(differs).map_or(0, |(at, _)| at);
+    let last = pairs().rfind(differs).map_or(0, |(at, _)| at);
+    let bytes = new.get(first..=last).unwrap_or_default();
+    let to = (page.offset.saturating_add(length(first)), false);
+    volumes::write_at(files, &file, to, bytes).is_ok()
 }
 
 /// Lets mappings see what the call wrote.
@@ -85,6 +135,40 @@ pub fn show(files: &mut Files, guest: &mut Guest<'_>) {
             {
                 let _ = space.write_page(page, &bytes);
             }
+        }
+    }
+    if files.mirrors.have_changed() {
+        for (identity, range) in files.mirrors.take_changed() {
+            forget(guest, identity, &range);
+        }
+    }
+}
+
+/// Has what mappings of a file of the host show of this range be read anew.
+fn forget(guest: &mut Guest<'_>, identity: Identity, range: &Range<u64>) {
+    let Some(mut space) = guest.memory.space() else {
+        return;
+    };
+    let is_of_it = |vma: &&Vma| match &vma.backing {
+        Backing::File(source, _) => {
+            vma.shared && source.node().is_none() && source.identity() == identity
+        }
+        Backing::Anonymous(_) => false,
+    };
+    let found: Vec<Vma> = space.vmas().iter().filter(is_of_it).cloned().collect();
+    for vma in found {
+        let Backing::File(_, offset) = vma.backing else {
+            continue;
+        };
+        let place = |at: u64| {
+            let by = at.saturating_sub(offset).min(vma.end - vma.start);
+            vma.start.saturating_add(by)
+        };
+        let start = place(range.start) / PAGE * PAGE;
+        let end = place(range.end).next_multiple_of(PAGE);
+        if start < end {
+            // Without room for another VMA pages stay as they are; discarding splits none.
+            let _ = space.discard(start..end);
         }
     }
 }

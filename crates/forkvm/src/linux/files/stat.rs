@@ -11,6 +11,7 @@ use crate::linux::files::inode::Inode;
 use crate::linux::files::overlay::tree::Nature;
 use crate::linux::files::paths::{Place, Target};
 use crate::linux::files::resolve::{Lookup, Resolved, Shared};
+use crate::linux::files::volumes;
 use crate::linux::process::Process;
 
 const AT_EMPTY_PATH: u32 = 0x1000;
@@ -178,8 +179,11 @@ fn may_change(
         path: guest.read_path(path)?,
         empty_is_here: how & AT_EMPTY_PATH != 0,
     };
-    let found = shared.resolve(files, &lookup, how & AT_SYMLINK_NOFOLLOW == 0)?;
-    Ok(matches!(found, Resolved::There(..)))
+    match shared.resolve(files, &lookup, how & AT_SYMLINK_NOFOLLOW == 0)? {
+        Resolved::There(..) => Ok(true),
+        Resolved::Volume(spot) => volumes::may_write(&spot).map(|()| true),
+        _ => Ok(false),
+    }
 }
 
 /// readlink(2), readlinkat(2)

@@ -12,10 +12,12 @@ use crate::linux::files::pipe_calls;
 use crate::linux::files::pipes::Stuck;
 use crate::linux::files::resolve::Shared;
 use crate::linux::files::stat;
+use crate::linux::files::volumes;
 use crate::linux::kept::Kept;
 use crate::linux::net::calls;
 use crate::linux::net::socket::{Incoming, Style};
 use crate::linux::tasks::task::Tasks;
+use crate::memory::space::vmas::PageSource;
 
 const MFD_CLOEXEC: u32 = 1;
 const MFD_ALLOW_SEALING: u32 = 2;
@@ -140,6 +142,7 @@ pub(super) fn write_to(
 ) -> Result<usize, Errno> {
     match kind {
         Kind::Node(id, _) => files.overlay.write(*id, offset, bytes),
+        Kind::File(file) => volumes::write_at(files, file, (offset, false), bytes),
         Kind::Output(stream) => {
             guest.host.output(*stream, bytes);
             Ok(bytes.len())
@@ -282,7 +285,7 @@ fn send(
     let (source, target) = (source.kind.clone(), target.kind.clone());
     let (start, place) = (position(files, guest, from, offset)?, files.get(to)?.offset);
     let done = copy(files, guest, (&source, start), (&target, place), len)?;
-    if matches!(target, Kind::Node(..)) {
+    if matches!(target, Kind::Node(..) | Kind::File(_)) {
         files.get_mut(to)?.offset = place.saturating_add(done);
     }
     advance(files, guest, from, offset, start.saturating_add(done))?;
@@ -303,12 +306,16 @@ pub fn copy_file_range(files: &mut Files, guest: &mut Guest<'_>, args: [u64; 6])
     if matches!(source, Kind::Folder(..)) || matches!(target, Kind::Folder(..)) {
         return Err(Errno::ISDIR);
     }
-    let Kind::Node(id, _) = target else {
+    if !matches!(target, Kind::Node(..) | Kind::File(_)) {
         return Err(Errno::INVAL);
-    };
+    }
     let start = position(files, guest, from, from_offset)?;
     let place = position(files, guest, to, to_offset)?;
-    let same = matches!(source, Kind::Node(other, _) if other == id);
+    let same = match (&source, &target) {
+        (Kind::Node(id, _), Kind::Node(other, _)) => id == other,
+        (Kind::File(file), Kind::File(other)) => file.identity() == other.identity(),
+        _ => false,
+    };
     if same && start.abs_diff(place) < len {
         return Err(Errno::INVAL);
     }

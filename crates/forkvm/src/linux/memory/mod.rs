@@ -30,7 +30,8 @@ const MAP_HUGETLB: u32 = 0x40000;
 const MAP_FIXED_NOREPLACE: u32 = 0x10_0000;
 
 const PROT_READ: u32 = 1;
-const PROT_WRITE: u32 = 2;
+/// `PROT_WRITE` of mmap(2).
+pub const PROT_WRITE: u32 = 2;
 const PROT_EXEC: u32 = 4;
 const PROT_SEM: u32 = 8;
 

@@ -26,6 +26,8 @@ const MADV_WIPEONFORK: i32 = 18;
 const MADV_KEEPONFORK: i32 = 19;
 /// `MS_ASYNC | MS_INVALIDATE | MS_SYNC` of msync(2).
 const MS_KNOWN: u32 = 7;
+/// `MS_SYNC`
+pub const MS_SYNC: u32 = 4;
 /// First address that a program may map (Linux: `vm.mmap_min_addr`).
 const LOWEST: u64 = 0x1_0000;
 
