@@ -439,6 +439,11 @@ fn the_time_costs_no_call_where_the_counter_tells_it() {
 }
 
 #[test]
+fn what_packets_say_beside_their_bytes() {
+    same("packets");
+}
+
+#[test]
 fn sockets_of_all_kinds() {
     same("sockets");
 }

@@ -1,14 +1,15 @@
-//! What is sent beside a message (cmsg(3)): open files, and who sends it (unix(7)).
+//! What is sent beside a message (cmsg(3)): open files, who sends it (unix(7)), and what is said of a packet.
 
 use rustix::io::Errno;
 
 use crate::linux::abi::{Guest, Layout, field_u32, field_u64, length};
 use crate::linux::files::fds::Files;
-use crate::linux::net::socket::Nature;
+use crate::linux::net::packet::{Beside, Item, Wishes};
+use crate::linux::net::socket::{Family, Nature, Style};
 
-const SOL_SOCKET: u32 = 1;
-const SCM_RIGHTS: u32 = 1;
-const SCM_CREDENTIALS: u32 = 2;
+const SOL_SOCKET: i32 = 1;
+const SCM_RIGHTS: i32 = 1;
+const SCM_CREDENTIALS: i32 = 2;
 /// Some of it had no room.
 const MSG_CTRUNC: u32 = 8;
 /// `struct cmsghdr`: length, level, type.
@@ -33,6 +34,18 @@ pub struct Sender {
     pub gid: u32,
 }
 
+impl Sender {
+    /// As it is told.
+    pub fn told(&self) -> Item {
+        let numbers = [self.pid, self.uid, self.gid].map(u32::to_le_bytes);
+        Item {
+            level: SOL_SOCKET,
+            kind: SCM_CREDENTIALS,
+            bytes: numbers.concat(),
+        }
+    }
+}
+
 /// Where it is, or is to go.
 #[derive(Debug, Clone, Copy)]
 pub struct Control {
@@ -42,17 +55,18 @@ pub struct Control {
     pub len: u64,
 }
 
-/// Reads what is to be sent beside a message, and gives the open files among it.
+/// Reads what is to be sent beside a message.
 pub fn read(
     files: &Files,
     guest: &Guest<'_>,
     control: Control,
     (nature, sender): (Nature, Sender),
-) -> Result<Vec<usize>, Errno> {
+) -> Result<Beside, Errno> {
     let Control { address, len } = control;
-    let mut rights = Vec::new();
+    let mut beside = Beside::default();
+    let rights = &mut beside.rights;
     if address == 0 || len == 0 {
-        return Ok(rights);
+        return Ok(beside);
     }
     if len > MAX_CONTROL {
         return Err(Errno::NOBUFS);
@@ -66,7 +80,8 @@ pub fn read(
             return Err(Errno::INVAL);
         }
         let content = place.checked_add(HEAD).ok_or(Errno::FAULT)?;
-        match (field_u32(&head, 8), field_u32(&head, 12)) {
+        let field = |at| field_u32(&head, at).cast_signed();
+        match (field(8), field(12)) {
             (SOL_SOCKET, SCM_RIGHTS | SCM_CREDENTIALS) if nature.is_inet() => {}
             (SOL_SOCKET, SCM_RIGHTS) => {
                 for i in 0..(size - HEAD) / 4 {
@@ -93,6 +108,16 @@ pub fn read(
                 }
             }
             (SOL_SOCKET, _) => return Err(Errno::INVAL),
+            (level, kind) if nature.is_inet() && nature.style == Style::Datagram => {
+                let mut bytes = [0; Wishes::LONGEST + 1];
+                // One that is longer is none that is known.
+                let len = usize::try_from(size - HEAD).unwrap_or(usize::MAX);
+                let len = len.min(bytes.len());
+                let bytes = bytes.get_mut(..len).unwrap_or_default();
+                guest.memory.read(content, bytes)?;
+                let v6 = nature.family == Family::V6;
+                beside.wishes.take(v6, (level, kind), bytes)?;
+            }
             _ => {}
         }
         at = at.saturating_add(size.next_multiple_of(8));
@@ -104,40 +129,39 @@ pub fn read(
     {
         return Err(Errno::TOOMANYREFS);
     }
-    Ok(rights)
+    Ok(beside)
 }
 
-/// Writes what came beside a message: who sends it, if that is asked for, and open files as descriptors. Gives how long it is,
-/// and flags for the message.
+/// Writes what came beside a message: what is told of it, and open files as descriptors. Gives how long it is, and flags for the
+/// message.
 pub fn write(
     files: &mut Files,
     guest: &mut Guest<'_>,
     control: Control,
-    sender: Option<Sender>,
+    told: &[Item],
     (rights, close_on_exec): (&[usize], bool),
 ) -> Result<(u64, u32), Errno> {
     let Control { address, len } = control;
     let (mut used, mut flags) = (0, 0);
-    if let Some(sender) = sender {
-        let size = HEAD.saturating_add(length(CREDENTIALS));
-        let layout = Layout::<{ HEAD as usize + CREDENTIALS }>::new()
-            .u64(0, size.min(len))
-            .u32(8, SOL_SOCKET)
-            .u32(12, SCM_CREDENTIALS)
-            .u32(16, sender.pid)
-            .u32(20, sender.uid)
-            .u32(24, sender.gid);
-        if len < size {
+    for item in told {
+        let place = address.checked_add(used).ok_or(Errno::FAULT)?;
+        let room = len.saturating_sub(used);
+        let size = HEAD.saturating_add(length(item.bytes.len()));
+        if room < size {
             flags |= MSG_CTRUNC;
         }
         // Without room for its head there is nothing.
-        if len >= HEAD {
-            let part = usize::try_from(len)
-                .unwrap_or(usize::MAX)
-                .min(layout.done().len());
-            guest.write(address, layout.done().get(..part).unwrap_or_default())?;
-            used = size.next_multiple_of(8).min(len);
+        if room < HEAD {
+            continue;
         }
+        let head = Layout::<{ HEAD as usize }>::new()
+            .u64(0, size.min(room))
+            .u32(8, item.level.cast_unsigned())
+            .u32(12, item.kind.cast_unsigned());
+        let whole = [head.done(), &item.bytes].concat();
+        let part = usize::try_from(room).unwrap_or(usize::MAX);
+        guest.write(place, whole.get(..part).unwrap_or(&whole))?;
+        used = used.saturating_add(size.next_multiple_of(8).min(room));
     }
     if rights.is_empty() {
         return Ok((used, flags));
@@ -165,8 +189,8 @@ pub fn write(
         let size = HEAD.saturating_add(done.saturating_mul(4));
         let head = Layout::<{ HEAD as usize }>::new()
             .u64(0, size)
-            .u32(8, SOL_SOCKET)
-            .u32(12, SCM_RIGHTS);
+            .u32(8, SOL_SOCKET.cast_unsigned())
+            .u32(12, SCM_RIGHTS.cast_unsigned());
         guest.write(start, head.done())?;
         used = used.saturating_add(size.next_multiple_of(8).min(room));
     }

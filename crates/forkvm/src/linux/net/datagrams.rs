@@ -1,6 +1,6 @@
 //! Datagrams to the outside and from there, and the name server that a program's resolver finds.
 
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags, SocketType};
@@ -10,6 +10,7 @@ use crate::linux::net::allowed::host_name;
 use crate::linux::net::dns::{self, Answer};
 use crate::linux::net::names::Found;
 use crate::linux::net::outgoing::{Datagrams, Live, Question};
+use crate::linux::net::packet::Packet;
 use crate::linux::net::socket::{Family, Id, Message, State, cost};
 use crate::linux::net::sockets::{MAX_BYTES, Sockets};
 
@@ -135,10 +136,15 @@ impl Sockets {
     fn bring_datagram(&mut self, id: Id, from: SocketAddr, bytes: &[u8]) {
         if let Ok(socket) = self.get_mut(id) {
             let v6 = socket.nature.family == Family::V6;
+            let to = match &socket.local {
+                Some(Address::Inet(local)) => plain(*local).ip(),
+                _ => Ipv4Addr::UNSPECIFIED.into(),
+            };
             let counted = socket.push_message(Message {
                 bytes: bytes.to_vec(),
                 from: Address::Inet(shown(from, v6)),
                 rights: Vec::new(),
+                packet: Some(Packet::from_outside(to)),
             });
             self.held = self.held.saturating_add(counted);
         }

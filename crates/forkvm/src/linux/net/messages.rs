@@ -14,7 +14,8 @@ use crate::linux::kept::Kept;
 use crate::linux::net::address::Address;
 use crate::linux::net::ancillary::{self, Control, Sender};
 use crate::linux::net::calls::{name_of, socket_of, wait};
-use crate::linux::net::socket::{CAPACITY, Id, Incoming, Style};
+use crate::linux::net::packet::{Beside, Packet};
+use crate::linux::net::socket::{CAPACITY, Family, Id, Incoming, Style};
 use crate::linux::tasks::task::Tasks;
 
 const MSG_OOB: u32 = 1;
@@ -50,6 +51,21 @@ struct Received {
     flags: u32,
     /// Open files that came with it.
     rights: Vec<usize>,
+    /// What it says besides, if it came by UDP.
+    packet: Option<Packet>,
+}
+
+impl Received {
+    /// The end, of sockets that have one.
+    fn nothing() -> Self {
+        Self {
+            len: 0,
+            from: None,
+            flags: 0,
+            rights: Vec::new(),
+            packet: None,
+        }
+    }
 }
 
 /// What a `struct msghdr` says of what is told beside the message.
@@ -93,13 +109,13 @@ impl Party<'_, '_> {
         wait(time)
     }
 
-    /// Sends, with these open files; a stream that nobody reads any more sends SIGPIPE, as pipes do.
+    /// Sends, with what goes beside it; a stream that nobody reads any more sends SIGPIPE, as pipes do.
     pub fn send(
         &mut self,
         fd: u64,
         pieces: &Pieces,
         how: u32,
-        (to, rights): (Option<Address>, &[usize]),
+        (to, beside): (Option<Address>, &Beside),
     ) -> Reply {
         let id = socket_of(self.files, fd)?;
         if how & MSG_OOB != 0 {
@@ -113,9 +129,9 @@ impl Party<'_, '_> {
                 true => Errno::ISCONN,
                 false => Errno::OPNOTSUPP,
             }),
-            Style::Stream => self.send_stream(id, pieces, blocks, rights),
-            Style::Datagram => self.send_message(id, pieces, blocks, (to.as_ref(), rights)),
-            Style::SeqPacket => self.send_message(id, pieces, blocks, (None, rights)),
+            Style::Stream => self.send_stream(id, pieces, blocks, &beside.rights),
+            Style::Datagram => self.send_message(id, pieces, blocks, (to.as_ref(), beside)),
+            Style::SeqPacket => self.send_message(id, pieces, blocks, (None, beside)),
         };
         if reply == Err(Errno::PIPE) && how & MSG_NOSIGNAL == 0 && nature.style == Style::Stream {
             pipe_calls::broken(self.tasks);
@@ -177,7 +193,7 @@ impl Party<'_, '_> {
         id: Id,
         pieces: &Pieces,
         blocks: bool,
-        (to, rights): (Option<&Address>, &[usize]),
+        (to, beside): (Option<&Address>, &Beside),
     ) -> Reply {
         let total = pieces.total();
         if total > length(CAPACITY) {
@@ -191,9 +207,12 @@ impl Party<'_, '_> {
         let sent = self
             .files
             .sockets
-            .send_message(id, name.as_ref(), &bytes, rights);
+            .send_message(id, name.as_ref(), &bytes, beside);
         if sent == Ok(true) {
-            rights.iter().for_each(|&place| self.files.hold(place));
+            beside
+                .rights
+                .iter()
+                .for_each(|&place| self.files.hold(place));
         }
         match sent? {
             true => Ok(Outcome::Return(total.cast_signed())),
@@ -264,6 +283,7 @@ impl Party<'_, '_> {
                 from: from.clone(),
                 flags: 0,
                 rights,
+                packet: None,
             }))
         };
         let so_far = |done: u64| received(done, Vec::new());
@@ -320,24 +340,16 @@ impl Party<'_, '_> {
         how: u32,
         blocks: bool,
     ) -> Result<Got, Errno> {
-        let data = |len, from, flags, rights| {
-            Ok(Got::Data(Received {
-                len,
-                from,
-                flags,
-                rights,
-            }))
-        };
         match self.files.sockets.get_mut(id)?.incoming()? {
             Incoming::Something => {}
-            Incoming::End => return data(0, None, 0, Vec::new()),
+            Incoming::End => return Ok(Got::Data(Received::nothing())),
             Incoming::Nothing if !blocks => return Err(Errno::AGAIN),
             Incoming::Nothing => {
                 return Ok(Got::Wait(wait(self.files.sockets.get(id)?.receive_time)));
             }
         }
         let Some(message) = self.files.sockets.get(id)?.peek_message().cloned() else {
-            return data(0, None, 0, Vec::new());
+            return Ok(Got::Data(Received::nothing()));
         };
         let whole = length(message.bytes.len());
         let len = whole.min(pieces.total());
@@ -347,9 +359,13 @@ impl Party<'_, '_> {
         if how & MSG_PEEK == 0 {
             self.files.sockets.drop_message(id);
         }
-        let cut = if len < whole { MSG_TRUNC } else { 0 };
-        let told = if how & MSG_TRUNC != 0 { whole } else { len };
-        data(told, Some(message.from), cut, message.rights)
+        Ok(Got::Data(Received {
+            len: if how & MSG_TRUNC != 0 { whole } else { len },
+            from: Some(message.from),
+            flags: if len < whole { MSG_TRUNC } else { 0 },
+            rights: message.rights,
+            packet: message.packet,
+        }))
     }
 
     /// sendto(2)
@@ -359,7 +375,12 @@ impl Party<'_, '_> {
             0 => None,
             _ => Some(Address::read(self.guest, address, address_len)?),
         };
-        self.send(fd, &Pieces::one(buffer, len), flags(how), (to, &[]))
+        self.send(
+            fd,
+            &Pieces::one(buffer, len),
+            flags(how),
+            (to, &Beside::default()),
+        )
     }
 
     /// recvfrom(2)
@@ -392,8 +413,8 @@ impl Party<'_, '_> {
         let pieces = self.pieces(field(16), field(24))?;
         let id = socket_of(self.files, fd)?;
         let of = (self.files.sockets.get(id)?.nature, self.sender());
-        let rights = ancillary::read(self.files, self.guest, control(&bytes), of)?;
-        self.send(fd, &pieces, flags(how), (to, &rights))
+        let beside = ancillary::read(self.files, self.guest, control(&bytes), of)?;
+        self.send(fd, &pieces, flags(how), (to, &beside))
     }
 
     fn pieces(&self, address: u64, number: u64) -> Result<Pieces, Errno> {
@@ -426,11 +447,17 @@ impl Party<'_, '_> {
             self.guest.write(place(8)?, &len.to_le_bytes())?;
         }
         let id = socket_of(self.files, fd)?;
-        let credentials = self.files.sockets.get(id)?.has(SOL_SOCKET, SO_PASSCRED);
-        let sender = credentials.then(|| self.sender());
+        let socket = self.files.sockets.get(id)?;
+        let v6 = socket.nature.family == Family::V6;
+        let packet = received.packet.iter();
+        let mut told: Vec<_> = packet
+            .flat_map(|packet| packet.told(v6, &socket.options))
+            .collect();
+        if socket.has(SOL_SOCKET, SO_PASSCRED) {
+            told.push(self.sender().told());
+        }
         let rights = (&received.rights[..], how & MSG_CMSG_CLOEXEC != 0);
-        let (used, cut) =
-            ancillary::write(self.files, self.guest, control(&bytes), sender, rights)?;
+        let (used, cut) = ancillary::write(self.files, self.guest, control(&bytes), &told, rights)?;
         let told = received.flags | cut | how & MSG_CMSG_CLOEXEC;
         let rest = Layout::<12>::new().u64(0, used).u32(8, told);
         self.guest.write(place(40)?, rest.done())?;

@@ -14,6 +14,7 @@ mod names;
 pub mod options;
 pub mod outgoing;
 pub mod outside;
+pub mod packet;
 pub mod readiness;
 pub mod serving;
 pub mod socket;

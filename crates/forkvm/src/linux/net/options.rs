@@ -94,6 +94,7 @@ const KEPT: &[(i32, i32, i32, Form)] = &[
     (IPPROTO_IPV6, libc::IPV6_MULTICAST_LOOP, 1, Switch),
     (IPPROTO_IPV6, libc::IPV6_RECVERR, 0, Switch),
     (IPPROTO_IPV6, libc::IPV6_RECVPKTINFO, 0, Switch),
+    (IPPROTO_IPV6, libc::IPV6_RECVHOPLIMIT, 0, Switch),
     (IPPROTO_IPV6, libc::IPV6_RECVTCLASS, 0, Switch),
     (IPPROTO_IPV6, libc::IPV6_TCLASS, 0, Number(-1, 255)),
     (IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER, 1, Number(0, 5)),

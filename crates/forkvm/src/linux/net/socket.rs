@@ -8,6 +8,7 @@ use rustix::io::Errno;
 
 use crate::linux::abi::length;
 use crate::linux::net::address::Address;
+use crate::linux::net::packet::{Options, Packet};
 use crate::linux::net::readiness::{ERR, HUP, IN, OUT, RDHUP, RDNORM, Readiness, WRBAND, WRNORM};
 
 /// A socket's number, which no other one ever has.
@@ -131,6 +132,8 @@ pub struct Message {
     pub from: Address,
     /// Open files that came with it.
     pub rights: Vec<usize>,
+    /// What it says besides, if it came by UDP.
+    pub packet: Option<Packet>,
 }
 
 /// Open files that came with bytes of a stream (`SCM_RIGHTS`), counted from the stream's beginning.
@@ -171,8 +174,8 @@ pub struct Socket {
     pub write_shut: bool,
     /// What the next call is told (`SO_ERROR`).
     pub error: Option<Errno>,
-    /// Options that are kept, by level and name.
-    pub options: BTreeMap<(i32, i32), i32>,
+    /// Options that are kept.
+    pub options: Options,
     /// `SO_RCVTIMEO`
     pub receive_time: Option<Duration>,
     /// `SO_SNDTIMEO`

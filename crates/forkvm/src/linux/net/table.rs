@@ -11,6 +11,7 @@ use crate::linux::files::fds::Kind;
 use crate::linux::files::io;
 use crate::linux::files::pieces::Pieces;
 use crate::linux::net::messages::Party;
+use crate::linux::net::packet::Beside;
 use crate::linux::net::{calls, events, options};
 use crate::linux::state::Linux;
 use crate::linux::tasks::signals;
@@ -174,7 +175,9 @@ pub fn write(
     at: Option<u64>,
 ) -> Reply {
     match linux.files.get(fd)?.kind {
-        Kind::Socket(_) if at.is_none() => party(linux, guest).send(fd, pieces, 0, (None, &[])),
+        Kind::Socket(_) if at.is_none() => {
+            party(linux, guest).send(fd, pieces, 0, (None, &Beside::default()))
+        }
         Kind::EventFd(_) => events::write_eventfd(&mut linux.files, guest, fd, pieces),
         _ => io::write(&mut linux.files, &mut linux.tasks, guest, fd, pieces, at),
     }

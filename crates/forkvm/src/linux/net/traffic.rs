@@ -7,6 +7,7 @@ use rustix::io::Errno;
 use crate::linux::net::address::{Address, plain, reachable, shown};
 use crate::linux::net::dns;
 use crate::linux::net::outgoing::Way;
+use crate::linux::net::packet::{Beside, Packet};
 use crate::linux::net::socket::{CAPACITY, Family, Id, Message, Name, Socket, State, Style, cost};
 use crate::linux::net::sockets::{MAX_BYTES, Sockets, is_own, serves};
 
@@ -70,13 +71,13 @@ impl Sockets {
             .is_some()
     }
 
-    /// Sends a message, with these open files, to the other end or to where `to` says. False: later.
+    /// Sends a message, with what goes beside it, to the other end or to where `to` says. False: later.
     pub fn send_message(
         &mut self,
         id: Id,
         to: Option<&Name>,
         bytes: &[u8],
-        rights: &[usize],
+        beside: &Beside,
     ) -> Result<bool, Errno> {
         let nature = self.get(id)?.nature;
         let most = match nature.is_inet() {
@@ -86,9 +87,17 @@ impl Sockets {
         if bytes.len() > most {
             return Err(Errno::MSGSIZE);
         }
+        let wishes = &beside.wishes;
+        let mut packet = None;
         if let Some(to) = self.inet_target(id, to) {
             match self.way_to(id, to)? {
-                Way::Within => {}
+                Way::Within if wishes.from.is_some_and(|from| !is_own(from)) => {
+                    return Err(Errno::INVAL);
+                }
+                Way::Within => {
+                    let options = &self.get(id)?.options;
+                    packet = Some(Packet::new(reachable(to).ip(), options, wishes));
+                }
                 Way::Outside => return self.send_outside(id, to, bytes).map(|()| true),
                 Way::Names => return self.ask_name(id, to, bytes).map(|()| true),
                 Way::Asking => return Ok(false),
@@ -107,7 +116,11 @@ impl Sockets {
             Some(Address::Inet(address)) => {
                 // Who is bound to any address sends from the loopback's.
                 let to_v6 = target.is_some_and(|target| self.get(target).is_ok_and(v6));
-                Address::Inet(shown(reachable(plain(*address)), to_v6))
+                let mut from = reachable(plain(*address));
+                if let Some(wished) = wishes.from {
+                    from.set_ip(wished);
+                }
+                Address::Inet(shown(plain(from), to_v6))
             }
             Some(address) => address.clone(),
             None => Address::Unnamed,
@@ -124,11 +137,12 @@ impl Sockets {
             return Err(Errno::NOBUFS);
         }
         let bytes = bytes.to_vec();
-        let rights = rights.to_vec();
+        let rights = beside.rights.clone();
         let counted = target.push_message(Message {
             bytes,
             from,
             rights,
+            packet,
         });
         self.held = held.saturating_add(counted);
         Ok(true)
@@ -328,12 +342,15 @@ mod tests {
         assert_eq!(sockets.room(one), Err(Errno::NOBUFS));
         assert_eq!(sockets.room(other), Err(Errno::NOBUFS));
         let (message, _) = sockets.pair(nature(Style::SeqPacket)).unwrap();
-        let sent = sockets.send_message(message, None, b"x", &[]);
+        let sent = sockets.send_message(message, None, b"x", &Beside::default());
         assert_eq!(sent, Err(Errno::NOBUFS));
         // What is read, or can't be read any more, makes room.
         sockets.drop_bytes(other, 1000);
         assert_eq!(sockets.room(one), Ok(1000));
-        assert_eq!(sockets.send_message(message, None, b"x", &[]), Ok(true));
+        assert_eq!(
+            sockets.send_message(message, None, b"x", &Beside::default()),
+            Ok(true)
+        );
         sockets.close(pairs[1].1);
         assert_eq!(sockets.room(other), Ok(CAPACITY));
         for id in pairs.iter().flat_map(|pair| [pair.0, pair.1]) {
@@ -346,11 +363,12 @@ mod tests {
     fn messages_of_nothing_fill_a_socket_too() {
         let mut sockets = Sockets::default();
         let (one, _) = sockets.pair(nature(Style::Datagram)).unwrap();
-        let sent = (0..).take_while(|_| sockets.send_message(one, None, b"", &[]) == Ok(true));
+        let sent = (0..)
+            .take_while(|_| sockets.send_message(one, None, b"", &Beside::default()) == Ok(true));
         assert_eq!(sent.count(), CAPACITY / cost(0));
         let long = vec![0; CAPACITY];
         assert_eq!(
-            sockets.send_message(one, None, &long, &[]),
+            sockets.send_message(one, None, &long, &Beside::default()),
             Err(Errno::MSGSIZE)
         );
     }
