@@ -9,7 +9,7 @@ prefix=${CONFORMANCE:-$here/../target/conformance}
 mkdir -p "$prefix"
 prefix=$(readlink -f "$prefix")
 # Raise the number when what is set up changes.
-want="recipe 1"
+want="recipe 2"
 if [ "$(cat "$prefix/.stamp" 2>/dev/null)" = "$want" ]; then exit 0; fi
 
 work=$(mktemp -d "${TMPDIR:-/var/tmp}/vmod-kvm-conformance.XXXXXX")
