@@ -16,6 +16,7 @@
  *   GET /used     "used N": of the processor's time, in milliseconds, while it slept for 500
  *   GET /compute  answers 150 pieces, and computes for 10 ms before each
  *   GET /stay     answers, then waits for the client to close
+ *   GET /ticking  sleeps for a second with timers that go off all the time and whose signals nobody hears, then says how often
  *   GET /big      answers 16 MiB
  *   GET /upgrade  goes over to sending back what comes
  *   GET /name     what the environment has as NAME
@@ -59,6 +60,29 @@ static void *spin(void *unused)
 static void must_write(int client, const char *text)
 {
     if (write(client, text, strlen(text)) != (ssize_t)strlen(text)) _exit(0);
+}
+
+static void ticking(char *body, size_t size)
+{
+    sigset_t set;
+    sigemptyset(&set);
+    sigaddset(&set, SIGUSR1);
+    sigaddset(&set, SIGALRM);
+    sigprocmask(SIG_BLOCK, &set, NULL);
+    signal(SIGUSR2, SIG_IGN);
+    struct itimerspec often = {{0, 1}, {0, 1}};
+    for (int number = 0; number < 2; number++) {
+        struct sigevent event = {.sigev_notify = SIGEV_SIGNAL, .sigev_signo = number ? SIGUSR1 : SIGUSR2};
+        timer_t timer;
+        if (timer_create(CLOCK_MONOTONIC, &event, &timer) || timer_settime(timer, 0, &often, NULL)) abort();
+    }
+    setitimer(ITIMER_REAL, &(struct itimerval){{0, 1}, {0, 1}}, NULL);
+    nanosleep(&(struct timespec){1, 0}, NULL);
+    siginfo_t alarm, info;
+    int got = sigtimedwait(&set, &info, &(struct timespec){0, 0});
+    sigdelset(&set, SIGUSR1);
+    int other = sigtimedwait(&set, &alarm, &(struct timespec){0, 0});
+    snprintf(body, size, "%d %d %s\n", got, other, info.si_overrun > 900000000 ? "often" : "seldom");
 }
 
 static void serve(int client)
@@ -183,6 +207,7 @@ static void serve(int client)
             : !strcmp(path, "/later") ? snprintf(body, sizeof(body), "later %d\n", is_later)
           : length ? snprintf(body, sizeof(body), "count %d bytes %zu sum %zu\n", count, got, sum)
                    : snprintf(body, sizeof(body), "count %d\n", count);
+    if (!strcmp(path, "/ticking")) ticking(body, sizeof(body)), n = strlen(body);
     if (!strcmp(path, "/used")) n = snprintf(body, sizeof(body), "used %ld\n", used * 1000 / CLOCKS_PER_SEC);
     if (!strcmp(path, "/selectors")) n = snprintf(body, sizeof(body), "%x %x %x\n", ds, es, gs);
     if (!strcmp(path, "/name")) n = snprintf(body, sizeof(body), "%s\n", getenv("NAME") ?: "");

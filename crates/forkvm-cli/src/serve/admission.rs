@@ -15,6 +15,7 @@ use super::observed::record::{Begun, Record};
 use super::per_request;
 use super::seats::Seat;
 use super::stream::{Client, Facts, Socket};
+use super::watched::Watched;
 
 /// After a failed accept, as for want of descriptors.
 const PAUSE: Duration = Duration::from_millis(50);
@@ -69,9 +70,13 @@ async fn admit(fresh: Fresh, seat: Seat, inside: Arc<Inside>) {
             Fresh::Tcp(stream, peer) => {
                 // Answers are sent as they are made.
                 let _ = stream.set_nodelay(true);
+                let stream = Watched::Tcp(Arc::new(stream));
                 per_request::serve(stream, Some(peer), seat, inside).await;
             }
-            Fresh::Unix(stream) => per_request::serve(stream, None, seat, inside).await,
+            Fresh::Unix(stream) => {
+                let stream = Watched::Unix(Arc::new(stream));
+                per_request::serve(stream, None, seat, inside).await;
+            }
         };
     }
     if !seat.set_busy() {

@@ -207,7 +207,7 @@ impl Worker {
 fn end_of(result: &Result<Closed, Cause>) -> End {
     match result {
         Ok(Closed::ByServer) => End::Server,
-        Ok(Closed::ByClient) => End::Client,
+        Ok(Closed::ByClient) | Err(Cause::Stopped) => End::Client,
         Ok(Closed::Idle) => End::Idle,
         Ok(Closed::OutOfTime) | Err(Cause::Timeout) => End::TimedOut,
         Err(Cause::MemoryLimit) => End::OutOfMemory,

@@ -22,6 +22,7 @@ mod settings;
 mod stream;
 mod turns;
 mod upgraded;
+mod watched;
 
 use std::ffi::OsString;
 use std::io::Write;

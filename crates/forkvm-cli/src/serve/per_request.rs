@@ -18,7 +18,6 @@ use hyper::header::{
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode, Uri, Version, client, server};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::UnixStream;
 use tokio::time::sleep_until;
 
@@ -30,6 +29,7 @@ use super::request_body::{NoBody, RequestBody};
 use super::seats::Seat;
 use super::stream::{Client, Facts, Socket};
 use super::upgraded;
+use super::watched::Watched;
 
 /// Most bytes of a request's headers, and what is kept of a body that nobody takes.
 const BUFFER: usize = 64 << 10;
@@ -46,14 +46,9 @@ const OF_CONNECTION: [HeaderName; 7] = [
 ];
 
 /// Serves a client's connection until it ends.
-pub async fn serve(
-    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    peer: Option<SocketAddr>,
-    seat: Seat,
-    inside: Arc<Inside>,
-) {
+pub async fn serve(stream: Watched, peer: Option<SocketAddr>, seat: Seat, inside: Arc<Inside>) {
     let max_idle_time = inside.current.get().max_idle_time;
-    let link = Arc::new(Link { peer, seat, inside });
+    let link = Arc::new(Link::new(peer, seat, inside));
     let of_service = link.clone();
     let service = service_fn(move |request| {
         let link = of_service.clone();
@@ -65,9 +60,10 @@ pub async fn serve(
         .header_read_timeout(max_idle_time)
         .max_buf_size(BUFFER)
         .half_close(true)
-        .serve_connection(TokioIo::new(stream), service)
+        .serve_connection(TokioIo::new(stream.clone()), service)
         .with_upgrades();
     let mut connection = pin!(connection);
+    let mut left = pin!(link.left(&stream));
     let mut goes_on = true;
     let mut look = Instant::now() + link.longest();
     loop {
@@ -79,6 +75,8 @@ pub async fn serve(
                 connection.as_mut().graceful_shutdown();
             }
             () = link.seat.lost() => return,
+            // Nobody is there to take the answer: the fork is told so.
+            () = &mut left => return,
             () = sleep_until(look.into()) => {
                 // It does not take what the program has answered long ago.
                 let due = link.seat.busy_since().unwrap_or(Instant::now()) + link.longest();
@@ -230,7 +228,7 @@ async fn forward(
     let body = link.inside.beginnings.of(body, body_until).await?;
     let request = Request::from_parts(head, body);
     // Until now it gives way to others.
-    if !link.seat.set_busy() {
+    if !link.begin() {
         return Err(Failed::Full);
     }
     let ours = connect(ledger, link, deadline)?;
@@ -281,7 +279,7 @@ fn connect(ledger: &mut Ledger, link: &Link, deadline: Instant) -> Result<UnixSt
         deadline,
         ending: link.inside.ending.clone(),
     };
-    let client = Client::new(Socket::Unix(theirs), facts, ledger.expect_served());
+    let client = Client::new(Socket::Pair(theirs), facts, ledger.expect_served());
     link.inside.current.get().forks.hand_over(client);
     Ok(ours)
 }

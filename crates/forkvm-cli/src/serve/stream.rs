@@ -9,6 +9,8 @@ use std::time::{Duration, Instant};
 
 use forkvm::{Awaited, Connection};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+use rustix::net::RecvFlags;
 use rustix::net::sockopt::set_socket_linger;
 
 use super::ending::Ending;
@@ -17,25 +19,32 @@ use super::observed::record::{Begun, End, Served};
 /// How long a client may be silent after an answer once the command is to end.
 const LAST_SILENCE: Duration = Duration::from_secs(1);
 
+/// What poll(2) says of a socket whose other end is gone.
+const GONE: PollFlags = PollFlags::HUP.union(PollFlags::ERR);
+/// Between two looks at one that is.
+const PAUSE: Duration = Duration::from_millis(10);
+
 /// Its socket, which does not block.
 #[derive(Debug)]
 pub enum Socket {
     Tcp(TcpStream),
     Unix(UnixStream),
+    /// Our own other end is the client's.
+    Pair(UnixStream),
 }
 
 impl Socket {
     fn stream(&mut self) -> &mut dyn ReadWrite {
         match self {
             Self::Tcp(stream) => stream,
-            Self::Unix(stream) => stream,
+            Self::Unix(stream) | Self::Pair(stream) => stream,
         }
     }
 
     fn finish(&self) -> io::Result<()> {
         match self {
             Self::Tcp(stream) => stream.shutdown(Shutdown::Write),
-            Self::Unix(stream) => stream.shutdown(Shutdown::Write),
+            Self::Unix(stream) | Self::Pair(stream) => stream.shutdown(Shutdown::Write),
         }
     }
 }
@@ -44,7 +53,7 @@ impl AsFd for Socket {
     fn as_fd(&self) -> BorrowedFd<'_> {
         match self {
             Self::Tcp(stream) => stream.as_fd(),
-            Self::Unix(stream) => stream.as_fd(),
+            Self::Unix(stream) | Self::Pair(stream) => stream.as_fd(),
         }
     }
 }
@@ -129,6 +138,13 @@ impl Client {
     }
 }
 
+/// Whether the other end of a socket is closed or reset: for TCP, a client that only sends no more is not.
+pub fn has_left(socket: impl AsFd) -> bool {
+    let mut asked = [PollFd::new(&socket, PollFlags::empty())];
+    let now = Timespec::default();
+    poll(&mut asked, Some(&now)).is_ok() && asked[0].revents().intersects(GONE)
+}
+
 /// What can't be done now is `None`.
 fn now(result: io::Result<usize>) -> io::Result<Option<usize>> {
     match result {
@@ -174,9 +190,26 @@ impl Connection for Client {
             waited.push(event(ending.event()));
         }
         match poll(&mut waited, Some(&time)) {
-            Ok(_) | Err(rustix::io::Errno::INTR) => Ok(()),
-            Err(error) => Err(error.into()),
+            Ok(_) | Err(Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
         }
+        if flags.is_empty() && waited[0].revents().intersects(GONE) {
+            // It is told so at once, again and again, as long as there is something that nobody has room for.
+            std::thread::sleep(left.min(PAUSE));
+        }
+        Ok(())
+    }
+
+    fn is_gone(&mut self) -> bool {
+        let Some(socket) = &self.socket else {
+            return true;
+        };
+        let unread = || {
+            let peek = RecvFlags::PEEK | RecvFlags::DONTWAIT;
+            let read = rustix::net::recv(socket, &mut [0; 1], peek);
+            matches!(read, Ok((1.., _)))
+        };
+        has_left(socket) && (matches!(socket, Socket::Pair(_)) || !unread())
     }
 
     fn peer(&self) -> Option<SocketAddr> {

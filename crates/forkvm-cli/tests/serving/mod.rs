@@ -147,6 +147,14 @@ impl Serving {
         self.child.id()
     }
 
+    /// Time that it has spent on processors, in hundredths of a second (proc(5)).
+    pub fn ticks(&self) -> u64 {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.id())).unwrap();
+        let (_, rest) = stat.rsplit_once(')').unwrap();
+        let fields: Vec<&str> = rest.split_whitespace().collect();
+        fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap()
+    }
+
     /// Waits for its end.
     pub fn ended(&mut self) -> ExitStatus {
         let start = Instant::now();

@@ -3,7 +3,6 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use kvm_bindings::kvm_regs;
@@ -150,7 +149,7 @@ impl Fork {
         let Some(warm_up) = master.config.warm_up.as_ref().filter(|of| of.forks) else {
             return true;
         };
-        if master.stays_cold.load(Ordering::Relaxed) {
+        if !master.warm_ups.are_due(Instant::now()) {
             return true;
         }
         let time = time.min(master.config.limits.max_request_time);
@@ -168,7 +167,9 @@ impl Fork {
         );
         let usable = self.reset().is_ok();
         if result.is_err() || !usable {
-            master.stays_cold.store(true, Ordering::Relaxed);
+            master.warm_ups.failed(Instant::now());
+        } else {
+            master.warm_ups.ran();
         }
         usable
     }

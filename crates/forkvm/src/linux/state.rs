@@ -28,7 +28,7 @@ use crate::linux::process::Process;
 use crate::linux::setup::Setup;
 use crate::linux::tasks::delivery::{self, Handling};
 use crate::linux::tasks::pending::Signal;
-use crate::linux::tasks::signals::{self, Signals};
+use crate::linux::tasks::signals::{self, SIGALRM, Signals, Target};
 use crate::linux::tasks::task::{Blocked, State, Task, Tasks};
 use crate::linux::tasks::timers::{self, Timers};
 use crate::linux::tasks::{futex, threads};
@@ -355,7 +355,7 @@ impl Linux {
 
     /// Has all that waits for a time do so for this much longer: it was frozen meanwhile.
     pub fn shift_deadlines(&mut self, by: Duration) {
-        let any = self.tasks.next_deadline().is_some() || self.next_alarm().is_some();
+        let any = self.tasks.next_deadline().is_some() || self.has_alarm();
         if any {
             self.tasks.shift_deadlines(by);
             self.signals.shift_alarm(by);
@@ -373,9 +373,20 @@ impl Linux {
         }
     }
 
-    /// When the next signal of a timer is due.
+    /// Whether a timer is to send a signal.
+    pub fn has_alarm(&self) -> bool {
+        self.signals.next_alarm().is_some() || self.timers.next(|_| true).is_some()
+    }
+
+    /// When the next signal of a timer is due that changes anything. Others are sent by the way, and counted, so that a
+    /// short interval is no work.
     pub fn next_alarm(&self) -> Option<Instant> {
-        let times = [self.signals.next_alarm(), self.timers.next()];
+        let matters = |to| signals::matters(&self.signals, &self.tasks, to);
+        let alarm = self.signals.next_alarm();
+        let times = [
+            alarm.filter(|_| matters((Target::Process, SIGALRM))),
+            self.timers.next(matters),
+        ];
         times.into_iter().flatten().min()
     }
 
@@ -386,13 +397,13 @@ impl Linux {
 
     /// Sends the signals that are due by now.
     pub fn tick(&mut self, now: Instant) {
-        if self.next_alarm().is_some_and(|at| at <= now) {
+        if self.signals.next_alarm().is_some_and(|at| at <= now) {
             signals::tick(&mut self.signals, &mut self.tasks, now);
+        }
+        if self.timers.next(|_| true).is_some_and(|at| at <= now) {
             let used = self.clocks.used();
-            if self.timers.next().is_some_and(|at| at <= now) {
-                let to = (&mut *self.signals, &mut *self.tasks);
-                timers::tick(&mut self.timers, to, now, used);
-            }
+            let to = (&mut *self.signals, &mut *self.tasks);
+            timers::tick(&mut self.timers, to, now, used);
         }
     }
 

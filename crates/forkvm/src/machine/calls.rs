@@ -26,7 +26,7 @@ impl Machine {
             args: [regs.rdi, regs.rsi, regs.rdx, regs.r10, regs.r8, regs.r9],
             rsp: regs.rsp,
         };
-        if self.linux.next_alarm().is_some() {
+        if self.linux.has_alarm() {
             self.linux.tick(Instant::now());
         }
         let outcome = self

@@ -349,6 +349,9 @@ impl Machine {
             return Some(Cause::Timeout);
         }
         self.watch.disarm();
+        if self.slice.is_some() && host.give_way(Duration::ZERO).is_break() {
+            return Some(Cause::Stopped);
+        }
         if self.is_in_program() {
             if let Some(cause) = self.next_turn(deadline, host) {
                 return Some(cause);
@@ -370,9 +373,11 @@ impl Machine {
         self.turn_ends = Instant::now().checked_add(SLICE);
     }
 
-    /// When the current task's turn is over at the latest.
+    /// When the current task's turn is over at the latest, and its host is to be asked whether it goes on.
     pub(super) fn slice_end(&self, deadline: Instant) -> Instant {
-        let until = self.armed_for.map_or(deadline, |alarm| alarm.min(deadline));
+        let asked = self.slice.map(|slice| Instant::now() + slice);
+        let first = [self.armed_for, asked].into_iter().flatten().min();
+        let until = first.map_or(deadline, |first| first.min(deadline));
         if self.linux.tasks().len() > 1 {
             until.min(self.turn_ends.unwrap_or_else(|| Instant::now() + SLICE))
         } else {

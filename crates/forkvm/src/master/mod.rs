@@ -5,11 +5,11 @@ mod boot;
 pub mod freeze;
 pub mod handover;
 pub mod numbers;
+pub mod warm_ups;
 
 use std::fs::File;
 use std::ops::Range;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 
 use crate::arch::layout::{Layout, MMAP_WINDOW, STACK_TOP, XSAVE_LEN};
 use crate::call::handlers::Handlers;
@@ -24,6 +24,7 @@ use crate::machine::probe::{self, KvmHost};
 use crate::master::boot::{Booting, Patch};
 use crate::master::handover::Predecessor;
 use crate::master::numbers::Numbers;
+use crate::master::warm_ups::WarmUps;
 use crate::memory::learned::Learned;
 use crate::memory::mapping::Mapping;
 use crate::request::Host;
@@ -44,8 +45,8 @@ pub struct Master {
     pub restored: Option<u64>,
     /// The auxiliary vector as a debugger wants it.
     pub auxiliary: Vec<u8>,
-    /// A fork could not run the warm-up request: no other is asked to.
-    pub stays_cold: AtomicBool,
+    /// How its forks' warm-up requests went.
+    pub warm_ups: WarmUps,
     /// What its forks' requests write.
     pub learned: Learned,
     /// Which of its forks have which number.
@@ -86,7 +87,7 @@ impl Master {
             linux,
             symbols: image.symbols,
             restored,
-            stays_cold: AtomicBool::new(false),
+            warm_ups: WarmUps::default(),
             learned: Learned::default(),
             numbers: Arc::default(),
         })

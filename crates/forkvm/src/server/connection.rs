@@ -2,14 +2,17 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::ops::ControlFlow;
 use std::os::fd::BorrowedFd;
 use std::time::{Duration, Instant};
 
 use crate::failure::Cause;
 use crate::linux::{Address, ConnectionId, ListenerId};
 use crate::machine::{Event, Machine};
-use crate::request::Host;
+use crate::request::{Host, Stream};
 
+/// How often it is looked whether the client of a program that computes is there.
+const LOOK: Duration = Duration::from_millis(100);
 /// Bytes that are moved at once.
 const PIECE: usize = 64 << 10;
 
@@ -38,6 +41,12 @@ pub trait Connection {
     /// # Errors
     /// The client is gone.
     fn wait(&mut self, what: Awaited<'_>, until: Instant) -> io::Result<()>;
+
+    /// Whether nobody is there any more who could take an answer, and nothing is left to be received. A client that only sends no
+    /// more is there.
+    fn is_gone(&mut self) -> bool {
+        false
+    }
 
     /// The client's address. `None` for a Unix socket's.
     fn peer(&self) -> Option<SocketAddr>;
@@ -128,9 +137,47 @@ pub fn serve(
         last_byte: now,
     };
     machine.set_serving(id);
-    machine.watched(now + times.request, |machine| {
+    machine.set_slice(Some(LOOK));
+    let served = machine.watched(now + times.request, |machine| {
         between.serve(machine, times, host)
-    })
+    });
+    machine.set_slice(None);
+    served
+}
+
+/// A host that has the program end when its client is gone.
+struct WithClient<'a> {
+    host: &'a mut dyn Host,
+    connection: &'a mut dyn Connection,
+}
+
+impl Host for WithClient<'_> {
+    fn output(&mut self, stream: Stream, bytes: &[u8]) {
+        self.host.output(stream, bytes);
+    }
+
+    fn note(&mut self, line: &str) {
+        self.host.note(line);
+    }
+
+    fn input(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        self.host.input(buf)
+    }
+
+    fn traces(&self) -> bool {
+        self.host.traces()
+    }
+
+    fn trace(&mut self, line: &str) {
+        self.host.trace(line);
+    }
+
+    fn give_way(&mut self, _: Duration) -> ControlFlow<()> {
+        match self.connection.is_gone() {
+            true => ControlFlow::Break(()),
+            false => ControlFlow::Continue(()),
+        }
+    }
 }
 
 impl Between<'_> {
@@ -147,11 +194,11 @@ impl Between<'_> {
         }
         loop {
             // What it has sent is on its way before it is done, and gives it time for more.
-            let mut event = machine.go_on(self.deadline(times), host);
+            let mut event = machine.go_on(self.deadline(times), &mut self.with_client(host));
             while event == Ok(Event::Sent) {
                 // A client that is gone is found to be so below, when the program waits.
                 let _ = self.send(machine);
-                event = machine.run(self.deadline(times), host);
+                event = machine.run(self.deadline(times), &mut self.with_client(host));
             }
             let (deadline, over) = (self.deadline(times), self.connection.deadline());
             let until = match event {
@@ -188,7 +235,8 @@ impl Between<'_> {
                 send: !self.to_client.is_empty(),
                 other: machine.linux.outside_event(),
             };
-            if self.connection.wait(awaited, until).is_err() {
+            let waited = self.connection.wait(awaited, until);
+            if waited.is_err() || self.to_server.is_empty() && self.connection.is_gone() {
                 machine.linux.sockets_mut().reset(self.id);
                 return Ok(Closed::ByClient);
             }
@@ -204,6 +252,13 @@ impl Between<'_> {
                 machine.linux.sockets_mut().hang_up(self.id);
                 return Ok(Closed::Idle);
             }
+        }
+    }
+
+    fn with_client<'a>(&'a mut self, host: &'a mut dyn Host) -> WithClient<'a> {
+        WithClient {
+            host,
+            connection: &mut *self.connection,
         }
     }
 

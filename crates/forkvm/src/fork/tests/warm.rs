@@ -1,11 +1,11 @@
 //! New forks are warm: they have what requests write, and a warm-up request has put it into the processor's tables.
 
 use std::os::unix::fs::FileExt;
-use std::sync::atomic::Ordering;
 
 use crate::config::{Config, WarmUp};
 use crate::fork::tests::testing::{ENOUGH, frozen, get};
 use crate::fork::*;
+use crate::master::warm_ups::FIRST_PAUSE;
 use crate::pool::Pool;
 
 /// No warm-up before the freeze, one in each fork.
@@ -66,12 +66,26 @@ fn a_warm_up_that_does_not_end_holds_nobody_up_twice() {
         return;
     };
     let pool = Pool::new(master.clone()).unwrap();
-    assert!(master.stays_cold.load(Ordering::Relaxed));
+    assert!(!master.warm_ups.are_due(Instant::now()));
     let mut fork = pool.take(Instant::now() + ENOUGH).unwrap().fork;
     assert_eq!(fork.differing_pages(), 0);
     get(&mut fork, "/").unwrap();
-    // It is not tried again.
+    // It is not tried again soon.
     let mut next = Fork::new(master).unwrap();
     assert!(next.warm_up(ENOUGH));
     assert_eq!(next.machine.memory.dirty_len(), 0);
+}
+
+#[test]
+fn a_warm_up_that_was_slow_once_is_tried_again() {
+    let Some(master) = frozen("linuxy", in_forks("/")) else {
+        return;
+    };
+    master.warm_ups.failed(Instant::now() - FIRST_PAUSE);
+    let mut fork = Fork::new(master.clone()).unwrap();
+    assert!(fork.warm_up(ENOUGH));
+    assert_ne!(fork.machine.memory.dirty_len(), 0);
+    // Now that one ran, a next one that does not has none skipped but for the first pause.
+    master.warm_ups.failed(Instant::now() - FIRST_PAUSE);
+    assert!(master.warm_ups.are_due(Instant::now()));
 }

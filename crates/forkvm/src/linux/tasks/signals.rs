@@ -13,7 +13,7 @@ use crate::linux::call::{Outcome, Wait, WaitOn};
 use crate::linux::tasks::pending::{
     Awaited, INFO_LEN, LAST, Pending, SI_TKILL, SI_USER, Signal, bit,
 };
-use crate::linux::tasks::task::Tasks;
+use crate::linux::tasks::task::{Task, Tasks};
 use crate::linux::tasks::task_signals::{AltStack, SIGKILL, SIGSTOP};
 use crate::linux::time::{read_timeval_pair, timeval_bytes_of};
 
@@ -172,6 +172,23 @@ pub fn send(
         }
     }
     Ok(())
+}
+
+/// Whether it changes anything if this is sent: it does not wait already, and is noticed.
+pub fn matters(signals: &Signals, tasks: &Tasks, (target, number): (Target, i32)) -> bool {
+    let blocked = |task: &Task| task.signals.mask & bit(number) != 0;
+    let (pending, any_blocks) = match target {
+        Target::Process => (Some(&signals.pending), tasks.iter().any(blocked)),
+        Target::Task(tid) => {
+            let task = tasks.iter().find(|task| task.tid == tid);
+            (
+                task.map(|task| &task.signals.pending),
+                task.is_some_and(blocked),
+            )
+        }
+    };
+    let waits = pending.is_none_or(|pending| pending.set() & bit(number) != 0);
+    !waits && (any_blocks || !signals.ignores(number))
 }
 
 /// The signal that is queued already and whose `siginfo_t` is so.

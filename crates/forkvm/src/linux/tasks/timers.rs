@@ -83,9 +83,12 @@ impl Timers {
         self.list.retain(|timer| timer.id < 0);
     }
 
-    /// When the next one is to be looked at. One that sends nothing never is.
-    pub fn next(&self) -> Option<Instant> {
-        let sends = self.list.iter().filter(|timer| timer.signal.is_some());
+    /// When the next one is to be looked at, of those whose signal matters. One that sends nothing never is.
+    pub fn next(&self, matters: impl Fn((Target, i32)) -> bool) -> Option<Instant> {
+        let sends = self
+            .list
+            .iter()
+            .filter(|timer| timer.signal.is_some_and(&matters));
         sends.filter_map(|timer| Some(timer.next?.look)).min()
     }
 
