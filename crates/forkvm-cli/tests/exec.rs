@@ -444,6 +444,28 @@ fn what_packets_say_beside_their_bytes() {
 }
 
 #[test]
+fn network_interfaces_are_the_loopback() {
+    same("interfaces");
+}
+
+/// What the C library asks of interfaces before it looks for an address has to be there for programs that may use it.
+#[test]
+fn the_way_outside_is_an_interface() {
+    kvm_or_skip!();
+    let program = program("interfaces");
+    let all = exec(&["--allow-net"], &program, &["all"]);
+    assert_eq!(
+        text(&all.stdout),
+        "lo -\neth0 -\nlo 127.0.0.1\nlo ::1\neth0 192.0.2.1\neth0 2001:db8::1\n0\n0 failed\n"
+    );
+    let alone = exec(&[], &program, &["all"]);
+    assert_eq!(
+        text(&alone.stdout),
+        "lo -\nlo 127.0.0.1\nlo ::1\n-2\n0 failed\n"
+    );
+}
+
+#[test]
 fn sockets_of_all_kinds() {
     same("sockets");
 }

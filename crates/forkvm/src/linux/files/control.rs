@@ -8,6 +8,7 @@ use crate::linux::files::fds::{
     Files, Kind, O_LARGEFILE, O_NONBLOCK, O_PATH, SETTABLE, set_close_on_exec,
 };
 use crate::linux::files::{locks, transfer};
+use crate::linux::net::interfaces;
 
 /// fcntl(2) of the process with this id.
 pub fn fcntl(
@@ -143,6 +144,10 @@ pub fn ioctl(
             let left = u32::try_from(left).unwrap_or(i32::MAX.cast_unsigned());
             guest.write(argument, Layout::<4>::new().u32(0, left).done())?;
             Ok(0)
+        }
+        command if matches!(files.get(fd)?.kind, Kind::Socket(_)) => {
+            let outside = files.sockets.outgoing.is_allowed();
+            interfaces::ioctl(guest, outside, command, argument)
         }
         _ => Err(Errno::NOTTY),
     }

@@ -10,6 +10,7 @@ pub const AF_UNSPEC: u16 = 0;
 pub const AF_UNIX: u16 = 1;
 pub const AF_INET: u16 = 2;
 pub const AF_INET6: u16 = 10;
+pub const AF_NETLINK: u16 = 16;
 
 /// `sizeof(struct sockaddr_storage)`
 const MOST: usize = 128;
@@ -17,6 +18,8 @@ const MOST: usize = 128;
 const INET_LEN: usize = 16;
 const INET6_LEN: usize = 24;
 const UNIX_LEN: usize = 110;
+/// `sizeof(struct sockaddr_nl)`
+const NETLINK_LEN: usize = 12;
 
 /// An address as the program writes and reads it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -31,6 +34,8 @@ pub enum Address {
     Abstract(Vec<u8>),
     /// Of a Unix socket without a name.
     Unnamed,
+    /// A port of netlink's; 0 is the kernel. Groups say nothing, as nobody sends to one.
+    Netlink(u32),
 }
 
 impl Address {
@@ -73,6 +78,8 @@ impl Address {
                     Self::Path(path.unwrap_or_default().to_vec())
                 }
             }),
+            AF_NETLINK if len < NETLINK_LEN => Err(Errno::INVAL),
+            AF_NETLINK => Ok(Self::Netlink(field_u32(rest, 2))),
             _ => Err(Errno::AFNOSUPPORT),
         }
     }
@@ -98,6 +105,11 @@ impl Address {
             Self::Path(path) => unix(&[path, &b"\0"[..]].concat()),
             Self::Abstract(name) => unix(&[&b"\0"[..], name].concat()),
             Self::Unnamed => unix(b""),
+            Self::Netlink(port) => Layout::<NETLINK_LEN>::new()
+                .u16(0, AF_NETLINK)
+                .u32(4, *port)
+                .done()
+                .to_vec(),
         }
     }
 
@@ -158,6 +170,7 @@ mod tests {
             Address::Path(b"/run/x".to_vec()),
             Address::Abstract(b"a\0b".to_vec()),
             Address::Unnamed,
+            Address::Netlink(77),
             Address::Unspecified,
         ] {
             let bytes = address.bytes();

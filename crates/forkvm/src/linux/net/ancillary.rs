@@ -82,7 +82,7 @@ pub fn read(
         let content = place.checked_add(HEAD).ok_or(Errno::FAULT)?;
         let field = |at| field_u32(&head, at).cast_signed();
         match (field(8), field(12)) {
-            (SOL_SOCKET, SCM_RIGHTS | SCM_CREDENTIALS) if nature.is_inet() => {}
+            (SOL_SOCKET, SCM_RIGHTS | SCM_CREDENTIALS) if nature.family != Family::Unix => {}
             (SOL_SOCKET, SCM_RIGHTS) => {
                 for i in 0..(size - HEAD) / 4 {
                     if rights.len() >= MAX_RIGHTS {

@@ -79,7 +79,7 @@ pub fn socketpair(files: &mut Files, guest: &mut Guest<'_>, args: [u64; 6]) -> V
         int(u64::from(flags(style) & 0xf)),
         int(protocol),
     )?;
-    if nature.is_inet() {
+    if nature.family != Family::Unix {
         return Err(Errno::OPNOTSUPP);
     }
     if !files.has_room_for(2) {
@@ -107,7 +107,9 @@ pub fn name_of(files: &Files, address: &Address) -> Result<Name, Errno> {
         Address::Inet(address) => Name::Inet(plain(*address)),
         Address::Path(path) => Name::Path(Absolute::new(&files.directory, path).text()),
         Address::Abstract(name) => Name::Abstract(name.clone()),
-        Address::Unspecified | Address::Unnamed => return Err(Errno::INVAL),
+        Address::Unspecified | Address::Unnamed | Address::Netlink(_) => {
+            return Err(Errno::INVAL);
+        }
     })
 }
 
@@ -132,6 +134,13 @@ pub fn bind(files: &mut Files, guest: &Guest<'_>, args: [u64; 6]) -> Value {
     let id = socket_of(files, fd)?;
     let nature = files.sockets.get(id)?.nature;
     let mut address = read_address(guest, nature.family, address, len)?;
+    if nature.family == Family::Netlink {
+        let Address::Netlink(port) = address else {
+            return Err(Errno::INVAL);
+        };
+        files.sockets.bind_netlink(id, port)?;
+        return Ok(0);
+    }
     if address == Address::Unspecified {
         // An old habit: no family, and no address either.
         if nature.family != Family::V4 || int(len) < 16 {
@@ -196,6 +205,14 @@ pub fn connect(files: &mut Files, guest: &mut Guest<'_>, args: [u64; 6]) -> Repl
     let address = read_address(guest, nature.family, address, len)?;
     if address == Address::Unspecified {
         return disconnect(files, id);
+    }
+    if nature.family == Family::Netlink {
+        // Whom it would send to by itself is who answers.
+        return match address {
+            Address::Netlink(0) => Ok(Outcome::Return(0)),
+            Address::Netlink(_) => Err(Errno::CONNREFUSED),
+            _ => Err(Errno::INVAL),
+        };
     }
     if nature.is_inet() != matches!(address, Address::Inet(_)) {
         return Err(if nature.is_inet() {
@@ -360,6 +377,7 @@ pub fn getsockname(files: &Files, guest: &mut Guest<'_>, args: [u64; 6]) -> Valu
         Family::V4 => Address::Inet(([0, 0, 0, 0], 0).into()),
         Family::V6 => Address::Inet(([0u16; 8], 0).into()),
         Family::Unix => Address::Unnamed,
+        Family::Netlink => Address::Netlink(0),
     };
     socket
         .local

@@ -199,6 +199,11 @@ impl Party<'_, '_> {
         if total > length(CAPACITY) {
             return Err(Errno::MSGSIZE);
         }
+        if self.files.sockets.is_netlink(id) {
+            let bytes = pieces.gather(self.guest, 0, total)?;
+            self.files.sockets.ask_netlink(id, to, &bytes)?;
+            return Ok(Outcome::Return(total.cast_signed()));
+        }
         let name = match to {
             Some(address) => Some(self.target(id, address)?),
             None => None,

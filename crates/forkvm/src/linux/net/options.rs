@@ -14,6 +14,8 @@ use crate::linux::time::{read_timeval, timeval_bytes_of};
 const IPPROTO_IP: i32 = libc::IPPROTO_IP;
 const IPPROTO_TCP: i32 = libc::IPPROTO_TCP;
 const IPPROTO_UDP: i32 = libc::IPPROTO_UDP;
+/// Of netlink (linux/netlink.h): a group to hear of, and what else is asked for, none of which there is.
+const SOL_NETLINK: i32 = libc::SOL_NETLINK;
 
 /// What an option's value may be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -98,6 +100,13 @@ const KEPT: &[(i32, i32, i32, Form)] = &[
     (IPPROTO_IPV6, libc::IPV6_RECVTCLASS, 0, Switch),
     (IPPROTO_IPV6, libc::IPV6_TCLASS, 0, Number(-1, 255)),
     (IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER, 1, Number(0, 5)),
+    (SOL_NETLINK, libc::NETLINK_ADD_MEMBERSHIP, 0, ANY),
+    (SOL_NETLINK, libc::NETLINK_DROP_MEMBERSHIP, 0, ANY),
+    (SOL_NETLINK, libc::NETLINK_PKTINFO, 0, Switch),
+    (SOL_NETLINK, libc::NETLINK_NO_ENOBUFS, 0, Switch),
+    (SOL_NETLINK, libc::NETLINK_CAP_ACK, 0, Switch),
+    (SOL_NETLINK, libc::NETLINK_EXT_ACK, 0, Switch),
+    (SOL_NETLINK, libc::NETLINK_GET_STRICT_CHK, 0, Switch),
 ];
 
 /// Whether a socket knows options of a level.
@@ -105,6 +114,8 @@ fn check_level(socket: &Socket, level: i32) -> Result<(), Errno> {
     let nature = socket.nature;
     match level {
         SOL_SOCKET => Ok(()),
+        SOL_NETLINK if nature.family == Family::Netlink => Ok(()),
+        _ if nature.family == Family::Netlink => Err(Errno::NOPROTOOPT),
         _ if !nature.is_inet() => Err(Errno::OPNOTSUPP),
         IPPROTO_TCP if nature.style == Style::Stream => Ok(()),
         IPPROTO_UDP if nature.style == Style::Datagram => Ok(()),
@@ -236,6 +247,7 @@ fn value(socket: &mut Socket, level: i32, name: i32) -> Result<Vec<u8>, Errno> {
             Family::V4 => libc::AF_INET,
             Family::V6 => libc::AF_INET6,
             Family::Unix => libc::AF_UNIX,
+            Family::Netlink => libc::AF_NETLINK,
         }),
         (SOL_SOCKET, libc::SO_PROTOCOL) => number(match nature.style {
             _ if !nature.is_inet() => 0,

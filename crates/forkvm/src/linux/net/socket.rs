@@ -28,6 +28,8 @@ pub enum Family {
     V6,
     /// `AF_UNIX`
     Unix,
+    /// `AF_NETLINK`, of which there is `NETLINK_ROUTE`.
+    Netlink,
 }
 
 /// How bytes are carried (socket(2)).
@@ -54,6 +56,7 @@ impl Nature {
     /// What socket(2) makes of its arguments.
     pub fn new(family: i32, style: i32, protocol: i32) -> Result<Self, Errno> {
         let family = match family {
+            libc::AF_NETLINK => return Self::netlink(style, protocol),
             libc::AF_INET => Family::V4,
             libc::AF_INET6 => Family::V6,
             libc::AF_UNIX => Family::Unix,
@@ -81,9 +84,20 @@ impl Nature {
         Ok(Self { family, style })
     }
 
+    fn netlink(style: i32, protocol: i32) -> Result<Self, Errno> {
+        match (style, protocol) {
+            (libc::SOCK_RAW | libc::SOCK_DGRAM, libc::NETLINK_ROUTE) => Ok(Self {
+                family: Family::Netlink,
+                style: Style::Datagram,
+            }),
+            (libc::SOCK_RAW | libc::SOCK_DGRAM, _) => Err(Errno::PROTONOSUPPORT),
+            _ => Err(Errno::SOCKTNOSUPPORT),
+        }
+    }
+
     /// Whether it is one of the two families of IP.
     pub fn is_inet(self) -> bool {
-        self.family != Family::Unix
+        matches!(self.family, Family::V4 | Family::V6)
     }
 
     /// Whether it has connections.

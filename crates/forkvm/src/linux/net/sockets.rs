@@ -39,7 +39,7 @@ pub enum Connected {
 /// All sockets of a program.
 #[derive(Debug, Clone, Default)]
 pub struct Sockets {
-    all: BTreeMap<Id, Socket>,
+    pub(super) all: BTreeMap<Id, Socket>,
     next_id: Id,
     ports_given: u16,
     names_given: u32,
