@@ -491,6 +491,11 @@ fn writes_wait_for_room_in_pipes() {
 }
 
 #[test]
+fn named_pipes_sockets_and_names_exchanged() {
+    same("named");
+}
+
+#[test]
 fn bytes_between_pipes_and_files() {
     same("splice");
 }

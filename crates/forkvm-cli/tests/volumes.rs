@@ -153,6 +153,8 @@ fn nothing_leads_out() {
     assert_eq!(read(data("made")), "by a link in memory");
     assert_eq!(read(host.path("other/made")), "by a link across");
     assert_eq!(read(host.path("alone")), "changed");
+    assert_eq!(read(data("first")), "of the second");
+    assert_eq!(read(data("second")), "of the first");
     let mode = |name: &str| data(name).metadata().unwrap().permissions().mode();
     assert_eq!((mode("suid") & 0o7777, mode("sgid") & 0o6000), (0o755, 0));
 }

@@ -129,6 +129,8 @@ static void escape(void)
     put("absolute", "by an absolute link");
     CALL(symlink("/srv/data/made", "/tmp/to-volume"));
     put("/tmp/to-volume", "by a link in memory");
+    put("first", "of the first"), put("second", "of the second");
+    CALL(renameat2(AT_FDCWD, "first", AT_FDCWD, "second", RENAME_EXCHANGE));
     CALL(symlink("/tmp/x", "to-memory"));
     put("to-memory", "changed");
     CALL(symlink("/srv/other", "across"));

@@ -1,5 +1,7 @@
 //! Random programs: what no sequence of calls may do.
 
+use std::os::unix::fs::PermissionsExt;
+
 use proptest::prelude::*;
 use syscalls::Sysno;
 
@@ -7,7 +9,7 @@ use crate::linux::abi::PAGE;
 use crate::linux::testing::{
     BRK, HEAP_LEN, MMAP, Machine, NoMemory, Recorder, SCRATCH, TestFolder, linux, setup,
 };
-use crate::linux::{Call, Linux, Outcome};
+use crate::linux::{AllowedPath, Call, Linux, Outcome};
 use crate::memory::user::UserMemory;
 use crate::random::Random;
 
@@ -326,7 +328,7 @@ fn file_call() -> impl Strategy<Value = Call> {
     let argument = prop_oneof![
         6 => (10u64..18).prop_map(|slot| SCRATCH + slot * PAGE),
         4 => 0u64..12,
-        2 => prop::sample::select(vec![0x42u64, 0x241, 0x442, 0o20200002, 0o200000, 0x200, 3]),
+        2 => prop::sample::select(vec![0x42u64, 0x241, 0x442, 0o20200002, 0o200000, 0x200, 3, 0o10644]),
         2 => any_argument(),
     ];
     let numbers: Vec<u64> = numbers.map(|number| number.id() as u64).collect();
@@ -350,6 +352,37 @@ fn with_overlay(folder: &TestFolder) -> Machine {
     machine.linux = Linux::new(setup);
     for (slot, name) in (10..).zip(["a", "b", "d", "d/e", "d/e/f", "link", "", "d/../a"]) {
         machine.put_str(slot, &folder.path(name));
+    }
+    machine
+}
+
+/// The same with a folder of the host that may be changed, whose links lead out of it.
+fn with_volume(folder: &TestFolder) -> Machine {
+    let mut machine = furnished(folder);
+    let data = folder.0.join("data");
+    std::fs::create_dir_all(data.join("d/e")).unwrap();
+    std::fs::write(data.join("a"), [3; 10_000]).unwrap();
+    std::os::unix::fs::symlink(&folder.0, data.join("link")).unwrap();
+    std::os::unix::fs::symlink("..", data.join("up")).unwrap();
+    let mut setup = setup(vec![AllowedPath {
+        writes: true,
+        ..AllowedPath::from(&data)
+    }]);
+    setup.writable_paths = vec!["/tmp".into()];
+    (setup.overlay_bytes, setup.volume_bytes) = (1 << 20, 1 << 20);
+    machine.linux = Linux::new(setup);
+    let names = [
+        "a",
+        "b",
+        "d",
+        "d/e",
+        "link/secret",
+        "link",
+        "up/secret",
+        "up",
+    ];
+    for (slot, name) in (10..).zip(names) {
+        machine.put_str(slot, data.join(name).to_str().unwrap());
     }
     machine
 }
@@ -461,6 +494,39 @@ proptest! {
         }
         all_is_undone(&mut machine, after)?;
         prop_assert_eq!(in_host(&folder), there);
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 100, ..ProptestConfig::default() })]
+
+    #[test]
+    fn no_change_of_a_volume_panics_or_leads_out(
+        calls in prop::collection::vec(file_call(), 0..300),
+    ) {
+        let folder = TestFolder::new();
+        folder.file("secret", b"secret");
+        let mut machine = with_volume(&folder);
+        // Those wait for the host's disk.
+        let syncs = |call: &Call| {
+            let number = usize::try_from(call.number).ok().and_then(Sysno::new);
+            number.is_some_and(|number| number.name().contains("sync"))
+        };
+        let calls = calls.into_iter().filter(|call| !syncs(call)).collect();
+        all_is_undone(&mut machine, calls)?;
+        let names = |path: &std::path::Path| {
+            let names = std::fs::read_dir(path).unwrap();
+            names.map(|entry| entry.unwrap().file_name()).collect::<Vec<_>>()
+        };
+        prop_assert_eq!(names(&folder.0).len(), 2);
+        let secret = folder.0.join("secret");
+        prop_assert_eq!(std::fs::read(&secret).unwrap(), b"secret");
+        let mode = std::fs::metadata(&secret).unwrap().permissions().mode();
+        prop_assert_eq!(mode & 0o777, 0o644);
+        for name in names(&folder.0.join("data")) {
+            let kind = std::fs::symlink_metadata(folder.0.join("data").join(name)).unwrap().file_type();
+            prop_assert!(kind.is_file() || kind.is_dir() || kind.is_symlink());
+        }
     }
 }
 

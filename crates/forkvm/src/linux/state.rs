@@ -146,12 +146,19 @@ impl Linux {
             now: loaded.brk,
         };
         self.process.exec(&loaded, at_random, &texts);
+        self.forget_openings();
         self.tasks.start_anew();
         self.timers.forget_made();
         self.signals.forget_handlers();
         self.files.of_unmodified();
         self.files.close_on_exec();
         Ok(loaded)
+    }
+
+    /// The other tasks are over, and with them what they were opening.
+    fn forget_openings(&mut self) {
+        let tids: Vec<i32> = self.tasks.iter().map(|task| task.tid).collect();
+        tids.into_iter().for_each(|tid| self.give_up_opening(tid));
     }
 
     /// The tasks.
@@ -194,6 +201,7 @@ impl Linux {
 
     /// Goes on as a child that fork(2) makes.
     pub fn become_child(&mut self, memory: &mut dyn UserMemory, child_tid: Option<u64>) {
+        self.forget_openings();
         self.tasks.become_child();
         self.files.pids = self.tasks.pids();
         self.signals.forget_pending();
@@ -269,6 +277,8 @@ impl Linux {
                     .until
                     .map(|until| until.saturating_duration_since(now));
                 time::write_rest(memory, blocked.call, left);
+                let tid = self.tasks.iter().nth(place).map_or(0, |task| task.tid);
+                self.give_up_opening(tid);
                 self.part_done(place).unwrap_or_else(delivery::interrupted)
             }
             WaitOn::Time | WaitOn::Futex { .. } if over => blocked.wait.result,
@@ -310,6 +320,13 @@ impl Linux {
             task.context.regs.rax = result as u64;
         }
         Retried::Runnable
+    }
+
+    /// A task does not wait any more for the other end of a named pipe.
+    fn give_up_opening(&mut self, tid: i32) {
+        if self.files.pipes.are_awaited() {
+            self.files.give_up_opening(tid);
+        }
     }
 
     /// What a call returns that stops waiting with a part of its work done.

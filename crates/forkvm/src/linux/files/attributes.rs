@@ -93,7 +93,7 @@ pub fn fallocate(
             let host = Arc::clone(host);
             return volumes::allocate(files, &host, how, (offset, len)).map(|()| 0);
         }
-        Kind::PipeReader(_) | Kind::PipeWriter(_) => return Err(Errno::SPIPE),
+        Kind::PipeReader(_) | Kind::PipeWriter(_) | Kind::PipeBoth(_) => return Err(Errno::SPIPE),
         _ => return Err(Errno::NODEV),
     };
     match how {

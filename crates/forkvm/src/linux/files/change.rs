@@ -22,6 +22,7 @@ pub const AT_REMOVEDIR: u32 = 0x200;
 const AT_SYMLINK_FOLLOW: u32 = 0x400;
 const AT_EMPTY_PATH: u32 = 0x1000;
 const RENAME_NOREPLACE: u32 = 1;
+const RENAME_EXCHANGE: u32 = 2;
 /// Longest symbolic link.
 const LINK_MAX: usize = 4095;
 /// A path as a call has it: descriptor, address.
@@ -82,7 +83,7 @@ pub fn mkdir(
     Ok(0)
 }
 
-/// mknod(2), mknodat(2): regular files only.
+/// mknod(2), mknodat(2): all but devices.
 pub fn mknod(
     shared: &Shared,
     files: &mut Files,
@@ -99,10 +100,13 @@ pub fn mknod(
     if path.folder {
         return Err(Errno::NOENT);
     }
-    if !matches!(mode & libc::S_IFMT, 0 | libc::S_IFREG) {
-        return Err(Errno::PERM);
-    }
-    make_file(files, &path, mode)?;
+    match mode & libc::S_IFMT {
+        0 | libc::S_IFREG => make_file(files, &path, mode)?,
+        libc::S_IFIFO => make(files, &path, Nature::Fifo, mode)?,
+        libc::S_IFSOCK => make(files, &path, Nature::Socket, mode)?,
+        libc::S_IFCHR | libc::S_IFBLK | libc::S_IFDIR => return Err(Errno::PERM),
+        _ => return Err(Errno::INVAL),
+    };
     Ok(0)
 }
 
@@ -278,7 +282,7 @@ pub fn rename(
     (from, to): (At, At),
     how: u32,
 ) -> Value {
-    if how & !RENAME_NOREPLACE != 0 {
+    if !matches!(how, 0 | RENAME_NOREPLACE | RENAME_EXCHANGE) {
         return Err(Errno::INVAL);
     }
     let old = Lookup::new(from.0, guest.read_path(from.1)?);
@@ -312,6 +316,10 @@ pub fn rename(
         Resolved::Free(path) => (path, None),
         Resolved::Outside(..) | Resolved::Volume(_) => return Err(Errno::XDEV),
     };
+    if how == RENAME_EXCHANGE {
+        let target = replaced.ok_or(Errno::NOENT)?;
+        return exchange(shared, files, (&old_path, source), (&new_path, target));
+    }
     let folder = is_folder(files, &source)?;
     if !folder && (old_path.folder || new_path.folder) {
         return Err(Errno::NOTDIR);
@@ -361,5 +369,48 @@ pub fn rename(
     changed(files, id)?;
     remove(shared, files, &old_path)?;
     touch_parent(files, &new_path);
+    Ok(0)
+}
+
+/// renameat2(2) with `RENAME_EXCHANGE`.
+fn exchange(
+    shared: &Shared,
+    files: &mut Files,
+    (old_path, source): (&Absolute, Target<'_>),
+    (new_path, target): (&Absolute, Target<'_>),
+) -> Value {
+    let folders = [is_folder(files, &source)?, is_folder(files, &target)?];
+    let names = [old_path, new_path].into_iter().zip(folders);
+    if names.clone().any(|(path, folder)| path.folder && !folder) {
+        return Err(Errno::NOTDIR);
+    }
+    if old_path.len() == new_path.len() && new_path.starts_with(old_path) {
+        return Ok(0);
+    }
+    if new_path.starts_with(old_path) || old_path.starts_with(new_path) {
+        return Err(Errno::INVAL);
+    }
+    for ((path, folder), target) in names.zip([source, target]) {
+        let id = match target {
+            Target::Node(id) => id,
+            Target::Host(place) if !folder => copy_up(shared, files, path, &place, false)?,
+            _ => return Err(Errno::XDEV),
+        };
+        if shared.writable.contains(path) {
+            return Err(Errno::BUSY);
+        }
+        // As where one is moved, it has to be in memory whole.
+        if matches!(
+            files.overlay.tree().node(id)?.nature,
+            Nature::Folder { opaque: false }
+        ) {
+            return Err(Errno::XDEV);
+        }
+        changed(files, id)?;
+    }
+    let tree = files.overlay.tree_mut();
+    tree.exchange(&old_path.text(), &new_path.text())?;
+    touch_parent(files, old_path);
+    touch_parent(files, new_path);
     Ok(0)
 }

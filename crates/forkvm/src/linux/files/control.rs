@@ -69,7 +69,7 @@ fn plain(files: &mut Files, fd: u64, command: u64, argument: u64) -> Value {
         libc::F_GET_SEALS => transfer::seals(files, fd),
         libc::F_GETPIPE_SZ | libc::F_SETPIPE_SZ => {
             let pipe = match files.get(fd)?.kind {
-                Kind::PipeReader(pipe) | Kind::PipeWriter(pipe) => pipe,
+                Kind::PipeReader(pipe) | Kind::PipeWriter(pipe) | Kind::PipeBoth(pipe) => pipe,
                 _ => return Err(Errno::BADF),
             };
             if int(command) == libc::F_GETPIPE_SZ {
@@ -134,7 +134,7 @@ pub fn ioctl(
         FIONREAD => {
             let file = files.get(fd)?;
             let left = match &file.kind {
-                Kind::PipeReader(pipe) => length(files.pipes.len(*pipe)),
+                Kind::PipeReader(pipe) | Kind::PipeBoth(pipe) => length(files.pipes.len(*pipe)),
                 Kind::Socket(id) => length(files.sockets.readable(*id)?),
                 Kind::File(_) | Kind::Text(_) | Kind::Node(..) => {
                     crate::linux::files::io::size(files, &file.kind)?.saturating_sub(file.offset)

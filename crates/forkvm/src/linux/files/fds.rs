@@ -13,7 +13,7 @@ use crate::linux::abi::{Value, count, flags, int};
 use crate::linux::files::held_locks::{Locked, Locks};
 use crate::linux::files::mirrors::Mirrors;
 use crate::linux::files::overlay::Overlay;
-use crate::linux::files::pipes::Pipes;
+use crate::linux::files::pipes::{Ends, Pipes};
 use crate::linux::files::written::Written;
 use crate::linux::net::epoll::Epolls;
 use crate::linux::net::sockets::Sockets;
@@ -317,8 +317,9 @@ impl Files {
             return;
         }
         match file.kind {
-            Kind::PipeReader(pipe) => self.pipes.close_reader(pipe),
-            Kind::PipeWriter(pipe) => self.pipes.close_writer(pipe),
+            Kind::PipeReader(pipe) => self.close_pipe(pipe, Ends::READER),
+            Kind::PipeWriter(pipe) => self.close_pipe(pipe, Ends::WRITER),
+            Kind::PipeBoth(pipe) => self.close_pipe(pipe, Ends::BOTH),
             Kind::Node(id, _) => self.overlay.tree_mut().closed(id),
             Kind::Socket(id) => self.sockets.close(id),
             Kind::Epoll(id) => self.epolls.close(id),
@@ -329,6 +330,22 @@ impl Files {
         }
         self.epolls.forget(place);
         self.locks.ended(place);
+    }
+
+    /// An open file of a pipe is gone, and with the last the file that a name stands for, if it has no name by now.
+    pub fn close_pipe(&mut self, pipe: usize, ends: Ends) {
+        if let Some(node) = self.pipes.close(pipe, ends) {
+            self.overlay.tree_mut().closed(node);
+        }
+    }
+
+    /// A task does not wait any more for the other end of a named pipe that it was opening.
+    pub fn give_up_opening(&mut self, tid: i32) {
+        if self.pipes.are_awaited()
+            && let Some((pipe, ends)) = self.pipes.give_up(tid)
+        {
+            self.close_pipe(pipe, ends);
+        }
     }
 
     /// Lets go of the open files that were on their way to sockets and will not be received.

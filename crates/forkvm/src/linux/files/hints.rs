@@ -26,7 +26,7 @@ fn open(files: &Files, fd: u64) -> Result<&OpenFile, Errno> {
 fn is_pipe(file: &OpenFile) -> bool {
     matches!(
         file.kind,
-        Kind::PipeReader(_) | Kind::PipeWriter(_) | Kind::Output(_)
+        Kind::PipeReader(_) | Kind::PipeWriter(_) | Kind::PipeBoth(_) | Kind::Output(_)
     )
 }
 

@@ -87,6 +87,7 @@ impl Inode {
             Nature::File(content) => (content.size(), content.allocated()),
             Nature::Folder { .. } => (4096, 0),
             Nature::Link(to) => (length(to.len()), 0),
+            Nature::Fifo | Nature::Socket => (0, 0),
         };
         Self {
             device: node.identity.0,
@@ -123,7 +124,12 @@ impl Inode {
             | Kind::TimerFd(_)
             | Kind::SignalFd(_)
             | Kind::Inotify => Self::made_up(0o600),
-            Kind::Output(_) | Kind::PipeReader(_) | Kind::PipeWriter(_) => {
+            Kind::PipeReader(pipe) | Kind::PipeWriter(pipe) | Kind::PipeBoth(pipe)
+                if let Some(name) = files.pipes.name(*pipe) =>
+            {
+                Self::node(files.overlay.tree().node(name.node)?)
+            }
+            Kind::Output(_) | Kind::PipeReader(_) | Kind::PipeWriter(_) | Kind::PipeBoth(_) => {
                 Self::made_up(libc::S_IFIFO | 0o600)
             }
             Kind::Folder(None, _) => Self::passage(),

@@ -55,7 +55,7 @@ pub fn write(
     if let Some(offset) = at {
         check_positioned(&file.kind, offset)?;
     }
-    if let Kind::PipeWriter(pipe) = file.kind {
+    if let Kind::PipeWriter(pipe) | Kind::PipeBoth(pipe) = file.kind {
         let blocks = file.flags & O_NONBLOCK == 0;
         return pipe_calls::write(files, tasks, guest, (pipe, blocks), pieces);
     }
@@ -76,6 +76,7 @@ fn check_positioned(kind: &Kind, offset: u64) -> Result<(), Errno> {
         | Kind::Output(_)
         | Kind::PipeReader(_)
         | Kind::PipeWriter(_)
+        | Kind::PipeBoth(_)
         | Kind::Socket(_) => Err(Errno::SPIPE),
         _ if i64::try_from(offset).is_err() => Err(Errno::INVAL),
         _ => Ok(()),
@@ -172,7 +173,7 @@ fn read_piece(
                 .for_each(|(to, from)| *to = *from);
             Ok(rest.len().min(bytes.len()))
         }),
-        Kind::PipeReader(pipe) => {
+        Kind::PipeReader(pipe) | Kind::PipeBoth(pipe) => {
             let most = usize::try_from(len).unwrap_or(usize::MAX);
             let bytes = match files.pipes.peek(*pipe, most) {
                 Ok(bytes) => bytes,
@@ -285,6 +286,7 @@ pub fn lseek(files: &mut Files, fd: u64, offset: u64, whence: u64) -> Value {
         | Kind::Output(_)
         | Kind::PipeReader(_)
         | Kind::PipeWriter(_)
+        | Kind::PipeBoth(_)
         | Kind::Socket(_) => return Err(Errno::SPIPE),
         // Devices and their like have no position: every seek succeeds and gives 0.
         Kind::Device(_)

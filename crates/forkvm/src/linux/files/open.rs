@@ -7,7 +7,8 @@ use rustix::fs::FileType;
 use rustix::io::Errno;
 
 use crate::image::exec;
-use crate::linux::abi::{Guest, HERE, PAGE, Value, flags};
+use crate::linux::abi::{Guest, HERE, PAGE, Reply, Value, flags};
+use crate::linux::call::Outcome;
 use crate::linux::files::copies;
 use crate::linux::files::fds::{
     Device, Files, Kind, O_CLOEXEC, O_CREAT, O_DIRECTORY, O_EXCL, O_NOFOLLOW, O_PATH, O_TMPFILE,
@@ -17,6 +18,8 @@ use crate::linux::files::host_files::HostFile;
 use crate::linux::files::open_file::How;
 use crate::linux::files::overlay::tree::Nature;
 use crate::linux::files::paths::{Absolute, Place, Target};
+use crate::linux::files::pipe_calls;
+use crate::linux::files::pipes::PipeName;
 use crate::linux::files::reports::{self, Seen};
 use crate::linux::files::resolve::{Lookup, Resolved, Shared, Spot};
 use crate::linux::files::volumes;
@@ -82,12 +85,42 @@ pub fn openat(
     files: &mut Files,
     guest: &mut Guest<'_>,
     args: [u64; 4],
-) -> Value {
+) -> Reply {
     let [dirfd, path, how, mode] = args;
     let how = How(flags(how));
     let lookup = Lookup::new(dirfd, guest.read_path(path)?);
     let mode = flags(mode) & !seen.process.umask();
-    open_path(shared, seen, files, guest, &lookup, how, mode)
+    if let Some(fifo) = fifo_at(shared, files, &lookup, how)? {
+        return pipe_calls::open_named(files, seen.tasks.tid(), fifo, how);
+    }
+    let number = open_path(shared, seen, files, guest, &lookup, how, mode)?;
+    Ok(Outcome::Return(number))
+}
+
+/// The named pipe that is opened, if one is.
+fn fifo_at(
+    shared: &Shared,
+    files: &Files,
+    lookup: &Lookup,
+    how: How,
+) -> Result<Option<PipeName>, Errno> {
+    if how.has(O_PATH) || !files.overlay.tree().has_fifos() {
+        return Ok(None);
+    }
+    let (path, id) = match shared.resolve(files, lookup, how.follows())? {
+        Resolved::There(path, Target::Node(id)) => (path, id),
+        _ => return Ok(None),
+    };
+    let is_fifo = matches!(files.overlay.tree().node(id)?.nature, Nature::Fifo);
+    match is_fifo {
+        false => Ok(None),
+        true if how.creates() && how.has(O_EXCL) => Err(Errno::EXIST),
+        true if path.folder || how.has(O_DIRECTORY) => Err(Errno::NOTDIR),
+        true => Ok(Some(PipeName {
+            node: id,
+            path: path.text().into(),
+        })),
+    }
 }
 
 fn open_path(
@@ -257,6 +290,7 @@ fn open_node(
     match files.overlay.tree().node(id)?.nature {
         _ if how.has(O_PATH) && !files.overlay.tree().node(id)?.is_folder() => {}
         Nature::Link(_) => return Err(Errno::LOOP),
+        Nature::Socket | Nature::Fifo => return Err(Errno::NXIO),
         Nature::Folder { .. } if how.writes() || how.creates() => return Err(Errno::ISDIR),
         Nature::Folder { opaque } => {
             let beneath = match shared.roots.find(absolute) {

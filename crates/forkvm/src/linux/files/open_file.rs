@@ -81,6 +81,8 @@ pub enum Kind {
     PipeReader(usize),
     /// The end of a pipe to write to.
     PipeWriter(usize),
+    /// Both ends of a named pipe.
+    PipeBoth(usize),
     /// A socket.
     Socket(Id),
     /// Open files that are watched (epoll(7)).

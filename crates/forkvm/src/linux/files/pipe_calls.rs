@@ -5,8 +5,9 @@ use rustix::io::Errno;
 use crate::linux::abi::{Guest, PAGE, Reply, Value, flags, length};
 use crate::linux::call::{Outcome, Wait, WaitOn};
 use crate::linux::files::fds::{Files, Kind, O_CLOEXEC, O_NONBLOCK, OpenFile};
+use crate::linux::files::open_file::{How, O_ACCMODE};
 use crate::linux::files::pieces::Pieces;
-use crate::linux::files::pipes::{MAX_PIPES, MORE_PIPES, Stuck};
+use crate::linux::files::pipes::{Ends, MAX_PIPES, MORE_PIPES, PipeName, Stuck};
 use crate::linux::kept::Kept;
 use crate::linux::tasks::pending::{SI_USER, Signal};
 use crate::linux::tasks::signals::SIGPIPE;
@@ -51,6 +52,61 @@ pub fn pipe2(files: &mut Files, guest: &mut Guest<'_>, address: u64, how: u64) -
     // struct { int read, write }: both are small.
     guest.write(address, &(reader | writer << 32).to_le_bytes())?;
     Ok(0)
+}
+
+/// open(2) of a named pipe, which waits until somebody opens its other end (fifo(7)).
+pub fn open_named(files: &mut Files, tid: i32, name: PipeName, how: How) -> Reply {
+    let (ends, kind): (_, fn(usize) -> Kind) = match how.0 & O_ACCMODE {
+        0 => (Ends::READER, Kind::PipeReader),
+        1 => (Ends::WRITER, Kind::PipeWriter),
+        _ => (Ends::BOTH, Kind::PipeBoth),
+    };
+    let pipe = match files.pipes.opening(tid) {
+        Some((_, false)) => return Ok(WAITS),
+        Some((pipe, true)) => {
+            files.pipes.give_up(tid);
+            pipe
+        }
+        None => {
+            let blocks = !how.has(O_NONBLOCK);
+            let there = files.pipes.named(name.node);
+            let has_other = there.is_some_and(|pipe| match ends {
+                Ends::READER => files.pipes.has_writer(pipe),
+                _ => files.pipes.has_reader(pipe),
+            });
+            if ends == Ends::WRITER && !has_other && !blocks {
+                return Err(Errno::NXIO);
+            }
+            if !files.has_room_for(1) {
+                return Err(Errno::MFILE);
+            }
+            let pipe = match there {
+                Some(pipe) => {
+                    files.pipes.open_more(pipe, ends);
+                    pipe
+                }
+                None => {
+                    let node = name.node;
+                    let pipe = files.pipes.open_named(name, ends, MORE_PIPES);
+                    let pipe = pipe.ok_or(Errno::NFILE)?;
+                    files.overlay.tree_mut().opened(node)?;
+                    pipe
+                }
+            };
+            if ends != Ends::BOTH && !has_other && blocks {
+                files.pipes.wait_for_other_end(tid, pipe, ends);
+                return Ok(WAITS);
+            }
+            pipe
+        }
+    };
+    match files.add(OpenFile::new(kind(pipe), how.0), how.has(O_CLOEXEC)) {
+        Ok(number) => Ok(Outcome::Return(number.cast_signed())),
+        Err(errno) => {
+            files.close_pipe(pipe, ends);
+            Err(errno)
+        }
+    }
 }
 
 /// Tells the current task that nobody reads any more.

@@ -1,6 +1,7 @@
 //! Pipes from the program to itself: what is in them and who holds their ends.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 use rustix::io::Errno;
 
@@ -14,21 +15,82 @@ pub const MAX_PIPES: usize = 16;
 /// The same of a program with an address space.
 pub const MORE_PIPES: usize = 512;
 
+/// Which ends of a pipe an open file is: how many of each.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Ends {
+    readers: usize,
+    writers: usize,
+}
+
+impl Ends {
+    /// The one to read from.
+    pub const READER: Self = Self {
+        readers: 1,
+        writers: 0,
+    };
+    /// The one to write to.
+    pub const WRITER: Self = Self {
+        readers: 0,
+        writers: 1,
+    };
+    /// Both.
+    pub const BOTH: Self = Self {
+        readers: 1,
+        writers: 1,
+    };
+}
+
+/// What a named pipe is called.
+#[derive(Debug, Clone)]
+pub struct PipeName {
+    /// The file of the overlay that it is.
+    pub node: u64,
+    /// By which path it was opened first.
+    pub path: Arc<[u8]>,
+}
+
 #[derive(Debug, Clone, Default)]
 struct Pipe {
     bytes: VecDeque<u8>,
     /// What it was said to hold (`F_SETPIPE_SZ`), of [`CAPACITY`].
     capacity: usize,
-    read_end: bool,
-    write_end: bool,
+    /// Open files of its ends.
+    open: Ends,
+    /// How many there were, ever.
+    opened: Ends,
+    name: Option<PipeName>,
     arrivals: u64,
     openings: u64,
+}
+
+impl Pipe {
+    fn is_used(&self) -> bool {
+        self.open != Ends::default()
+    }
+
+    fn add(&mut self, ends: Ends) {
+        for count in [&mut self.open, &mut self.opened] {
+            count.readers = count.readers.saturating_add(ends.readers);
+            count.writers = count.writers.saturating_add(ends.writers);
+        }
+    }
+}
+
+/// A task that opens one end of a named pipe, which counts as open, and waits for somebody to open the other.
+#[derive(Debug, Clone, Copy)]
+struct Opening {
+    tid: i32,
+    pipe: usize,
+    ends: Ends,
+    /// How many there had been of either end.
+    opened: Ends,
 }
 
 /// All pipes of a program.
 #[derive(Debug, Clone, Default)]
 pub struct Pipes {
     pipes: Vec<Pipe>,
+    openings: Vec<Opening>,
 }
 
 /// Why a pipe gives or takes nothing.
@@ -43,26 +105,88 @@ pub enum Stuck {
 impl Pipes {
     /// A pipe with both ends open; `None` if there are `most` of them.
     pub fn open(&mut self, most: usize) -> Option<usize> {
-        let unused = |pipe: &Pipe| !pipe.read_end && !pipe.write_end;
-        let index = self
-            .pipes
-            .iter()
-            .position(unused)
-            .unwrap_or(self.pipes.len());
+        let index = self.add(most)?;
+        self.pipes.get_mut(index)?.add(Ends::BOTH);
+        Some(index)
+    }
+
+    fn add(&mut self, most: usize) -> Option<usize> {
+        let unused = self.pipes.iter().position(|pipe| !pipe.is_used());
+        let index = unused.unwrap_or(self.pipes.len());
         if index >= most {
             return None;
         }
         if index == self.pipes.len() {
             self.pipes.push(Pipe::default());
         }
-        let pipe = self.pipes.get_mut(index)?;
-        *pipe = Pipe {
+        *self.pipes.get_mut(index)? = Pipe {
             capacity: CAPACITY,
-            read_end: true,
-            write_end: true,
             ..Pipe::default()
         };
         Some(index)
+    }
+
+    /// The pipe that a named one is, if one has it open.
+    pub fn named(&self, node: u64) -> Option<usize> {
+        let is_it = |pipe: &Pipe| pipe.name.as_ref().is_some_and(|name| name.node == node);
+        self.pipes
+            .iter()
+            .position(|pipe| pipe.is_used() && is_it(pipe))
+    }
+
+    /// A named pipe that nobody has open yet, of which one is going to have these ends; `None` if there are `most` pipes.
+    pub fn open_named(&mut self, name: PipeName, ends: Ends, most: usize) -> Option<usize> {
+        let index = self.add(most)?;
+        let pipe = self.pipes.get_mut(index)?;
+        pipe.name = Some(name);
+        pipe.add(ends);
+        Some(index)
+    }
+
+    /// An open file more.
+    pub fn open_more(&mut self, pipe: usize, ends: Ends) {
+        if let Some(pipe) = self.pipes.get_mut(pipe) {
+            pipe.add(ends);
+        }
+    }
+
+    /// What a named pipe is called.
+    pub fn name(&self, pipe: usize) -> Option<&PipeName> {
+        self.pipes.get(pipe)?.name.as_ref()
+    }
+
+    /// A task waits until the other end of what it opens is opened.
+    pub fn wait_for_other_end(&mut self, tid: i32, pipe: usize, ends: Ends) {
+        let opened = self.pipes.get(pipe).map_or(ends, |pipe| pipe.opened);
+        self.openings.push(Opening {
+            tid,
+            pipe,
+            ends,
+            opened,
+        });
+    }
+
+    /// Whether a task waits so, and for what pipe; and whether the other end has been opened since.
+    pub fn opening(&self, tid: i32) -> Option<(usize, bool)> {
+        let of = self.openings.iter().find(|opening| opening.tid == tid)?;
+        let now = self.pipes.get(of.pipe)?.opened;
+        let done = match of.ends.readers {
+            0 => now.readers != of.opened.readers,
+            _ => now.writers != of.opened.writers,
+        };
+        Some((of.pipe, done))
+    }
+
+    /// Whether any task waits so.
+    pub fn are_awaited(&self) -> bool {
+        !self.openings.is_empty()
+    }
+
+    /// It waits no longer; gives what it has open.
+    pub fn give_up(&mut self, tid: i32) -> Option<(usize, Ends)> {
+        let place = self.openings.iter().position(|of| of.tid == tid)?;
+        let of = self.openings.swap_remove(place);
+        Some((of.pipe, of.ends))
     }
 
     /// Bytes in a pipe.
@@ -93,18 +217,30 @@ impl Pipes {
 
     /// True if somebody can still read.
     pub fn has_reader(&self, pipe: usize) -> bool {
-        self.pipes.get(pipe).is_some_and(|pipe| pipe.read_end)
+        self.pipes
+            .get(pipe)
+            .is_some_and(|pipe| pipe.open.readers > 0)
     }
 
     /// True if somebody can still write.
     pub fn has_writer(&self, pipe: usize) -> bool {
-        self.pipes.get(pipe).is_some_and(|pipe| pipe.write_end)
+        self.pipes
+            .get(pipe)
+            .is_some_and(|pipe| pipe.open.writers > 0)
     }
 
     /// What the end to read from is ready for.
     pub fn reader_readiness(&self, pipe: usize) -> Readiness {
         let bytes = if self.len(pipe) > 0 { IN | RDNORM } else { 0 };
-        let end = if self.has_writer(pipe) { 0 } else { HUP };
+        let written = self
+            .pipes
+            .get(pipe)
+            .is_some_and(|pipe| pipe.opened.writers > 0);
+        // One that nobody has opened to write to yet is not at its end.
+        let end = match written && !self.has_writer(pipe) {
+            true => HUP,
+            false => 0,
+        };
         self.readiness(pipe, bytes | end)
     }
 
@@ -129,21 +265,26 @@ impl Pipes {
         }
     }
 
-    /// The last descriptor to read from it is closed.
-    pub fn close_reader(&mut self, pipe: usize) {
-        if let Some(pipe) = self.pipes.get_mut(pipe) {
-            pipe.read_end = false;
-            pipe.bytes = VecDeque::new();
-            pipe.openings = pipe.openings.wrapping_add(1);
-        }
-    }
-
-    /// The last descriptor to write to it is closed.
-    pub fn close_writer(&mut self, pipe: usize) {
-        if let Some(pipe) = self.pipes.get_mut(pipe) {
-            pipe.write_end = false;
+    /// An open file less. Gives the file that it is, if it has a name and this was the last.
+    pub fn close(&mut self, pipe: usize, ends: Ends) -> Option<u64> {
+        let pipe = self.pipes.get_mut(pipe)?;
+        pipe.open.readers = pipe.open.readers.saturating_sub(ends.readers);
+        pipe.open.writers = pipe.open.writers.saturating_sub(ends.writers);
+        if ends.writers > 0 && pipe.open.writers == 0 {
             pipe.arrivals = pipe.arrivals.wrapping_add(1);
         }
+        if ends.readers > 0 && pipe.open.readers == 0 {
+            pipe.openings = pipe.openings.wrapping_add(1);
+            // Another reader may come to one with a name.
+            if pipe.name.is_none() {
+                pipe.bytes = VecDeque::new();
+            }
+        }
+        if pipe.is_used() {
+            return None;
+        }
+        pipe.bytes = VecDeque::new();
+        pipe.name.take().map(|name| name.node)
     }
 
     /// The next bytes, at most `most`; they stay until [`Pipes::consume`]. Empty at the end.
@@ -151,7 +292,7 @@ impl Pipes {
         let Some(pipe) = self.pipes.get(pipe) else {
             return Ok(Vec::new());
         };
-        if pipe.bytes.is_empty() && pipe.write_end && most > 0 {
+        if pipe.bytes.is_empty() && pipe.open.writers > 0 && most > 0 {
             return Err(Stuck::Waiting);
         }
         Ok(pipe.bytes.iter().take(most).copied().collect())
@@ -174,7 +315,7 @@ impl Pipes {
         let pipe = self
             .pipes
             .get(pipe)
-            .filter(|pipe| pipe.read_end)
+            .filter(|pipe| pipe.open.readers > 0)
             .ok_or(Stuck::Closed)?;
         let room = pipe.capacity.saturating_sub(pipe.bytes.len());
         if room == 0 {

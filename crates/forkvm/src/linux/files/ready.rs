@@ -47,6 +47,14 @@ impl<'a> Look<'a> {
             Kind::Output(_) => Readiness::always(OUT | WRNORM),
             Kind::PipeReader(pipe) => self.files.pipes.reader_readiness(*pipe),
             Kind::PipeWriter(pipe) => self.files.pipes.writer_readiness(*pipe),
+            Kind::PipeBoth(pipe) => {
+                let pipes = &self.files.pipes;
+                Readiness {
+                    events: pipes.reader_readiness(*pipe).events
+                        | pipes.writer_readiness(*pipe).events,
+                    ..pipes.reader_readiness(*pipe)
+                }
+            }
             Kind::Socket(id) => self.files.sockets.readiness(*id),
             Kind::EventFd(counter) => counter.readiness(),
             Kind::TimerFd(timer) => timer.readiness(self.now),

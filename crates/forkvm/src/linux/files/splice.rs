@@ -22,7 +22,7 @@ const KNOWN: u32 = 15;
 /// The pipe that a descriptor is an end of.
 fn pipe(kind: &Kind) -> Option<usize> {
     match kind {
-        Kind::PipeReader(pipe) | Kind::PipeWriter(pipe) => Some(*pipe),
+        Kind::PipeReader(pipe) | Kind::PipeWriter(pipe) | Kind::PipeBoth(pipe) => Some(*pipe),
         _ => None,
     }
 }
@@ -203,7 +203,7 @@ pub fn vmsplice(
     }
     let file = files.get(fd)?;
     let writes = match &file.kind {
-        Kind::PipeWriter(_) => true,
+        Kind::PipeWriter(_) | Kind::PipeBoth(_) => true,
         Kind::PipeReader(_) => false,
         _ => return Err(Errno::BADF),
     };

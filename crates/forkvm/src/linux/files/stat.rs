@@ -258,7 +258,12 @@ fn name_of(files: &Files, fd: u64) -> Result<Vec<u8>, Errno> {
             Device::Urandom => b"/dev/urandom".to_vec(),
             Device::Tty => b"/dev/tty".to_vec(),
         },
-        Kind::PipeReader(pipe) | Kind::PipeWriter(pipe) => format!("pipe:[{pipe}]").into_bytes(),
+        Kind::PipeReader(pipe) | Kind::PipeWriter(pipe) | Kind::PipeBoth(pipe) => {
+            match files.pipes.name(*pipe) {
+                Some(name) => name.path.to_vec(),
+                None => format!("pipe:[{pipe}]").into_bytes(),
+            }
+        }
         Kind::Inotify => b"anon_inode:inotify".to_vec(),
         Kind::Socket(id) => format!("socket:[{id}]").into_bytes(),
         Kind::Epoll(_) => b"anon_inode:[eventpoll]".to_vec(),

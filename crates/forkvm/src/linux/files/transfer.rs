@@ -147,7 +147,7 @@ pub(super) fn write_to(
             guest.host.output(*stream, bytes);
             Ok(bytes.len())
         }
-        Kind::PipeWriter(pipe) => {
+        Kind::PipeWriter(pipe) | Kind::PipeBoth(pipe) => {
             let room = files.pipes.room(*pipe).map_err(|stuck| match stuck {
                 Stuck::Waiting => Errno::AGAIN,
                 Stuck::Closed => Errno::PIPE,

@@ -8,11 +8,12 @@ use rustix::io::Errno;
 use crate::linux::abi::{Guest, Reply, Value, flags, int};
 use crate::linux::call::{Outcome, Wait, WaitOn};
 use crate::linux::files::fds::{Files, Kind, O_CLOEXEC, O_NONBLOCK, OpenFile, close};
-use crate::linux::files::paths::Absolute;
-use crate::linux::net::address::{Address, plain, reachable};
+use crate::linux::files::resolve::Shared;
+use crate::linux::net::address::{Address, reachable};
 use crate::linux::net::outgoing::Way;
 use crate::linux::net::socket::{Family, Id, Name, Nature, Socket, State, Style};
 use crate::linux::net::sockets::Connected;
+use crate::linux::net::unix_names;
 use crate::linux::told::{Told, Topic};
 
 /// The socket behind a descriptor.
@@ -101,18 +102,6 @@ pub fn socketpair(files: &mut Files, guest: &mut Guest<'_>, args: [u64; 6]) -> V
     Ok(0)
 }
 
-/// What others find an address by, where the program is in its working directory.
-pub fn name_of(files: &Files, address: &Address) -> Result<Name, Errno> {
-    Ok(match address {
-        Address::Inet(address) => Name::Inet(plain(*address)),
-        Address::Path(path) => Name::Path(Absolute::new(&files.directory, path).text()),
-        Address::Abstract(name) => Name::Abstract(name.clone()),
-        Address::Unspecified | Address::Unnamed | Address::Netlink(_) => {
-            return Err(Errno::INVAL);
-        }
-    })
-}
-
 /// The address that the program gives to a call on a socket of this family.
 fn read_address(
     guest: &Guest<'_>,
@@ -129,7 +118,13 @@ fn read_address(
 }
 
 /// bind(2)
-pub fn bind(files: &mut Files, guest: &Guest<'_>, args: [u64; 6]) -> Value {
+pub fn bind(
+    shared: &Shared,
+    umask: u32,
+    files: &mut Files,
+    guest: &Guest<'_>,
+    args: [u64; 6],
+) -> Value {
     let [fd, address, len, ..] = args;
     let id = socket_of(files, fd)?;
     let nature = files.sockets.get(id)?.nature;
@@ -152,11 +147,16 @@ pub fn bind(files: &mut Files, guest: &Guest<'_>, args: [u64; 6]) -> Value {
         }
         address = Address::Inet(([0, 0, 0, 0], 0).into());
     }
-    let path = match name_of(files, &address) {
-        Ok(Name::Path(path)) => Some(path),
+    if files.sockets.get(id)?.name.is_some() {
+        return Err(Errno::INVAL);
+    }
+    let name = match &address {
+        Address::Path(path) if !nature.is_inet() => {
+            Some(unix_names::bind(shared, files, path, umask)?)
+        }
         _ => None,
     };
-    files.sockets.bind(id, address, path)?;
+    files.sockets.bind(id, address, name)?;
     Ok(0)
 }
 
@@ -197,7 +197,7 @@ pub fn accept4(files: &mut Files, guest: &mut Guest<'_>, args: [u64; 6], how: u6
 }
 
 /// connect(2): to the program itself, or to what it may reach outside.
-pub fn connect(files: &mut Files, guest: &mut Guest<'_>, args: [u64; 6]) -> Reply {
+pub fn connect(shared: &Shared, files: &mut Files, guest: &mut Guest<'_>, args: [u64; 6]) -> Reply {
     let [fd, address, len, ..] = args;
     let id = socket_of(files, fd)?;
     let socket = files.sockets.get(id)?;
@@ -233,7 +233,7 @@ pub fn connect(files: &mut Files, guest: &mut Guest<'_>, args: [u64; 6]) -> Repl
     if address == Address::Unnamed {
         return Err(Errno::INVAL);
     }
-    let name = name_of(files, &address)?;
+    let name = unix_names::find(shared, files, &address)?;
     let blocks = files.get(fd)?.flags & O_NONBLOCK == 0;
     match (&socket.state, nature.style) {
         (_, Style::Datagram) => return aim(files, id, &name, address),
@@ -267,7 +267,7 @@ pub fn connect(files: &mut Files, guest: &mut Guest<'_>, args: [u64; 6]) -> Repl
     };
     let Some(listener) = files.sockets.listener_at(nature, &name) else {
         return Err(match name {
-            Name::Path(_) => no_listener(files, &name, nature.style),
+            Name::Path(_) | Name::File(_) => no_listener(files, &name, nature.style),
             Name::Inet(_) if !blocks => {
                 let socket = files.sockets.get_mut(id)?;
                 socket.error = Some(Errno::CONNREFUSED);
@@ -315,16 +315,15 @@ fn wait_to_connect(socket: &Socket) -> Outcome {
     })
 }
 
-/// Why nobody takes a connection at a path.
+/// Why nobody takes a connection at a path where there is something.
 fn no_listener(files: &Files, name: &Name, style: Style) -> Errno {
     let taken = files
         .sockets
         .iter()
         .find(|(_, other)| other.name.as_ref() == Some(name));
     match taken {
-        None => Errno::NOENT,
         Some((_, other)) if other.nature.style != style => Errno::PROTOTYPE,
-        Some(_) => Errno::CONNREFUSED,
+        _ => Errno::CONNREFUSED,
     }
 }
 

@@ -10,12 +10,14 @@ use crate::linux::call::Outcome;
 use crate::linux::files::fds::{Files, O_NONBLOCK};
 use crate::linux::files::pieces::Pieces;
 use crate::linux::files::pipe_calls;
+use crate::linux::files::resolve::Shared;
 use crate::linux::kept::Kept;
 use crate::linux::net::address::Address;
 use crate::linux::net::ancillary::{self, Control, Sender};
-use crate::linux::net::calls::{name_of, socket_of, wait};
+use crate::linux::net::calls::{socket_of, wait};
 use crate::linux::net::packet::{Beside, Packet};
 use crate::linux::net::socket::{CAPACITY, Family, Id, Incoming, Style};
+use crate::linux::net::unix_names;
 use crate::linux::tasks::task::Tasks;
 
 const MSG_OOB: u32 = 1;
@@ -36,6 +38,8 @@ const MAX_PIECES: u64 = 1024;
 
 /// What a call on a socket works with.
 pub struct Party<'a, 'b> {
+    /// What files there are.
+    pub shared: &'a Shared,
     /// The descriptors.
     pub files: &'a mut Files,
     /// The tasks.
@@ -235,7 +239,7 @@ impl Party<'_, '_> {
                 Errno::INVAL
             });
         }
-        name_of(self.files, address)
+        unix_names::find(self.shared, self.files, address)
     }
 
     /// Receives what read(2) does.

@@ -24,4 +24,5 @@ pub mod sockets;
 mod streams;
 pub mod table;
 pub mod traffic;
+mod unix_names;
 pub mod waiting;

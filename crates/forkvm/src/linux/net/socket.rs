@@ -131,7 +131,9 @@ pub enum State {
 pub enum Name {
     /// An address and a port; IPv4's are never in IPv6's clothes.
     Inet(SocketAddr),
-    /// An absolute path.
+    /// A file, by its number.
+    File(u64),
+    /// An absolute path where the program has no files.
     Path(Vec<u8>),
     /// A name of Linux's own.
     Abstract(Vec<u8>),

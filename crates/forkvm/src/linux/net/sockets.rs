@@ -116,8 +116,8 @@ impl Sockets {
         Ok((first, second))
     }
 
-    /// bind(2). A path's `name` is absolute, whatever the program says.
-    pub fn bind(&mut self, id: Id, address: Address, path: Option<Vec<u8>>) -> Result<(), Errno> {
+    /// bind(2), by this name if the address is a path.
+    pub fn bind(&mut self, id: Id, address: Address, path: Option<Name>) -> Result<(), Errno> {
         let nature = self.get(id)?.nature;
         if self.get(id)?.name.is_some() {
             return Err(Errno::INVAL);
@@ -128,7 +128,7 @@ impl Sockets {
                 (Name::Inet(name), Address::Inet(local))
             }
             Address::Path(raw) if !nature.is_inet() => {
-                (Name::Path(path.unwrap_or(raw.clone())), Address::Path(raw))
+                (path.unwrap_or(Name::Path(raw.clone())), Address::Path(raw))
             }
             Address::Abstract(raw) if !nature.is_inet() => {
                 (Name::Abstract(raw.clone()), Address::Abstract(raw))

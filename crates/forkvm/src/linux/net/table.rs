@@ -77,7 +77,10 @@ fn plain(linux: &mut Linux, guest: &mut Guest<'_>, number: Sysno, args: [u64; 6]
     Some(match number {
         Sysno::socket => calls::socket(files, a, b, c),
         Sysno::socketpair => calls::socketpair(files, guest, args),
-        Sysno::bind => calls::bind(files, guest, args),
+        Sysno::bind => {
+            files.overlay.owner = linux.tasks.ids().owner();
+            calls::bind(&linux.shared, linux.process.umask(), files, guest, args)
+        }
         Sysno::listen => calls::listen(files, a, b),
         Sysno::getsockname => calls::getsockname(files, guest, args),
         Sysno::getpeername => calls::getpeername(files, guest, args),
@@ -100,7 +103,7 @@ fn plain(linux: &mut Linux, guest: &mut Guest<'_>, number: Sysno, args: [u64; 6]
 
 fn waits(linux: &mut Linux, guest: &mut Guest<'_>, number: Sysno, args: [u64; 6]) -> Reply {
     match number {
-        Sysno::connect => calls::connect(&mut linux.files, guest, args),
+        Sysno::connect => calls::connect(&linux.shared, &mut linux.files, guest, args),
         Sysno::accept4 => calls::accept4(&mut linux.files, guest, args, args[3]),
         _ => calls::accept4(&mut linux.files, guest, args, 0),
     }
@@ -108,6 +111,7 @@ fn waits(linux: &mut Linux, guest: &mut Guest<'_>, number: Sysno, args: [u64; 6]
 
 fn party<'a, 'b>(linux: &'a mut Linux, guest: &'a mut Guest<'b>) -> Party<'a, 'b> {
     Party {
+        shared: &linux.shared,
         files: &mut linux.files,
         tasks: &mut linux.tasks,
         guest,

@@ -269,7 +269,6 @@ impl Sockets {
         match found {
             Some((_, other)) if other.nature.style != Style::Datagram => Err(Errno::PROTOTYPE),
             Some((id, _)) => Ok(id),
-            None if matches!(name, Name::Path(_)) => Err(Errno::NOENT),
             None => Err(Errno::CONNREFUSED),
         }
     }

@@ -88,7 +88,7 @@ impl Overlay {
         match &self.tree.node(id)?.nature {
             Nature::File(content) => Ok(content),
             Nature::Folder { .. } => Err(Errno::ISDIR),
-            Nature::Link(_) => Err(Errno::INVAL),
+            Nature::Link(_) | Nature::Fifo | Nature::Socket => Err(Errno::INVAL),
         }
     }
 

@@ -33,6 +33,10 @@ pub enum Nature {
     },
     /// A symbolic link and where it leads.
     Link(Arc<[u8]>),
+    /// A named pipe (fifo(7)).
+    Fifo,
+    /// A socket's name (unix(7)).
+    Socket,
 }
 
 /// A file, folder or link of the overlay.
@@ -83,8 +87,14 @@ impl Node {
             Nature::File(_) => libc::S_IFREG,
             Nature::Folder { .. } => libc::S_IFDIR,
             Nature::Link(_) => libc::S_IFLNK,
+            Nature::Fifo => libc::S_IFIFO,
+            Nature::Socket => libc::S_IFSOCK,
         };
         kind | self.mode
+    }
+
+    fn is_fifo(&self) -> bool {
+        matches!(self.nature, Nature::Fifo)
     }
 
     /// True for a folder.
@@ -108,6 +118,8 @@ pub struct Tree {
     entries: BTreeMap<Arc<[u8]>, Entry>,
     nodes: BTreeMap<u64, Arc<Node>>,
     path_bytes: usize,
+    /// How many of them are named pipes.
+    fifos: usize,
     next: u64,
 }
 
@@ -127,6 +139,7 @@ impl Tree {
             entries: BTreeMap::new(),
             nodes: BTreeMap::new(),
             path_bytes: 0,
+            fifos: 0,
             next: FIRST_INODE,
         }
     }
@@ -149,6 +162,11 @@ impl Tree {
             .ok_or(Errno::STALE)
     }
 
+    /// Whether there is a named pipe.
+    pub fn has_fifos(&self) -> bool {
+        self.fifos > 0
+    }
+
     /// Adds a node that has no name yet.
     pub fn add(&mut self, mut node: Node) -> Result<u64, Errno> {
         if self.nodes.len() >= MAX_ENTRIES {
@@ -159,6 +177,7 @@ impl Tree {
         if node.identity == (0, 0) {
             node.identity = (DEVICE, id);
         }
+        self.fifos = self.fifos.saturating_add(node.is_fifo().into());
         self.nodes.insert(id, Arc::new(node));
         Ok(id)
     }
@@ -194,6 +213,36 @@ impl Tree {
             // Nothing is hidden, so that there is nothing to fail.
             let _ = self.remove(&path, false);
         }
+    }
+
+    /// Has two paths change places, with all that is beneath them. Neither is beneath the other.
+    pub fn exchange(&mut self, first: &[u8], second: &[u8]) -> Result<(), Errno> {
+        let mut moved = Vec::new();
+        for (from, to) in [(first, second), (second, first)] {
+            let own = self.entries.get_key_value(from);
+            for (path, entry) in own.into_iter().chain(self.beneath(from)) {
+                let rest = path.get(from.len()..).unwrap_or_default();
+                moved.push((Arc::clone(path), [to, rest].concat(), *entry));
+            }
+        }
+        let longest = moved.iter().map(|(_, new, _)| new.len()).max();
+        if longest.is_some_and(|longest| longest >= crate::linux::abi::PATH_MAX) {
+            return Err(Errno::NAMETOOLONG);
+        }
+        let lengths = |paths: &mut dyn Iterator<Item = usize>| paths.fold(0, usize::saturating_add);
+        let before = lengths(&mut moved.iter().map(|(old, ..)| old.len()));
+        let after = lengths(&mut moved.iter().map(|(_, new, _)| new.len()));
+        let bytes = self.path_bytes.saturating_sub(before).saturating_add(after);
+        if bytes > MAX_PATH_BYTES {
+            return Err(Errno::NOSPC);
+        }
+        self.path_bytes = bytes;
+        for (old, ..) in &moved {
+            self.entries.remove(old);
+        }
+        let new = moved.into_iter().map(|(_, new, entry)| (new.into(), entry));
+        self.entries.extend(new);
+        Ok(())
     }
 
     /// Moves all that is beneath a folder to another.
@@ -273,8 +322,9 @@ impl Tree {
         if self
             .node(id)
             .is_ok_and(|node| node.links == 0 && node.opens == 0)
+            && let Some(node) = self.nodes.remove(&id)
         {
-            self.nodes.remove(&id);
+            self.fifos = self.fifos.saturating_sub(node.is_fifo().into());
         }
     }
 
