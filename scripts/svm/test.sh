@@ -2,9 +2,11 @@
 # The engine's tests on a stock kernel's kvm_amd ("make test-svm"): everything is
 # built out here, then all test programs run in two machines at once, one with nested
 # paging and one with shadow paging.
-#   NPT=1|0          only this one
-#   FORKVM_SLOW=50   by how much the tests stretch their time limits
-#   GUESTS_DIR=DIR   the guest programs (default: target/guests)
+#   NPT=1|0            only this one
+#   FORKVM_SLOW=50     by how much the tests stretch their time limits
+#   FORKVM_FROZEN=150  how many seconds after the freeze clocks are looked at
+#   ONLY=NAME          only tests with this in their names
+#   GUESTS_DIR=DIR     the guest programs (default: target/guests)
 set -euo pipefail
 here=$(dirname "$(readlink -f "$0")")
 root=$(dirname "$(dirname "$here")")
@@ -18,7 +20,7 @@ if [ "${1:-}" = --inside ]; then
     passed=0 failed=()
     for program in "$@"; do
         echo "--- $(basename "$program")"
-        if "$program" --test-threads=1; then passed=$((passed + 1)); else failed+=("$(basename "$program")"); fi
+        if "$program" --test-threads=1 ${ONLY:+"$ONLY"}; then passed=$((passed + 1)); else failed+=("$(basename "$program")"); fi
     done
     if [ ${#failed[@]} -gt 0 ]; then echo "test programs failed: ${failed[*]}"; fi
     echo "test programs: $passed passed, ${#failed[@]} failed"
@@ -38,7 +40,7 @@ for line in sys.stdin:
 [ ${#programs[@]} -gt 0 ] || { echo "test-svm: no test programs were built" >&2; exit 1; }
 
 # What cargo would set for them. CI: without /dev/kvm they fail, not skip.
-export CI=true FORKVM_SLOW=${FORKVM_SLOW:-50} CARGO_MANIFEST_DIR=$root/crates/forkvm RUST_BACKTRACE=1
+export CI=true FORKVM_SLOW=${FORKVM_SLOW:-50} FORKVM_FROZEN=${FORKVM_FROZEN:-150} ONLY=${ONLY:-} CARGO_MANIFEST_DIR=$root/crates/forkvm RUST_BACKTRACE=1
 export GUESTS_DIR=${GUESTS_DIR:-$root/target/guests}
 cd "$CARGO_MANIFEST_DIR"
 # Both machines at once, since each has one of the host's processors to itself. Each is a

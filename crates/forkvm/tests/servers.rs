@@ -108,14 +108,18 @@ fn a_warm_up_is_part_of_what_is_frozen() {
     }
 }
 
+/// FORKVM_FROZEN: how many seconds ago, which `make test-svm` has be minutes.
 #[test]
 fn clocks_are_right_however_long_ago_the_freeze_was() {
     use rustix::time::{ClockId, clock_gettime};
     /// What the rate of the processor's counter may have made of the time since it was set.
     const SLACK: f64 = 0.02;
     kvm_or_skip!();
+    let seconds = std::env::var("FORKVM_FROZEN")
+        .map(|seconds| seconds.parse().unwrap())
+        .ok();
     let server = boot("linux/server", limits());
-    std::thread::sleep(Duration::from_secs(2));
+    std::thread::sleep(Duration::from_secs(seconds.unwrap_or(2)));
     let mut fork = ServerFork::new(server.clone()).unwrap();
     let now = || {
         [ClockId::Monotonic, ClockId::Realtime].map(|clock| {
