@@ -65,7 +65,7 @@ pub struct Allow {
     /// forgotten: they never reach the host. In /tmp and /dev/shm it may do so anyway.
     #[arg(long, value_name = "PATH,…", num_args = 0..=1, require_equals = true, value_delimiter = ',', default_missing_value = "/")]
     allow_write: Vec<PathBuf>,
-    /// Where the program may connect and send to, comma-separated: names, addresses, or `*` for all that is public, each with
+    /// Where the program may connect and send to, comma-separated: names, `*.NAME` for all beneath one, addresses, or `*` for all that is public, each with
     /// `:PORT` for one port only; without a value all that is public. What is not (loopback, private and link-local networks,
     /// clouds' own addresses, this host's) is reached only by an address that is named; loopback also by `localhost`.
     #[arg(long, value_name = "HOST[:PORT],…", num_args = 0..=1, require_equals = true, value_delimiter = ',', default_missing_value = "*")]

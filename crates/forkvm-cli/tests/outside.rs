@@ -219,6 +219,72 @@ fn names_are_found_if_they_may_be() {
     assert_eq!(text(&output.stderr), "");
 }
 
+/// Names do not tell what is in the host's private network, or on the host.
+#[test]
+fn a_name_has_no_address_that_is_near() {
+    kvm_or_skip!();
+    let port = echo();
+    let hosts = common::Folder::new("near");
+    let none = hosts.0.join("hosts");
+    std::fs::write(&none, "").unwrap();
+    let empty = format!("--volume={}:/etc/hosts", none.display());
+    let output = exec(&["--allow-net", &empty], &["name", "localhost", &port]);
+    assert_eq!(output.status.code(), Some(1), "{}", text(&output.stdout));
+    let told = text(&output.stderr);
+    assert!(
+        told.contains("localhost has no public address")
+            && told.contains("--allow-net=127.0.0.1 allows it"),
+        "{told}"
+    );
+    let named = format!("--allow-net=*,127.0.0.1:{port}");
+    let output = exec(&[&named, &empty], &["name", "localhost", &port]);
+    let said = text(&output.stdout);
+    assert!(
+        said.ends_with("\nnamed\n"),
+        "{said} {}",
+        text(&output.stderr)
+    );
+}
+
+#[test]
+fn names_beneath_one_may_be_asked_for() {
+    kvm_or_skip!();
+    let ask = |name| {
+        let output = exec(&["--allow-net=*.beneath.invalid"], &["name", name, "80"]);
+        assert_eq!(output.status.code(), Some(1));
+        text(&output.stderr)
+    };
+    assert_eq!(ask("a.b.beneath.invalid"), "");
+    for other in ["beneath.invalid", "notbeneath.invalid"] {
+        let flag = format!("--allow-net={other} allows it");
+        assert!(ask(other).contains(&flag), "{other}");
+    }
+}
+
+/// Of a peer that sends without end the host holds little, once the program reads no more.
+#[test]
+fn what_nobody_reads_is_not_taken() {
+    const READ: usize = 64 << 20;
+    const MOST: usize = 2 << 20;
+    kvm_or_skip!();
+    let (sender, receiver) = channel();
+    let port = tcp(move |mut stream| {
+        rustix::net::sockopt::set_socket_send_buffer_size(&stream, 64 << 10).unwrap();
+        stream
+            .set_write_timeout(Some(Duration::from_secs(1)))
+            .unwrap();
+        let mut sent = 0;
+        while let Ok(len @ 1..) = stream.write(&[b'x'; 64 << 10]) {
+            sent += len;
+        }
+        let _ = sender.send(sent);
+    });
+    let output = exec(&["--allow-net=127.0.0.1", "--max-time=5"], &["deaf", &port]);
+    assert_eq!(output.status.code(), Some(126), "{}", text(&output.stdout));
+    let sent = receiver.recv_timeout(ENOUGH).unwrap();
+    assert!((READ..READ + MOST).contains(&sent), "{sent}");
+}
+
 #[test]
 fn python_fetches() {
     kvm_or_skip!();

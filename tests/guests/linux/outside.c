@@ -307,12 +307,27 @@ static int hang(const char *port)
     return 0;
 }
 
+/* Reads for a while, so that the kernel makes much room, and then no more. */
+static int deaf(const char *port)
+{
+    static char bytes[1 << 16];
+    int fd = connected(port);
+    for (size_t got = 0; got < 64 << 20;) {
+        ssize_t n = read(fd, bytes, sizeof(bytes));
+        if (n <= 0) return 1;
+        got += n;
+    }
+    pause();
+    return 0;
+}
+
 int main(int argc, char **argv)
 {
     setvbuf(stdout, NULL, _IOLBF, 0);
     const char *what = argc > 2 ? argv[1] : "";
     if (argc == 3 && !strcmp(what, "last")) return last(argv[2]);
     if (argc == 3 && !strcmp(what, "hang")) return hang(argv[2]);
+    if (argc == 3 && !strcmp(what, "deaf")) return deaf(argv[2]);
     if (argc < 4) return 2;
     if (!strcmp(what, "try")) return try(argv[2], argv[3]);
     if (!strcmp(what, "many")) return many(argv[2], atoi(argv[3]));

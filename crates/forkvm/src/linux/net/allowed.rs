@@ -29,19 +29,21 @@ pub enum Place {
     Address(IpAddr),
     /// The public addresses that a name has, which is in lower case; of `localhost`, the loopback's.
     Name(String),
+    /// Those of all names beneath this one.
+    Beneath(String),
 }
 
 /// A text names nothing of the network.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "{0}: give a name, an address ([…] around one of IPv6) or `*`, and `:PORT` behind it for one port only"
+    "{0}: give a name, `*.NAME`, an address ([…] around one of IPv6) or `*`, and `:PORT` behind it for one port only"
 )]
 pub struct BadRule(String);
 
 impl FromStr for NetRule {
     type Err = BadRule;
 
-    /// `HOST`, `HOST:PORT`, `ADDRESS`, `[ADDRESS]:PORT`, `*` or `*:PORT`.
+    /// `HOST`, `*.HOST`, `ADDRESS` or `*`, each with `:PORT` behind it or without; `[ADDRESS]:PORT`.
     fn from_str(text: &str) -> Result<Self, BadRule> {
         let bad = || BadRule(text.to_owned());
         if let Ok(ip) = text.parse::<IpAddr>() {
@@ -60,9 +62,10 @@ impl FromStr for NetRule {
         let place = match bracketed {
             Some(ip) => Place::Address(ip.parse::<Ipv6Addr>().map_err(|_| bad())?.to_canonical()),
             None if host == "*" => Place::Public,
-            None => match host.parse::<Ipv4Addr>() {
-                Ok(ip) => Place::Address(ip.into()),
-                Err(_) => Place::Name(host_name(host).ok_or_else(bad)?),
+            None => match (host.strip_prefix("*."), host.parse::<Ipv4Addr>()) {
+                (Some(name), _) => Place::Beneath(host_name(name).ok_or_else(bad)?),
+                (None, Ok(ip)) => Place::Address(ip.into()),
+                (None, Err(_)) => Place::Name(host_name(host).ok_or_else(bad)?),
             },
         };
         Ok(Self { place, port })
@@ -80,6 +83,29 @@ pub fn host_name(text: &str) -> Option<String> {
     });
     let good = name.len() <= MOST_NAME && name.bytes().all(fits) && labels() && !numeric;
     good.then(|| name.to_ascii_lowercase())
+}
+
+impl Place {
+    /// Whether it is this address, public or not.
+    fn is_address(&self, ip: IpAddr) -> bool {
+        let loopback = [Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()];
+        match self {
+            Self::Address(own) => *own == ip,
+            Self::Name(name) => name == "localhost" && loopback.contains(&ip),
+            Self::Public | Self::Beneath(_) => false,
+        }
+    }
+
+    /// Whether it stands for a name's addresses.
+    fn is_named(&self, name: &str) -> bool {
+        match self {
+            Self::Name(own) => own == name,
+            Self::Beneath(own) => name
+                .strip_suffix(own.as_str())
+                .is_some_and(|rest| rest.ends_with('.')),
+            Self::Public | Self::Address(_) => false,
+        }
+    }
 }
 
 impl NetRule {
@@ -134,24 +160,24 @@ impl Allowed {
 
     /// Whether a name may be asked for.
     pub fn has_name(&self, name: &str) -> bool {
-        self.0.iter().any(|rule| match &rule.place {
-            Place::Public => true,
-            Place::Name(own) => own == name,
-            Place::Address(_) => false,
-        })
+        let is_public = |rule: &NetRule| rule.place == Place::Public;
+        self.0.iter().any(is_public) || self.is_about(name)
+    }
+
+    /// Whether there is a rule about a name.
+    pub fn is_about(&self, name: &str) -> bool {
+        self.0.iter().any(|rule| rule.place.is_named(name))
+    }
+
+    /// Whether an address may be told the program: it is public, or named itself at whatever port.
+    pub fn may_be_told(&self, ip: IpAddr, ours: impl FnOnce(IpAddr) -> bool) -> bool {
+        self.0.iter().any(|rule| rule.place.is_address(ip)) || is_public(ip) && !ours(ip)
     }
 
     /// Whether an address is named itself, be it public or not. It is never IPv4's in IPv6's clothes.
     pub fn names(&self, to: SocketAddr) -> bool {
-        let loopback = [Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()].contains(&to.ip());
-        self.0.iter().any(|rule| {
-            let same = match &rule.place {
-                Place::Address(own) => *own == to.ip(),
-                Place::Name(name) => name == "localhost" && loopback,
-                Place::Public => false,
-            };
-            same && rule.has_port(to.port())
-        })
+        let mut rules = self.0.iter();
+        rules.any(|rule| rule.place.is_address(to.ip()) && rule.has_port(to.port()))
     }
 
     /// Whether it may be reached. `names_of` are the names that the address is known by, `ours` tells whether it is one of the
@@ -159,7 +185,7 @@ impl Allowed {
     pub fn verdict(
         &self,
         to: SocketAddr,
-        names_of: Option<&BTreeSet<String>>,
+        names_of: &BTreeSet<String>,
         ours: impl FnOnce(IpAddr) -> bool,
     ) -> Verdict {
         if self.names(to) {
@@ -170,11 +196,9 @@ impl Allowed {
         for rule in self.0.iter().filter(|rule| rule.has_port(to.port())) {
             match &rule.place {
                 Place::Public => reached = true,
-                Place::Name(name) if names_of.is_some_and(|names| names.contains(name)) => {
-                    reached = true;
-                }
+                place if names_of.iter().any(|name| place.is_named(name)) => reached = true,
                 Place::Name(name) => asked.push(name.clone()),
-                Place::Address(_) => {}
+                Place::Address(_) | Place::Beneath(_) => {}
             }
         }
         if !is_public(to.ip()) || (reached || !asked.is_empty()) && ours(to.ip()) {
@@ -230,7 +254,7 @@ mod tests {
         let to: SocketAddr = to.parse().unwrap();
         let names = names.iter().map(|&name| name.to_owned()).collect();
         let to = (to.ip().to_canonical(), to.port()).into();
-        allowed.verdict(to, Some(&names), |ip| ip.to_string() == "8.8.4.4")
+        allowed.verdict(to, &names, |ip| ip.to_string() == "8.8.4.4")
     }
 
     #[test]
@@ -242,6 +266,10 @@ mod tests {
             ("*", rule(Place::Public, None)),
             ("*:443", rule(Place::Public, Some(443))),
             ("Example.com.", rule(name("example.com"), None)),
+            (
+                "*.Example.com:443",
+                rule(Place::Beneath("example.com".into()), Some(443)),
+            ),
             ("a_b.example:80", rule(name("a_b.example"), Some(80))),
             ("10.0.0.1", rule(address("10.0.0.1"), None)),
             ("10.0.0.1:5432", rule(address("10.0.0.1"), Some(5432))),
@@ -268,7 +296,12 @@ mod tests {
             "127.1:80",
             "1.2.3.4.5",
             "x.0x10",
-            "*.example.com",
+            "*.",
+            "*.*",
+            "a.*.b",
+            "*a.example",
+            "*.10.0.0.1",
+            "*.[::1]",
         ] {
             assert!(text.parse::<NetRule>().is_err(), "{text}");
         }
@@ -377,6 +410,49 @@ mod tests {
                 Verdict::Denied(Why::NotPublic),
                 "{to}"
             );
+        }
+    }
+
+    #[test]
+    fn names_beneath_one_are_allowed_together() {
+        let named = rules(&["*.api.example:443"]);
+        for name in ["a.api.example", "b.a.api.example"] {
+            assert!(named.has_name(name), "{name}");
+            assert_eq!(verdict(&named, "1.1.1.1:443", &[name]), Verdict::Allowed);
+            let not_public = Verdict::Denied(Why::NotPublic);
+            assert_eq!(verdict(&named, "10.0.0.1:443", &[name]), not_public);
+        }
+        let not_named = Verdict::Denied(Why::NotNamed);
+        for name in [
+            "api.example",
+            "aapi.example",
+            "api.example.evil",
+            "example",
+            "",
+        ] {
+            assert!(!named.has_name(name), "{name}");
+            assert_eq!(verdict(&named, "1.1.1.1:443", &[name]), not_named, "{name}");
+        }
+        assert_eq!(verdict(&named, "1.1.1.1:80", &["a.api.example"]), not_named);
+    }
+
+    #[test]
+    fn addresses_that_are_near_are_told_only_if_they_are_named() {
+        let told = |allowed: &Allowed, ip: &str| {
+            allowed.may_be_told(ip.parse().unwrap(), |ip| ip.to_string() == "8.8.4.4")
+        };
+        let some = rules(&["*", "10.0.0.5:5432", "localhost:80"]);
+        for ip in ["1.1.1.1", "10.0.0.5", "127.0.0.1", "::1"] {
+            assert!(told(&some, ip), "{ip}");
+        }
+        for ip in [
+            "10.0.0.6",
+            "127.0.0.2",
+            "8.8.4.4",
+            "169.254.169.254",
+            "fd00::1",
+        ] {
+            assert!(!told(&some, ip), "{ip}");
         }
     }
 

@@ -181,10 +181,15 @@ impl Sockets {
 
     /// Answers the questions about a name.
     pub(super) fn answer(&mut self, live: &mut Live, found: &Found) {
+        let told;
         let answer = match &found.addresses {
             None => Answer::Failed,
             Some(addresses) if addresses.is_empty() => Answer::NoName,
-            Some(addresses) => Answer::Addresses(addresses),
+            Some(_) if live.questions.iter().all(|asked| asked.name != found.name) => return,
+            Some(addresses) => {
+                told = self.outgoing.told(&found.name, addresses);
+                Answer::Addresses(&told)
+            }
         };
         live.questions.retain(|question| {
             let answered = question.name == found.name;

@@ -1,7 +1,7 @@
 //! What a machine has on the host's network: sockets of the host's, names that are looked up, and what its program may reach.
 //! It is the machine's own: neither a master nor a clone has any of it.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
@@ -26,6 +26,12 @@ const MAX_QUESTIONS: usize = 64;
 /// How long a name's addresses are looked at before it is looked up again, and if it was in vain.
 const KEPT: Duration = Duration::from_secs(30);
 const IN_VAIN: Duration = Duration::from_secs(2);
+/// How long a name goes on standing for an address that is not among those that it has now, as answers of name servers differ;
+/// and for how many names an address may stand.
+const STANDS: Duration = Duration::from_secs(900);
+const MAX_NAMES: usize = 32;
+/// Bytes that the host's kernel holds of a connection, each way: it would take megabytes from a peer whose bytes nobody reads.
+const HELD_BY_HOST: usize = 256 << 10;
 /// Most lines that wait to be told; a call has one.
 const MAX_LINES: usize = 8;
 /// What stands for the names among the events; no socket has that number.
@@ -69,6 +75,8 @@ pub struct Stream {
     pub ended: bool,
     /// See [`Stream::ended`].
     pub finished: bool,
+    /// When the program had closed it, and not all was sent.
+    pub closed: Option<Instant>,
 }
 
 /// What a datagram socket sends and receives by.
@@ -169,8 +177,8 @@ pub struct Outgoing {
     allowed: Arc<Allowed>,
     rights: HostFiles,
     lookup: Lookup,
-    /// Which names have an address, as far as one has asked.
-    known: BTreeMap<IpAddr, BTreeSet<String>>,
+    /// Which names of the rules have an address, as far as one has asked, and until when.
+    known: BTreeMap<IpAddr, BTreeMap<String, Instant>>,
     /// Names that were looked up, and until when that holds.
     looked_up: BTreeMap<String, Instant>,
     /// Lines that the host is to be told.
@@ -238,10 +246,7 @@ impl Outgoing {
 
     /// Which way another machine's address is reached, if at all.
     pub fn way_to(&mut self, to: SocketAddr, datagrams: bool) -> Result<Way, Errno> {
-        let verdict = self
-            .allowed
-            .verdict(to, self.known.get(&to.ip()), is_of_this_host);
-        match verdict {
+        match self.verdict(to) {
             Verdict::Allowed => Ok(Way::Outside),
             _ if datagrams && to.port() == super::dns::PORT && self.is_allowed() => Ok(Way::Names),
             Verdict::Denied(why) => Err(self.refuse(to, why)),
@@ -260,6 +265,27 @@ impl Outgoing {
                 }
             }
         }
+    }
+
+    fn verdict(&self, to: SocketAddr) -> Verdict {
+        let now = Instant::now();
+        let known = self.known.get(&to.ip()).into_iter().flatten();
+        let names = known.filter(|(_, until)| **until > now);
+        let names = names.map(|(name, _)| name.clone()).collect();
+        self.allowed.verdict(to, &names, is_of_this_host)
+    }
+
+    /// Those of a name's addresses that the program may know: names of a private network lead nowhere.
+    pub fn told(&mut self, name: &str, addresses: &[IpAddr]) -> Vec<IpAddr> {
+        let may = |ip: &&IpAddr| self.allowed.may_be_told(**ip, is_of_this_host);
+        let told: Vec<IpAddr> = addresses.iter().filter(may).copied().collect();
+        if let (true, Some(first)) = (told.is_empty(), addresses.first()) {
+            self.tell(format!(
+                "the network is denied: {name} has no public address, but {first}, which has to be named; \
+                 --allow-net={first} allows it"
+            ));
+        }
+        told
     }
 
     fn refuse(&mut self, to: SocketAddr, why: Why) -> Errno {
@@ -322,6 +348,10 @@ impl Outgoing {
         })?;
         let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
         let fd = rustix::net::socket_with(family_of(to.ip()), kind, flags, None)?;
+        if kind == SocketType::STREAM {
+            rustix::net::sockopt::set_socket_recv_buffer_size(&fd, HELD_BY_HOST)?;
+            rustix::net::sockopt::set_socket_send_buffer_size(&fd, HELD_BY_HOST)?;
+        }
         Ok(HostSocket {
             fd,
             readable: false,
@@ -342,24 +372,30 @@ impl Outgoing {
 
     /// A name was looked up.
     pub fn learn(&mut self, found: &Found) {
+        // Of others nobody will ask.
+        if !self.allowed.is_about(&found.name) {
+            return;
+        }
         let addresses = found.addresses.as_deref().unwrap_or_default();
         let kept = if addresses.is_empty() { IN_VAIN } else { KEPT };
         if self.looked_up.len() + self.known.len() + addresses.len() > MAX_KNOWN {
             self.looked_up.clear();
             self.known.clear();
         }
-        self.looked_up
-            .insert(found.name.clone(), Instant::now() + kept);
+        let now = Instant::now();
+        self.looked_up.insert(found.name.clone(), now + kept);
         for ip in addresses {
             let names = self.known.entry(ip.to_canonical()).or_default();
-            names.insert(found.name.clone());
+            names.retain(|_, until| *until > now);
+            if names.len() < MAX_NAMES {
+                names.insert(found.name.clone(), now + STANDS);
+            }
         }
     }
 
     /// Whether a datagram from there may come in.
     pub fn lets_in(&self, from: SocketAddr) -> bool {
-        let known = self.known.get(&from.ip());
-        self.allowed.verdict(from, known, is_of_this_host) == Verdict::Allowed
+        self.verdict(from) == Verdict::Allowed
     }
 
     /// What becomes readable when there is something to be done. `None` while nothing is on the host.

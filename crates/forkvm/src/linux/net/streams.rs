@@ -2,6 +2,7 @@
 //! between that and the host's socket bytes are moved as far as there is room: nobody ever waits here.
 
 use std::net::SocketAddr;
+use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags, Shutdown, SocketType};
@@ -12,6 +13,8 @@ use crate::linux::net::outside::ConnectionId;
 use crate::linux::net::socket::{Family, Id, Socket, State};
 use crate::linux::net::sockets::Sockets;
 
+/// How long a connection that the program has closed is there for what it has sent before.
+const LONGEST_REST: Duration = Duration::from_secs(60);
 /// Bytes that are moved at once.
 const PIECE: usize = 64 << 10;
 
@@ -53,6 +56,7 @@ impl Sockets {
             connecting: true,
             ended: false,
             finished: false,
+            closed: None,
         };
         stream.socket.writable = false;
         live.streams.insert(end, stream);
@@ -176,11 +180,13 @@ impl Sockets {
     }
 
     /// The program has closed its end: the host gets the rest.
-    fn pump_closed(&mut self, stream: &Stream, end: Id, failed: bool) -> Pumped {
-        let reset = self.get(end).is_ok_and(|socket| socket.error.is_some());
+    fn pump_closed(&mut self, stream: &mut Stream, end: Id, failed: bool) -> Pumped {
+        let since = *stream.closed.get_or_insert_with(Instant::now);
+        let left = self.get(end).is_ok_and(|socket| socket.error.is_some());
+        let reset = left || since.elapsed() > LONGEST_REST;
         if reset {
             // As the program has closed it, or left something unread.
-            let now = Some(std::time::Duration::ZERO);
+            let now = Some(Duration::ZERO);
             let _ = rustix::net::sockopt::set_socket_linger(&stream.socket.fd, now);
         }
         let rest = self.get(end).is_ok_and(|socket| socket.available() > 0);
