@@ -5,8 +5,9 @@ use crate::arch::paging::{self, Owner};
 use crate::memory::access::{BadAddress, Touch};
 use crate::memory::guest::GuestMemory;
 use crate::memory::mapping::OutOfRange;
+use crate::memory::space::address_space::AddressSpace;
 use crate::memory::space::vmas::{Backing, PageSource, Vma};
-use crate::memory::space::{AddressSpace, Space, ZEROES};
+use crate::memory::space::{Space, ZEROES};
 
 /// Pages that one fault brings in, if their VMA has so many around the address: a fault costs an exit, a page that is
 /// not used afterwards costs a table entry.

@@ -9,7 +9,8 @@ use crate::arch::paging::{self, Access};
 use crate::memory::access::Touch;
 use crate::memory::dirty::{DirtyPages, NoRecord};
 use crate::memory::mapping::{Mapping, OutOfRange};
-use crate::memory::space::{AddressSpace, Space};
+use crate::memory::space::Space;
+use crate::memory::space::address_space::AddressSpace;
 use crate::memory::user::{BadAddress, Protection, UserMemory};
 
 /// Why the host can't write to a machine.

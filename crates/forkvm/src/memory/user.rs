@@ -1,7 +1,7 @@
 //! The program's memory as its own instructions see it. The Linux personality stands on this alone.
 
 pub use crate::memory::access::{BadAddress, Protection, USER_END};
-use crate::memory::space::AddressSpace;
+use crate::memory::space::address_space::AddressSpace;
 
 /// The program's memory as its own instructions see it: user pages only, with their permissions.
 /// Every access is a checked copy.

@@ -12,8 +12,9 @@ use crate::linux::memory::{
     MAP_SHARED, MAP_SHARED_VALIDATE, MAP_TYPE, MREMAP_FIXED, MREMAP_MAYMOVE, MapRequest,
     PROT_WRITE, protection,
 };
+use crate::memory::space::SpaceError;
+use crate::memory::space::address_space::AddressSpace;
 use crate::memory::space::vmas::{Backing, PageSource, Vma};
-use crate::memory::space::{AddressSpace, SpaceError};
 
 /// `MAP_32BIT`: in the first 2 GiB.
 const MAP_32BIT: u32 = 0x40;

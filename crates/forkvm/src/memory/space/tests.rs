@@ -1,3 +1,4 @@
+use super::address_space::AddressSpace;
 use super::*;
 use crate::arch::paging::Page;
 use crate::memory::access::Touch;
