@@ -13,7 +13,7 @@ use rustix::rand::{GetRandomFlags, getrandom};
 #[derive(Debug)]
 pub struct Random {
     numbers: ChaCha20Rng,
-    last_filled: Option<Instant>,
+    last_read: Option<Instant>,
 }
 
 impl Random {
@@ -28,19 +28,24 @@ impl Random {
         }
         Ok(Self {
             numbers: ChaCha20Rng::from_seed(key),
-            last_filled: None,
+            last_read: None,
         })
     }
 
     /// Fills with random bytes.
     pub fn fill(&mut self, bytes: &mut [u8]) {
-        self.last_filled = Some(Instant::now());
         self.numbers.fill_bytes(bytes);
     }
 
-    /// When it last has filled something.
-    pub fn last_filled(&self) -> Option<Instant> {
-        self.last_filled
+    /// Fills with random bytes what a program reads of a device.
+    pub fn read(&mut self, bytes: &mut [u8]) {
+        self.last_read = Some(Instant::now());
+        self.fill(bytes);
+    }
+
+    /// When one last did so.
+    pub fn last_read(&self) -> Option<Instant> {
+        self.last_read
     }
 
     /// A random number.

@@ -28,8 +28,8 @@ use crate::server::connection::{self, Times};
 use crate::server::limits::ServerLimits;
 use crate::server::warm_up;
 
-/// So old are random bytes that a program keeps for later when it takes others (OpenJDK's NativePRNG). Until then forks would
-/// all give out those of the freeze.
+/// So old are bytes of /dev/urandom that a program keeps for later when it reads others (OpenJDK's NativePRNG). Until then forks
+/// would all give out those of the freeze.
 const RANDOM_KEPT: Duration = Duration::from_millis(100);
 
 /// Why a program does not serve.
@@ -120,7 +120,7 @@ impl Server {
         }
         machine.flush_outside(deadline);
         machine.linux.sockets_mut().leave_outside();
-        let last_random = machine.random.last_filled();
+        let last_random = machine.random.last_read();
         let frozen = freeze_machine(machine, &file, deadline).map_err(NotRun::host)?;
         let kept = last_random.map_or(Duration::ZERO, |last| {
             RANDOM_KEPT.saturating_sub(last.elapsed())

@@ -116,7 +116,7 @@ pub(super) fn read_from(
             Ok(buf.len())
         }
         Kind::Device(Device::Random | Device::Urandom) => {
-            guest.random.fill(buf);
+            guest.random.read(buf);
             Ok(buf.len())
         }
         _ => read_at(files, kind, offset, buf),
