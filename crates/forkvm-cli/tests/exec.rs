@@ -496,6 +496,11 @@ fn named_pipes_sockets_and_names_exchanged() {
 }
 
 #[test]
+fn descriptors_of_the_process_and_waits_for_several_futexes() {
+    same("pidfd");
+}
+
+#[test]
 fn bytes_between_pipes_and_files() {
     same("splice");
 }

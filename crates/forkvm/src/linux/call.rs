@@ -99,6 +99,8 @@ pub enum WaitOn {
         /// `FUTEX_WAIT_BITSET`'s bits.
         bits: u32,
     },
+    /// A wake of any of the futexes that the task keeps ([`Task::futexes`](crate::linux::tasks::task::Task::futexes)).
+    Futexes,
     /// The other end of a pipe.
     Pipe,
     /// A descriptor that becomes ready.
@@ -123,7 +125,9 @@ impl WaitOn {
     pub fn why_never(self) -> &'static str {
         match self {
             Self::Time => "a sleep without an end",
-            Self::Futex { .. } => "futex(2): no other thread is there to end the wait",
+            Self::Futex { .. } | Self::Futexes => {
+                "futex(2): no other thread is there to end the wait"
+            }
             Self::Pipe => "a read or write of a pipe: its other end is the program itself",
             Self::Descriptor => {
                 "a wait for a descriptor (poll(2), epoll_wait(2), accept(2), recv(2)): only the program itself could end it"

@@ -292,17 +292,6 @@ pub fn change_ids(
     result
 }
 
-/// waitid(2) of a process without children.
-pub fn waitid(kind: u64, how: u64) -> Value {
-    // WNOHANG, WEXITED, WSTOPPED, WCONTINUED, WNOWAIT, __WNOTHREAD, __WALL, __WCLONE; one of the second to fourth has to be.
-    let how = flags(how);
-    // P_ALL, P_PID, P_PGID, P_PIDFD.
-    if how & !0xe100_000f != 0 || how & 0xe == 0 || !(0..=3).contains(&int(kind)) {
-        return Err(Errno::INVAL);
-    }
-    Err(Errno::CHILD)
-}
-
 /// Random bytes to the program: getrandom(2), `/dev/urandom`. Linux too gives less than was asked for, from 32 MiB on.
 pub fn random(guest: &mut Guest<'_>, address: u64, len: u64) -> Value {
     let len = len.min(MOST_BYTES);

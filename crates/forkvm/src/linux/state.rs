@@ -31,7 +31,7 @@ use crate::linux::tasks::pending::Signal;
 use crate::linux::tasks::signals::{self, SIGALRM, Signals, Target};
 use crate::linux::tasks::task::{Blocked, State, Task, Tasks};
 use crate::linux::tasks::timers::{self, Timers};
-use crate::linux::tasks::{futex, threads};
+use crate::linux::tasks::{futex, pidfd, threads};
 use crate::linux::time::{self, Clocks};
 use crate::linux::told::Told;
 use crate::linux::trace;
@@ -254,6 +254,10 @@ impl Linux {
             random,
         };
         futex::ended(&mut self.tasks, guest);
+        let tid = self.tasks.tid();
+        if pidfd::is_known(&self.files, tid) {
+            pidfd::ended(&mut self.files, tid);
+        }
         self.tasks.remove_current();
     }
 
@@ -271,7 +275,7 @@ impl Linux {
         };
         let over = blocked.until.is_some_and(|until| until <= now);
         let result = match blocked.wait.on {
-            WaitOn::Futex { .. } if blocked.woken => 0,
+            _ if let Some(result) = blocked.woken => result,
             _ if self.interrupt(place, &blocked) => {
                 let left = blocked
                     .until
@@ -281,8 +285,8 @@ impl Linux {
                 self.give_up_opening(tid);
                 self.part_done(place).unwrap_or_else(delivery::interrupted)
             }
-            WaitOn::Time | WaitOn::Futex { .. } if over => blocked.wait.result,
-            WaitOn::Time | WaitOn::Futex { .. } => return Retried::Waits,
+            WaitOn::Time | WaitOn::Futex { .. } | WaitOn::Futexes if over => blocked.wait.result,
+            WaitOn::Time | WaitOn::Futex { .. } | WaitOn::Futexes => return Retried::Waits,
             WaitOn::Signal | WaitOn::Pipe | WaitOn::Descriptor => {
                 let current = self.tasks.current_place();
                 self.tasks.switch_to(place);

@@ -16,7 +16,7 @@ use crate::linux::memory::{MapRequest, space};
 use crate::linux::net::table as net;
 use crate::linux::state::Linux;
 use crate::linux::tasks::signals::{Target, awaited};
-use crate::linux::tasks::{delivery, futex, ids, signals, table, threads, timers};
+use crate::linux::tasks::{delivery, futex, ids, pidfd, signals, table, threads, timers};
 use crate::linux::{file_calls, memory, process, time, trace};
 use crate::memory::user::UserMemory;
 use crate::random::Random;
@@ -420,10 +420,17 @@ fn dispatch(linux: &mut Linux, guest: &mut Guest<'_>, call: Call) -> Outcome {
         | Sysno::tgkill
         | Sysno::rt_sigqueueinfo
         | Sysno::rt_tgsigqueueinfo => send(linux, guest, number, args).into(),
+        Sysno::pidfd_open => pidfd::open(files, tasks, a, b).into(),
+        Sysno::pidfd_send_signal => {
+            pidfd::send_signal(files, (signals, tasks), guest, [a, b, c, d]).into()
+        }
         Sysno::rt_sigreturn if guest.memory.space().is_some() => Outcome::ReturnFromHandler,
 
         // Threads.
         Sysno::futex => futex::futex(tasks, clocks, guest, args).into(),
+        Sysno::futex_waitv => {
+            futex::wait_for_any(tasks, clocks, guest, [a, b, c, d, args[4]]).into()
+        }
         Sysno::set_robust_list => futex::set_robust_list(tasks, a, b).into(),
         // MEMBARRIER_CMD_QUERY: no command is supported.
         Sysno::membarrier if int(a) == 0 => ok(0),
@@ -435,7 +442,7 @@ fn dispatch(linux: &mut Linux, guest: &mut Guest<'_>, call: Call) -> Outcome {
         Sysno::fork => refuse(threads::refuse_process(told, guest, "fork(2)")),
         Sysno::vfork => refuse(threads::refuse_process(told, guest, "vfork(2)")),
         Sysno::execveat => refuse(threads::refuse_process(told, guest, "execveat(2)")),
-        Sysno::waitid => process::waitid(a, d).into(),
+        Sysno::waitid => pidfd::waitid(files, a, b, d).into(),
         // WNOHANG, WUNTRACED, WCONTINUED, __WNOTHREAD, __WALL, __WCLONE.
         Sysno::wait4 if flags(c) & !0xe000_000b != 0 => refuse(Errno::INVAL),
         Sysno::wait4 => refuse(Errno::CHILD),

@@ -98,6 +98,7 @@ fn was_made(kind: &Kind) -> bool {
             | Kind::EventFd(_)
             | Kind::TimerFd(_)
             | Kind::SignalFd(_)
+            | Kind::Pidfd(_)
             | Kind::Inotify
     )
 }

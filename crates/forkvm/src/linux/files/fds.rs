@@ -176,9 +176,14 @@ impl Files {
         self.open.iter().flatten()
     }
 
+    /// All open files, to change.
+    pub fn all_open_mut(&mut self) -> impl Iterator<Item = &mut OpenFile> {
+        self.open.iter_mut().flatten()
+    }
+
     /// Has all timers go off so much later.
     pub fn shift_timers(&mut self, by: Duration) {
-        for file in self.open.iter_mut().flatten() {
+        for file in self.all_open_mut() {
             if let Kind::TimerFd(timer) = &mut file.kind {
                 timer.shift(by);
             }

@@ -123,6 +123,7 @@ impl Inode {
             | Kind::EventFd(_)
             | Kind::TimerFd(_)
             | Kind::SignalFd(_)
+            | Kind::Pidfd(_)
             | Kind::Inotify => Self::made_up(0o600),
             Kind::PipeReader(pipe) | Kind::PipeWriter(pipe) | Kind::PipeBoth(pipe)
                 if let Some(name) = files.pipes.name(*pipe) =>

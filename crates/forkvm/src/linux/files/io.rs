@@ -191,7 +191,8 @@ fn read_piece(
         | Kind::Epoll(_)
         | Kind::EventFd(_)
         | Kind::TimerFd(_)
-        | Kind::SignalFd(_) => Err(Errno::INVAL),
+        | Kind::SignalFd(_)
+        | Kind::Pidfd(_) => Err(Errno::INVAL),
     }
 }
 
@@ -231,7 +232,7 @@ fn write_piece(
         }),
         Kind::Device(Device::Full) => Err(Errno::NOSPC),
         Kind::Device(_) => Ok(Moved::Bytes(len)),
-        Kind::Epoll(_) | Kind::TimerFd(_) | Kind::SignalFd(_) => Err(Errno::INVAL),
+        Kind::Epoll(_) | Kind::TimerFd(_) | Kind::SignalFd(_) | Kind::Pidfd(_) => Err(Errno::INVAL),
         _ => Err(Errno::BADF),
     }
 }

@@ -93,6 +93,19 @@ pub enum Kind {
     TimerFd(TimerFd),
     /// These signals (signalfd(2)).
     SignalFd(u64),
+    /// The process, or a thread of it (pidfd_open(2)).
+    Pidfd(Pidfd),
+}
+
+/// Whose a descriptor of a process is.
+#[derive(Debug, Clone, Copy)]
+pub struct Pidfd {
+    /// The process's id, or the thread's.
+    pub id: i32,
+    /// It is of a thread.
+    pub thread: bool,
+    /// Which has ended.
+    pub over: bool,
 }
 
 /// The devices there are.

@@ -66,6 +66,7 @@ impl<'a> Look<'a> {
                 arrivals: self.awaited.sent,
                 openings: 0,
             },
+            Kind::Pidfd(of) => Readiness::always(if of.over { IN | RDNORM } else { 0 }),
             Kind::Epoll(id) => self.watcher(*id),
             // Nothing is ever told of a watched file.
             Kind::Inotify => Readiness::default(),

@@ -270,6 +270,7 @@ fn name_of(files: &Files, fd: u64) -> Result<Vec<u8>, Errno> {
         Kind::EventFd(_) => b"anon_inode:[eventfd]".to_vec(),
         Kind::TimerFd(_) => b"anon_inode:[timerfd]".to_vec(),
         Kind::SignalFd(_) => b"anon_inode:[signalfd]".to_vec(),
+        Kind::Pidfd(_) => b"anon_inode:[pidfd]".to_vec(),
         _ => b"anon_inode:[text]".to_vec(),
     })
 }

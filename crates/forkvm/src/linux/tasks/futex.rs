@@ -2,8 +2,9 @@
 
 use rustix::io::Errno;
 
-use crate::linux::abi::{Guest, Reply, Value, count, flags};
+use crate::linux::abi::{Guest, Reply, Value, count, field_u32, field_u64, flags, int};
 use crate::linux::call::{Outcome, Wait, WaitOn};
+use crate::linux::kept::Kept;
 use crate::linux::tasks::task::Tasks;
 use crate::linux::time::{Clocks, read_deadline, read_duration};
 
@@ -90,6 +91,56 @@ pub fn futex(tasks: &mut Tasks, clocks: &Clocks, guest: &mut Guest<'_>, args: [u
         }
         _ => Err(Errno::NOSYS),
     }
+}
+
+/// futex_waitv(2): waits for the first of several that is woken, and gives its place.
+pub fn wait_for_any(
+    tasks: &mut Kept<Tasks>,
+    clocks: &Clocks,
+    guest: &Guest<'_>,
+    [waiters, number, how, timeout, clock]: [u64; 5],
+) -> Reply {
+    /// `FUTEX_WAITV_MAX`
+    const MOST: u32 = 128;
+    /// `struct futex_waitv`: value, address, flags, nothing.
+    const ENTRY: u64 = 24;
+    /// `FUTEX2_SIZE_U32`, the only size there is.
+    const WORD: u32 = 2;
+    let number = flags(number);
+    if flags(how) != 0 || !(1..=MOST).contains(&number) || waiters == 0 {
+        return Err(Errno::INVAL);
+    }
+    let time = match timeout {
+        0 => None,
+        _ if !matches!(int(clock), libc::CLOCK_REALTIME | libc::CLOCK_MONOTONIC) => {
+            return Err(Errno::INVAL);
+        }
+        _ => Some(read_deadline(clocks, guest, clock, timeout)?),
+    };
+    let mut wanted = Vec::new();
+    for i in 0..u64::from(number) {
+        let at = waiters.checked_add(i * ENTRY).ok_or(Errno::FAULT)?;
+        let entry: [u8; ENTRY as usize] = guest.read(at)?;
+        let how = field_u32(&entry, 16);
+        if how & !PRIVATE_FLAG != WORD || field_u32(&entry, 20) != 0 {
+            return Err(Errno::INVAL);
+        }
+        wanted.push((field_u64(&entry, 0), field_u64(&entry, 8)));
+    }
+    for &(value, address) in &wanted {
+        if !address.is_multiple_of(4) {
+            return Err(Errno::INVAL);
+        }
+        if u64::from(guest.read_u32(address)?) != value {
+            return Err(Errno::AGAIN);
+        }
+    }
+    tasks.current().futexes = wanted.into_iter().map(|(_, address)| address).collect();
+    Ok(Outcome::Block(Wait {
+        on: WaitOn::Futexes,
+        time,
+        result: -i64::from(Errno::TIMEDOUT.raw_os_error()),
+    }))
 }
 
 /// `FUTEX_WAKE_OP`: changes the second word, and says whether its waiters are woken too.

@@ -5,6 +5,7 @@ pub mod frame;
 pub mod futex;
 pub mod ids;
 pub mod pending;
+pub mod pidfd;
 pub mod scheduling;
 pub mod signals;
 pub mod table;

@@ -24,8 +24,8 @@ pub struct Blocked {
     pub wait: Wait,
     /// When it stops waiting.
     pub until: Option<Instant>,
-    /// A futex's waiter was woken.
-    pub woken: bool,
+    /// A futex's waiter was woken, and gets this.
+    pub woken: Option<i64>,
     /// Who waits longer has the lower number.
     pub order: u64,
 }
@@ -69,6 +69,8 @@ pub struct Task {
     pub ids: Ids,
     /// How it is to be scheduled.
     pub scheduling: Scheduling,
+    /// Which futexes it waits for, if it does for several (futex_waitv(2)).
+    pub futexes: Vec<u64>,
     /// How much of its call is done already that waits to do the rest: bytes.
     pub progress: u64,
 }
@@ -84,6 +86,7 @@ impl Task {
             signals: TaskSignals::default(),
             ids: Ids::default(),
             scheduling: Scheduling::default(),
+            futexes: Vec::new(),
             progress: 0,
         }
     }
@@ -311,7 +314,7 @@ impl Tasks {
             call,
             wait,
             until: wait.time.and_then(|time| now.checked_add(time)),
-            woken: false,
+            woken: None,
             order,
         });
     }
@@ -319,25 +322,31 @@ impl Tasks {
     /// Wakes up to `most` waiters of a futex that wait for any of these bits, those first who wait longest. Says how
     /// many.
     pub fn wake(&mut self, address: u64, bits: u32, most: usize) -> usize {
-        let mut waiters: Vec<&mut Blocked> = self
+        let mut waiters: Vec<(&mut Blocked, i64)> = self
             .list
             .iter_mut()
-            .filter_map(|task| match &mut task.state {
-                State::Blocked(blocked) if !blocked.woken => Some(blocked),
-                _ => None,
-            })
-            .filter(|blocked| match blocked.wait.on {
-                WaitOn::Futex {
-                    address: at,
-                    bits: of,
-                } => at == address && of & bits != 0,
-                _ => false,
+            .filter_map(|task| {
+                let State::Blocked(blocked) = &mut task.state else {
+                    return None;
+                };
+                let result = match blocked.wait.on {
+                    WaitOn::Futex {
+                        address: at,
+                        bits: of,
+                    } => (at == address && of & bits != 0).then_some(0),
+                    WaitOn::Futexes => {
+                        let place = task.futexes.iter().position(|at| *at == address)?;
+                        i64::try_from(place).ok()
+                    }
+                    _ => None,
+                }?;
+                blocked.woken.is_none().then_some((blocked, result))
             })
             .collect();
-        waiters.sort_by_key(|blocked| blocked.order);
+        waiters.sort_by_key(|(blocked, _)| blocked.order);
         let mut woken = 0;
-        for blocked in waiters.into_iter().take(most) {
-            blocked.woken = true;
+        for (blocked, result) in waiters.into_iter().take(most) {
+            blocked.woken = Some(result);
             woken += 1;
         }
         woken
@@ -350,7 +359,7 @@ impl Tasks {
             .list
             .iter_mut()
             .filter_map(|task| match &mut task.state {
-                State::Blocked(blocked) if !blocked.woken => Some(blocked),
+                State::Blocked(blocked) if blocked.woken.is_none() => Some(blocked),
                 _ => None,
             })
             .collect();
