@@ -11,7 +11,8 @@ use crate::linux::{Address, ConnectionId, ListenerId};
 use crate::machine::{Event, Machine};
 use crate::request::{Host, Stream};
 
-/// How often it is looked whether the client of a program that computes is there.
+/// How often it is looked whether the client of a program that computes is there, and how long it may go on without one: it may be
+/// about to close the connection itself, which leaves a fork that can be reset.
 const LOOK: Duration = Duration::from_millis(100);
 /// Bytes that are moved at once.
 const PIECE: usize = 64 << 10;
@@ -110,6 +111,8 @@ struct Between<'a> {
     last_input: Instant,
     answered: bool,
     last_byte: Instant,
+    /// When nobody was found to be there any more.
+    gone_since: Option<Instant>,
 }
 
 /// Serves a connection until one of the two closes it. The machine is [`Event::Idle`] before and, but for errors, after it.
@@ -135,6 +138,7 @@ pub fn serve(
         last_input: now,
         answered: false,
         last_byte: now,
+        gone_since: None,
     };
     machine.set_serving(id);
     machine.set_slice(Some(LOOK));
@@ -149,6 +153,7 @@ pub fn serve(
 struct WithClient<'a> {
     host: &'a mut dyn Host,
     connection: &'a mut dyn Connection,
+    gone_since: &'a mut Option<Instant>,
 }
 
 impl Host for WithClient<'_> {
@@ -173,10 +178,13 @@ impl Host for WithClient<'_> {
     }
 
     fn give_way(&mut self, _: Duration) -> ControlFlow<()> {
-        match self.connection.is_gone() {
-            true => ControlFlow::Break(()),
-            false => ControlFlow::Continue(()),
+        if self.connection.is_gone() {
+            let since = *self.gone_since.get_or_insert_with(Instant::now);
+            if since.elapsed() >= LOOK {
+                return ControlFlow::Break(());
+            }
         }
+        ControlFlow::Continue(())
     }
 }
 
@@ -235,10 +243,12 @@ impl Between<'_> {
                 send: !self.to_client.is_empty(),
                 other: machine.linux.outside_event(),
             };
-            let waited = self.connection.wait(awaited, until);
-            if waited.is_err() || self.to_server.is_empty() && self.connection.is_gone() {
+            if self.connection.wait(awaited, until).is_err() {
                 machine.linux.sockets_mut().reset(self.id);
                 return Ok(Closed::ByClient);
+            }
+            if self.to_server.is_empty() && self.connection.is_gone() {
+                return Ok(self.without_client(machine));
             }
             let now = Instant::now();
             if over.is_some_and(|over| now >= over) {
@@ -255,10 +265,24 @@ impl Between<'_> {
         }
     }
 
+    /// Nobody is there any more. Who has said before that nothing more comes, has closed it in order.
+    fn without_client(&self, machine: &mut Machine) -> Closed {
+        let sockets = machine.linux.sockets_mut();
+        match self.client_ended {
+            true => sockets.hang_up(self.id),
+            false => sockets.reset(self.id),
+        }
+        match self.finished {
+            true => Closed::ByServer,
+            false => Closed::ByClient,
+        }
+    }
+
     fn with_client<'a>(&'a mut self, host: &'a mut dyn Host) -> WithClient<'a> {
         WithClient {
             host,
             connection: &mut *self.connection,
+            gone_since: &mut self.gone_since,
         }
     }
 
