@@ -62,7 +62,17 @@ pub fn of(report: &Report) -> BTreeMap<String, f64> {
         put("pages", row.pages_per_request);
         put("us", row.fork_us);
         put("over_native", row.fork_over_native);
+        let predicted = row.native_us + row.exits_per_request * report.round_trip_us();
+        put("over_predicted", row.fork_us / predicted);
+        if let Some(forking) = row.native_forking_us {
+            put("over_native_fork", row.fork_us / forking);
+        }
         put("boot_over_native", row.boot_ms / row.native_boot_ms);
+    }
+    if let Some(idle) = &report.idle {
+        figures.put("idle_server_master_kib", idle.master_kib);
+        figures.put("idle_server_beside_kib", idle.beside_kib);
+        figures.put("idle_connection_kib", idle.connection_kib);
     }
     for row in &report.compute {
         figures.put(&format!("{}_over_native", row.program), row.vm_over_native);

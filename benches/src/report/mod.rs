@@ -16,6 +16,7 @@ use crate::machine::Machine;
 use crate::rows::RoundTrip;
 use crate::rows::call::Call;
 use crate::rows::compute::Compute;
+use crate::rows::idle::Idle;
 use crate::rows::memory::Memory;
 use crate::rows::reset::Reset;
 use crate::rows::servers::ServerRow;
@@ -49,6 +50,8 @@ pub struct Report {
     pub memory: Option<Memory>,
     #[serde(default)]
     pub servers: Vec<ServerRow>,
+    #[serde(default)]
+    pub idle: Option<Idle>,
     pub compute: Vec<Compute>,
     pub throughput: Vec<Throughput>,
     pub tail: Option<Tail>,

@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use anyhow::Result;
 
 use super::{Report, plots, shown};
+use crate::rows::servers::ServerRow;
 
 const STYLE: &str = "
 :root{color-scheme:light}
@@ -143,6 +144,7 @@ pub fn of(report: &Report) -> Result<String> {
             &plots::memory(memory)?,
         )?;
     }
+    servers(&mut html, report)?;
     figures(&mut html, report)?;
     html += "</body></html>\n";
     Ok(html)
@@ -177,6 +179,42 @@ fn goals(html: &mut String, report: &Report) -> Result<()> {
     }
     html.push_str("</table>\n");
     Ok(())
+}
+
+fn servers(html: &mut String, report: &Report) -> Result<()> {
+    if report.servers.is_empty() {
+        return Ok(());
+    }
+    let mut table = "<table><tr><th></th><th class=\"n\">exits</th><th class=\"n\">pages</th><th class=\"n\">native \
+                     µs</th><th class=\"n\">fork µs</th><th class=\"n\">native + exits × round trip</th></tr>\n"
+        .to_owned();
+    for row in &report.servers {
+        writeln!(
+            table,
+            "<tr><td>{}</td><td class=\"n\">{}</td><td class=\"n\">{}</td><td class=\"n\">{}</td><td class=\"n\">{}</td>\
+             <td class=\"n\">{}</td></tr>",
+            row.name,
+            number(row.exits_per_request),
+            number(row.pages_per_request),
+            number(row.native_us),
+            number(row.fork_us),
+            number(row.native_us + row.exits_per_request * report.round_trip_us())
+        )?;
+    }
+    table += "</table>";
+    let mut about = "A new connection for each request, to the server itself and to one that forkvm serve runs, with a fork for \
+                     each, in turns; medians."
+        .to_owned();
+    let forking = |row: &ServerRow| row.native_forking_us;
+    if let Some(us) = report.servers.iter().find_map(forking) {
+        write!(
+            about,
+            " {} that forks natively for each connection takes {} µs.",
+            report.servers[0].name,
+            number(us)
+        )?;
+    }
+    section(html, "Unmodified servers", &about, &table)
 }
 
 fn tail(html: &mut String, report: &Report) -> Result<()> {

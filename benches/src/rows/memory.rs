@@ -319,7 +319,7 @@ pub fn meminfo() -> Result<BTreeMap<String, u64>> {
 }
 
 /// Lines of "Name:   123 kB".
-fn fields(path: &str) -> Result<BTreeMap<String, u64>> {
+pub fn fields(path: &str) -> Result<BTreeMap<String, u64>> {
     let mut text = String::new();
     File::open(path)
         .and_then(|mut file| file.read_to_string(&mut text))

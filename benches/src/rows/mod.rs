@@ -2,6 +2,7 @@
 
 pub mod call;
 pub mod compute;
+pub mod idle;
 pub mod memory;
 pub mod reset;
 pub mod servers;
@@ -52,6 +53,7 @@ pub fn all(options: &Options) -> Result<()> {
     if options.wants(Row::Servers) {
         say("unmodified servers, natively and a fork for each connection");
         report.servers = servers::run(options)?;
+        report.idle = Some(idle::run(options)?);
     }
     if options.wants(Row::Compute) {
         say("computing: natively, in a VM, as WebAssembly");

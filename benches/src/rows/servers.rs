@@ -15,23 +15,27 @@ use crate::settings::Options;
 use crate::stand::Server;
 
 /// A server of docs/programs.md, by its command there. Each listens at [`PORT`].
-struct Kind {
+pub struct Kind {
     name: &'static str,
     program: &'static str,
     arguments: &'static [&'static str],
     options: &'static [&'static str],
     /// Beside [`WARM_UP`].
     warm_up: &'static [&'static str],
+    /// An argument with which it forks natively for each connection: what isolation costs without a virtual machine.
+    forking: Option<&'static str>,
 }
 
 const PORT: u16 = 8000;
-const KINDS: [Kind; 6] = [
+/// The first is the smallest.
+pub const KINDS: [Kind; 6] = [
     Kind {
         name: "rust_std",
         program: "std-server",
         arguments: &[],
         options: &[],
         warm_up: &[],
+        forking: Some("fork"),
     },
     Kind {
         name: "axum",
@@ -39,6 +43,7 @@ const KINDS: [Kind; 6] = [
         arguments: &[],
         options: &[],
         warm_up: &[],
+        forking: None,
     },
     Kind {
         name: "go",
@@ -46,6 +51,7 @@ const KINDS: [Kind; 6] = [
         arguments: &[],
         options: &[],
         warm_up: &[],
+        forking: None,
     },
     Kind {
         name: "node",
@@ -53,6 +59,7 @@ const KINDS: [Kind; 6] = [
         arguments: &["node.js"],
         options: &["--allow-read=."],
         warm_up: &[],
+        forking: None,
     },
     Kind {
         name: "deno",
@@ -67,6 +74,7 @@ const KINDS: [Kind; 6] = [
         ],
         // Of what it does once, some time after its start.
         warm_up: &["--warmup-time=1"],
+        forking: None,
     },
     Kind {
         name: "cpython",
@@ -74,6 +82,7 @@ const KINDS: [Kind; 6] = [
         arguments: &["handler.py"],
         options: &["--allow-read=."],
         warm_up: &[],
+        forking: None,
     },
 ];
 
@@ -91,6 +100,8 @@ pub struct ServerRow {
     pub pages_per_request: f64,
     pub native_us: f64,
     pub fork_us: f64,
+    /// The native server forking for each connection, where it can.
+    pub native_forking_us: Option<f64>,
     /// Median of the batches' ratios.
     pub fork_over_native: f64,
     /// From its start to its first answer.
@@ -107,11 +118,8 @@ struct Line {
 }
 
 pub fn run(options: &Options) -> Result<Vec<ServerRow>> {
-    let mut rows = Vec::new();
-    for kind in &KINDS {
-        rows.push(one(options, kind).with_context(|| format!("the server {}", kind.name))?);
-    }
-    Ok(rows)
+    let one = |kind| one(options, kind).with_context(|| format!("the server {}", kind.name));
+    KINDS.iter().map(one).collect()
 }
 
 fn one(options: &Options, kind: &Kind) -> Result<ServerRow> {
@@ -120,7 +128,7 @@ fn one(options: &Options, kind: &Kind) -> Result<ServerRow> {
     drop(cold);
     let forks = start_forks(options, kind, &[&[WARM_UP], kind.warm_up].concat())?;
     // It has no socket of the host's at its own port, which so is free.
-    let native = start_native(options, kind)?;
+    let native = start_native(options, kind, kind.arguments)?;
     let (mut times, mut native_times, mut ratios) = (Vec::new(), Vec::new(), Vec::new());
     for batch in 0..options.amount(12, 4) {
         let in_forks = requests(forks.address)?;
@@ -132,6 +140,12 @@ fn one(options: &Options, kind: &Kind) -> Result<ServerRow> {
             native_times.extend(natively);
         }
     }
+    let native_boot_ms = native.ready.as_secs_f64() * 1e3;
+    drop(native);
+    let native_forking_us = kind
+        .forking
+        .map(|argument| forking(options, kind, argument))
+        .transpose()?;
     let log = forks.end()?;
     let lines: Vec<Line> = log
         .lines()
@@ -151,21 +165,38 @@ fn one(options: &Options, kind: &Kind) -> Result<ServerRow> {
         native_us: median(&native_times),
         fork_us: median(&times),
         fork_over_native: median(&ratios),
-        native_boot_ms: native.ready.as_secs_f64() * 1e3,
+        native_forking_us,
+        native_boot_ms,
         boot_ms,
     })
 }
 
+/// A request's time, natively, with a process for each.
+fn forking(options: &Options, kind: &Kind, argument: &str) -> Result<f64> {
+    let server = start_native(options, kind, &[argument])?;
+    requests(server.address)?;
+    let mut times = Vec::new();
+    for _ in 0..options.amount(5, 2) {
+        times.extend(requests(server.address)?);
+    }
+    Ok(median(&times))
+}
+
 /// A server that answers.
-struct Running {
+pub struct Running {
     server: Option<Server>,
-    address: SocketAddr,
+    pub address: SocketAddr,
     /// From its start to its first answer.
     ready: Duration,
     log: PathBuf,
 }
 
 impl Running {
+    /// Its process.
+    pub fn pid(&self) -> Result<u32> {
+        Ok(self.server.as_ref().context("it has ended")?.pid())
+    }
+
     /// Ends it. Gives its access log.
     fn end(mut self) -> Result<String> {
         drop(self.server.take());
@@ -183,7 +214,8 @@ fn search_path(options: &Options) -> String {
     format!("{}/bin:{before}", options.servers.display())
 }
 
-fn start_forks(options: &Options, kind: &Kind, more: &[&str]) -> Result<Running> {
+/// Starts `forkvm serve` with one fork, and these options besides.
+pub fn start_forks(options: &Options, kind: &Kind, more: &[&str]) -> Result<Running> {
     let log = options.out.join(format!("{}.access.log", kind.name));
     let _ = std::fs::remove_file(&log);
     let start = Instant::now();
@@ -214,7 +246,7 @@ fn start_forks(options: &Options, kind: &Kind, more: &[&str]) -> Result<Running>
     })
 }
 
-fn start_native(options: &Options, kind: &Kind) -> Result<Running> {
+fn start_native(options: &Options, kind: &Kind, arguments: &[&str]) -> Result<Running> {
     let address = SocketAddr::from(([127, 0, 0, 1], PORT));
     ensure!(
         TcpStream::connect(address).is_err(),
@@ -223,7 +255,7 @@ fn start_native(options: &Options, kind: &Kind) -> Result<Running> {
     let start = Instant::now();
     let program = Path::new(kind.program);
     let mut server = Server::start(kind.name, program, &options.out, Stdio::null(), |c| {
-        c.args(kind.arguments)
+        c.args(arguments)
             .current_dir(sources())
             .env("PATH", search_path(options));
     })?;

@@ -9,6 +9,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, bail};
 use rustix::process::{Pid, Signal, kill_process};
 
+/// How often a server is asked whether it is ready: some of them are after 20 ms, and that is measured.
+const POLL: Duration = Duration::from_millis(1);
 /// Time for a process to end by itself.
 const PATIENCE: Duration = Duration::from_secs(2);
 
@@ -61,8 +63,13 @@ impl Server {
             if start.elapsed() > Duration::from_secs(30) {
                 bail!("{} is not ready: {}", self.name, self.said());
             }
-            std::thread::sleep(Duration::from_millis(50));
+            std::thread::sleep(POLL);
         }
+    }
+
+    /// Its process.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
     }
 
     /// The end of its log.
