@@ -84,6 +84,7 @@ vtc! {
     refused_body
     reload
     retry
+    server
     settings
     site
     slow_body

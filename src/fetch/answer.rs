@@ -149,7 +149,7 @@ pub fn hand_over(
 
     let caching = Caching::of(answer.headers(), answer.cache());
     // Varnish does not set it for a backend that isn't HTTP. HEAD says what GET would give.
-    let announced = has_body.then_some(len);
+    let announced = has_body.then(|| answer.announced_len()).flatten();
     if let Err(error) = add_headers(fetch, &answer, &caching, version, announced) {
         // None of them was set, so that there is room for an answer of ours.
         log_failed(
@@ -178,7 +178,7 @@ fn add_headers(
     answer: &Answer,
     caching: &Caching,
     version: Option<Version>,
-    announced: Option<usize>,
+    announced: Option<u64>,
 ) -> Result<(), VclError> {
     let version = version.map(|version| version.to_string());
     let length = announced.map(|len| len.to_string());

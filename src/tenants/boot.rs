@@ -7,11 +7,12 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use forkvm::{BootError, Host, Program, Stream};
+use forkvm::{BootError, Config, Host, Program, Stream};
 use varnish::vcl::LogTag;
 
 use crate::file;
 use crate::tenants::places::{self, Place};
+use crate::tenants::serving::Serving;
 use crate::tenants::store::{StoreError, Stored};
 use crate::tenants::tenant::{Failed, Release, State, Tenant};
 use crate::tenants::version::Version;
@@ -224,6 +225,7 @@ pub fn start(
         place,
     };
     let result = match before {
+        _ if tenant.settings.values.server => serve(tenant, elf, config, &mut boot),
         Some(before) => before.boot_successor(elf, config, &mut boot),
         None => Program::boot(elf, config, &mut boot),
     };
@@ -237,6 +239,18 @@ pub fn start(
         error,
         stderr,
     })
+}
+
+/// Boots an unmodified server, which has no state to take over.
+fn serve(
+    tenant: &Tenant,
+    program: &[u8],
+    config: Config,
+    host: &mut dyn Host,
+) -> Result<Arc<Program>, BootError> {
+    let serving =
+        Serving::new(tenant, program).map_err(|error| BootError::Host(error.to_string()))?;
+    Program::boot_server(serving.command.clone(), &serving.sandbox, config, host)
 }
 
 /// Why there is no program at a tenant's path.

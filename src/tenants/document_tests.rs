@@ -373,6 +373,14 @@ fn what_is_not_there_fails_its_tenant_alone() {
         panic!()
     };
     assert!(a.fault.is_some());
+    let [a, b] = &tenants(
+        r#"{ "a": { "filename": "/p", "server": true, "allow_net": ["*"] },
+             "b": { "filename": "/p", "server": { "port": 80 } } }"#,
+    )[..] else {
+        panic!()
+    };
+    assert!(a.values.server && a.fault.is_none() && a.values.allow_net.len() == 1);
+    assert!(!b.values.server && b.fault.is_some());
     // What only says that it does without is fine.
     let [a] = &tenants(
         r#"{ "a": { "filename": "/p", "executable_heap": false, "remapping": {}, "server": null,

@@ -5,7 +5,7 @@ use std::fmt::Debug;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
-use forkvm::{AllowedPath, BadDebugAddress, DebugAddress, Header, parse_header};
+use forkvm::{AllowedPath, BadDebugAddress, BadRule, DebugAddress, Header, NetRule, parse_header};
 use serde_json::{Map, Value};
 
 use crate::tenants::keys::Key;
@@ -264,6 +264,11 @@ lists! {
     Environment -> String: |entries| all("an entry that is not KEY=value", entries, |entry| {
         entry.find('=').is_some_and(|at| at > 0)
     });
+    /// Places of the network.
+    NetRules -> NetRule: |rules| {
+        let rule = |rule: &String| rule.parse().map_err(|bad: BadRule| format!("has {rule:?}: {bad}"));
+        rules.iter().map(rule).collect()
+    };
     /// `Name: value` lines.
     Headers -> Header<'static>: |lines| {
         let header = |(i, line): (usize, &String)| {

@@ -134,6 +134,10 @@ pub fn set<'a>(given: &mut Given<'a>, key: &str, value: &'a Value) -> Result<Mea
         "ephemeral" if !Flag::of_json(value)? => {
             return not_there("is false, but every request starts from the frozen program");
         }
+        // In the C++ VMOD an object with a port: another server, beside the program.
+        "server" if value.is_boolean() => {
+            given.set(key, value)?;
+        }
         key if RELIED_ON.contains(&key) && asks(value) => {
             return not_there("is set, which is not supported");
         }

@@ -14,6 +14,7 @@ pub mod registry;
 pub mod report;
 pub mod retry;
 pub mod room;
+pub mod serving;
 pub mod settings;
 pub mod signature;
 pub mod store;

@@ -135,6 +135,7 @@ impl Settings {
         let path = path_of(given)?;
         let values = given.check_each()?;
         responses_fit(&values)?;
+        is_of_kind(&values)?;
         Ok(Self {
             key: key(&values)?,
             state_dir: state_dir(&values, &path),
@@ -176,6 +177,21 @@ fn responses_fit(values: &Values) -> Result<(), Problem> {
             format!("is {memory} bytes, less than max_response_size ({size} bytes)"),
         )),
         false => Ok(()),
+    }
+}
+
+/// Debugging knows programs with handlers only, and only servers reach the network.
+fn is_of_kind(values: &Values) -> Result<(), Problem> {
+    match values.server {
+        true if values.allow_debug => Err((
+            "allow_debug",
+            "is set, but a server can't be debugged".into(),
+        )),
+        false if !values.allow_net.is_empty() => Err((
+            "allow_net",
+            "is set, but the tenant is no server (server = true)".into(),
+        )),
+        _ => Ok(()),
     }
 }
 

@@ -344,6 +344,11 @@ impl Store {
         Ok(())
     }
 
+    /// Where the programs are.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
     fn program(&self, version: Version) -> PathBuf {
         self.folder.join(format!("{version}.elf"))
     }

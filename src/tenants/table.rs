@@ -94,6 +94,20 @@ macro_rules! settings {
             /// like *main_arguments*. Nothing else exists for it.
             allowed_paths: Paths = "";
 
+            /// Whether the program is an unmodified server: any Linux server, dynamic,
+            /// threaded, JIT and all, that listens at a TCP address and speaks HTTP/1. It
+            /// is run until it waits for a connection and frozen there; each request is a
+            /// connection of its own, in a fork. It may read what every program needs
+            /// (itself, libraries, time zones, certificates) and *allowed_paths*; what it
+            /// writes below /tmp is forgotten. See `servers.md`.
+            server: Flag = false;
+
+            /// Where an unmodified server may connect and send to, written like
+            /// *main_arguments*: names, addresses, or ``*`` for all that is public, each
+            /// with ``:PORT`` for one port only. Nothing unless named; what is not public
+            /// only by its address.
+            allow_net: NetRules = "";
+
             /// The working directory that the program sees.
             current_working_directory: Path = "/";
 

@@ -4,44 +4,17 @@ use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::io;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use clap::Args;
-use forkvm::{AllowedPath, Command, Ended, Host, NetPlace, NetRule, Sandbox, Stream};
+use forkvm::{AllowedPath, Command, Ended, Host, NetPlace, NetRule, Sandbox, Stream, usual_paths};
 
 use rustix::event::{PollFd, PollFlags, Timespec};
 
 use crate::settings::parse_seconds;
 use crate::terminal;
-
-/// Where a dynamic linker, libraries and the interpreters of scripts are, and what every C library looks at: readable unless
-/// told otherwise.
-const SYSTEM: [&str; 22] = [
-    "/bin",
-    "/usr/bin",
-    "/usr/local/bin",
-    "/lib",
-    "/lib64",
-    "/usr/lib",
-    "/usr/lib64",
-    "/usr/local/lib",
-    "/usr/share/zoneinfo",
-    "/usr/share/locale",
-    "/usr/share/ca-certificates",
-    "/etc/ld.so.cache",
-    "/etc/localtime",
-    "/etc/nsswitch.conf",
-    "/etc/hosts",
-    "/etc/resolv.conf",
-    "/etc/ssl",
-    "/etc/host.conf",
-    "/etc/passwd",
-    "/etc/group",
-    "/etc/services",
-    "/etc/protocols",
-];
 
 /// A list's entry that means everything.
 const ALL: &str = "*";
@@ -165,9 +138,7 @@ impl Allow {
         if self.allow_all {
             writable_paths.push("/".into());
         }
-        allowed_paths.extend(program_paths(OsStr::from_bytes(&command.path).as_ref()));
-        let system = SYSTEM.iter().map(PathBuf::from);
-        allowed_paths.extend(system.filter(|path| path.exists()).map(AllowedPath::from));
+        allowed_paths.extend(usual_paths(OsStr::from_bytes(&command.path).as_ref()));
         let cwd = match &self.cwd {
             Some(cwd) => cwd.clone(),
             None => std::env::current_dir().map_err(|error| error.to_string())?,
@@ -208,22 +179,6 @@ fn parse_volume(text: &str) -> Result<(AllowedPath, bool), String> {
         ..AllowedPath::from(host)
     };
     Ok((volume, overlaid))
-}
-
-/// What has to be readable for a program to be: its file, and a link that names it, which stays one.
-fn program_paths(path: &Path) -> Vec<AllowedPath> {
-    match path.canonicalize() {
-        Ok(real) if path.is_symlink() => vec![
-            AllowedPath {
-                seen: path.into(),
-                link: true,
-                ..AllowedPath::from(&real)
-            },
-            real.into(),
-        ],
-        // One that is not there is told of where it is opened.
-        _ => vec![path.into()],
-    }
 }
 
 /// A name without a slash is looked for in PATH.

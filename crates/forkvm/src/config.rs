@@ -5,6 +5,7 @@ use std::time::Duration;
 use crate::debug::Debugging;
 use crate::image::loader::MOST_MEMORY;
 use crate::linux::AllowedPath;
+use crate::pool::limits::PoolLimits;
 use crate::pool::queue::Queue;
 use crate::request::{Header, Request};
 
@@ -155,6 +156,15 @@ impl Config {
         match times.into_iter().find(|(_, time)| *time > LONGEST) {
             Some((name, time)) => Err(BadSetting::Time { name, time }),
             None => Ok(()),
+        }
+    }
+
+    /// What of it the pool needs.
+    pub(crate) fn pool_limits(&self) -> PoolLimits {
+        PoolLimits {
+            concurrency: self.concurrency,
+            idle_time: self.idle_time,
+            queue: self.queue.clone(),
         }
     }
 

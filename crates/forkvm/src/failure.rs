@@ -124,6 +124,8 @@ pub enum Cause {
     Killed(i32),
     /// It waits for something that can't come: which call, and why.
     Deadlock(&'static str),
+    /// The request can't be put to it: why.
+    BadRequest(String),
     /// Its response is invalid: why.
     BadResponse(String),
     /// Its response is longer than it may be, both in bytes.
@@ -180,6 +182,7 @@ impl Cause {
                 signal_name(*signal)
             ),
             Self::Deadlock(call) => format!("it waits for ever: {call}"),
+            Self::BadRequest(what) => format!("the request can't be put to it: {what}"),
             Self::BadResponse(what) => format!("its response is invalid: {what}"),
             Self::LongResponse { len, most } => {
                 format!("its response has {len} bytes, more than {most} (max_response_size)")
@@ -334,6 +337,9 @@ pub enum BootError {
         /// A my_backend with a name that only its own language knows.
         mangled: Option<String>,
     },
+    /// The program is to serve, and does not.
+    #[error("{0}")]
+    NotServing(String),
     /// The host had it end ([`Host::give_way`](crate::Host::give_way)).
     #[error("the boot was stopped")]
     Stopped,

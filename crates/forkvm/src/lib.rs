@@ -93,6 +93,7 @@ mod program;
 mod random;
 mod request;
 mod server;
+mod surroundings;
 
 pub use call::http::{HeaderError, parse_header};
 pub use config::{Config, Limits, WarmUp};
@@ -109,3 +110,4 @@ pub use request::{CachePolicy, Header, Host, Quiet, Request, Stream};
 pub use server::{
     Awaited, Closed, Connection, NotServing, NotWarm, Server, ServerFork, ServerLimits, Spent,
 };
+pub use surroundings::usual_paths;

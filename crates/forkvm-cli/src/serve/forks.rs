@@ -172,7 +172,7 @@ impl Worker {
         let Some(fork) = &mut self.fork else {
             return;
         };
-        if let Err(error) = fork.warm_up(&mut self.setup.output) {
+        if let Err(error) = fork.warm_up(None, &mut self.setup.output) {
             err!("forkvm: a new fork: {error}");
             self.fork = None;
             self.observer.fork_gone(true);

@@ -85,13 +85,16 @@ fn line(header: &Header<'_>) -> Vec<u8> {
     [header.name.as_bytes(), b": ", &header.value].concat()
 }
 
+/// True for the name of a header that belongs to the connection or the message's framing.
+pub fn is_connections(name: &str) -> bool {
+    NOT_THE_GUESTS
+        .iter()
+        .any(|one| name.eq_ignore_ascii_case(one))
+}
+
 /// Removes what is not the guest's to say.
 pub fn strip_connection_headers(headers: &mut Vec<Header<'_>>) {
-    headers.retain(|header| {
-        !NOT_THE_GUESTS
-            .iter()
-            .any(|name| header.name.eq_ignore_ascii_case(name))
-    });
+    headers.retain(|header| !is_connections(&header.name));
 }
 
 /// One request's messages, as far as the guest has changed them.

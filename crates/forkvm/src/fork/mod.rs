@@ -111,11 +111,6 @@ impl Fork {
         })
     }
 
-    /// What it is a fork of.
-    pub fn master(&self) -> &Arc<Master> {
-        &self.master
-    }
-
     /// Runs a request up to its response, under a debugger's eyes if there is one.
     pub fn call(
         &mut self,

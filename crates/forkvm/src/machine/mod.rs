@@ -342,7 +342,7 @@ impl Machine {
     }
 
     /// When it is to be interrupted, with this deadline for all of what it does.
-    fn turn_end(&self, deadline: Instant) -> Instant {
+    pub(super) fn turn_end(&self, deadline: Instant) -> Instant {
         let deadline = deadline + self.kept;
         let slice_end = self.slice.map(|slice| Instant::now() + slice);
         slice_end.map_or(deadline, |end| end.min(deadline))
@@ -358,7 +358,7 @@ impl Machine {
         }
     }
 
-    fn give_way(&mut self, time: Duration, host: &mut dyn Host) -> ControlFlow<()> {
+    pub(super) fn give_way(&mut self, time: Duration, host: &mut dyn Host) -> ControlFlow<()> {
         let start = Instant::now();
         let goes_on = host.give_way(time);
         if self.slice.is_some() {

@@ -343,13 +343,18 @@ impl Machine {
         None
     }
 
-    /// The watchdog, or some other signal, has interrupted the current task. Before the deadline it is another one's turn.
+    /// The watchdog, or some other signal, has interrupted the current task. Before the deadline it is another one's turn, and
+    /// while the machine boots perhaps another machine's.
     pub(super) fn interrupted(&mut self, deadline: Instant, host: &mut dyn Host) -> Option<Cause> {
-        if Instant::now() >= deadline {
+        if Instant::now() >= deadline + self.kept {
             return Some(Cause::Timeout);
         }
         self.watch.disarm();
+<<<<<<< HEAD
         if self.slice.is_some() && host.give_way(Duration::ZERO).is_break() {
+=======
+        if self.slice.is_some() && self.give_way(Duration::ZERO, host).is_break() {
+>>>>>>> 5223fb9 (Unmodified servers as tenants: server = true)
             return Some(Cause::Stopped);
         }
         if self.is_in_program() {
@@ -375,9 +380,14 @@ impl Machine {
 
     /// When the current task's turn is over at the latest, and its host is to be asked whether it goes on.
     pub(super) fn slice_end(&self, deadline: Instant) -> Instant {
+<<<<<<< HEAD
         let asked = self.slice.map(|slice| Instant::now() + slice);
         let first = [self.armed_for, asked].into_iter().flatten().min();
         let until = first.map_or(deadline, |first| first.min(deadline));
+=======
+        let deadline = self.turn_end(deadline);
+        let until = self.armed_for.map_or(deadline, |alarm| alarm.min(deadline));
+>>>>>>> 5223fb9 (Unmodified servers as tenants: server = true)
         if self.linux.tasks().len() > 1 {
             until.min(self.turn_ends.unwrap_or_else(|| Instant::now() + SLICE))
         } else {

@@ -2,28 +2,32 @@
 //! request finds none idle; given up when idle for long.
 
 mod keeper;
+pub mod limits;
+mod origin;
 pub mod queue;
 
 use std::collections::VecDeque;
+use std::fmt::Debug;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 
-use crate::fork::{Fork, ForkError, ResetError};
-use crate::master::Master;
+use crate::fork::{ForkError, ResetError};
 use crate::pool::keeper::Keeper;
+use crate::pool::limits::PoolLimits;
+pub use crate::pool::origin::Origin;
 
 /// Longest time of a warm-up request in a new fork. Others wait for the thread meanwhile.
 const WARM_UP: Duration = Duration::from_millis(50);
 
 /// The fork after a warm-up request, or one in its place if that request was its end.
-fn warmed(mut fork: Fork) -> Result<Fork, ForkError> {
-    if fork.warm_up(WARM_UP) {
+fn warmed<O: Origin>(origin: &Arc<O>, mut fork: O::Fork) -> Result<O::Fork, ForkError> {
+    if O::warm_up(&mut fork, WARM_UP) {
         return Ok(fork);
     }
-    Fork::new(fork.master().clone())
+    origin.fork()
 }
 
 /// Why there is no fork for a request.
@@ -39,29 +43,30 @@ pub enum TakeError {
 
 /// A fork for a request.
 #[derive(Debug)]
-pub struct Taken {
+pub struct Taken<F> {
     /// The fork.
-    pub fork: Box<Fork>,
+    pub fork: Box<F>,
     /// Why another one was given up, if nobody has been told yet.
     pub loss: Option<String>,
 }
 
-/// The forks of one master.
+/// The forks of one program or server.
 #[derive(Debug)]
-pub struct Pool {
-    master: Arc<Master>,
+pub struct Pool<O: Origin> {
+    origin: Arc<O>,
+    limits: PoolLimits,
     keeper: &'static Keeper,
-    state: Mutex<State>,
+    state: Mutex<State<O::Fork>>,
     given_back: Condvar,
 }
 
 /// An idle fork, and since when it is. It is boxed, for a fork is handed on some times in a request.
-type Idle = (Box<Fork>, Instant);
+type Idle<F> = (Box<F>, Instant);
 
-#[derive(Debug, Default)]
-struct State {
+#[derive(Debug)]
+struct State<F> {
     /// The one used last is at the back.
-    idle: VecDeque<Idle>,
+    idle: VecDeque<Idle<F>>,
     /// Forks there are: idle, in use, and being made.
     total: usize,
     being_made: usize,
@@ -75,7 +80,21 @@ struct State {
     loss: Option<String>,
 }
 
-impl State {
+impl<F> State<F> {
+    /// With so many that are idle.
+    fn new(idle: VecDeque<Idle<F>>) -> Self {
+        Self {
+            total: idle.len(),
+            created: idle.len() as u64,
+            idle,
+            being_made: 0,
+            dying: 0,
+            waiting: 0,
+            error: None,
+            loss: None,
+        }
+    }
+
     /// Whether another fork may be made. One that died may have its successor before it is freed, but not without end:
     /// a program that kills its forks faster than they are freed has to wait for that.
     fn has_room(&self, concurrency: usize) -> bool {
@@ -91,24 +110,23 @@ pub struct PoolStats {
     pub created: u64,
 }
 
-impl Pool {
+impl<O: Origin> Pool<O> {
     /// A pool with its first fork.
-    pub fn new(master: Arc<Master>) -> Result<Arc<Self>, ForkError> {
-        Self::with_keeper(master, Keeper::get().map_err(ForkError::Keeper)?)
+    pub fn new(origin: Arc<O>, limits: PoolLimits) -> Result<Arc<Self>, ForkError> {
+        Self::with_keeper(origin, limits, Keeper::get().map_err(ForkError::Keeper)?)
     }
 
-    fn with_keeper(master: Arc<Master>, keeper: &'static Keeper) -> Result<Arc<Self>, ForkError> {
-        let first = Box::new(warmed(Fork::new(master.clone())?)?);
-        let state = State {
-            idle: [(first, Instant::now())].into(),
-            total: 1,
-            created: 1,
-            ..Default::default()
-        };
+    fn with_keeper(
+        origin: Arc<O>,
+        limits: PoolLimits,
+        keeper: &'static Keeper,
+    ) -> Result<Arc<Self>, ForkError> {
+        let first = Box::new(warmed(&origin, origin.fork()?)?);
         let pool = Arc::new(Self {
-            master,
+            origin,
+            limits,
             keeper,
-            state: Mutex::new(state),
+            state: Mutex::new(State::new([(first, Instant::now())].into())),
             given_back: Condvar::new(),
         });
         let weak = Arc::downgrade(&pool);
@@ -122,13 +140,13 @@ impl Pool {
         Ok(pool)
     }
 
-    /// The master.
-    pub fn master(&self) -> &Arc<Master> {
-        &self.master
+    /// What its forks are of.
+    pub fn origin(&self) -> &Arc<O> {
+        &self.origin
     }
 
     /// Takes a fork, waiting until `until` at most, if there is a place to wait in.
-    pub fn take(self: &Arc<Self>, until: Instant) -> Result<Taken, TakeError> {
+    pub fn take(self: &Arc<Self>, until: Instant) -> Result<Taken<O::Fork>, TakeError> {
         let mut state = self.state.lock();
         let mut asked = false;
         let mut place = None;
@@ -139,13 +157,13 @@ impl Pool {
             }
             // What has just failed is not tried again at once, but for the next request.
             let may_ask = !asked || state.error.is_none();
-            let has_room = state.has_room(self.master.config.concurrency);
+            let has_room = state.has_room(self.limits.concurrency);
             if may_ask && has_room && state.being_made <= state.waiting {
                 self.ask_for_one(&mut state);
             }
             asked = true;
             if place.is_none() {
-                place = self.master.config.queue.enter();
+                place = self.limits.queue.enter();
                 if place.is_none() {
                     return Err(TakeError::QueueFull);
                 }
@@ -163,7 +181,7 @@ impl Pool {
                 return Err(TakeError::NoFork(error.clone()));
             }
             if timed_out {
-                let has_room = state.total < self.master.config.concurrency;
+                let has_room = state.total < self.limits.concurrency;
                 return Err(match &state.error {
                     Some(error) if has_room => TakeError::NoFork(format!(
                         "all {} there are are busy, and no other could be made: {error}",
@@ -175,20 +193,20 @@ impl Pool {
         }
     }
 
-    fn ask_for_one(self: &Arc<Self>, state: &mut State) {
+    fn ask_for_one(self: &Arc<Self>, state: &mut State<O::Fork>) {
         state.total += 1;
         state.being_made += 1;
         let pool = Arc::downgrade(self);
         self.keeper.make(move || {
             if let Some(pool) = pool.upgrade() {
-                pool.make(Fork::new);
+                pool.make(O::fork);
             }
         });
     }
 
     /// Makes forks here and now until there are so many, as far as that goes.
     pub fn fill(&self, forks: usize, deadline: Instant) {
-        let forks = forks.min(self.master.config.concurrency);
+        let forks = forks.min(self.limits.concurrency);
         while Instant::now() < deadline {
             {
                 let mut state = self.state.lock();
@@ -198,14 +216,14 @@ impl Pool {
                 state.total += 1;
                 state.being_made += 1;
             }
-            if !self.make(Fork::new) {
+            if !self.make(O::fork) {
                 return;
             }
         }
     }
 
     /// Takes a fork back. One that could not be reset is replaced if somebody waits.
-    pub fn give_back(self: &Arc<Self>, fork: Box<Fork>, reset: Result<(), ResetError>) {
+    pub fn give_back(self: &Arc<Self>, fork: Box<O::Fork>, reset: Result<(), ResetError>) {
         let mut state = self.state.lock();
         match reset {
             Ok(()) => {
@@ -223,7 +241,7 @@ impl Pool {
         state.dying += 1;
         self.ask_if_needed(&mut state);
         drop(state);
-        fork.give_memory_back();
+        O::give_memory_back(&fork);
         let pool = Arc::downgrade(self);
         self.keeper.free_then(fork, move || {
             if let Some(pool) = pool.upgrade() {
@@ -235,26 +253,29 @@ impl Pool {
     }
 
     /// After the loss of a fork: the next request should find one.
-    fn ask_if_needed(self: &Arc<Self>, state: &mut State) {
+    fn ask_if_needed(self: &Arc<Self>, state: &mut State<O::Fork>) {
         let needed = state.waiting > state.being_made || state.total == 0;
-        if needed && state.has_room(self.master.config.concurrency) {
+        if needed && state.has_room(self.limits.concurrency) {
             self.ask_for_one(state);
         }
     }
 
     /// Has a fork freed off the request's thread.
-    pub fn free(&self, fork: Box<Fork>) {
+    pub fn free(&self, fork: Box<O::Fork>) {
         self.keeper.free(fork);
     }
 
     /// Makes one fork that is counted already, on the keeper's thread or in [`Pool::fill`]. False if that failed.
-    fn make(&self, new: impl FnOnce(Arc<Master>) -> Result<Fork, ForkError>) -> bool {
-        let master = self.master.clone();
+    fn make(&self, new: impl FnOnce(&Arc<O>) -> Result<O::Fork, ForkError>) -> bool {
         let made = catch_unwind(AssertUnwindSafe(|| {
-            let fork = new(master)?;
+            let fork = new(&self.origin)?;
             // Who waits for it has the first request done sooner without.
             let waited_for = self.state.lock().waiting > 0;
-            let fork = if waited_for { fork } else { warmed(fork)? };
+            let fork = if waited_for {
+                fork
+            } else {
+                warmed(&self.origin, fork)?
+            };
             Ok::<_, ForkError>(Box::new(fork))
         }));
         let error = match made {
@@ -284,7 +305,7 @@ impl Pool {
         let mut state = self.state.lock();
         while state.idle.len() > 1
             && let Some((_, since)) = state.idle.front()
-            && now.duration_since(*since) > self.master.config.idle_time
+            && now.duration_since(*since) > self.limits.idle_time
             && let Some((fork, _)) = state.idle.pop_front()
         {
             state.total -= 1;
@@ -292,23 +313,8 @@ impl Pool {
         }
     }
 
-    /// Gives all forks up, none of which is in use any more, and the master. They are freed on the keeper's thread: that
-    /// takes time.
-    pub fn close(&self) {
-        let mut state = self.state.lock();
-        let forks = std::mem::take(&mut state.idle);
-        state.total -= forks.len();
-        drop(state);
-        for (fork, _) in forks {
-            self.free(fork);
-        }
-        // The pool that is just going has the master, too, as may a fork that is being made.
-        self.keeper
-            .free_when(self.master.clone(), |master| Arc::strong_count(master) == 1);
-    }
-
     /// Looks at all idle forks.
-    pub fn idle_forks<T>(&self, look: impl Fn(&Fork) -> T) -> Vec<T> {
+    pub fn idle_forks<T>(&self, look: impl Fn(&O::Fork) -> T) -> Vec<T> {
         self.state
             .lock()
             .idle
@@ -328,12 +334,31 @@ impl Pool {
     }
 }
 
+/// Who uses a fork has the pool, so that none is in use any more. The idle ones, and what they are of, are freed on the keeper's
+/// thread: that takes time.
+impl<O: Origin> Drop for Pool<O> {
+    fn drop(&mut self) {
+        for (fork, _) in std::mem::take(&mut self.state.get_mut().idle) {
+            self.keeper.free(fork);
+        }
+        // The pool that is just going has that, too, as may a fork that is being made.
+        self.keeper
+            .free_when(self.origin.clone(), |origin| Arc::strong_count(origin) == 1);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::fork::tests::testing::frozen;
+    use crate::master::Master;
     use std::fs::File;
     use std::time::Duration;
+
+    fn pool_of(master: Arc<Master>) -> Arc<Pool<Master>> {
+        let limits = master.config.pool_limits();
+        Pool::new(master, limits).unwrap()
+    }
 
     /// A panic in making a fork is an error like any other: who waits is told, and the next one may be made.
     #[test]
@@ -341,7 +366,7 @@ mod tests {
         let Some(master) = frozen("hostile", |config| config.concurrency = 2) else {
             return;
         };
-        let pool = Pool::new(master).unwrap();
+        let pool = pool_of(master);
         let held = pool.take(Instant::now()).unwrap();
         let count_one = || {
             let mut state = pool.state.lock();
@@ -352,7 +377,7 @@ mod tests {
         assert_eq!((pool.stats().forks, pool.stats().created), (1, 1));
         assert!(pool.state.lock().error.is_some());
         count_one();
-        assert!(pool.make(Fork::new));
+        assert!(pool.make(Master::fork));
         assert!(pool.take(Instant::now()).is_ok());
         drop(held);
     }
@@ -364,7 +389,8 @@ mod tests {
             return;
         };
         let keeper = Box::leak(Box::new(Keeper::start().unwrap()));
-        let pool = Pool::with_keeper(master, keeper).unwrap();
+        let limits = master.config.pool_limits();
+        let pool = Pool::with_keeper(master, limits, keeper).unwrap();
         let (go_on, wait) = std::sync::mpsc::channel::<()>();
         // Freeing takes its time.
         keeper.free_then((), move || {
@@ -391,9 +417,10 @@ mod tests {
         let mut master = Arc::into_inner(master).unwrap();
         master.file = Arc::new(File::open("/dev/null").unwrap());
         let pool = Arc::new(Pool {
-            master: Arc::new(master),
+            limits: master.config.pool_limits(),
+            origin: Arc::new(master),
             keeper: Keeper::get().unwrap(),
-            state: Mutex::default(),
+            state: Mutex::new(State::new(VecDeque::new())),
             given_back: Condvar::new(),
         });
         let until = Instant::now() + Duration::from_secs(24 * 3600);

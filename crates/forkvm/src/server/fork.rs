@@ -12,9 +12,11 @@ use crate::fork::{ForkError, ResetError};
 use crate::machine::Machine;
 use crate::memory::guest::GuestMemory;
 use crate::memory::mapping::Mapping;
-use crate::request::Host;
+use crate::request::{Host, Request};
 use crate::server::connection::{self, Closed, Connection, Times};
+use crate::server::http_client::HttpClient;
 use crate::server::master::Server;
+use crate::server::response::Head;
 use crate::server::warm_up;
 
 /// Most different warm-up requests that a fork is made to serve.
@@ -101,20 +103,58 @@ impl ServerFork {
     }
 
     /// Serves the warm-up requests once more, so that the first client finds what the later ones do: its pages in the
-    /// processor's tables. For a thread that no client waits for.
+    /// processor's tables. For a thread that no client waits for. Each has to be over at `deadline`, if there is one.
     ///
     /// # Errors
     /// As [`ServerFork::serve`] and [`ServerFork::reset`]. It is not to be used then.
-    pub fn warm_up(&mut self, host: &mut dyn Host) -> Result<(), NotWarm> {
+    pub fn warm_up(
+        &mut self,
+        deadline: Option<Instant>,
+        host: &mut dyn Host,
+    ) -> Result<(), NotWarm> {
         let server = self.server.clone();
         let mut seen = BTreeSet::new();
         let different = server.limits.warm_up.iter().filter(|&of| seen.insert(of));
         for request in different.take(MOST_WARM_UPS) {
-            self.serve(&mut warm_up::Client::new(request), host)
-                .map_err(|cause| NotWarm::Failed(server.describe(&cause)))?;
-            self.reset()?;
+            let mut client = warm_up::Client::new(request, deadline);
+            match self.serve(&mut client, host) {
+                Ok(Closed::OutOfTime) => return Err(NotWarm::Failed("it takes too long".into())),
+                Ok(_) => self.reset()?,
+                Err(cause) => return Err(NotWarm::Failed(server.describe(&cause))),
+            }
         }
         Ok(())
+    }
+
+    /// Gives what memory it has back to the host, where it is not to run again. To free the machine takes longer.
+    pub(crate) fn give_memory_back(&self) {
+        // What is left is given back with the machine.
+        let _ = self.machine.memory.mapping().drop_private_pages();
+    }
+
+    /// Serves a request by HTTP/1.1 on a connection of its own, until `deadline`, and takes the response into memory, with a body
+    /// of at most so many bytes.
+    ///
+    /// # Errors
+    /// What the program did instead of serving it, or a limit.
+    pub(crate) fn answer(
+        &mut self,
+        request: &Request<'_>,
+        deadline: Instant,
+        most: u64,
+        host: &mut dyn Host,
+    ) -> Result<(Head, Vec<u8>), Cause> {
+        let mut client = HttpClient::new(request, deadline, most)
+            .map_err(|bad| Cause::BadRequest(bad.to_string()))?;
+        let closed = self.serve(&mut client, host)?;
+        // A body that goes on to the end of the connection ends where the server closes it, not where its time is over.
+        if matches!(closed, Closed::OutOfTime | Closed::Idle) && !client.is_done() {
+            return Err(Cause::Timeout);
+        }
+        match client.into_result() {
+            Ok(decoder) => decoder.into_response().ok_or(Cause::NoResponse),
+            Err(bad) => Err(Cause::BadResponse(bad.to_string())),
+        }
     }
 
     /// Serves a connection to its end. `host` gets what the program prints.

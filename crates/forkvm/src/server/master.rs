@@ -12,7 +12,7 @@ use parking_lot::Mutex;
 
 use crate::arch::layout::page_up;
 use crate::exec::{self, NotRun, Sandbox, Started};
-use crate::failure::Cause;
+use crate::failure::{BootError, Cause};
 use crate::image::exec::Command;
 use crate::image::generators;
 use crate::image::symbols::Symbols;
@@ -62,6 +62,21 @@ pub enum NotServing {
     /// All it does is wait, but for no connection.
     #[error("the program waits, but for no connection: {0}")]
     NoListener(&'static str),
+    /// The host had it end ([`Host::give_way`]).
+    #[error("the boot was stopped")]
+    Stopped,
+}
+
+impl From<NotServing> for BootError {
+    fn from(not: NotServing) -> Self {
+        match not {
+            NotServing::Stopped => Self::Stopped,
+            NotServing::NotRun(NotRun::Kvm(error)) => Self::Kvm(error),
+            NotServing::NotRun(NotRun::Host(what)) => Self::Host(what),
+            NotServing::NotRun(NotRun::Setting(what)) => Self::Setting(what),
+            not => Self::NotServing(not.to_string()),
+        }
+    }
 }
 
 /// A server, frozen where it waits for a connection.
@@ -106,6 +121,7 @@ impl Server {
             sregs,
         } = exec::start(kvm, command, sandbox)?;
         machine.set_serves();
+        machine.set_slice(host.slice());
         // The making of the machine does not count, as in a program's boot.
         let deadline = Instant::now() + limits.max_boot_time;
         let listener =
@@ -213,6 +229,7 @@ impl NotYet {
         time: Duration,
     ) -> NotServing {
         match self {
+            Self::Ended(Cause::Stopped) => NotServing::Stopped,
             Self::Ended(Cause::Exit(status)) if is_child => NotServing::ChildExited(status),
             Self::Ended(Cause::Exit(status)) => NotServing::Exited(status),
             Self::Ended(Cause::Killed(signal)) => NotServing::Signalled(signal),
@@ -246,7 +263,7 @@ fn boot_and_warm_up(
             request: limits.max_request_time,
             idle: warm_up::IDLE,
         };
-        let mut client = warm_up::Client::new(request);
+        let mut client = warm_up::Client::new(request, None);
         connection::serve(machine, listener, &mut client, times, host).map_err(NotYet::Ended)?;
         listener = go_on_until_it_serves(machine, Instant::now(), deadline, host)?;
     }

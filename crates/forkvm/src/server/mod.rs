@@ -3,8 +3,10 @@
 
 mod connection;
 mod fork;
+pub mod http_client;
 mod limits;
 mod master;
+pub mod response;
 mod warm_up;
 
 pub use self::connection::{Awaited, Closed, Connection};

@@ -13,12 +13,13 @@ pub const IDLE: Duration = Duration::from_secs(1);
 /// A client that sends one request and throws the answer away.
 pub struct Client<'a> {
     request: &'a [u8],
+    deadline: Option<Instant>,
 }
 
 impl<'a> Client<'a> {
-    /// Sends this.
-    pub fn new(request: &'a [u8]) -> Self {
-        Self { request }
+    /// Sends this, and waits until `deadline`, if there is one.
+    pub fn new(request: &'a [u8], deadline: Option<Instant>) -> Self {
+        Self { request, deadline }
     }
 }
 
@@ -41,6 +42,10 @@ impl Connection for Client<'_> {
     fn wait(&mut self, what: Awaited<'_>, until: Instant) -> io::Result<()> {
         wait_until(what.other, until);
         Ok(())
+    }
+
+    fn deadline(&self) -> Option<Instant> {
+        self.deadline
     }
 
     fn max_silence(&self, usual: Duration) -> Duration {

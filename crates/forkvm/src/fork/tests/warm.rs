@@ -65,7 +65,7 @@ fn a_warm_up_that_does_not_end_holds_nobody_up_twice() {
     let Some(master) = frozen("version-a", in_forks("/slow/100000")) else {
         return;
     };
-    let pool = Pool::new(master.clone()).unwrap();
+    let pool = Pool::new(master.clone(), master.config.pool_limits()).unwrap();
     assert!(!master.warm_ups.are_due(Instant::now()));
     let mut fork = pool.take(Instant::now() + ENOUGH).unwrap().fork;
     assert_eq!(fork.differing_pages(), 0);

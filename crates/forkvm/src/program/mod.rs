@@ -1,4 +1,7 @@
-//! A program ready for requests: its master and its forks.
+//! A program ready for requests, or a server: its frozen state and its forks.
+
+mod answer;
+mod lease;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -8,12 +11,18 @@ use crate::call::handlers::Handlers;
 use crate::call::hypercall::Response;
 use crate::config::Config;
 use crate::debug::{Debugger, Gate};
+use crate::exec::Sandbox;
 use crate::failure::{BootError, Cause, Failure};
 use crate::fork::Fork;
+use crate::image::exec::Command;
 use crate::master::Master;
 use crate::master::handover::HandedOver;
-use crate::pool::{Pool, TakeError, Taken};
-use crate::request::{CachePolicy, Header, Host, Quiet, Request};
+use crate::pool::{Origin, Pool, PoolStats, TakeError, Taken};
+pub use crate::program::answer::Answer;
+use crate::program::lease::Lease;
+use crate::request::{Host, Quiet, Request};
+use crate::server::http_client::{self, BadRequest};
+use crate::server::{Server, ServerFork, ServerLimits};
 
 /// Time `on_error` gets beyond the request's deadline, which a timeout has used up.
 const ON_ERROR_TIME: Duration = Duration::from_secs(1);
@@ -21,9 +30,19 @@ const ON_ERROR_TIME: Duration = Duration::from_secs(1);
 /// A frozen program and its pool of forks.
 #[derive(Debug)]
 pub struct Program {
-    pool: Arc<Pool>,
+    forks: Forks,
+    config: Config,
     counters: Counters,
     debug_gate: Gate,
+}
+
+/// The forks.
+#[derive(Debug)]
+enum Forks {
+    /// Of a program with handlers.
+    Handlers(Arc<Pool<Master>>),
+    /// Of an unmodified server.
+    Server(Arc<Pool<Server>>),
 }
 
 #[derive(Debug, Default)]
@@ -79,14 +98,40 @@ impl Program {
         Self::of(Master::boot(elf, config, Some(&state), host)?)
     }
 
+    /// Runs an unmodified server until it waits for a connection, and freezes it there. Of `config` its program's name, arguments,
+    /// environment and paths do not count, which `command` and `sandbox` have. Blocks up to `max_boot_time`.
+    ///
+    /// # Errors
+    /// See [`BootError`].
+    pub fn boot_server(
+        command: Command,
+        sandbox: &Sandbox,
+        config: Config,
+        host: &mut dyn Host,
+    ) -> Result<Arc<Self>, BootError> {
+        let setting = |error: &dyn std::fmt::Display| BootError::Setting(error.to_string());
+        config.check().map_err(|error| setting(&error))?;
+        let limits = server_limits(&config).map_err(|error| setting(&error))?;
+        let server = Server::boot(command, sandbox, limits, host)?;
+        let pool = Pool::new(server, config.pool_limits())
+            .map_err(|error| BootError::Host(error.to_string()))?;
+        Ok(Self::with(Forks::Server(pool), config))
+    }
+
     fn of(master: Master) -> Result<Arc<Self>, BootError> {
-        let pool =
-            Pool::new(Arc::new(master)).map_err(|error| BootError::Host(error.to_string()))?;
-        Ok(Arc::new(Self {
-            pool,
+        let config = master.config.clone();
+        let pool = Pool::new(Arc::new(master), config.pool_limits())
+            .map_err(|error| BootError::Host(error.to_string()))?;
+        Ok(Self::with(Forks::Handlers(pool), config))
+    }
+
+    fn with(forks: Forks, config: Config) -> Arc<Self> {
+        Arc::new(Self {
+            forks,
+            config,
             counters: Counters::default(),
             debug_gate: Gate::default(),
-        }))
+        })
     }
 
     /// This program's state, in a fork of its own: those of the pool are for requests.
@@ -96,7 +141,11 @@ impl Program {
         deadline: Instant,
         host: &mut dyn Host,
     ) -> Result<HandedOver, BootError> {
-        let master = self.pool.master();
+        // An unmodified server has nothing to hand over.
+        let Forks::Handlers(pool) = &self.forks else {
+            return Ok(HandedOver::default());
+        };
+        let master = pool.origin();
         if master
             .wait_point
             .handlers
@@ -129,18 +178,24 @@ impl Program {
 
     /// Bytes of state that it got from the program before, if it did.
     pub fn restored_state(&self) -> Option<u64> {
-        self.pool.master().restored
+        match &self.forks {
+            Forks::Handlers(pool) => pool.origin().restored,
+            Forks::Server(_) => None,
+        }
     }
 
     /// Makes forks on this thread until there are `forks` of them (at most `concurrency`), or none can be made, or it is
     /// `deadline`. The first requests then need not wait for them.
     pub fn fill(&self, forks: usize, deadline: Instant) {
-        self.pool.fill(forks, deadline);
+        match &self.forks {
+            Forks::Handlers(pool) => pool.fill(forks, deadline),
+            Forks::Server(pool) => pool.fill(forks, deadline),
+        }
     }
 
     /// The settings it was booted with.
     pub fn config(&self) -> &Config {
-        &self.pool.master().config
+        &self.config
     }
 
     /// Runs one request in a fork.
@@ -157,14 +212,39 @@ impl Program {
         deadline: Instant,
         host: &mut dyn Host,
     ) -> Result<Answer, Failure> {
-        let debugger = self.config().debugging.allowed.then(|| self.debugger());
-        self.run(
-            self.lease(deadline, host)?,
-            request,
-            deadline,
-            host,
-            debugger,
-        )
+        match &self.forks {
+            Forks::Handlers(pool) => {
+                let lease = self.lease(pool, deadline, host)?;
+                let debugger = self.config.debugging.allowed.then(|| self.debugger(pool));
+                self.run(lease, request, deadline, host, debugger)
+            }
+            Forks::Server(pool) => {
+                let lease = self.lease(pool, deadline, host)?;
+                self.serve(lease, request, deadline, host)
+            }
+        }
+    }
+
+    /// Has a fork of a server answer, which is not asked again if it fails.
+    fn serve(
+        &self,
+        mut lease: Lease<Server>,
+        request: &Request<'_>,
+        deadline: Instant,
+        host: &mut dyn Host,
+    ) -> Result<Answer, Failure> {
+        self.counters.requests.fetch_add(1, Ordering::Relaxed);
+        let most = self.config.limits.max_response_size;
+        match lease.fork()?.answer(request, deadline, most, host) {
+            Ok((head, body)) => {
+                let to_head = request.method == "HEAD";
+                Ok(Answer::of_server(lease, head, body, to_head))
+            }
+            Err(cause) => {
+                let what = lease.pool().origin().describe(&cause);
+                Err(self.failed(cause, what))
+            }
+        }
     }
 
     /// Runs one request and stops it at its handler's entry for a debugger, which is told to `host` ([`Host::note`]). The
@@ -181,23 +261,26 @@ impl Program {
         host: &mut dyn Host,
     ) -> Result<Answer, Failure> {
         let refused = |busy| Failure::NotDebugged { busy };
-        if !self.config().debugging.allowed {
+        let Forks::Handlers(pool) = &self.forks else {
+            return Err(refused(false));
+        };
+        if !self.config.debugging.allowed {
             return Err(refused(false));
         }
         let permit = self.debug_gate.enter().ok_or_else(|| refused(true))?;
-        let debugger = self.debugger().at_entry(permit);
-        self.run(self.own_lease()?, request, deadline, host, Some(debugger))
+        let debugger = self.debugger(pool).at_entry(permit);
+        let lease = Lease::own(pool.clone())?;
+        self.run(lease, request, deadline, host, Some(debugger))
     }
 
-    fn debugger(&self) -> Debugger<'_> {
-        let master = self.pool.master();
-        let config = &master.config;
-        Debugger::new(&config.debugging, &master.auxiliary, &self.debug_gate)
+    fn debugger<'a>(&'a self, pool: &'a Pool<Master>) -> Debugger<'a> {
+        let auxiliary = &pool.origin().auxiliary;
+        Debugger::new(&self.config.debugging, auxiliary, &self.debug_gate)
     }
 
     fn run(
         &self,
-        mut lease: Lease,
+        mut lease: Lease<Master>,
         request: &Request<'_>,
         deadline: Instant,
         host: &mut dyn Host,
@@ -209,19 +292,13 @@ impl Program {
             .call(request, deadline, host, debugger.as_mut())
             .and_then(|response| self.bounded(response))
         {
-            Ok(response) => {
-                return Ok(Answer {
-                    lease,
-                    response,
-                    position: 0,
-                    failure: None,
-                });
-            }
+            Ok(response) => return Ok(Answer::of_guest(lease, response, None)),
             Err(cause) => cause,
         };
         let stopped = cause == Cause::Stopped;
-        let failure = self.failed(cause);
-        let handlers = &self.pool.master().wait_point.handlers;
+        let master = lease.pool().origin().clone();
+        let failure = self.failed(cause.clone(), describe(&master, &cause));
+        let handlers = &master.wait_point.handlers;
         // Whoever had it end wants no answer.
         if stopped || handlers.get(Handlers::ON_ERROR).is_none() {
             return Err(failure);
@@ -244,14 +321,9 @@ impl Program {
             .call_on_error(request, &failure.to_string(), deadline, host)
             .and_then(|response| self.bounded(response))
         {
-            Ok(response) => Ok(Answer {
-                lease,
-                response,
-                position: 0,
-                failure: Some(failure),
-            }),
+            Ok(response) => Ok(Answer::of_guest(lease, response, Some(failure))),
             Err(second) => {
-                let second = format!("on_error failed: {}", self.describe(&second));
+                let second = format!("on_error failed: {}", describe(&master, &second));
                 Err(failed_again(failure, &second))
             }
         }
@@ -268,12 +340,19 @@ impl Program {
 
     /// Whether a request would find a fork, or a place to wait for one.
     pub fn has_room(&self) -> bool {
-        self.pool.stats().idle > 0 || self.config().queue.has_room()
+        self.pool_stats().idle > 0 || self.config.queue.has_room()
+    }
+
+    fn pool_stats(&self) -> PoolStats {
+        match &self.forks {
+            Forks::Handlers(pool) => pool.stats(),
+            Forks::Server(pool) => pool.stats(),
+        }
     }
 
     /// The counters now.
     pub fn stats(&self) -> Stats {
-        let pool = self.pool.stats();
+        let pool = self.pool_stats();
         let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         Stats {
             forks: pool.forks,
@@ -289,10 +368,12 @@ impl Program {
     /// For tests: how many pages of any idle fork differ from the master's. 0 unless a reset missed something. Slow.
     #[doc(hidden)]
     pub fn differing_pages(&self) -> usize {
-        self.pool
-            .idle_forks(Fork::differing_pages)
-            .into_iter()
-            .sum()
+        match &self.forks {
+            Forks::Handlers(pool) => pool.idle_forks(Fork::differing_pages),
+            Forks::Server(pool) => pool.idle_forks(ServerFork::differing_pages),
+        }
+        .into_iter()
+        .sum()
     }
 
     /// For the benchmark: the times of `n` bare `KVM_RUN` round trips of a fork, the least a request can cost.
@@ -301,23 +382,28 @@ impl Program {
     /// See [`Failure`]: no fork is free.
     #[doc(hidden)]
     pub fn round_trips(self: &Arc<Self>, n: usize) -> Result<Vec<Duration>, Failure> {
-        let mut lease = self.lease(Instant::now() + self.config().limits.max_wait, &mut Quiet)?;
+        let Forks::Handlers(pool) = &self.forks else {
+            return Ok(Vec::new());
+        };
+        let until = Instant::now() + self.config.limits.max_wait;
+        let mut lease = self.lease(pool, until, &mut Quiet)?;
         Ok(lease.fork()?.round_trips(n))
     }
 
-    fn lease(self: &Arc<Self>, deadline: Instant, host: &mut dyn Host) -> Result<Lease, Failure> {
-        let config = self.config();
+    fn lease<O: Origin>(
+        self: &Arc<Self>,
+        pool: &Arc<Pool<O>>,
+        deadline: Instant,
+        host: &mut dyn Host,
+    ) -> Result<Lease<O>, Failure> {
+        let config = &self.config;
         let start = Instant::now();
-        match self.pool.take(deadline.min(start + config.limits.max_wait)) {
+        match pool.take(deadline.min(start + config.limits.max_wait)) {
             Ok(Taken { fork, loss }) => {
                 if let Some(loss) = loss {
                     host.note(&format!("a fork was given up after its request: {loss}"));
                 }
-                Ok(Lease {
-                    program: self.clone(),
-                    fork: Some(fork),
-                    of_pool: true,
-                })
+                Ok(Lease::of_pool(pool.clone(), fork))
             }
             Err(TakeError::Busy) => {
                 self.counters.busy.fetch_add(1, Ordering::Relaxed);
@@ -336,42 +422,44 @@ impl Program {
         }
     }
 
-    /// A fork that no other request waits for.
-    fn own_lease(self: &Arc<Self>) -> Result<Lease, Failure> {
-        match Fork::new(self.pool.master().clone()) {
-            Ok(fork) => Ok(Lease {
-                program: self.clone(),
-                fork: Some(Box::new(fork)),
-                of_pool: false,
-            }),
-            Err(error) => Err(Failure::NoFork {
-                reason: error.to_string(),
-            }),
-        }
-    }
-
-    fn describe(&self, cause: &Cause) -> String {
-        let master = self.pool.master();
-        let limits = &master.config.limits;
-        let time = format!("{:?} (max_request_time)", limits.max_request_time);
-        let memory = format!("{} bytes (max_request_memory)", limits.max_request_memory);
-        cause.describe(
-            &master.symbols,
-            &master.wait_point.layout.stack_window(),
-            &time,
-            &memory,
-        )
-    }
-
-    fn failed(&self, cause: Cause) -> Failure {
+    fn failed(&self, cause: Cause, what: String) -> Failure {
         self.counters.failures.fetch_add(1, Ordering::Relaxed);
-        let what = self.describe(&cause);
         let failure = Failure::Guest { cause, what };
         if failure.is_timeout() {
             self.counters.timeouts.fetch_add(1, Ordering::Relaxed);
         }
         failure
     }
+}
+
+fn describe(master: &Master, cause: &Cause) -> String {
+    let limits = &master.config.limits;
+    let time = format!("{:?} (max_request_time)", limits.max_request_time);
+    let memory = format!("{} bytes (max_request_memory)", limits.max_request_memory);
+    let stack = master.wait_point.layout.stack_window();
+    cause.describe(&master.symbols, &stack, &time, &memory)
+}
+
+/// What of a configuration a server has to know.
+fn server_limits(config: &Config) -> Result<ServerLimits, BadRequest> {
+    let limits = &config.limits;
+    let request = config.warm_up.as_ref().map(|of| (of, of.request()));
+    let warm_up = match &request {
+        Some((warm_up, request)) => {
+            vec![http_client::head(request)?; warm_up.num_requests as usize]
+        }
+        None => Vec::new(),
+    };
+    Ok(ServerLimits {
+        max_boot_time: limits.max_boot_time,
+        max_request_time: limits.max_request_time,
+        // Within the request's deadline.
+        max_idle_time: limits.max_request_time,
+        max_request_memory: limits.max_request_memory,
+        req_mem_limit_after_reset: limits.req_mem_limit_after_reset,
+        warm_up,
+        ..Default::default()
+    })
 }
 
 /// A failure that is not all: what else went wrong is told with it.
@@ -382,101 +470,5 @@ fn failed_again(first: Failure, second: &str) -> Failure {
             what: format!("{what}; then {second}"),
         },
         other => other,
-    }
-}
-
-impl Drop for Program {
-    fn drop(&mut self) {
-        self.pool.close();
-    }
-}
-
-/// A fork in use. Dropping it resets the fork and gives it back to the pool, whatever happened. One that is not of the
-/// pool is freed.
-#[derive(Debug)]
-struct Lease {
-    program: Arc<Program>,
-    fork: Option<Box<Fork>>,
-    of_pool: bool,
-}
-
-impl Lease {
-    fn fork(&mut self) -> Result<&mut Fork, Failure> {
-        // There is one until drop; an error instead of a panic all the same.
-        self.fork.as_deref_mut().ok_or_else(|| Failure::NoFork {
-            reason: "it was given back".into(),
-        })
-    }
-}
-
-impl Drop for Lease {
-    fn drop(&mut self) {
-        match self.fork.take() {
-            Some(mut fork) if self.of_pool => {
-                let reset = fork.reset();
-                self.program.pool.give_back(fork, reset);
-            }
-            Some(fork) => self.program.pool.free(fork),
-            None => {}
-        }
-    }
-}
-
-/// A guest's answer. It holds the fork, whose memory has the body; dropping it resets the fork.
-#[derive(Debug)]
-pub struct Answer {
-    lease: Lease,
-    response: Response,
-    position: u64,
-    failure: Option<Failure>,
-}
-
-impl Answer {
-    /// The status, 200 to 599.
-    pub fn status(&self) -> u16 {
-        self.response.status
-    }
-
-    /// The content type; may be empty. Free of control characters.
-    pub fn content_type(&self) -> &[u8] {
-        &self.response.content_type
-    }
-
-    /// The other headers: valid names and values, none that belong to the connection or to framing.
-    pub fn headers(&self) -> &[Header<'static>] {
-        &self.response.headers
-    }
-
-    /// How long it may be cached; `None` if the guest did not allow that.
-    pub fn cache(&self) -> Option<CachePolicy> {
-        self.response.cache
-    }
-
-    /// The failure before, if this is the answer of `on_error`.
-    pub fn failure(&self) -> Option<&Failure> {
-        self.failure.as_ref()
-    }
-
-    /// Length of the whole body in bytes.
-    pub fn body_len(&self) -> u64 {
-        self.response.body.1
-    }
-
-    /// Copies the start of the body, to look at it, and says how much that is. [`Answer::read_body`] begins there all the
-    /// same.
-    pub fn body_start(&self, buf: &mut [u8]) -> usize {
-        self.copy_body(0, buf)
-    }
-
-    /// Copies the next piece of the body out of guest memory. 0 at its end.
-    pub fn read_body(&mut self, buf: &mut [u8]) -> usize {
-        let n = self.copy_body(self.position, buf);
-        self.position += n as u64;
-        n
-    }
-
-    fn copy_body(&self, position: u64, buf: &mut [u8]) -> usize {
-        let fork = self.lease.fork.as_ref();
-        fork.map_or(0, |fork| fork.read_body(&self.response, position, buf))
     }
 }

@@ -1,0 +1,55 @@
+//! What an unmodified program may read unless told otherwise: itself, and what every C library looks at.
+
+use std::path::{Path, PathBuf};
+
+use crate::linux::AllowedPath;
+
+/// Where a dynamic linker, libraries and the interpreters of scripts are, and what every C library looks at: readable unless
+/// told otherwise.
+const SYSTEM: [&str; 22] = [
+    "/bin",
+    "/usr/bin",
+    "/usr/local/bin",
+    "/lib",
+    "/lib64",
+    "/usr/lib",
+    "/usr/lib64",
+    "/usr/local/lib",
+    "/usr/share/zoneinfo",
+    "/usr/share/locale",
+    "/usr/share/ca-certificates",
+    "/etc/ld.so.cache",
+    "/etc/localtime",
+    "/etc/nsswitch.conf",
+    "/etc/hosts",
+    "/etc/resolv.conf",
+    "/etc/ssl",
+    "/etc/host.conf",
+    "/etc/passwd",
+    "/etc/group",
+    "/etc/services",
+    "/etc/protocols",
+];
+
+/// What the program at this path may read, whatever else it may.
+pub fn usual_paths(program: &Path) -> Vec<AllowedPath> {
+    let system = SYSTEM.iter().map(PathBuf::from);
+    let system = system.filter(|path| path.exists()).map(AllowedPath::from);
+    program_paths(program).into_iter().chain(system).collect()
+}
+
+/// What has to be readable for a program to be: its file, and a link that names it, which stays one.
+fn program_paths(path: &Path) -> Vec<AllowedPath> {
+    match path.canonicalize() {
+        Ok(real) if path.is_symlink() => vec![
+            AllowedPath {
+                seen: path.into(),
+                link: true,
+                ..AllowedPath::from(&real)
+            },
+            real.into(),
+        ],
+        // One that is not there is told of where it is opened.
+        _ => vec![path.into()],
+    }
+}
