@@ -49,7 +49,7 @@ pub enum BadResponse {
     #[error("the connection ended before it was whole")]
     EndedEarly,
     /// The body is longer than allowed.
-    #[error("its body has more than {0} bytes")]
+    #[error("its body has more than {0} bytes (max_response_size)")]
     LongBody(u64),
 }
 
@@ -256,7 +256,7 @@ impl Decoder {
 
     fn take_trailer(&mut self, bytes: &[u8], so_far: usize) -> Result<Option<usize>, BadResponse> {
         let line = bytes.windows(2).position(|end| end == b"\r\n");
-        let so_far = so_far + line.unwrap_or(bytes.len());
+        let so_far = so_far + line.map_or(bytes.len(), |len| len + 2);
         if so_far > MOST_TRAILERS {
             return Err(BadResponse::TooLong("trailer section", MOST_TRAILERS));
         }
