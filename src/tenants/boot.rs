@@ -250,7 +250,12 @@ fn serve(
 ) -> Result<Arc<Program>, BootError> {
     let serving =
         Serving::new(tenant, program).map_err(|error| BootError::Host(error.to_string()))?;
-    Program::boot_server(serving.command.clone(), &serving.sandbox, config, host)
+    let Serving {
+        command,
+        sandbox,
+        keep,
+    } = serving;
+    Program::boot_server(command, &sandbox, config, keep, host)
 }
 
 /// Why there is no program at a tenant's path.

@@ -7,9 +7,10 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use forkvm::{AllowedPath, Command, Sandbox, usual_paths};
+use forkvm::{AllowedPath, Command, Sandbox, program_paths, system_paths};
 
 use crate::file;
+use crate::tenants::store::{SUFFIX, prefix};
 use crate::tenants::tenant::Tenant;
 
 /// How much of a file is compared at a time.
@@ -21,15 +22,20 @@ pub struct Serving {
     pub command: Command,
     /// What it may have.
     pub sandbox: Sandbox,
-    _aside: Option<Aside>,
+    /// To be kept as long as the program.
+    pub keep: Option<Keep>,
 }
 
-/// A file that is there as long as this.
+/// Something that is dropped with a program.
+pub type Keep = Box<dyn std::any::Any + Send + Sync>;
+
+/// A file that is there as long as this: as long as the program runs, whose requests may read it.
+#[derive(Debug)]
 struct Aside(PathBuf);
 
 impl Drop for Aside {
     fn drop(&mut self) {
-        // What can't be removed the store clears away at its next change.
+        // What can't be removed, or a crash has left, the store clears away at a change after the next start.
         let _ = fs::remove_file(&self.0);
     }
 }
@@ -39,21 +45,17 @@ impl Serving {
     pub fn new(tenant: &Tenant, program: &[u8]) -> io::Result<Self> {
         let settings = &tenant.settings;
         let (path, config) = (&settings.path, &settings.config);
-        let mut allowed_paths = usual_paths(path);
-        let aside = if holds(path, program)? {
-            None
+        let (mut allowed_paths, aside) = if holds(path, program)? {
+            (program_paths(path), None)
         } else {
-            let aside = write_aside(tenant.store.folder(), program)?;
-            // The first of the same place counts.
-            allowed_paths.insert(
-                0,
-                AllowedPath {
-                    seen: path.clone(),
-                    ..AllowedPath::from(&aside.0)
-                },
-            );
-            Some(aside)
+            let aside = Aside::write(tenant.store.folder(), program)?;
+            let seen = AllowedPath {
+                seen: path.clone(),
+                ..AllowedPath::from(&aside.0)
+            };
+            (vec![seen], Some(aside))
         };
+        allowed_paths.extend(system_paths());
         allowed_paths.extend(config.allowed_paths.iter().cloned());
         let bytes = |text: &str| text.as_bytes().to_vec();
         let path = path.to_string_lossy();
@@ -63,7 +65,18 @@ impl Serving {
             format!("KVM_NAME={}", config.name),
             format!("KVM_GROUP={}", config.group),
         ];
-        let environment = own.iter().chain(&config.environment);
+        let name = |entry: &str| entry.split_once('=').map(|(name, _)| name.to_owned());
+        let is_given = |own: &&String| {
+            config
+                .environment
+                .iter()
+                .any(|entry| name(entry) == name(own))
+        };
+        // getenv(3) finds the first of a name.
+        let environment = own
+            .iter()
+            .filter(|own| !is_given(own))
+            .chain(&config.environment);
         Ok(Self {
             command: Command {
                 path: bytes(&path),
@@ -77,7 +90,7 @@ impl Serving {
                 allowed_net: settings.values.allow_net.clone(),
                 ..Sandbox::default()
             },
-            _aside: aside,
+            keep: aside.map(|aside| Box::new(aside) as Keep),
         })
     }
 }
@@ -100,20 +113,32 @@ fn holds(path: &Path, program: &[u8]) -> io::Result<bool> {
     Ok(true)
 }
 
-/// Puts a program into a file of its own: what is booted is stored only once it has booted.
-fn write_aside(folder: &Path, program: &[u8]) -> io::Result<Aside> {
-    static NUMBER: AtomicU64 = AtomicU64::new(0);
-    let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-    let path = folder.join(format!("boot-{}-{number}.tmp", std::process::id()));
-    let told =
-        |error: io::Error| io::Error::new(error.kind(), format!("{}: {error}", path.display()));
-    let mut file: File = OpenOptions::new()
-        .create_new(true)
-        .write(true)
-        .mode(0o700)
-        .open(&path)
-        .map_err(told)?;
-    let aside = Aside(path.clone());
-    file.write_all(program).map_err(told)?;
-    Ok(aside)
+impl Aside {
+    /// Puts a program into a file of its own: what is booted is stored only once it has booted.
+    fn write(folder: &Path, program: &[u8]) -> io::Result<Self> {
+        let (mut file, aside) = Self::create(folder)?;
+        file.write_all(program)
+            .map_err(|error| told(&aside.0, &error))?;
+        Ok(aside)
+    }
+
+    fn create(folder: &Path) -> io::Result<(File, Self)> {
+        static NUMBER: AtomicU64 = AtomicU64::new(0);
+        loop {
+            let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+            let path = folder.join(format!("{}{number}{SUFFIX}", prefix()));
+            let mut options = OpenOptions::new();
+            options.create_new(true).write(true).mode(0o700);
+            match options.open(&path) {
+                Ok(file) => return Ok((file, Self(path))),
+                // Of a process before us that had our number.
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+                Err(error) => return Err(told(&path, &error)),
+            }
+        }
+    }
+}
+
+fn told(path: &Path, error: &io::Error) -> io::Error {
+    io::Error::new(error.kind(), format!("{}: {error}", path.display()))
 }

@@ -131,6 +131,13 @@ impl Stored {
     }
 }
 
+/// How files begin and end that this process has programs run from.
+pub fn prefix() -> String {
+    format!("boot-{}-", std::process::id())
+}
+/// See [`prefix`].
+pub const SUFFIX: &str = ".run";
+
 /// The right to change a store.
 #[derive(Debug)]
 pub struct Lock {
@@ -393,7 +400,8 @@ impl Store {
         for entry in entries.flatten() {
             let name = entry.file_name();
             let name = name.to_string_lossy();
-            if name.ends_with(".tmp") || name.ends_with(".elf") && !kept(&name) {
+            let is_left = name.ends_with(SUFFIX) && !name.starts_with(&prefix());
+            if is_left || name.ends_with(".tmp") || name.ends_with(".elf") && !kept(&name) {
                 let _ = fs::remove_file(entry.path());
             }
         }

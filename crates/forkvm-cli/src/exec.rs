@@ -9,7 +9,10 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use clap::Args;
-use forkvm::{AllowedPath, Command, Ended, Host, NetPlace, NetRule, Sandbox, Stream, usual_paths};
+use forkvm::{
+    AllowedPath, Command, Ended, Host, NetPlace, NetRule, Sandbox, Stream, program_paths,
+    system_paths,
+};
 
 use rustix::event::{PollFd, PollFlags, Timespec};
 
@@ -30,7 +33,7 @@ pub struct Allow {
     #[arg(short = 'A', long)]
     allow_all: bool,
     /// Files and folders the program may read, comma-separated; without a value all. Libraries and the system's programs are
-    /// readable anyway, and so are time zones, locales, /etc/ssl and of /etc hosts, resolv.conf, nsswitch.conf, host.conf, localtime, passwd, group,
+    /// readable anyway, and so are time zones, locales, certificates and of /etc hosts, resolv.conf, nsswitch.conf, host.conf, localtime, passwd, group,
     /// services and protocols.
     #[arg(long, value_name = "PATH,…", num_args = 0..=1, require_equals = true, value_delimiter = ',', default_missing_value = "/")]
     allow_read: Vec<PathBuf>,
@@ -138,7 +141,8 @@ impl Allow {
         if self.allow_all {
             writable_paths.push("/".into());
         }
-        allowed_paths.extend(usual_paths(OsStr::from_bytes(&command.path).as_ref()));
+        allowed_paths.extend(program_paths(OsStr::from_bytes(&command.path).as_ref()));
+        allowed_paths.extend(system_paths());
         let cwd = match &self.cwd {
             Some(cwd) => cwd.clone(),
             None => std::env::current_dir().map_err(|error| error.to_string())?,

@@ -6,7 +6,7 @@ use crate::linux::AllowedPath;
 
 /// Where a dynamic linker, libraries and the interpreters of scripts are, and what every C library looks at: readable unless
 /// told otherwise.
-const SYSTEM: [&str; 22] = [
+const SYSTEM: [&str; 24] = [
     "/bin",
     "/usr/bin",
     "/usr/local/bin",
@@ -23,7 +23,9 @@ const SYSTEM: [&str; 22] = [
     "/etc/nsswitch.conf",
     "/etc/hosts",
     "/etc/resolv.conf",
-    "/etc/ssl",
+    "/etc/ssl/certs",
+    "/etc/ssl/cert.pem",
+    "/etc/ssl/openssl.cnf",
     "/etc/host.conf",
     "/etc/passwd",
     "/etc/group",
@@ -31,15 +33,14 @@ const SYSTEM: [&str; 22] = [
     "/etc/protocols",
 ];
 
-/// What the program at this path may read, whatever else it may.
-pub fn usual_paths(program: &Path) -> Vec<AllowedPath> {
+/// What any program may read, whatever else it may, but for its own file.
+pub fn system_paths() -> impl Iterator<Item = AllowedPath> {
     let system = SYSTEM.iter().map(PathBuf::from);
-    let system = system.filter(|path| path.exists()).map(AllowedPath::from);
-    program_paths(program).into_iter().chain(system).collect()
+    system.filter(|path| path.exists()).map(AllowedPath::from)
 }
 
-/// What has to be readable for a program to be: its file, and a link that names it, which stays one.
-fn program_paths(path: &Path) -> Vec<AllowedPath> {
+/// What has to be readable for the program at this path to be: its file, and a link that names it, which stays one.
+pub fn program_paths(path: &Path) -> Vec<AllowedPath> {
     match path.canonicalize() {
         Ok(real) if path.is_symlink() => vec![
             AllowedPath {

@@ -97,6 +97,18 @@ pub fn strip_connection_headers(headers: &mut Vec<Header<'_>>) {
     headers.retain(|header| !is_connections(&header.name));
 }
 
+/// Removes what a header `Connection` names: it is not for who comes after the next (RFC 9110, 7.6.1).
+pub fn strip_named_by_connection(headers: &mut Vec<Header<'_>>) {
+    let is_connection = |header: &&Header<'_>| header.name.eq_ignore_ascii_case("connection");
+    let named: Vec<Vec<u8>> = headers
+        .iter()
+        .filter(is_connection)
+        .flat_map(|header| header.value.split(|&byte| byte == b','))
+        .map(|name| name.trim_ascii().to_ascii_lowercase())
+        .collect();
+    headers.retain(|header| !named.contains(&header.name.to_ascii_lowercase().into_bytes()));
+}
+
 /// One request's messages, as far as the guest has changed them.
 pub struct Exchange<'a> {
     /// The request.

@@ -224,9 +224,10 @@ impl Machine {
         self.watch.arm(deadline);
     }
 
-    /// Shares the processor with others from now on, by slices of this length ([`Host::give_way`]).
-    pub fn set_slice(&mut self, slice: Option<Duration>) {
-        self.slice = slice;
+    /// Shares the processor with others from now on, by slices of this length ([`Host::give_way`]). Gives what it was
+    /// before.
+    pub fn set_slice(&mut self, slice: Option<Duration>) -> Option<Duration> {
+        std::mem::replace(&mut self.slice, slice)
     }
 
     /// How much later than told the deadline of [`Machine::watched`] was, since others had the processor meanwhile.
@@ -327,7 +328,7 @@ impl Machine {
 
     /// The watchdog, or some other signal, has interrupted the program. Before the deadline that is its slice's end.
     fn turn_over(&mut self, deadline: Instant, host: &mut dyn Host) -> Option<Cause> {
-        if Instant::now() >= deadline + self.kept {
+        if self.is_over(deadline) {
             return Some(Cause::Timeout);
         }
         if self.slice.is_none() {
@@ -339,6 +340,11 @@ impl Machine {
         }
         self.watch.arm(self.turn_end(deadline));
         None
+    }
+
+    /// Whether this deadline is over, for which the time does not count that others had the processor.
+    pub(super) fn is_over(&self, deadline: Instant) -> bool {
+        Instant::now() >= deadline + self.kept
     }
 
     /// When it is to be interrupted, with this deadline for all of what it does.

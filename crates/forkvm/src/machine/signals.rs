@@ -46,7 +46,7 @@ impl Machine {
         }
         // A kick that came during a call is taken back where the watchdog is armed again, by the call or below: after calls
         // that each do so there may be no other one.
-        if Instant::now() >= deadline {
+        if self.is_over(deadline) {
             return Some(Cause::Timeout);
         }
         let alarm = self.linux.next_alarm();

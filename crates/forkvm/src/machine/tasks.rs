@@ -1,5 +1,6 @@
 //! Several tasks on one vCPU: what a call asks for of others, switches, and what happens while all of them wait.
 
+use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -21,6 +22,8 @@ const NOBODY: i32 = 0;
 const SPINS: u32 = 5;
 /// How long a task runs while another one could.
 pub(super) const SLICE: Duration = Duration::from_millis(10);
+/// How often a machine that boots looks for what comes from outside.
+const LOOK_OUTSIDE: Duration = Duration::from_millis(20);
 
 /// What there is to go on with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -177,7 +180,7 @@ impl Machine {
                 Err(cause) => return Some(cause),
             };
             let now = Instant::now();
-            if now >= deadline {
+            if self.is_over(deadline) {
                 return Some(Cause::Timeout);
             }
             if found == Found::Moved || self.linux.pump_outside() {
@@ -211,6 +214,21 @@ impl Machine {
     /// Waits until something comes from outside, at most until this time.
     pub fn wait_outside(&self, until: Instant) {
         wait_until(self.linux.outside_event(), until);
+    }
+
+    /// The same while the machine boots, and so may have to leave the processor to others. What comes from outside may be found a
+    /// little late then. `Break` if its host has it end.
+    pub fn wait_in_turns(&mut self, until: Instant, host: &mut dyn Host) -> ControlFlow<()> {
+        if self.slice.is_none() {
+            self.wait_outside(until);
+            return ControlFlow::Continue(());
+        }
+        let left = until.saturating_duration_since(Instant::now());
+        let time = match self.linux.outside_event() {
+            Some(_) => left.min(LOOK_OUTSIDE),
+            None => left,
+        };
+        self.give_way(time, host)
     }
 
     /// Waits until the host has taken what the program has sent, as far as it takes it before the deadline.
@@ -346,15 +364,11 @@ impl Machine {
     /// The watchdog, or some other signal, has interrupted the current task. Before the deadline it is another one's turn, and
     /// while the machine boots perhaps another machine's.
     pub(super) fn interrupted(&mut self, deadline: Instant, host: &mut dyn Host) -> Option<Cause> {
-        if Instant::now() >= deadline + self.kept {
+        if self.is_over(deadline) {
             return Some(Cause::Timeout);
         }
         self.watch.disarm();
-<<<<<<< HEAD
-        if self.slice.is_some() && host.give_way(Duration::ZERO).is_break() {
-=======
         if self.slice.is_some() && self.give_way(Duration::ZERO, host).is_break() {
->>>>>>> 5223fb9 (Unmodified servers as tenants: server = true)
             return Some(Cause::Stopped);
         }
         if self.is_in_program() {
@@ -380,14 +394,8 @@ impl Machine {
 
     /// When the current task's turn is over at the latest, and its host is to be asked whether it goes on.
     pub(super) fn slice_end(&self, deadline: Instant) -> Instant {
-<<<<<<< HEAD
-        let asked = self.slice.map(|slice| Instant::now() + slice);
-        let first = [self.armed_for, asked].into_iter().flatten().min();
-        let until = first.map_or(deadline, |first| first.min(deadline));
-=======
         let deadline = self.turn_end(deadline);
         let until = self.armed_for.map_or(deadline, |alarm| alarm.min(deadline));
->>>>>>> 5223fb9 (Unmodified servers as tenants: server = true)
         if self.linux.tasks().len() > 1 {
             until.min(self.turn_ends.unwrap_or_else(|| Instant::now() + SLICE))
         } else {

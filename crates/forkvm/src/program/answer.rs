@@ -56,6 +56,7 @@ impl Answer {
         to_head: bool,
     ) -> Self {
         let mut headers = head.headers;
+        http::strip_named_by_connection(&mut headers);
         http::strip_connection_headers(&mut headers);
         Self {
             response: Response {

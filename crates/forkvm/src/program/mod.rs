@@ -3,6 +3,7 @@
 mod answer;
 mod lease;
 
+use std::any::Any;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -34,6 +35,8 @@ pub struct Program {
     config: Config,
     counters: Counters,
     debug_gate: Gate,
+    /// What its user wants to have as long as it.
+    _keep: Option<Box<dyn Any + Send + Sync>>,
 }
 
 /// The forks.
@@ -99,7 +102,7 @@ impl Program {
     }
 
     /// Runs an unmodified server until it waits for a connection, and freezes it there. Of `config` its program's name, arguments,
-    /// environment and paths do not count, which `command` and `sandbox` have. Blocks up to `max_boot_time`.
+    /// environment and paths do not count, which `command` and `sandbox` have. `keep` is dropped with it. Blocks up to `max_boot_time`.
     ///
     /// # Errors
     /// See [`BootError`].
@@ -107,6 +110,7 @@ impl Program {
         command: Command,
         sandbox: &Sandbox,
         config: Config,
+        keep: Option<Box<dyn Any + Send + Sync>>,
         host: &mut dyn Host,
     ) -> Result<Arc<Self>, BootError> {
         let setting = |error: &dyn std::fmt::Display| BootError::Setting(error.to_string());
@@ -115,22 +119,23 @@ impl Program {
         let server = Server::boot(command, sandbox, limits, host)?;
         let pool = Pool::new(server, config.pool_limits())
             .map_err(|error| BootError::Host(error.to_string()))?;
-        Ok(Self::with(Forks::Server(pool), config))
+        Ok(Self::with(Forks::Server(pool), config, keep))
     }
 
     fn of(master: Master) -> Result<Arc<Self>, BootError> {
         let config = master.config.clone();
         let pool = Pool::new(Arc::new(master), config.pool_limits())
             .map_err(|error| BootError::Host(error.to_string()))?;
-        Ok(Self::with(Forks::Handlers(pool), config))
+        Ok(Self::with(Forks::Handlers(pool), config, None))
     }
 
-    fn with(forks: Forks, config: Config) -> Arc<Self> {
+    fn with(forks: Forks, config: Config, keep: Option<Box<dyn Any + Send + Sync>>) -> Arc<Self> {
         Arc::new(Self {
             forks,
             config,
             counters: Counters::default(),
             debug_gate: Gate::default(),
+            _keep: keep,
         })
     }
 
@@ -458,6 +463,7 @@ fn server_limits(config: &Config) -> Result<ServerLimits, BadRequest> {
         max_request_memory: limits.max_request_memory,
         req_mem_limit_after_reset: limits.req_mem_limit_after_reset,
         warm_up,
+        warm_forks: config.warm_up.as_ref().is_none_or(|warm_up| warm_up.forks),
         ..Default::default()
     })
 }

@@ -141,15 +141,15 @@ pub fn serve(
         gone_since: None,
     };
     machine.set_serving(id);
-    machine.set_slice(Some(LOOK));
+    let before = machine.set_slice(Some(LOOK));
     let served = machine.watched(now + times.request, |machine| {
         between.serve(machine, times, host)
     });
-    machine.set_slice(None);
+    machine.set_slice(before);
     served
 }
 
-/// A host that has the program end when its client is gone.
+/// A host that has the program end when its client is gone, and lets others have the processor where it boots.
 struct WithClient<'a> {
     host: &'a mut dyn Host,
     connection: &'a mut dyn Connection,
@@ -177,14 +177,17 @@ impl Host for WithClient<'_> {
         self.host.trace(line);
     }
 
-    fn give_way(&mut self, _: Duration) -> ControlFlow<()> {
+    fn give_way(&mut self, time: Duration) -> ControlFlow<()> {
         if self.connection.is_gone() {
             let since = *self.gone_since.get_or_insert_with(Instant::now);
             if since.elapsed() >= LOOK {
                 return ControlFlow::Break(());
             }
         }
-        ControlFlow::Continue(())
+        match self.host.slice() {
+            Some(_) => self.host.give_way(time),
+            None => ControlFlow::Continue(()),
+        }
     }
 }
 

@@ -113,6 +113,23 @@ impl ServerFork {
         host: &mut dyn Host,
     ) -> Result<(), NotWarm> {
         let server = self.server.clone();
+        if !server.limits.warm_forks || !server.warm_ups.are_due(Instant::now()) {
+            return Ok(());
+        }
+        let result = self.serve_warm_ups(&server, deadline, host);
+        match result {
+            Ok(()) => server.warm_ups.ran(),
+            Err(_) => server.warm_ups.failed(Instant::now()),
+        }
+        result
+    }
+
+    fn serve_warm_ups(
+        &mut self,
+        server: &Server,
+        deadline: Option<Instant>,
+        host: &mut dyn Host,
+    ) -> Result<(), NotWarm> {
         let mut seen = BTreeSet::new();
         let different = server.limits.warm_up.iter().filter(|&of| seen.insert(of));
         for request in different.take(MOST_WARM_UPS) {

@@ -113,6 +113,9 @@ impl Connection for HttpClient<'_> {
     }
 
     fn send(&mut self, bytes: &[u8]) -> io::Result<Option<usize>> {
+        if self.bad.is_some() {
+            return Err(io::ErrorKind::ConnectionAborted.into());
+        }
         if let Err(bad) = self.decoder.take(bytes) {
             let error = io::Error::other(bad.to_string());
             self.bad = Some(bad);
@@ -122,6 +125,8 @@ impl Connection for HttpClient<'_> {
     }
 
     fn finish(&mut self) -> io::Result<()> {
+        // Where it has ended too early that is found when the connection is closed.
+        let _ = self.decoder.end();
         Ok(())
     }
 

@@ -18,6 +18,8 @@ pub struct ServerLimits {
     /// What clients send before the freeze, one after the other, each on a connection of its own: warm-up requests take a
     /// server's first-time costs (lazy imports, caches, a JIT).
     pub warm_up: Vec<Vec<u8>>,
+    /// Whether each new fork serves them too, before it gets a connection.
+    pub warm_forks: bool,
     /// How long it goes on after that, before the freeze: for what it does some time after its start.
     pub warm_up_time: Duration,
     /// Connections to the outside that are open at the freeze are reset, for the program to find out. Otherwise it is not
@@ -34,6 +36,7 @@ impl Default for ServerLimits {
             max_request_memory: 256 << 20,
             req_mem_limit_after_reset: 32 << 20,
             warm_up: Vec::new(),
+            warm_forks: true,
             warm_up_time: Duration::ZERO,
             drop_connections: false,
         }

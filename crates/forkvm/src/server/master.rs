@@ -20,6 +20,7 @@ use crate::linux::{Address, Linux, Listener, ListenerId};
 use crate::machine::probe::{self, KvmHost};
 use crate::machine::{Event, Machine};
 use crate::master::freeze;
+use crate::master::warm_ups::WarmUps;
 use crate::memory::learned::Learned;
 use crate::memory::mapping::Mapping;
 use crate::memory::space::Space;
@@ -94,6 +95,7 @@ pub struct Server {
     pub(super) frozen: Instant,
     /// What its forks' connections write.
     pub(super) learned: Learned,
+    pub(super) warm_ups: WarmUps,
     pub(super) limits: ServerLimits,
     stack: Range<u64>,
     boot_time: Duration,
@@ -155,6 +157,7 @@ impl Server {
             events: frozen.events,
             frozen: Instant::now(),
             learned: Learned::default(),
+            warm_ups: WarmUps::default(),
             limits,
             stack,
             boot_time: start.elapsed(),
@@ -249,13 +252,14 @@ impl NotYet {
 fn boot_and_warm_up(
     machine: &mut Machine,
     limits: &ServerLimits,
-    deadline: Instant,
+    mut deadline: Instant,
     host: &mut dyn Host,
 ) -> Result<ListenerId, NotYet> {
     let mut listener = machine.watched(deadline, |machine| {
         let first = machine.run(deadline, host);
         until_it_serves(machine, first, Instant::now(), deadline, host)
     })?;
+    deadline += machine.kept();
     // A worker process is what serves from now on.
     machine.linux.tasks_mut().be_no_child();
     for request in &limits.warm_up {
@@ -265,7 +269,9 @@ fn boot_and_warm_up(
         };
         let mut client = warm_up::Client::new(request, None);
         connection::serve(machine, listener, &mut client, times, host).map_err(NotYet::Ended)?;
+        deadline += machine.kept();
         listener = go_on_until_it_serves(machine, Instant::now(), deadline, host)?;
+        deadline += machine.kept();
     }
     if !limits.warm_up_time.is_zero() {
         let least = Instant::now() + limits.warm_up_time;
@@ -320,7 +326,9 @@ fn until_it_serves(
             (None, None) if is_connected => deadline,
             (None, None) => return Err(NotYet::WaitsForNothing(machine.linux.why_all_wait())),
         };
-        machine.wait_outside(until.min(deadline));
+        if machine.wait_in_turns(until.min(deadline), host).is_break() {
+            return Err(NotYet::Ended(Cause::Stopped));
+        }
         event = machine.go_on(deadline, host);
     }
 }

@@ -48,6 +48,9 @@ pub enum BadResponse {
     /// The connection was closed too early.
     #[error("the connection ended before it was whole")]
     EndedEarly,
+    /// The host has no memory for the body.
+    #[error("the host has no memory for its body")]
+    NoMemory,
     /// The body is longer than allowed.
     #[error("its body has more than {0} bytes (max_response_size)")]
     LongBody(u64),
@@ -238,6 +241,13 @@ impl Decoder {
     }
 
     fn take_chunk_size(&mut self, bytes: &[u8]) -> Result<Option<usize>, BadResponse> {
+        // A line without any digit would be the last chunk.
+        if bytes
+            .first()
+            .is_some_and(|first| !first.is_ascii_hexdigit())
+        {
+            return Err(BadResponse::BadChunk);
+        }
         match httparse::parse_chunk_size(bytes) {
             Ok(Status::Complete((used, 0))) => {
                 self.state = State::Trailers(0);
@@ -277,6 +287,9 @@ impl Decoder {
     fn take_body(&mut self, bytes: &[u8], left: u64) -> Result<usize, BadResponse> {
         let used = usize::try_from(left).map_or(bytes.len(), |left| left.min(bytes.len()));
         self.check_body(used as u64)?;
+        self.body
+            .try_reserve(used)
+            .map_err(|_| BadResponse::NoMemory)?;
         self.body.extend_from_slice(&bytes[..used]);
         Ok(used)
     }
@@ -433,6 +446,14 @@ mod tests {
             ),
             (
                 "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabcd\r\n0\r\n\r\n",
+                BadChunk,
+            ),
+            (
+                "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n\r\n\r\n",
+                BadChunk,
+            ),
+            (
+                "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n;x\r\n\r\n",
                 BadChunk,
             ),
             (
