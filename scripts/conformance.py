@@ -13,6 +13,7 @@ import re
 import subprocess
 import sys
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent.parent / "tests" / "conformance"
@@ -145,12 +146,14 @@ def run(suite, unit, where, log, only, without):
 
 
 def run_both(suite, unit, logs, only, without):
-    """As run(), natively and in the machine; tests by their full names."""
-    results = []
-    for where in ("native", "machine"):
+    """As run(), natively and in the machine, at the same time unless only some are run; tests by their full names."""
+
+    def run_there(where):
         tests = run(suite, unit, where, logs / f"{unit.replace('/', '_')}.{where}.log", only, without)
-        results.append({f"{unit}.{test}": how for test, how in tests.items()})
-    return results
+        return {f"{unit}.{test}": how for test, how in tests.items()}
+
+    with ThreadPoolExecutor(1 if only else 2) as threads:
+        return list(threads.map(run_there, ("native", "machine")))
 
 
 class Expected:
