@@ -66,7 +66,7 @@ static void thread_fd(void)
     struct pollfd of = {fd, POLLIN, 0};
     CHECK(poll(&of, 1, 0) == 0);
     CHECK(!syscall(SYS_pidfd_send_signal, fd, SIGUSR1, 0, 0));
-    while (signals < 3) usleep(1000);
+    while (signals < 4) usleep(1000);
     CHECK(last == SIGUSR1 && code == SI_TKILL);
     int epoll = epoll_create1(0);
     struct epoll_event event = {.events = EPOLLIN};
@@ -125,6 +125,13 @@ static void pidfds(void)
     RAW(pidfd_send_signal, 0, SIGUSR1, 0, 0);
     RAW(pidfd_send_signal, 77, SIGUSR1, 0, 0);
     said();
+    char proc[40];
+    snprintf(proc, sizeof proc, "/proc/%d", getpid());
+    int folder = open(proc, O_RDONLY | O_DIRECTORY), other = open("/proc", O_RDONLY | O_DIRECTORY);
+    RAW(pidfd_send_signal, folder, SIGUSR1, 0, 0);
+    RAW(pidfd_send_signal, other, SIGUSR1, 0, 0);
+    said();
+    CHECK(!close(folder) && !close(other));
     thread_fd();
     CALL(close(self));
     RAW(pidfd_send_signal, self, 0, 0, 0);

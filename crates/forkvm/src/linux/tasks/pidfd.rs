@@ -67,8 +67,15 @@ pub fn send_signal(
     if how & !SCOPES != 0 || how.count_ones() > 1 {
         return Err(Errno::INVAL);
     }
-    let Kind::Pidfd(of) = files.get(fd)?.kind else {
-        return Err(Errno::BADF);
+    let of = match &files.get(fd)?.kind {
+        Kind::Pidfd(of) => *of,
+        // Its folder in /proc stands for a process as well.
+        Kind::Folder(_, path) if **path == *b"/proc/self" => Pidfd {
+            id: tasks.pid(),
+            thread: false,
+            over: false,
+        },
+        _ => return Err(Errno::BADF),
     };
     let info: Option<[u8; INFO_LEN]> = match info {
         0 => None,
