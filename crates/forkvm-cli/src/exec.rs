@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 
 use clap::Args;
 use forkvm::{
-    AllowedPath, Command, Ended, Host, NetPlace, NetRule, Sandbox, Stream, program_paths,
-    system_paths,
+    AllowedPath, Command, Ended, Host, ListenRule, NetPlace, NetRule, Sandbox, Stream,
+    program_paths, system_paths,
 };
 
 use rustix::event::{PollFd, PollFlags, Timespec};
@@ -46,6 +46,10 @@ pub struct Allow {
     /// clouds' own addresses, this host's) is reached only by an address that is named; loopback also by `localhost`.
     #[arg(long, value_name = "HOST[:PORT],…", num_args = 0..=1, require_equals = true, value_delimiter = ',', default_missing_value = "*")]
     allow_net: Vec<NetRule>,
+    /// Where the program may listen, by TCP or UDP, comma-separated: ports, addresses, ADDRESS:PORT or `*`. Unless given, everywhere:
+    /// it is heard within its machine, and by the clients of `forkvm serve`.
+    #[arg(long, value_name = "[ADDRESS:]PORT,…", num_args = 0..=1, require_equals = true, value_delimiter = ',', default_missing_value = ALL)]
+    allow_listen: Vec<ListenRule>,
     /// Most memory for changed files, in MiB.
     #[arg(long, value_name = "MIB", default_value_t = 64)]
     max_file_memory: u64,
@@ -156,6 +160,10 @@ impl Allow {
             max_memory: self.max_memory.saturating_mul(1 << 20),
             random_addresses: !self.no_random_addresses,
             allowed_net: self.net_rules(),
+            allowed_listen: match self.allow_all || self.allow_listen.is_empty() {
+                true => None,
+                false => Some(self.allow_listen.clone()),
+            },
             ..Default::default()
         })
     }

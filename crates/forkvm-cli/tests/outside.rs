@@ -13,7 +13,7 @@ use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
 use common::{guest_path, kvm_or_skip};
-use executing::text;
+use executing::{exec as run, text};
 use serving::{ENOUGH, Serving};
 
 fn program() -> String {
@@ -433,4 +433,48 @@ fn waiting_for_a_peer_takes_no_processor() {
     std::thread::sleep(Duration::from_secs(1));
     // A hundred would be one processor's.
     assert!(serving.ticks() - before < 50);
+}
+
+/// Where a program may listen, which is everywhere unless something is named.
+#[test]
+fn a_program_listens_where_it_may() {
+    kvm_or_skip!();
+    let listens = |flags: &[&str]| run(flags, &guest_path("linux/listens"), &[]);
+    let everywhere = listens(&[]);
+    assert_eq!(text(&everywhere.stderr), "");
+    assert!(!text(&everywhere.stdout).contains("EACCES"));
+    for all in ["--allow-listen", "--allow-listen=*", "--allow-all"] {
+        assert_eq!(text(&listens(&[all]).stdout), text(&everywhere.stdout));
+    }
+    let output = listens(&["--allow-listen=8000"]);
+    let expected = [
+        "tcp 127.0.0.1 8000: bound, listens",
+        "tcp ::1 8000: bound, listens",
+        "tcp 0.0.0.0 8001: EACCES",
+        "tcp 127.0.0.1 8001: EACCES",
+        "tcp 127.0.0.1 0: bound, EACCES",
+        "udp 127.0.0.1 8000: bound",
+        "udp 127.0.0.1 8001: EACCES",
+        "udp 0.0.0.0 0: bound",
+        "listen(unbound, 5): -1 EACCES",
+        "bind(local, (void *)&path, sizeof path): 0",
+        "listen(local, 5): 0",
+        "unlink(\"/tmp/listens\"): 0",
+        "0 failed\n",
+    ];
+    assert_eq!(text(&output.stdout), expected.join("\n"));
+    let said = text(&output.stderr);
+    let line =
+        "the program may not listen at 0.0.0.0:8001: --allow-listen=0.0.0.0:8001 would allow it\n";
+    assert!(said.contains(line), "{said}");
+    // As it says.
+    let output = listens(&["--allow-listen=8000,0.0.0.0:8001"]);
+    assert!(text(&output.stdout).contains("tcp 0.0.0.0 8001: bound, listens\n"));
+    let output = listens(&["--allow-listen=[::1]:8000"]);
+    assert!(
+        text(&output.stdout)
+            .starts_with("tcp 127.0.0.1 8000: EACCES\ntcp ::1 8000: bound, listens\n")
+    );
+    let output = listens(&["--allow-listen=localhost:80"]);
+    assert!(text(&output.stderr).contains("give a port, an address"));
 }

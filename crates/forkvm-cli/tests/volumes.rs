@@ -336,7 +336,9 @@ fn what_a_server_writes_stays() {
     let host = Host::new("served");
     let volume = format!("{}:/srv/data:rw", host.path("data").display());
     let config = host.path("forkvm.toml");
-    let text = format!("volume = [\"{volume}\"]\nforks = 4\nmax-volume-writes = 1\n");
+    let text = format!(
+        "volume = [\"{volume}\"]\nforks = 4\nmax-volume-writes = 1\nallow-listen = [\"127.0.0.1:8000\"]\n"
+    );
     std::fs::write(&config, text).unwrap();
     let config = format!("--config={}", config.display());
     let serving = Serving::simple(&[&config]);

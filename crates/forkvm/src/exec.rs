@@ -15,7 +15,7 @@ use crate::arch::regs::{RFLAGS, user_sregs};
 use crate::failure::{Cause, Exception, signal_name};
 use crate::image::exec::{Command, ExecError};
 use crate::image::symbols::Symbols;
-use crate::linux::{AllowedPath, HeapLayout, Linux, NetRule, Setup};
+use crate::linux::{AllowedPath, HeapLayout, Linux, ListenRule, NetRule, Setup};
 use crate::machine::probe::{self, KvmHost, KvmUnavailable};
 use crate::machine::{Event, Machine};
 use crate::master::freeze;
@@ -47,6 +47,8 @@ pub struct Sandbox {
     pub random_addresses: bool,
     /// What of the network outside it may reach.
     pub allowed_net: Vec<NetRule>,
+    /// Where it may take connections and datagrams, within the machine; `None`: everywhere.
+    pub allowed_listen: Option<Vec<ListenRule>>,
 }
 
 impl Default for Sandbox {
@@ -61,6 +63,7 @@ impl Default for Sandbox {
             max_time: Duration::from_secs(3600),
             random_addresses: true,
             allowed_net: Vec::new(),
+            allowed_listen: None,
         }
     }
 }
@@ -207,6 +210,7 @@ pub(crate) fn start(
         random_addresses: sandbox.random_addresses,
         current_working_directory: sandbox.current_working_directory.clone(),
         allowed_net: sandbox.allowed_net.clone(),
+        allowed_listen: sandbox.allowed_listen.clone(),
     });
     if let Some((path, error)) = linux.unusable_paths().next() {
         return Err(NotRun::Setting(format!("{}: {error}", path.display())));

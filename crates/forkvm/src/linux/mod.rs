@@ -28,6 +28,7 @@ mod trace;
 pub use self::call::{Call, NewThread, Outcome, Retried};
 pub use self::net::address::Address;
 pub use self::net::allowed::{BadRule, NetRule, Place as NetPlace};
+pub use self::net::listening::{BadListenRule, ListenRule};
 pub use self::net::outside::{ConnectionId, Listener, ListenerId};
 pub use self::setup::{AllowedPath, HeapLayout, Setup};
 pub use self::state::Linux;

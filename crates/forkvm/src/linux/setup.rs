@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use crate::linux::net::allowed::NetRule;
+use crate::linux::net::listening::ListenRule;
 
 /// Where the program's memory lies. Addresses and lengths are multiples of the page size.
 ///
@@ -71,4 +72,6 @@ pub struct Setup {
     pub current_working_directory: String,
     /// What of the network outside it may reach. Only of programs with an address space.
     pub allowed_net: Vec<NetRule>,
+    /// Where it may listen; `None`: everywhere.
+    pub allowed_listen: Option<Vec<ListenRule>>,
 }

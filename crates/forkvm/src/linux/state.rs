@@ -23,6 +23,7 @@ use crate::linux::kept::Kept;
 use crate::linux::memory::heap::{Full, Heap};
 use crate::linux::memory::space::Break;
 use crate::linux::net::allowed::Allowed;
+use crate::linux::net::listening::MayListen;
 use crate::linux::net::outgoing::Outgoing;
 use crate::linux::process::Process;
 use crate::linux::setup::Setup;
@@ -77,6 +78,7 @@ impl Linux {
         };
         let mut files = Files::new(&directory.text(), setup.overlay_bytes, setup.volume_bytes);
         copies::make_places(&shared, &mut files);
+        files.sockets.may_listen = MayListen::new(setup.allowed_listen);
         files.sockets.outgoing = Outgoing::new(Allowed::new(setup.allowed_net));
         Self {
             heap: Kept::new(Heap::new(setup.heap)),

@@ -226,6 +226,7 @@ pub fn setup(allowed_paths: Vec<AllowedPath>) -> Setup {
         volume_bytes: 0,
         current_working_directory: "/".into(),
         allowed_net: Vec::new(),
+        allowed_listen: None,
     }
 }
 

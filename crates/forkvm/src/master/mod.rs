@@ -275,6 +275,7 @@ fn setup(config: &Config, layout: &Layout) -> Setup {
         random_addresses: false,
         current_working_directory: config.current_working_directory.clone(),
         allowed_net: Vec::new(),
+        allowed_listen: None,
     }
 }
 

@@ -10,6 +10,7 @@ mod dns;
 pub mod epoll;
 pub mod events;
 pub mod interfaces;
+pub mod listening;
 pub mod messages;
 mod names;
 mod netlink;

@@ -7,6 +7,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use rustix::io::Errno;
 
 use crate::linux::net::address::{Address, plain, reachable, shown};
+use crate::linux::net::listening::MayListen;
 use crate::linux::net::outgoing::Outgoing;
 use crate::linux::net::readiness::Readiness;
 use crate::linux::net::socket::{Family, Id, Name, Nature, Socket, State};
@@ -45,6 +46,8 @@ pub struct Sockets {
     names_given: u32,
     /// What may be reached outside, and what was.
     pub outgoing: Outgoing,
+    /// Where it may listen.
+    pub may_listen: MayListen,
     pub(super) held: usize,
     /// Open files that were on their way to sockets, and are received by now or never will be: they hold nothing any more.
     pub(super) unreceived: Vec<usize>,
@@ -125,6 +128,10 @@ impl Sockets {
         let (name, local) = match address {
             Address::Inet(wanted) if nature.is_inet() => {
                 let (name, local) = self.inet_name(id, wanted)?;
+                // One that takes any port may be to send only: it is looked at when it listens.
+                if wanted.port() != 0 {
+                    self.check_listens(name)?;
+                }
                 (Name::Inet(name), Address::Inet(local))
             }
             Address::Path(raw) if !nature.is_inet() => {
@@ -151,6 +158,17 @@ impl Sockets {
         let socket = self.get_mut(id)?;
         (socket.name, socket.local) = (Some(name), Some(local));
         Ok(())
+    }
+
+    /// Whether the program may listen there.
+    fn check_listens(&mut self, at: SocketAddr) -> Result<(), Errno> {
+        if self.may_listen.at(at) {
+            return Ok(());
+        }
+        self.outgoing.tell(format!(
+            "the program may not listen at {at}: --allow-listen={at} would allow it"
+        ));
+        Err(Errno::ACCESS)
     }
 
     /// A name for one that does not choose (unix(7), "Autobind feature").
@@ -257,6 +275,9 @@ impl Sockets {
                 }
             }
             _ => {}
+        }
+        if let Some(Name::Inet(at)) = self.get(id)?.name {
+            self.check_listens(at)?;
         }
         let socket = self.get_mut(id)?;
         match &mut socket.state {
