@@ -134,6 +134,12 @@ fn nothing_else_is_reached() {
         ("fe80::1", "[fe80::1]:80"),
         ("64:ff9b::7f00:1", "[64:ff9b::7f00:1]:80"),
         ("2002:7f00:1::", "[2002:7f00:1::]:80"),
+        // All who are near, and what was never given out.
+        ("255.255.255.255", "255.255.255.255:80"),
+        ("224.0.0.1", "224.0.0.1:80"),
+        ("ff02::1", "[ff02::1]:80"),
+        ("0.1.2.3", "0.1.2.3:80"),
+        ("::10.0.0.1", "[::a00:1]:80"),
     ] {
         denied(&["--allow-net"], address, "80", shown, "EACCES");
         denied(&[&four], address, "80", shown, "EACCES");
@@ -155,7 +161,14 @@ fn the_hosts_loopback_has_to_be_named() {
     kvm_or_skip!();
     let port = echo();
     let other = format!("--allow-net=127.0.0.1:{}", closed());
-    for address in ["127.0.0.1", "0.0.0.0", "::ffff:127.0.0.1", "::1", "::"] {
+    for address in [
+        "127.0.0.1",
+        "0.0.0.0",
+        "::ffff:0.0.0.0",
+        "::ffff:127.0.0.1",
+        "::1",
+        "::",
+    ] {
         for flag in ["--allow-net", "--allow-net=example.com", &other] {
             let output = exec(&[flag], &["try", address, &port]);
             let (said, told) = (text(&output.stdout), text(&output.stderr));
@@ -384,6 +397,17 @@ fn forks_have_connections_of_their_own() {
         assert_eq!(holding.get("/hold"), "ping");
         assert_eq!(held_ends.recv_timeout(ENOUGH), Ok(Ok(0)));
     }
+    // Nor is anything of the host's left of them.
+    let open = || {
+        std::fs::read_dir(format!("/proc/{}/fd", holding.id()))
+            .unwrap()
+            .count()
+    };
+    let before = open();
+    for _ in 0..30 {
+        assert_eq!(holding.get("/hold"), "ping");
+    }
+    holding.wait("what the forks had is closed", || open() <= before + 2);
     // One that waits for a peer that says nothing is over at its time, and its connection with it.
     assert_eq!(serving.get("/hang"), "");
     assert_eq!(ends.recv_timeout(ENOUGH), Ok(Ok(4)));
