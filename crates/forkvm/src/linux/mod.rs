@@ -11,11 +11,13 @@ mod file_calls;
 mod files;
 mod kept;
 mod memory;
+mod memory_calls;
 mod net;
 mod process;
 #[cfg(test)]
 mod random_tests;
 mod setup;
+mod signal_calls;
 mod state;
 mod table;
 mod tasks;

@@ -1,23 +1,20 @@
 //! The table of system calls: number to function.
 
-use std::sync::Arc;
-
 use rustix::io::Errno;
 use syscalls::Sysno;
 
-use crate::linux::abi::{Guest, HERE, Reply, Value, flags, int};
+use crate::linux::abi::{Guest, HERE, Reply, flags, int};
 use crate::linux::call::{Call, Outcome};
 use crate::linux::files::pieces::{Pieces, Wishes};
 use crate::linux::files::{
     control, fds, file_system, folders, hints, io, locks, open, pipe_calls, poll, reports,
     shared_maps, splice, stat, transfer,
 };
-use crate::linux::memory::{MapRequest, space};
 use crate::linux::net::table as net;
 use crate::linux::state::Linux;
-use crate::linux::tasks::signals::{Target, awaited};
-use crate::linux::tasks::{delivery, futex, ids, pidfd, signals, table, threads, timers};
-use crate::linux::{file_calls, memory, process, time, trace};
+use crate::linux::tasks::signals::awaited;
+use crate::linux::tasks::{delivery, futex, ids, pidfd, signals, table, threads};
+use crate::linux::{file_calls, memory_calls, process, signal_calls, time, trace};
 use crate::memory::user::UserMemory;
 use crate::random::Random;
 use crate::request::Host;
@@ -171,7 +168,7 @@ fn dispatch(linux: &mut Linux, guest: &mut Guest<'_>, call: Call) -> Outcome {
         | Sysno::mlock2
         | Sysno::munlock
         | Sysno::mlockall
-        | Sysno::munlockall => memory_call(linux, guest, number, args).into(),
+        | Sysno::munlockall => memory_calls::call(linux, guest, number, args).into(),
 
         // Reading and writing.
         Sysno::read => net::read(linux, guest, a, &Pieces::one(b, c), None).into(),
@@ -353,7 +350,7 @@ fn dispatch(linux: &mut Linux, guest: &mut Guest<'_>, call: Call) -> Outcome {
         Sysno::nanosleep => time::nanosleep(guest, a).into(),
         Sysno::clock_nanosleep => time::clock_nanosleep(clocks, guest, a, b, c).into(),
         Sysno::getitimer | Sysno::setitimer | Sysno::alarm => {
-            timer(linux, guest, number, args).into()
+            signal_calls::timer(linux, guest, number, args).into()
         }
 
         // The process.
@@ -419,7 +416,7 @@ fn dispatch(linux: &mut Linux, guest: &mut Guest<'_>, call: Call) -> Outcome {
         | Sysno::tkill
         | Sysno::tgkill
         | Sysno::rt_sigqueueinfo
-        | Sysno::rt_tgsigqueueinfo => send(linux, guest, number, args).into(),
+        | Sysno::rt_tgsigqueueinfo => signal_calls::send(linux, guest, number, args).into(),
         Sysno::pidfd_open => pidfd::open(files, tasks, a, b).into(),
         Sysno::pidfd_send_signal => {
             pidfd::send_signal(files, (signals, tasks), guest, [a, b, c, d]).into()
@@ -464,159 +461,12 @@ fn dispatch(linux: &mut Linux, guest: &mut Guest<'_>, call: Call) -> Outcome {
     }
 }
 
-/// kill(2) and its relatives: a signal for the process or for one of its tasks.
-fn send(linux: &mut Linux, guest: &mut Guest<'_>, number: Sysno, args: [u64; 6]) -> Value {
-    let [a, b, c, d, ..] = args;
-    let of_process = |group: u64| match int(group) {
-        pid if linux.tasks.pids().contains(&pid) => Ok(()),
-        ..=0 => Err(Errno::INVAL),
-        _ => Err(Errno::SRCH),
-    };
-    let task = |tid: u64| match int(tid) {
-        ..=0 => Err(Errno::INVAL),
-        tid => Ok(Target::Task(linux.tasks.tid_of(tid))),
-    };
-    let (target, signal, info) = match number {
-        Sysno::kill => (signals::process(&linux.tasks, a)?, b, None),
-        Sysno::tkill => (task(a)?, b, None),
-        Sysno::rt_sigqueueinfo => (signals::process(&linux.tasks, a)?, b, Some(guest.read(c)?)),
-        Sysno::rt_tgsigqueueinfo => {
-            let target = task(b)?;
-            of_process(a)?;
-            (target, c, Some(guest.read(d)?))
-        }
-        _ => {
-            let target = task(b)?;
-            of_process(a)?;
-            (target, c, None)
-        }
-    };
-    signals::kill(&mut linux.signals, &mut linux.tasks, target, signal, info)
-}
-
-/// setitimer(2), getitimer(2), alarm(2). Of programs that run no handlers there is no timer, which zeros say; arming one
-/// fails.
-fn timer(linux: &mut Linux, guest: &mut Guest<'_>, number: Sysno, args: [u64; 6]) -> Value {
-    const REAL: i32 = 0;
-    let [which, new, old, ..] = args;
-    let real = number == Sysno::alarm || int(which) == REAL;
-    if number != Sysno::alarm && !(0..=2).contains(&int(which)) {
-        return Err(Errno::INVAL);
-    }
-    if guest.memory.space().is_some() && real {
-        return match number {
-            Sysno::alarm => Ok(signals::set_alarm(&mut linux.signals, flags(which))),
-            Sysno::setitimer => signals::itimer(&mut linux.signals, guest, Some(new), old),
-            _ => signals::itimer(&mut linux.signals, guest, None, new),
-        };
-    }
-    if guest.memory.space().is_some() {
-        let values = match number {
-            Sysno::setitimer => (new, old),
-            _ => (0, new),
-        };
-        let (timers, clocks) = (&mut linux.timers, &linux.clocks);
-        return timers::interval(timers, clocks, guest, int(which), values);
-    }
-    match number {
-        Sysno::alarm if flags(which) == 0 => Ok(0),
-        Sysno::alarm => {
-            linux.told.tell_call("alarm", Sysno::alarm as u64, guest);
-            Err(Errno::NOSYS)
-        }
-        Sysno::setitimer => time::no_itimer(guest, Some(new), old),
-        _ => time::no_itimer(guest, None, new),
-    }
-}
-
 fn ok(value: i64) -> Outcome {
     Outcome::Return(value)
 }
 
 fn refuse(errno: Errno) -> Outcome {
     crate::linux::abi::failed(errno)
-}
-
-/// The calls about memory: of a program with an address space, or with a heap.
-fn memory_call(linux: &mut Linux, guest: &mut Guest<'_>, number: Sysno, args: [u64; 6]) -> Value {
-    let [a, b, c, d, e, f] = args;
-    // Memory is never swapped out.
-    match number {
-        Sysno::mlock2 if flags(c) & !1 != 0 => return Err(Errno::INVAL),
-        Sysno::mlock | Sysno::mlock2 | Sysno::munlock => {
-            return match guest.memory.space() {
-                Some(space) => space::check_mapped(&space, a, b),
-                None => Ok(0),
-            };
-        }
-        // MCL_CURRENT, MCL_FUTURE, MCL_ONFAULT, of which the last says nothing alone.
-        Sysno::mlockall if !matches!(flags(a), 1..=3 | 5..=7) => return Err(Errno::INVAL),
-        Sysno::mlockall | Sysno::munlockall => return Ok(0),
-        _ => {}
-    }
-    let request = MapRequest {
-        address: a,
-        len: b,
-        prot: c,
-        flags: d,
-    };
-    let mut source = if number == Sysno::mmap && flags(d) & memory::MAP_ANONYMOUS == 0 {
-        open::map_source(&linux.files, e, f)?
-    } else {
-        None
-    };
-    if source.is_some() && memory::is_shared(d) {
-        let file = linux.files.get(e)?;
-        let writes = flags(c) & memory::PROT_WRITE != 0 && file.writable();
-        if let fds::Kind::File(file) = &file.kind
-            && file.changes()
-        {
-            let file = Arc::clone(file);
-            let mirror = shared_maps::mirror(&mut linux.files, &file, writes)?;
-            source = mirror.map(|mirror| (mirror, f)).or(source);
-        }
-    }
-    let of_overlay = source.as_ref().and_then(|(source, _)| source.node());
-    if of_overlay.is_some() && memory::is_shared(d) {
-        linux.files.overlay.share();
-    }
-    let heap = &mut linux.heap;
-    let Some(mut space) = guest.memory.space() else {
-        return match number {
-            Sysno::brk => memory::brk(heap, guest, a),
-            Sysno::mmap => memory::mmap(heap, guest, request, open::as_source(&source)),
-            Sysno::munmap => memory::munmap(heap, guest, a, b),
-            Sysno::mremap => memory::mremap(heap, guest, args),
-            Sysno::mprotect => memory::mprotect(heap, guest, a, b, c),
-            Sysno::madvise => memory::madvise(heap, &linux.process.stack, guest, a, b, c),
-            Sysno::msync => Ok(0),
-            _ => Err(Errno::NOSYS),
-        };
-    };
-    match number {
-        Sysno::brk => space::brk(&mut space, &mut linux.program_break, a),
-        Sysno::mmap => {
-            let file = source.map(|(source, offset)| space::File { source, offset });
-            space::mmap(&mut space, request, file)
-        }
-        Sysno::munmap => space::munmap(&mut space, a, b),
-        Sysno::mremap => space::mremap(&mut space, args),
-        Sysno::mprotect => space::mprotect(&mut space, a, b, c),
-        Sysno::madvise => space::madvise(&mut space, a, b, c),
-        Sysno::msync => {
-            space::msync(&space, a, b, c)?;
-            // What was written there is in the files already.
-            match flags(c) & space::MS_SYNC {
-                0 => Ok(0),
-                _ => linux.files.mirrors.sync().map(|()| 0),
-            }
-        }
-        _ => {
-            let present = space::mincore(&space, a, b)?;
-            guest.write(c, &present)?;
-            Ok(0)
-        }
-    }
 }
 
 /// readv(2), writev(2), and their forms with an offset.

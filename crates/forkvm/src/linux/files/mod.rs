@@ -8,6 +8,8 @@ mod change_tests;
 pub mod control;
 pub mod copies;
 pub mod fds;
+#[cfg(test)]
+mod fds_tests;
 pub mod file_system;
 pub mod folders;
 pub mod held_locks;
@@ -20,6 +22,8 @@ pub mod locks;
 pub mod mirrors;
 pub mod open;
 pub mod open_file;
+#[cfg(test)]
+mod open_tests;
 pub mod overlay;
 pub mod paths;
 pub mod pieces;
@@ -30,6 +34,7 @@ mod proc;
 pub mod ready;
 pub mod reports;
 pub mod resolve;
+mod root;
 pub mod shared_maps;
 pub mod splice;
 pub mod stat;
