@@ -88,6 +88,9 @@ impl Serving {
                 current_working_directory: config.current_working_directory.clone(),
                 max_memory: config.limits.max_memory,
                 allowed_net: settings.values.allow_net.clone(),
+                overlay_bytes: Sandbox::default()
+                    .overlay_bytes
+                    .min(config.limits.max_request_memory),
                 ..Sandbox::default()
             },
             keep: aside.map(|aside| Box::new(aside) as Keep),

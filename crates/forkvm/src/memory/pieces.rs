@@ -9,6 +9,7 @@ use std::io;
 use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use parking_lot::Mutex;
 use rustix::io::Errno;
 use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap, mmap_anonymous, munmap};
 
@@ -19,6 +20,9 @@ const TRIES: usize = 16;
 
 /// The address below which nothing may be mapped: a guess, that only costs another try where it is wrong.
 static BELOW: AtomicUsize = AtomicUsize::new(0);
+/// One looks for a place at a time: what another one maps while it looks would be in the way of those who have found theirs, each
+/// of the other, until all have run out of tries.
+static PLACING: Mutex<()> = Mutex::new(());
 
 /// A private mapping of a file from its start, with anonymous memory in the place of some parts of it. Unmapped when dropped.
 #[derive(Debug)]
@@ -36,6 +40,7 @@ impl Pieces {
         anonymous: &[Range<u64>],
         protection: ProtFlags,
     ) -> io::Result<Self> {
+        let _alone = PLACING.lock();
         let mut start = BELOW.load(Ordering::Relaxed).wrapping_sub(len) & !(ALIGNMENT - 1);
         for _ in 0..TRIES {
             match Self::map_at(start, file, len, anonymous, protection) {
@@ -202,5 +207,23 @@ mod tests {
         let second = Pieces::map(&file, 4 * PAGE, &[], ProtFlags::READ).unwrap();
         assert_eq!(bytes(&second), vec![7; 4 * PAGE]);
         assert_eq!(bytes(&first), vec![7; 4 * PAGE]);
+    }
+
+    /// One that looks for a place takes the room of others that have just found theirs.
+    #[test]
+    fn many_at_once_all_find_a_place() {
+        let file = file(4);
+        let part = |from: u64, to: u64| from << 20..to << 20;
+        std::thread::scope(|scope| {
+            for _ in 0..8 {
+                scope.spawn(|| {
+                    for turn in 0..300 {
+                        let len = (64 + turn % 7 * 16) << 20;
+                        let parts = [part(1, 16), part(32, 48)];
+                        Pieces::map(&file, len, &parts, ProtFlags::READ).unwrap();
+                    }
+                });
+            }
+        });
     }
 }

@@ -163,7 +163,11 @@ impl ServerFork {
     ) -> Result<(Head, Vec<u8>), Cause> {
         let mut client = HttpClient::new(request, deadline, most)
             .map_err(|bad| Cause::BadRequest(bad.to_string()))?;
-        let closed = self.serve(&mut client, host)?;
+        // Had it nothing more to say, it has answered, whatever becomes of it afterwards: the fork is thrown away then.
+        let closed = match self.serve(&mut client, host) {
+            Err(_) if client.has_all() => Closed::ByServer,
+            served => served?,
+        };
         // A body that goes on to the end of the connection ends where the server closes it, not where its time is over.
         if matches!(closed, Closed::OutOfTime | Closed::Idle) && !client.is_done() {
             return Err(Cause::Timeout);

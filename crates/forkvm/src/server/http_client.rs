@@ -83,6 +83,11 @@ impl<'a> HttpClient<'a> {
         })
     }
 
+    /// Whether all of the response has come.
+    pub fn has_all(&self) -> bool {
+        self.bad.is_none() && self.decoder.is_whole()
+    }
+
     /// What has come of it, once the connection is closed.
     pub fn into_result(mut self) -> Result<Decoder, BadResponse> {
         match self.bad.take() {
@@ -145,6 +150,11 @@ impl Connection for HttpClient<'_> {
 
     fn deadline(&self) -> Option<Instant> {
         Some(self.deadline)
+    }
+
+    /// What the program does when all is said is of no use to anybody.
+    fn is_gone(&mut self) -> bool {
+        self.is_done()
     }
 }
 
