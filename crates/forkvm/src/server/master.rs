@@ -30,8 +30,8 @@ use crate::server::limits::ServerLimits;
 use crate::server::warm_up;
 
 /// So old are bytes of /dev/urandom that a program keeps for later when it reads others (OpenJDK's NativePRNG). Until then forks
-/// would all give out those of the freeze. 100 ms, and something for two clocks.
-const RANDOM_KEPT: Duration = Duration::from_millis(120);
+/// would all give out those of the freeze. 100 ms, and as much as two clocks may be apart where many threads want the processor.
+const RANDOM_KEPT: Duration = Duration::from_millis(400);
 
 /// Why a program does not serve.
 #[derive(Debug, thiserror::Error)]

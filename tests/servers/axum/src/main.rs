@@ -18,10 +18,15 @@ async fn answer(State(count): State<Arc<AtomicU64>>, body: Bytes) -> String {
 /// A line each: its name and a value.
 async fn random() -> String {
     let mut bytes = [0u8; 8];
-    rand::rngs::SysRng.try_fill_bytes(&mut bytes).unwrap_or_default();
+    rand::rngs::SysRng
+        .try_fill_bytes(&mut bytes)
+        .unwrap_or_default();
     let system = u64::from_ne_bytes(bytes);
     let hash = RandomState::new().hash_one("a text");
-    format!("rand::rngs::SysRng\t{system}\nrand::rng()\t{}\nRandomState\t{hash}\n", rand::random::<u64>())
+    format!(
+        "rand::rngs::SysRng\t{system}\nrand::rng()\t{}\nRandomState\t{hash}\n",
+        rand::random::<u64>()
+    )
 }
 
 #[tokio::main]
