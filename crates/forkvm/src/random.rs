@@ -37,10 +37,9 @@ impl Random {
         self.numbers.fill_bytes(bytes);
     }
 
-    /// Fills with random bytes what a program reads of a device.
-    pub fn read(&mut self, bytes: &mut [u8]) {
+    /// Notes that a program reads them of a device.
+    pub fn note_read(&mut self) {
         self.last_read = Some(Instant::now());
-        self.fill(bytes);
     }
 
     /// When one last did so.

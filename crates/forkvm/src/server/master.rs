@@ -31,7 +31,7 @@ use crate::server::warm_up;
 
 /// So old are bytes of /dev/urandom that a program keeps for later when it reads others (OpenJDK's NativePRNG). Until then forks
 /// would all give out those of the freeze. 100 ms, and as much as two clocks may be apart where many threads want the processor.
-const RANDOM_KEPT: Duration = Duration::from_millis(400);
+const RANDOM_KEPT: Duration = Duration::from_millis(200);
 
 /// Why a program does not serve.
 #[derive(Debug, thiserror::Error)]

@@ -150,6 +150,7 @@ fn read_piece(
         }
         Kind::Device(Device::Null | Device::Tty) => Ok(Moved::Bytes(0)),
         Kind::Device(Device::Random | Device::Urandom) => {
+            guest.random.note_read();
             let moved = random(guest, address, len)?;
             Ok(Moved::Bytes(moved.unsigned_abs()))
         }

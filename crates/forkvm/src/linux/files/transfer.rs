@@ -116,7 +116,8 @@ pub(super) fn read_from(
             Ok(buf.len())
         }
         Kind::Device(Device::Random | Device::Urandom) => {
-            guest.random.read(buf);
+            guest.random.note_read();
+            guest.random.fill(buf);
             Ok(buf.len())
         }
         _ => read_at(files, kind, offset, buf),
