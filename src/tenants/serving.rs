@@ -7,7 +7,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use forkvm::{AllowedPath, Command, Sandbox, program_paths, system_paths};
+use forkvm::{AllowedPath, Command, SEARCH_PATH, Sandbox, program_paths, system_paths};
 
 use crate::file;
 use crate::tenants::store::{SUFFIX, prefix};
@@ -61,7 +61,7 @@ impl Serving {
         let path = path.to_string_lossy();
         let arguments = config.main_arguments.iter().map(|word| bytes(word));
         let own = [
-            "PATH=/usr/local/bin:/usr/bin:/bin".to_owned(),
+            format!("PATH={SEARCH_PATH}"),
             format!("KVM_NAME={}", config.name),
             format!("KVM_GROUP={}", config.group),
         ];

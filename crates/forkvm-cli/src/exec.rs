@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use clap::Args;
 use forkvm::{
-    AllowedPath, Command, Ended, Host, ListenRule, NetPlace, NetRule, Sandbox, Stream,
+    AllowedPath, Command, Ended, Host, ListenRule, NetPlace, NetRule, SEARCH_PATH, Sandbox, Stream,
     program_paths, system_paths,
 };
 
@@ -94,7 +94,7 @@ impl Allow {
 
     /// Its environment: of what has the same name, the last counts.
     fn environment(&self) -> Vec<Vec<u8>> {
-        let mut all = BTreeMap::from([("PATH".into(), "/usr/local/bin:/usr/bin:/bin".into())]);
+        let mut all = BTreeMap::from([("PATH".into(), SEARCH_PATH.into())]);
         let every = self.allow_all || self.allow_env.iter().any(|name| name == ALL);
         let is_allowed = |name: &OsStr| every || self.allow_env.iter().any(|one| **one == *name);
         all.extend(std::env::vars_os().filter(|(name, _)| is_allowed(name)));

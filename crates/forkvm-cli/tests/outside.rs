@@ -197,15 +197,21 @@ fn the_hosts_loopback_has_to_be_named() {
     }
 }
 
+/// An empty file of hosts for the program, in a folder of its own, and the flag that gives it.
+fn no_hosts(name: &str) -> (common::Folder, String) {
+    let folder = common::Folder::new(name);
+    let file = folder.0.join("hosts");
+    std::fs::write(&file, "").unwrap();
+    let flag = format!("--volume={}:/etc/hosts", file.display());
+    (folder, flag)
+}
+
 #[test]
 fn names_are_found_if_they_may_be() {
     kvm_or_skip!();
     let port = echo();
-    let hosts = common::Folder::new("outside");
-    let none = hosts.0.join("hosts");
-    std::fs::write(&none, "").unwrap();
     // By the host's name service, since the program's file of hosts is empty; and by the file.
-    let empty = format!("--volume={}:/etc/hosts", none.display());
+    let (_hosts, empty) = no_hosts("outside");
     let localhost = format!("--allow-net=localhost:{port}");
     for flags in [&[localhost.as_str(), &empty][..], &[&localhost]] {
         let output = exec(flags, &["name", "localhost", &port]);
@@ -237,10 +243,7 @@ fn names_are_found_if_they_may_be() {
 fn a_name_has_no_address_that_is_near() {
     kvm_or_skip!();
     let port = echo();
-    let hosts = common::Folder::new("near");
-    let none = hosts.0.join("hosts");
-    std::fs::write(&none, "").unwrap();
-    let empty = format!("--volume={}:/etc/hosts", none.display());
+    let (_hosts, empty) = no_hosts("near");
     let output = exec(&["--allow-net", &empty], &["name", "localhost", &port]);
     assert_eq!(output.status.code(), Some(1), "{}", text(&output.stdout));
     let told = text(&output.stderr);

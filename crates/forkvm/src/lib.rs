@@ -110,4 +110,4 @@ pub use request::{CachePolicy, Header, Host, Quiet, Request, Stream};
 pub use server::{
     Awaited, Closed, Connection, NotServing, NotWarm, Server, ServerFork, ServerLimits, Spent,
 };
-pub use surroundings::{program_paths, system_paths};
+pub use surroundings::{SEARCH_PATH, program_paths, system_paths};

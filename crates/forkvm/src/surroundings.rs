@@ -33,6 +33,9 @@ const SYSTEM: [&str; 24] = [
     "/etc/protocols",
 ];
 
+/// Where programs look for programs: `PATH` of an environment that has none.
+pub const SEARCH_PATH: &str = "/usr/local/bin:/usr/bin:/bin";
+
 /// What any program may read, whatever else it may, but for its own file.
 pub fn system_paths() -> impl Iterator<Item = AllowedPath> {
     let system = SYSTEM.iter().map(PathBuf::from);

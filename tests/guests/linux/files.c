@@ -1,7 +1,7 @@
 /* Making and changing files and folders in the folder that FILES_TEST names: open(2), write(2), pwrite(2), ftruncate(2),
  * fallocate(2), unlink(2), rename(2), link(2), symlink(2), mkdir(2), rmdir(2), chmod(2), utimensat(2), getdents(2), O_TMPFILE. */
 #define _GNU_SOURCE
-#include "check.h"
+#include "texts.h"
 #include <dirent.h>
 #include <fcntl.h>
 #include <stdlib.h>
@@ -46,24 +46,6 @@ static void list(const char *path)
         free(all[i]);
     }
     printf(" (%d)\n", n);
-}
-
-static void show(const char *path)
-{
-    char text[200];
-    int fd = open(path, O_RDONLY);
-    long n = fd < 0 ? -1 : read(fd, text, sizeof text);
-    if (n < 0) printf("%s: %s\n", path, strerrorname_np(errno));
-    else printf("%s: \"%.*s\"\n", path, (int)n, text);
-    close(fd);
-}
-
-static void put(const char *path, const char *text)
-{
-    int fd = open(path, O_WRONLY | O_CREAT | O_TRUNC, 0644);
-    CHECK(fd >= 0);
-    CHECK(write(fd, text, strlen(text)) == (long)strlen(text));
-    close(fd);
 }
 
 static void writing(void)

@@ -1,6 +1,7 @@
 /* What has a name among files and is none: named pipes (fifo(7)), sockets (unix(7)); and names that are exchanged (rename(2)). */
 #define _GNU_SOURCE
 #include "raw.h"
+#include "texts.h"
 #include <fcntl.h>
 #include <ftw.h>
 #include <poll.h>
@@ -18,23 +19,6 @@ static void mode(const char *path)
     struct stat s;
     if (lstat(path, &s)) printf("%s: %s\n", path, strerrorname_np(errno));
     else printf("%s: %o, %ld links\n", path, s.st_mode, S_ISDIR(s.st_mode) ? 0 : (long)s.st_nlink);
-}
-
-static void show(const char *path)
-{
-    char text[100];
-    int fd = open(path, O_RDONLY);
-    long n = fd < 0 ? -1 : read(fd, text, sizeof text);
-    if (n < 0) printf("%s: %s\n", path, strerrorname_np(errno));
-    else printf("%s: \"%.*s\"\n", path, (int)n, text);
-    close(fd);
-}
-
-static void put(const char *path, const char *text)
-{
-    int fd = open(path, O_WRONLY | O_CREAT | O_TRUNC, 0644);
-    CHECK(fd >= 0 && write(fd, text, strlen(text)) == (long)strlen(text));
-    close(fd);
 }
 
 static void got(int fd)

@@ -5,6 +5,7 @@
  * Arguments: the port; "mark", to have AT_RANDOM's bytes written over before the freeze; "forks", to answer as a child.
  */
 #define _GNU_SOURCE
+#include "listening.h"
 #include <arpa/inet.h>
 #include <dirent.h>
 #include <errno.h>
@@ -79,12 +80,8 @@ static int is_own(int pid)
 
 int main(int argc, char **argv)
 {
-    int listener = socket(AF_INET, SOCK_STREAM, 0), one = 1;
-    setsockopt(listener, SOL_SOCKET, SO_REUSEADDR, &one, sizeof(one));
-    struct sockaddr_in address = {.sin_family = AF_INET,
-                                  .sin_port = htons(argc > 1 ? atoi(argv[1]) : 8000),
-                                  .sin_addr = {htonl(INADDR_LOOPBACK)}};
-    if (bind(listener, (struct sockaddr *)&address, sizeof(address)) || listen(listener, 100)) return 1;
+    int listener = listening(argc, argv);
+    if (listener < 0) return 1;
     unsigned char *at_random = (void *)getauxval(AT_RANDOM);
     if (argc > 2 && !strcmp(argv[2], "mark")) memset(at_random, 0xee, 16);
     int forks = argc > 2 && !strcmp(argv[2], "forks");

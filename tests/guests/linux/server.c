@@ -30,6 +30,7 @@
  * "later", to do something 100 ms after the start; "helper", to wait for one that ends before it serves.
  */
 #define _GNU_SOURCE
+#include "listening.h"
 #include <arpa/inet.h>
 #include <fcntl.h>
 #include <netinet/in.h>
@@ -226,12 +227,8 @@ static void later(int signal)
 
 int main(int argc, char **argv)
 {
-    int listener = socket(AF_INET, SOCK_STREAM, 0), one = 1;
-    setsockopt(listener, SOL_SOCKET, SO_REUSEADDR, &one, sizeof(one));
-    struct sockaddr_in address = {.sin_family = AF_INET,
-                                  .sin_port = htons(argc > 1 ? atoi(argv[1]) : 8000),
-                                  .sin_addr = {htonl(INADDR_LOOPBACK)}};
-    if (bind(listener, (struct sockaddr *)&address, sizeof(address)) || listen(listener, 100)) {
+    int listener = listening(argc, argv);
+    if (listener < 0) {
         perror("server");
         return 1;
     }

@@ -32,11 +32,8 @@ const ON_ERROR_TIME: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub struct Program {
     forks: Forks,
-    config: Config,
     counters: Counters,
     debug_gate: Gate,
-    /// What its user wants to have as long as it.
-    _keep: Option<Box<dyn Any + Send + Sync>>,
 }
 
 /// The forks.
@@ -45,7 +42,16 @@ enum Forks {
     /// Of a program with handlers.
     Handlers(Arc<Pool<Master>>),
     /// Of an unmodified server.
-    Server(Arc<Pool<Server>>),
+    Server(Box<Serving>),
+}
+
+/// A server's.
+#[derive(Debug)]
+struct Serving {
+    pool: Arc<Pool<Server>>,
+    config: Config,
+    /// What its user wants to have as long as it.
+    _keep: Option<Box<dyn Any + Send + Sync>>,
 }
 
 #[derive(Debug, Default)]
@@ -119,23 +125,25 @@ impl Program {
         let server = Server::boot(command, sandbox, limits, host)?;
         let pool = Pool::new(server, config.pool_limits())
             .map_err(|error| BootError::Host(error.to_string()))?;
-        Ok(Self::with(Forks::Server(pool), config, keep))
+        Ok(Self::with(Forks::Server(Box::new(Serving {
+            pool,
+            config,
+            _keep: keep,
+        }))))
     }
 
     fn of(master: Master) -> Result<Arc<Self>, BootError> {
-        let config = master.config.clone();
-        let pool = Pool::new(Arc::new(master), config.pool_limits())
+        let limits = master.config.pool_limits();
+        let pool = Pool::new(Arc::new(master), limits)
             .map_err(|error| BootError::Host(error.to_string()))?;
-        Ok(Self::with(Forks::Handlers(pool), config, None))
+        Ok(Self::with(Forks::Handlers(pool)))
     }
 
-    fn with(forks: Forks, config: Config, keep: Option<Box<dyn Any + Send + Sync>>) -> Arc<Self> {
+    fn with(forks: Forks) -> Arc<Self> {
         Arc::new(Self {
             forks,
-            config,
             counters: Counters::default(),
             debug_gate: Gate::default(),
-            _keep: keep,
         })
     }
 
@@ -194,13 +202,16 @@ impl Program {
     pub fn fill(&self, forks: usize, deadline: Instant) {
         match &self.forks {
             Forks::Handlers(pool) => pool.fill(forks, deadline),
-            Forks::Server(pool) => pool.fill(forks, deadline),
+            Forks::Server(serving) => serving.pool.fill(forks, deadline),
         }
     }
 
     /// The settings it was booted with.
     pub fn config(&self) -> &Config {
-        &self.config
+        match &self.forks {
+            Forks::Handlers(pool) => &pool.origin().config,
+            Forks::Server(serving) => &serving.config,
+        }
     }
 
     /// Runs one request in a fork.
@@ -220,11 +231,11 @@ impl Program {
         match &self.forks {
             Forks::Handlers(pool) => {
                 let lease = self.lease(pool, deadline, host)?;
-                let debugger = self.config.debugging.allowed.then(|| self.debugger(pool));
+                let debugger = self.config().debugging.allowed.then(|| self.debugger(pool));
                 self.run(lease, request, deadline, host, debugger)
             }
-            Forks::Server(pool) => {
-                let lease = self.lease(pool, deadline, host)?;
+            Forks::Server(serving) => {
+                let lease = self.lease(&serving.pool, deadline, host)?;
                 self.serve(lease, request, deadline, host)
             }
         }
@@ -239,7 +250,7 @@ impl Program {
         host: &mut dyn Host,
     ) -> Result<Answer, Failure> {
         self.counters.requests.fetch_add(1, Ordering::Relaxed);
-        let most = self.config.limits.max_response_size;
+        let most = self.config().limits.max_response_size;
         match lease.fork()?.answer(request, deadline, most, host) {
             Ok((head, body)) => {
                 let to_head = request.method == "HEAD";
@@ -269,7 +280,7 @@ impl Program {
         let Forks::Handlers(pool) = &self.forks else {
             return Err(refused(false));
         };
-        if !self.config.debugging.allowed {
+        if !self.config().debugging.allowed {
             return Err(refused(false));
         }
         let permit = self.debug_gate.enter().ok_or_else(|| refused(true))?;
@@ -280,7 +291,7 @@ impl Program {
 
     fn debugger<'a>(&'a self, pool: &'a Pool<Master>) -> Debugger<'a> {
         let auxiliary = &pool.origin().auxiliary;
-        Debugger::new(&self.config.debugging, auxiliary, &self.debug_gate)
+        Debugger::new(&self.config().debugging, auxiliary, &self.debug_gate)
     }
 
     fn run(
@@ -345,13 +356,13 @@ impl Program {
 
     /// Whether a request would find a fork, or a place to wait for one.
     pub fn has_room(&self) -> bool {
-        self.pool_stats().idle > 0 || self.config.queue.has_room()
+        self.pool_stats().idle > 0 || self.config().queue.has_room()
     }
 
     fn pool_stats(&self) -> PoolStats {
         match &self.forks {
             Forks::Handlers(pool) => pool.stats(),
-            Forks::Server(pool) => pool.stats(),
+            Forks::Server(serving) => serving.pool.stats(),
         }
     }
 
@@ -375,7 +386,7 @@ impl Program {
     pub fn differing_pages(&self) -> usize {
         match &self.forks {
             Forks::Handlers(pool) => pool.idle_forks(Fork::differing_pages),
-            Forks::Server(pool) => pool.idle_forks(ServerFork::differing_pages),
+            Forks::Server(serving) => serving.pool.idle_forks(ServerFork::differing_pages),
         }
         .into_iter()
         .sum()
@@ -390,7 +401,7 @@ impl Program {
         let Forks::Handlers(pool) = &self.forks else {
             return Ok(Vec::new());
         };
-        let until = Instant::now() + self.config.limits.max_wait;
+        let until = Instant::now() + self.config().limits.max_wait;
         let mut lease = self.lease(pool, until, &mut Quiet)?;
         Ok(lease.fork()?.round_trips(n))
     }
@@ -401,7 +412,7 @@ impl Program {
         deadline: Instant,
         host: &mut dyn Host,
     ) -> Result<Lease<O>, Failure> {
-        let config = &self.config;
+        let config = self.config();
         let start = Instant::now();
         match pool.take(deadline.min(start + config.limits.max_wait)) {
             Ok(Taken { fork, loss }) => {
