@@ -5,6 +5,8 @@ use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::str::FromStr;
 
+use crate::linux::net::rule::{self, Named};
+
 /// A cloud's address for its machines that looks like a public one (Azure's "wire server"). The others' are link-local,
 /// private or shared.
 const CLOUD: Ipv4Addr = Ipv4Addr::new(168, 63, 129, 16);
@@ -46,26 +48,13 @@ impl FromStr for NetRule {
     /// `HOST`, `*.HOST`, `ADDRESS` or `*`, each with `:PORT` behind it or without; `[ADDRESS]:PORT`.
     fn from_str(text: &str) -> Result<Self, BadRule> {
         let bad = || BadRule(text.to_owned());
-        if let Ok(ip) = text.parse::<IpAddr>() {
-            return Ok(Self {
-                place: Place::Address(ip.to_canonical()),
-                port: None,
-            });
-        }
-        let (host, port) = match text.rsplit_once(':') {
-            Some((host, port)) if !text.ends_with(']') => {
-                (host, Some(port.parse().map_err(|_| bad())?))
-            }
-            _ => (text, None),
-        };
-        let bracketed = host.strip_prefix('[').and_then(|ip| ip.strip_suffix(']'));
-        let place = match bracketed {
-            Some(ip) => Place::Address(ip.parse::<Ipv6Addr>().map_err(|_| bad())?.to_canonical()),
-            None if host == "*" => Place::Public,
-            None => match (host.strip_prefix("*."), host.parse::<Ipv4Addr>()) {
-                (Some(name), _) => Place::Beneath(host_name(name).ok_or_else(bad)?),
-                (None, Ok(ip)) => Place::Address(ip.into()),
-                (None, Err(_)) => Place::Name(host_name(host).ok_or_else(bad)?),
+        let (named, port) = rule::parse(text).ok_or_else(bad)?;
+        let place = match named {
+            Named::Address(ip) => Place::Address(ip),
+            Named::All => Place::Public,
+            Named::Other(host) => match host.strip_prefix("*.") {
+                Some(name) => Place::Beneath(host_name(name).ok_or_else(bad)?),
+                None => Place::Name(host_name(host).ok_or_else(bad)?),
             },
         };
         Ok(Self { place, port })

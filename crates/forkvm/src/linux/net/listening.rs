@@ -1,8 +1,10 @@
 //! Where a program may take connections and datagrams, if it may not everywhere. All of it is within the machine.
 
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::str::FromStr;
 use std::sync::Arc;
+
+use crate::linux::net::rule::{self, Named};
 
 /// Somewhere that a program may listen, at one port or at all.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -24,31 +26,19 @@ impl FromStr for ListenRule {
     /// `PORT`, `ADDRESS`, `ADDRESS:PORT`, `[ADDRESS]:PORT`, `*` or `*:PORT`.
     fn from_str(text: &str) -> Result<Self, BadListenRule> {
         let bad = || BadListenRule(text.to_owned());
-        let rule = |address, port| Ok(Self { address, port });
         if let Ok(port) = text.parse() {
-            return rule(None, Some(port));
+            return Ok(Self {
+                address: None,
+                port: Some(port),
+            });
         }
-        if let Ok(ip) = text.parse::<IpAddr>() {
-            return rule(Some(ip.to_canonical()), None);
-        }
-        let (host, port) = match text.rsplit_once(':') {
-            Some((host, port)) if !text.ends_with(']') => {
-                (host, Some(port.parse().map_err(|_| bad())?))
-            }
-            _ => (text, None),
+        let (named, port) = rule::parse(text).ok_or_else(bad)?;
+        let address = match named {
+            Named::Address(ip) => Some(ip),
+            Named::All => None,
+            Named::Other(_) => return Err(bad()),
         };
-        let bracketed = host.strip_prefix('[').and_then(|ip| ip.strip_suffix(']'));
-        match bracketed {
-            _ if host == "*" => rule(None, port),
-            Some(ip) => {
-                let ip: Ipv6Addr = ip.parse().map_err(|_| bad())?;
-                rule(Some(ip.to_canonical()), port)
-            }
-            None => {
-                let ip: std::net::Ipv4Addr = host.parse().map_err(|_| bad())?;
-                rule(Some(ip.into()), port)
-            }
-        }
+        Ok(Self { address, port })
     }
 }
 

@@ -19,6 +19,7 @@ pub mod outgoing;
 pub mod outside;
 pub mod packet;
 pub mod readiness;
+mod rule;
 pub mod serving;
 pub mod socket;
 pub mod sockets;
