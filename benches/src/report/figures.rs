@@ -62,7 +62,7 @@ pub fn of(report: &Report) -> BTreeMap<String, f64> {
         put("pages", row.pages_per_request);
         put("us", row.fork_us);
         put("over_native", row.fork_over_native);
-        let predicted = row.native_us + row.exits_per_request * report.round_trip_us();
+        let predicted = row.predicted_us(report.round_trip_us());
         put("over_predicted", row.fork_us / predicted);
         if let Some(forking) = row.native_forking_us {
             put("over_native_fork", row.fork_us / forking);

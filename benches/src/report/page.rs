@@ -198,7 +198,7 @@ fn servers(html: &mut String, report: &Report) -> Result<()> {
             number(row.pages_per_request),
             number(row.native_us),
             number(row.fork_us),
-            number(row.native_us + row.exits_per_request * report.round_trip_us())
+            number(row.predicted_us(report.round_trip_us()))
         )?;
     }
     table += "</table>";

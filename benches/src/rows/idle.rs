@@ -45,12 +45,16 @@ pub fn run(options: &Options) -> Result<Idle> {
         let of = |info: &BTreeMap<String, u64>| info.get(name).map_or(0.0, |&kib| kib as f64);
         of(&after) - of(&before)
     };
-    let mut beside = added("VmallocUsed") + added("PageTables") + added("SecPageTables");
-    for server in &servers {
-        beside += own(server.pid()?)?;
-    }
-    let first = servers.first().context("no server")?;
-    let silent = own(first.pid()?)?;
+    let processes: Vec<f64> = servers
+        .iter()
+        .map(|server| own(server.pid()?))
+        .collect::<Result<_>>()?;
+    let kernel = added("VmallocUsed") + added("PageTables") + added("SecPageTables");
+    let beside = kernel + processes.iter().sum::<f64>();
+    let (first, silent) = servers
+        .first()
+        .zip(processes.first())
+        .context("no server")?;
     let connections = connect(first.address)?;
     std::thread::sleep(Duration::from_secs(1));
     let connected = own(first.pid()?)?;

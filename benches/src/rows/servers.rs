@@ -110,6 +110,13 @@ pub struct ServerRow {
     pub boot_ms: f64,
 }
 
+impl ServerRow {
+    /// What a request would take that costs what it does natively, and a bare round trip for each exit.
+    pub fn predicted_us(&self, round_trip_us: f64) -> f64 {
+        self.native_us + self.exits_per_request * round_trip_us
+    }
+}
+
 /// A line of the access log.
 #[derive(Deserialize)]
 struct Line {
