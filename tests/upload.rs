@@ -8,7 +8,7 @@ use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
 use common::varnishd::{Varnishd, copy_shipped_vcl};
-use common::{Folder, guests};
+use common::{ENOUGH_VCL, Folder, guests};
 
 const KEY: &str = "correct-horse-battery-staple";
 
@@ -22,6 +22,8 @@ fn node(folder: &Path) -> Varnishd {
         include "{folder}/kvm.vcl";
         sub vcl_init {{
             kvm.tenant("x.com", "{guests}/hello", update_key = "{KEY}", state_dir = "{folder}");
+            kvm.tenant("server.com", "/app/run", server = true, folder = "/app", update_key = "{KEY}",
+                state_dir = "{folder}", max_boot_time = {ENOUGH_VCL});
             kvm.tenant("closed.com", "{guests}/hello", state_dir = "{folder}");
         }}
         sub vcl_recv {{ return (pass); }}
@@ -197,4 +199,58 @@ fn a_source_for_a_fleet() {
         assert!(one.body.starts_with(b"\x89PNG\r\n\x1a\n"));
         assert!(one.body == same.body && one.body != other.body);
     }
+}
+
+#[test]
+fn a_folder_is_packed_and_sent() {
+    if !common::have_kvm() {
+        return;
+    }
+    let state = Folder::new("upload-folder");
+    let node = node(&state.path().join("node"));
+    let app = state.path().join("app");
+    fs::create_dir_all(app.join("bin")).unwrap();
+    fs::copy(guests().join("test/linux/server"), app.join("bin/server")).unwrap();
+    std::os::unix::fs::symlink("bin/server", app.join("run")).unwrap();
+    check(&upload(&node, KEY, "server.com", &app), 0, ": 201 version ");
+    assert_eq!(node.client().get("server.com", "/").text(), "count 1\n");
+    // The same files are the same version.
+    check(&upload(&node, KEY, "server.com", &app), 0, ": 200 version ");
+    fs::write(app.join("more"), "more").unwrap();
+    check(&upload(&node, KEY, "server.com", &app), 0, ": 201 version ");
+
+    let packed = state.path().join("app.tar");
+    let tar = Command::new("tar")
+        .args(["-cf"])
+        .arg(&packed)
+        .arg("-C")
+        .arg(&app)
+        .arg(".")
+        .status();
+    assert!(tar.unwrap().success());
+    check(
+        &upload(&node, KEY, "server.com", &packed),
+        0,
+        ": 201 version ",
+    );
+    // A program that is no server has no folder.
+    let output = upload(&node, KEY, "x.com", &app);
+    check(&output, 22, ": 422 it is an archive of a folder");
+    std::os::unix::net::UnixListener::bind(app.join("socket")).unwrap();
+    let output = upload(&node, KEY, "server.com", &app);
+    assert_eq!(output.status.code(), Some(1));
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(
+        said.contains("socket: neither a file, a folder nor a link"),
+        "{said}"
+    );
+    fs::remove_file(app.join("socket")).unwrap();
+
+    let python = Path::new("/usr/bin/python3");
+    let output = upload(&node, KEY, "server.com", python);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("--server"));
+    let script = state.path().join("script");
+    fs::write(&script, "#!/no/such\n").unwrap();
+    check(&upload(&node, KEY, "server.com", &script), 22, ": 422 ");
 }

@@ -12,11 +12,12 @@ use std::sync::{Arc, LazyLock};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use forkvm::BootError;
+use forkvm::{BootError, Program};
 use parking_lot::Mutex;
 use varnish::vcl::LogTag;
 
 use crate::orders::outcome::{Done, Outcome, Refused, is_shortage};
+use crate::tenants::archive;
 use crate::tenants::boot::{self, BootFailure, Purpose, Unread};
 use crate::tenants::places::Place;
 use crate::tenants::refresh::refresh;
@@ -207,13 +208,16 @@ fn perform(tenant: &Tenant, source: Source) -> Outcome {
     };
     match source {
         Source::Given(elf) => change.put(&Stored::new(elf), How::Given),
-        Source::Path => {
-            let elf = Stored::new(read_path(tenant)?);
-            match change.is_touch(&elf) {
-                Some(unchanged) => Ok(unchanged),
-                None => change.put(&elf, How::Path),
+        Source::Path => match change.folder() {
+            Some(folder) => change.renew(&folder),
+            None => {
+                let elf = Stored::new(read_path(tenant)?);
+                match change.is_touch(&elf) {
+                    Some(unchanged) => Ok(unchanged),
+                    None => change.put(&elf, How::Path),
+                }
             }
-        }
+        },
         Source::Rollback => change.go_back(latest),
     }
 }
@@ -260,6 +264,34 @@ impl Change<'_> {
             .then(|| self.unchanged(runs, elf.elf.len()))
     }
 
+    /// The archive of the folder that runs, if one does.
+    fn folder(&self) -> Option<Stored> {
+        let stored = self.tenant.store.read(self.previous()?).ok()?;
+        archive::is_archive(&stored.elf).then_some(stored)
+    }
+
+    /// Boots the folder that runs with the program at the path, which has changed, unless it has one of its own.
+    fn renew(&self, folder: &Stored) -> Outcome {
+        let unchanged = self.unchanged(folder.version, folder.elf.len());
+        if self.tenant.settings.is_in_folder() {
+            return Ok(unchanged);
+        }
+        let (program, boot) = self.boot(folder)?;
+        self.tenant.settle(Release {
+            program,
+            version: folder.version,
+        });
+        let ready = self.start.elapsed();
+        let path = self.tenant.settings.path.display();
+        let text = format!("{path} has changed, ready after {} ms", ready.as_millis());
+        logging::log(LogTag::Notice, self.tenant.name(), &text);
+        Ok(Done {
+            boot,
+            ready,
+            ..unchanged
+        })
+    }
+
     /// The program before `latest`, or if that does not boot any more the one before it.
     fn go_back(&self, latest: Option<Version>) -> Outcome {
         let store = &self.tenant.store;
@@ -295,16 +327,7 @@ impl Change<'_> {
             return Ok(unchanged);
         }
 
-        let running = self.running.as_ref();
-        let program = boot(tenant, running, &elf.elf, Purpose::Service)?;
-        let boot = self.start.elapsed();
-        if let Some(running) = running {
-            // As many as the old one has come to need.
-            let forks = running.program.stats().forks as usize;
-            let limit = tenant.settings.config.limits.max_boot_time;
-            // From now: until here it may have waited for the store, and for others that boot.
-            program.fill(forks, Instant::now() + limit);
-        }
+        let (program, boot) = self.boot(elf)?;
         self.store(elf, how)?;
         let state = program.restored_state();
         tenant.settle(Release {
@@ -319,6 +342,20 @@ impl Change<'_> {
             state,
             ..unchanged
         })
+    }
+
+    /// Boots a program, with as many forks as the old one has come to need. Says how long its boot took.
+    fn boot(&self, elf: &Stored) -> Result<(Arc<Program>, Duration), BootFailure> {
+        let running = self.running.as_ref();
+        let program = boot(self.tenant, running, &elf.elf, Purpose::Service)?;
+        let boot = self.start.elapsed();
+        if let Some(running) = running {
+            let forks = running.program.stats().forks as usize;
+            let limit = self.tenant.settings.config.limits.max_boot_time;
+            // From now: until here it may have waited for the store, and for others that boot.
+            program.fill(forks, Instant::now() + limit);
+        }
+        Ok((program, boot))
     }
 
     /// Stores a program. The path's own is whole where it is, so that one goes live all the same if that fails.
@@ -407,7 +444,7 @@ fn boot(
     running: Option<&Release>,
     elf: &[u8],
     purpose: Purpose,
-) -> Result<Arc<forkvm::Program>, BootFailure> {
+) -> Result<Arc<Program>, BootFailure> {
     let before = running.map(|release| &*release.program);
     let mut place = Place::take();
     let result = boot::start(tenant, elf, before, purpose, &mut place);

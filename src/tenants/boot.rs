@@ -11,6 +11,7 @@ use forkvm::{BootError, Config, Host, Program, Stream};
 use varnish::vcl::LogTag;
 
 use crate::file;
+use crate::tenants::archive;
 use crate::tenants::places::{self, Place};
 use crate::tenants::serving::Serving;
 use crate::tenants::store::{StoreError, Stored};
@@ -88,7 +89,9 @@ pub fn boot(
                 }
                 tenant.set_unfit(failed.first().copied());
                 if base == Some(version) {
-                    adopt(tenant, &elf);
+                    if failed.is_empty() {
+                        adopt(tenant, &elf);
+                    }
                     *tenant.origin.lock() = origin;
                 }
                 check_store(tenant);
@@ -226,6 +229,9 @@ pub fn start(
     };
     let result = match before {
         _ if tenant.settings.values.server => serve(tenant, elf, config, &mut boot),
+        _ if archive::is_archive(elf) => Err(BootError::Setting(
+            "it is an archive of a folder, which only servers have".into(),
+        )),
         Some(before) => before.boot_successor(elf, config, &mut boot),
         None => Program::boot(elf, config, &mut boot),
     };
@@ -241,20 +247,18 @@ pub fn start(
     })
 }
 
-/// Boots an unmodified server, which has no state to take over.
+/// Boots an unmodified server, which has no state to take over. What it is booted from may be a folder's archive.
 fn serve(
     tenant: &Tenant,
     program: &[u8],
     config: Config,
     host: &mut dyn Host,
 ) -> Result<Arc<Program>, BootError> {
-    let serving =
-        Serving::new(tenant, program).map_err(|error| BootError::Host(error.to_string()))?;
     let Serving {
         command,
         sandbox,
         keep,
-    } = serving;
+    } = Serving::new(tenant, program, host)?;
     Program::boot_server(command, &sandbox, config, keep, host)
 }
 

@@ -58,9 +58,10 @@ pub enum BadDocument {
 }
 
 /// Settings that are paths, which may begin with a variable of varnishd's environment.
-const PATH_KEYS: [&str; 5] = [
+const PATH_KEYS: [&str; 6] = [
     "filename",
     "allowed_paths",
+    "folder",
     "current_working_directory",
     "state_dir",
     "update_key_file",

@@ -1,5 +1,7 @@
 //! Tenants: their settings in VCL or JSON, their first boot, their stored programs, shared by all VCLs.
 
+pub mod archive;
+pub mod aside;
 pub mod boot;
 pub mod document;
 pub mod entries;

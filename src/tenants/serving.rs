@@ -1,16 +1,19 @@
 //! What the engine needs to run a tenant's unmodified server: its command, and what it may have.
 #![forbid(unsafe_code)]
 
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read, Write};
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::io::{self, Read};
+use std::ops::ControlFlow;
+use std::path::Path;
+use std::time::{Duration, Instant};
 
-use forkvm::{AllowedPath, Command, SEARCH_PATH, Sandbox, program_paths, system_paths};
+use forkvm::{
+    AllowedPath, BootError, Command, Host, SEARCH_PATH, Sandbox, program_paths, system_paths,
+};
 
 use crate::file;
-use crate::tenants::store::{SUFFIX, prefix};
+use crate::tenants::archive::{self, NotUnpacked};
+use crate::tenants::aside::Aside;
+use crate::tenants::settings::Settings;
 use crate::tenants::tenant::Tenant;
 
 /// How much of a file is compared at a time.
@@ -29,31 +32,45 @@ pub struct Serving {
 /// Something that is dropped with a program.
 pub type Keep = Box<dyn std::any::Any + Send + Sync>;
 
-/// A file that is there as long as this: as long as the program runs, whose requests may read it.
-#[derive(Debug)]
-struct Aside(PathBuf);
+/// Why a server can't be booted.
+#[derive(Debug, thiserror::Error)]
+pub enum NotServable {
+    /// It was sent a folder, and there is no place for one.
+    #[error(
+        "it is an archive of a folder: give kvm.server() a folder, the path at which the server is to see it"
+    )]
+    NoFolder,
+    /// The archive is not unpacked.
+    #[error(transparent)]
+    Archive(#[from] NotUnpacked),
+    /// The host has no room for its files.
+    #[error("{0}")]
+    Host(#[from] io::Error),
+}
 
-impl Drop for Aside {
-    fn drop(&mut self) {
-        // What can't be removed, or a crash has left, the store clears away at a change after the next start.
-        let _ = fs::remove_file(&self.0);
+impl From<NotServable> for BootError {
+    fn from(error: NotServable) -> Self {
+        let text = error.to_string();
+        match error {
+            NotServable::NoFolder => Self::Setting(text),
+            NotServable::Archive(NotUnpacked::Stopped) => Self::Stopped,
+            NotServable::Host(_) | NotServable::Archive(NotUnpacked::Host { .. }) => {
+                Self::Host(text)
+            }
+            NotServable::Archive(_) => Self::NotServing(text),
+        }
     }
 }
 
 impl Serving {
-    /// Of this program of the tenant's, which sees itself at the tenant's path whatever file it is in.
-    pub fn new(tenant: &Tenant, program: &[u8]) -> io::Result<Self> {
+    /// Of what came: a program, which sees itself at the tenant's path whatever file it is in, or a folder, which the program
+    /// at that path has. `host` may have the unpacking wait.
+    pub fn new(tenant: &Tenant, came: &[u8], host: &mut dyn Host) -> Result<Self, NotServable> {
         let settings = &tenant.settings;
         let (path, config) = (&settings.path, &settings.config);
-        let (mut allowed_paths, aside) = if holds(path, program)? {
-            (program_paths(path), None)
-        } else {
-            let aside = Aside::write(tenant.store.folder(), program)?;
-            let seen = AllowedPath {
-                seen: path.clone(),
-                ..AllowedPath::from(&aside.0)
-            };
-            (vec![seen], Some(aside))
+        let (mut allowed_paths, aside) = match archive::is_archive(came) {
+            true => with_folder(tenant, came, host)?,
+            false => with_program(tenant, came)?,
         };
         allowed_paths.extend(system_paths());
         allowed_paths.extend(config.allowed_paths.iter().cloned());
@@ -98,6 +115,62 @@ impl Serving {
     }
 }
 
+/// What a program needs to be where it is, and beside it the tenant's folder as it is on the host, if it is.
+fn with_program(
+    tenant: &Tenant,
+    program: &[u8],
+) -> Result<(Vec<AllowedPath>, Option<Aside>), NotServable> {
+    let path = &tenant.settings.path;
+    let (mut allowed_paths, aside) = if holds(path, program)? {
+        (program_paths(path), None)
+    } else {
+        let aside = Aside::file(tenant.store.folder(), program)?;
+        let seen = AllowedPath {
+            seen: path.clone(),
+            ..AllowedPath::from(aside.path())
+        };
+        (vec![seen], Some(aside))
+    };
+    let folder = tenant.settings.values.folder.as_ref().map(Path::new);
+    let folder = folder.filter(|folder| folder.is_dir());
+    allowed_paths.extend(folder.map(AllowedPath::from));
+    Ok((allowed_paths, aside))
+}
+
+/// The tenant's folder from an archive, and its program unless that is in there.
+fn with_folder(
+    tenant: &Tenant,
+    archive: &[u8],
+    host: &mut dyn Host,
+) -> Result<(Vec<AllowedPath>, Option<Aside>), NotServable> {
+    let Settings { path, values, .. } = &tenant.settings;
+    let folder = values.folder.as_ref().ok_or(NotServable::NoFolder)?;
+    let aside = Aside::folder(tenant.store.folder())?;
+    let limits = archive::Limits {
+        bytes: values.max_folder_size,
+        files: values.max_folder_files,
+    };
+    let mut since = Instant::now();
+    let mut pause = || match host.slice() {
+        Some(slice) if since.elapsed() >= slice => {
+            let given = host.give_way(Duration::ZERO);
+            since = Instant::now();
+            given
+        }
+        _ => ControlFlow::Continue(()),
+    };
+    let into = aside.opened()?.try_clone()?.into();
+    archive::unpack(archive, into, limits, &mut pause)?;
+    let mut allowed_paths = vec![AllowedPath {
+        seen: folder.into(),
+        ..AllowedPath::from(aside.path())
+    }];
+    if !tenant.settings.is_in_folder() {
+        allowed_paths.extend(program_paths(path));
+    }
+    Ok((allowed_paths, Some(aside)))
+}
+
 /// Whether the file holds just this.
 fn holds(path: &Path, program: &[u8]) -> io::Result<bool> {
     let Ok((mut file, identity)) = file::open(path) else {
@@ -114,34 +187,4 @@ fn holds(path: &Path, program: &[u8]) -> io::Result<bool> {
         }
     }
     Ok(true)
-}
-
-impl Aside {
-    /// Puts a program into a file of its own: what is booted is stored only once it has booted.
-    fn write(folder: &Path, program: &[u8]) -> io::Result<Self> {
-        let (mut file, aside) = Self::create(folder)?;
-        file.write_all(program)
-            .map_err(|error| told(&aside.0, &error))?;
-        Ok(aside)
-    }
-
-    fn create(folder: &Path) -> io::Result<(File, Self)> {
-        static NUMBER: AtomicU64 = AtomicU64::new(0);
-        loop {
-            let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-            let path = folder.join(format!("{}{number}{SUFFIX}", prefix()));
-            let mut options = OpenOptions::new();
-            options.create_new(true).write(true).mode(0o700);
-            match options.open(&path) {
-                Ok(file) => return Ok((file, Self(path))),
-                // Of a process before us that had our number.
-                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-                Err(error) => return Err(told(&path, &error)),
-            }
-        }
-    }
-}
-
-fn told(path: &Path, error: &io::Error) -> io::Error {
-    io::Error::new(error.kind(), format!("{}: {error}", path.display()))
 }

@@ -130,6 +130,12 @@ impl Settings {
             .map_err(|(setting, problem)| BadSetting::new(given.name, setting, problem))
     }
 
+    /// Whether the program at `path` is one that comes with the folder.
+    pub fn is_in_folder(&self) -> bool {
+        let folder = self.values.folder.as_ref();
+        folder.is_some_and(|folder| self.path.starts_with(folder))
+    }
+
     fn checked(given: &Given<'_>) -> Result<Self, Problem> {
         let name = name_of(given)?;
         let path = path_of(given)?;
@@ -187,11 +193,28 @@ fn is_of_kind(values: &Values) -> Result<(), Problem> {
             "allow_debug",
             "is set, but a server can't be debugged".into(),
         )),
-        false if !values.allow_net.is_empty() => Err((
-            "allow_net",
-            "is set, but the tenant is no server (server = true)".into(),
-        )),
-        _ => Ok(()),
+        false if !values.allow_net.is_empty() => not_of_programs("allow_net"),
+        false if values.folder.is_some() => not_of_programs("folder"),
+        _ => match &values.folder {
+            Some(folder) => is_place(folder).map_err(|problem| ("folder", problem)),
+            None => Ok(()),
+        },
+    }
+}
+
+fn not_of_programs(setting: &'static str) -> Result<(), Problem> {
+    let problem = "is set, but the tenant is no server (server = true)";
+    Err((setting, problem.into()))
+}
+
+/// Whether a folder may be seen there: not in the place of all files.
+fn is_place(folder: &str) -> Result<(), String> {
+    use std::path::Component;
+    let mut parts = Path::new(folder).components();
+    match parts.all(|part| matches!(part, Component::RootDir | Component::Normal(_))) {
+        true if Path::new(folder).parent().is_some() => Ok(()),
+        true => Err("is /, must be a folder in it".into()),
+        false => Err(format!("has .. in it: {folder:?}")),
     }
 }
 

@@ -1,6 +1,6 @@
 //! A tenant's updates on disk, in a folder of their own:
 //!
-//! - `<version>.elf`: a program, under the SHA-256 of its content;
+//! - `<version>.elf`: a program, or the archive of a server's folder, under the SHA-256 of its content;
 //! - `manifest.json`: which one is current, which ones were before, and the content of the tenant's `path` at that time;
 //! - `lock`: held while the folder is changed.
 //!
@@ -17,6 +17,7 @@ use rustix::fs::OFlags;
 use rustix::process::geteuid;
 use serde::{Deserialize, Serialize};
 
+use crate::tenants::archive;
 use crate::tenants::version::Version;
 
 /// Longest manifest that is read.
@@ -131,13 +132,6 @@ impl Stored {
     }
 }
 
-/// How files begin and end that this process has programs run from.
-pub fn prefix() -> String {
-    format!("boot-{}-", std::process::id())
-}
-/// See [`prefix`].
-pub const SUFFIX: &str = ".run";
-
 /// The right to change a store.
 #[derive(Debug)]
 pub struct Lock {
@@ -230,8 +224,8 @@ impl Store {
     }
 
     /// What is to run in the place of `path`'s program, whose version is `base`: what was stored, as long as `path` holds
-    /// what it held then, or is gone. The newest comes first, and the others should that one not boot. A program that is
-    /// damaged or gone is complained about.
+    /// what it held then, or is gone; a folder whatever `path` holds, which runs it. The newest comes first, and the others
+    /// should that one not boot. A program that is damaged or gone is complained about.
     pub fn programs(
         &self,
         base: Option<Version>,
@@ -241,11 +235,22 @@ impl Store {
             complain(error);
             None
         });
+        let same = manifest
+            .as_ref()
+            .is_some_and(|manifest| base.is_none() || base == manifest.base);
         manifest
-            .filter(|manifest| base.is_none() || base == manifest.base)
             .into_iter()
             .flat_map(Manifest::versions)
+            .filter(move |version| same || self.has_folder(*version))
             .filter_map(move |version| self.read(version).map_err(&mut complain).ok())
+    }
+
+    /// Whether what is stored as this version is the archive of a folder.
+    fn has_folder(&self, version: Version) -> bool {
+        let mut head = Vec::new();
+        File::open(self.program(version))
+            .and_then(|file| file.take(archive::HEAD as u64).read_to_end(&mut head))
+            .is_ok_and(|_| archive::is_archive(&head))
     }
 
     /// What ran before `running`: the newest one that is whole.
@@ -400,8 +405,7 @@ impl Store {
         for entry in entries.flatten() {
             let name = entry.file_name();
             let name = name.to_string_lossy();
-            let is_left = name.ends_with(SUFFIX) && !name.starts_with(&prefix());
-            if is_left || name.ends_with(".tmp") || name.ends_with(".elf") && !kept(&name) {
+            if name.ends_with(".tmp") || name.ends_with(".elf") && !kept(&name) {
                 let _ = fs::remove_file(entry.path());
             }
         }

@@ -102,6 +102,21 @@ macro_rules! settings {
             /// writes below /tmp is forgotten. See `servers.md`.
             server: Flag = false;
 
+            /// Where an unmodified server sees the folder of its application: an absolute path,
+            /// such as ``/app``. An update may then be an archive of it (tar, tar.gz or zip,
+            /// told by its content) in place of a program: it is unpacked in *state_dir*, and
+            /// the program at *path*, which may be in the folder, is booted with it. Until then the
+            /// server sees the host's own folder of this path, if there is one. It can only be
+            /// read.
+            folder: PathOrNone = "";
+
+            /// Most bytes that an archive of *folder* may have when it is unpacked; at most
+            /// 64 GB.
+            max_folder_size: Size(KIB..=64 * GIB) = 512 * MIB;
+
+            /// Most files, folders and links in one; at most 1,000,000.
+            max_folder_files: Count(1..=1_000_000) = 50_000;
+
             /// Where an unmodified server may connect and send to, written like
             /// *main_arguments*: names, addresses, or ``*`` for all that is public, each
             /// with ``:PORT`` for one port only. Nothing unless named; what is not public
@@ -150,7 +165,7 @@ macro_rules! settings {
             /// (see `live-update.md`).
             signed_orders: Flag = false;
 
-            /// Longest program that an update may bring, where `kvm.live_update()`_ is not told
+            /// Longest program, or archive, that an update may bring, where `kvm.live_update()`_ is not told
             /// otherwise.
             max_update_size: Size(KIB..=64 * GIB) = 50 * MIB;
 

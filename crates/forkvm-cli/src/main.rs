@@ -17,6 +17,7 @@ mod exec;
 mod manual;
 mod new;
 mod nodes;
+mod pack;
 mod run;
 mod serve;
 mod settings;

@@ -5,16 +5,22 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Args;
+use forkvm::ElfError;
 use sha2::{Digest, Sha256};
 
 use crate::nodes::{EXIT_STATUS, Nodes, Order};
+use crate::pack;
 
 /// Arguments of `forkvm upload`.
 #[derive(Debug, Args)]
 #[command(after_help = EXIT_STATUS)]
 pub struct Upload {
-    /// The program: a static Linux executable. It is checked here, but not run.
+    /// The program: a static Linux executable, which is checked here, but not run. Of a server any executable, a script, or
+    /// its application's folder, or an archive of it (tar, tar.gz, zip): a folder is packed here.
     program: PathBuf,
+    /// The tenant is an unmodified server, which may be dynamically linked.
+    #[arg(long)]
+    server: bool,
     #[command(flatten)]
     nodes: Nodes,
 }
@@ -58,9 +64,21 @@ impl Upload {
     }
 
     fn program(&self) -> Result<Vec<u8>, String> {
+        if self.program.is_dir() {
+            return pack::pack(&self.program).map_err(|error| error.to_string());
+        }
         let program = std::fs::read(&self.program).map_err(|error| error.to_string())?;
-        forkvm::check_elf(&program).map_err(|error| error.to_string())?;
-        Ok(program)
+        if pack::is_archive(&program) || program.starts_with(b"#!") {
+            return Ok(program);
+        }
+        match forkvm::check_elf(&program) {
+            Ok(()) => Ok(program),
+            Err(ElfError::Dynamic | ElfError::DynamicRust) if self.server => Ok(program),
+            Err(error @ (ElfError::Dynamic | ElfError::DynamicRust)) => Err(format!(
+                "{error}; only a tenant that is a server may be (--server)"
+            )),
+            Err(error) => Err(error.to_string()),
+        }
     }
 }
 
