@@ -1,4 +1,4 @@
-//! vmod.vcc with the settings: the table's entries as arguments of `kvm.tenant()`, and their paragraphs.
+//! vmod.vcc with the settings: the table's entries as arguments of `kvm.tenant()` and `kvm.server()`, and their paragraphs.
 
 use std::path::Path;
 use std::{error::Error, fs};
@@ -69,7 +69,7 @@ fn settings() -> Vec<Setting> {
 
 /// Leaves vmod.vcc with the settings in `out`.
 pub fn write(out: &Path) -> Result<(), Box<dyn Error>> {
-    let (mut arguments, mut manual) = (Vec::new(), Vec::new());
+    let (mut arguments, mut of_servers, mut manual) = (Vec::new(), Vec::new(), Vec::new());
     for setting in settings() {
         let kind = match setting.kind {
             "Time" => "DURATION",
@@ -78,7 +78,12 @@ pub fn write(out: &Path) -> Result<(), Box<dyn Error>> {
             "Flag" => "BOOL",
             _ => "STRING",
         };
-        arguments.push(format!("[{kind} {} = {}]", setting.name, setting.default));
+        let argument = format!("[{kind} {} = {}]", setting.name, setting.default);
+        // kvm.server() has it in the third place.
+        if setting.name != "main_arguments" {
+            of_servers.push(argument.clone());
+        }
+        arguments.push(argument);
         manual.push(
             setting.name.to_owned()
                 + "\n\t"
@@ -94,6 +99,11 @@ pub fn write(out: &Path) -> Result<(), Box<dyn Error>> {
         .replacen(
             "\t@ARGUMENTS@)",
             &format!("\t{})", arguments.join(",\n\t")),
+            1,
+        )
+        .replacen(
+            "\t@ARGUMENTS_OF_SERVERS@)",
+            &format!("\t{})", of_servers.join(",\n\t")),
             1,
         )
         .replacen("\n@SETTINGS@\n", &format!("\n{}\n", manual.join("\n\n")), 1);

@@ -56,7 +56,7 @@ fn start(state: &Path, settings: &str) -> Varnishd {
 
 fn start_at(path: &str, state: &Path, settings: &str) -> Varnishd {
     Varnishd::start(&format!(
-        r#"kvm.tenant("t", "{path}", server = true, folder = "/app", update_key = "{key}", state_dir = "{state}",
+        r#"kvm.server("t", "{path}", folder = "/app", update_key = "{key}", state_dir = "{state}",
             max_boot_time = ENOUGH, max_request_time = ENOUGH, max_wait = ENOUGH, {settings});"#,
         key = KEY.1,
         state = state.display(),

@@ -22,7 +22,7 @@ fn node(folder: &Path) -> Varnishd {
         include "{folder}/kvm.vcl";
         sub vcl_init {{
             kvm.tenant("x.com", "{guests}/hello", update_key = "{KEY}", state_dir = "{folder}");
-            kvm.tenant("server.com", "/app/run", server = true, folder = "/app", update_key = "{KEY}",
+            kvm.server("server.com", "/app/run", folder = "/app", update_key = "{KEY}",
                 state_dir = "{folder}", max_boot_time = {ENOUGH_VCL});
             kvm.tenant("closed.com", "{guests}/hello", state_dir = "{folder}");
         }}

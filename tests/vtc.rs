@@ -85,6 +85,7 @@ vtc! {
     reload
     retry
     server
+    server_settings
     settings
     site
     slow_body

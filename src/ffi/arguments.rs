@@ -4,7 +4,7 @@ use std::ffi::CStr;
 
 use varnish::ffi::{VCL_BOOL, VCL_BYTES, VCL_DURATION, VCL_INT, VCL_STRING};
 
-use super::vcc_if::arg_vmod_kvm_tenant;
+use super::vcc_if::{arg_vmod_kvm_server, arg_vmod_kvm_tenant};
 use crate::order::Sent;
 use crate::tenants::kinds::{Allowed, List};
 use crate::tenants::settings::Given;
@@ -90,15 +90,20 @@ macro_rules! arguments {
         $(#[doc = $doc:literal])*
         $name:ident $(as $in_json:literal)?: $kind:ident $(($bounds:expr))? = $default:expr;
     )*) => {
-        /// The settings that VCL called `kvm.tenant()` with. Each that it did not give has its default.
+        arguments!(@of given_program, arg_vmod_kvm_tenant, false, $($name)*);
+        arguments!(@of given_server, arg_vmod_kvm_server, true, $($name)*);
+    };
+    (@of $given:ident, $arguments:ty, $server:literal, $($name:ident)*) => {
+        /// The settings that VCL called `kvm.tenant()` or `kvm.server()` with. Each that it did not give has its default.
         ///
         /// SAFETY: VCL called us with the arguments; what is made of them is not used after the call.
-        pub unsafe fn given<'a>(args: &arg_vmod_kvm_tenant) -> Given<'a> {
+        pub unsafe fn $given<'a>(args: &$arguments) -> Given<'a> {
             // SAFETY: as the caller promises.
             unsafe {
                 Given {
                     name: FromVcl::from_vcl(&args.name),
                     path: FromVcl::from_vcl(&args.path),
+                    server: $server,
                     $($name: FromVcl::from_vcl(&args.$name),)*
                 }
             }

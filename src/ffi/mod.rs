@@ -15,18 +15,19 @@ use varnish::vcl::{Buffer, Ctx, LogTag, VclError};
 use crate::director::Director;
 use crate::order::{Debug, Order, Target, Upload};
 use crate::tenants::document;
-use crate::tenants::settings::Settings;
+use crate::tenants::settings::{Given, Settings};
 use crate::tenants::{name, registry};
 use crate::varnish::panics::{self, guard};
 use crate::varnish::{counters, fetch, logging};
 use crate::vdi::Registered;
-use arguments::{bytes, given, sent, text};
+use arguments::{bytes, given_program, given_server, sent, text};
 
 mod arguments;
 mod vcc_if;
 
 use vcc_if::{
-    Vmod_vmod_kvm_Func, arg_vmod_kvm_backend, arg_vmod_kvm_rollback, arg_vmod_kvm_tenant,
+    Vmod_vmod_kvm_Func, arg_vmod_kvm_backend, arg_vmod_kvm_rollback, arg_vmod_kvm_server,
+    arg_vmod_kvm_tenant,
 };
 
 /// The version as a C string.
@@ -40,6 +41,7 @@ const VERSION: &CStr =
 static FUNCTIONS: Vmod_vmod_kvm_Func = Vmod_vmod_kvm_Func {
     _event: Some(event),
     f_tenant: Some(tenant),
+    f_server: Some(server),
     f_load_tenants: Some(load_tenants),
     f_embed_tenants: Some(embed_tenants),
     f_backend: Some(backend),
@@ -116,15 +118,33 @@ unsafe extern "C" fn discard(ctx: *const vrt_ctx, vcl: *mut std::ffi::c_void) {
 unsafe extern "C" fn tenant(ctx: *const vrt_ctx, args: *mut arg_vmod_kvm_tenant) {
     run(ctx, || {
         // SAFETY: VCL calls us with arguments as in vmod.vcc, whose strings live as long as the call.
-        let (director, given) = unsafe {
+        unsafe {
             let args = args.as_ref().ok_or("no arguments")?;
-            (registered(args.arg1)?.director(), given(args))
-        };
-        let settings = Settings::check(&given).map_err(|bad| format!("kvm.{bad}"))?;
-        // SAFETY: varnishd called us with it.
-        let added = director.add_all(&unsafe { Ctx::from_ptr(ctx) }, vec![settings]);
-        Ok(added.map_err(|bad| format!("kvm.{bad}"))?)
+            add(ctx, args.arg1, &given_program(args))
+        }
     });
+}
+
+/// `kvm.server()`
+unsafe extern "C" fn server(ctx: *const vrt_ctx, args: *mut arg_vmod_kvm_server) {
+    run(ctx, || {
+        // SAFETY: as in tenant().
+        unsafe {
+            let args = args.as_ref().ok_or("no arguments")?;
+            add(ctx, args.arg1, &given_server(args))
+        }
+    });
+}
+
+/// Adds a tenant to a VCL's.
+///
+/// SAFETY: `ctx` and `vcl` are what varnishd called us with.
+unsafe fn add(ctx: *const vrt_ctx, vcl: *mut vmod_priv, given: &Given<'_>) -> Result<(), VclError> {
+    let settings = Settings::check(given).map_err(|bad| format!("kvm.{bad}"))?;
+    // SAFETY: as the caller promises.
+    let (director, ctx) = unsafe { (registered(vcl)?.director(), Ctx::from_ptr(ctx)) };
+    let added = director.add_all(&ctx, vec![settings]);
+    Ok(added.map_err(|bad| format!("kvm.{bad}"))?)
 }
 
 /// `kvm.load_tenants()`

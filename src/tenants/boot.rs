@@ -228,7 +228,7 @@ pub fn start(
         place,
     };
     let result = match before {
-        _ if tenant.settings.values.server => serve(tenant, elf, config, &mut boot),
+        _ if tenant.settings.server => serve(tenant, elf, config, &mut boot),
         _ if archive::is_archive(elf) => Err(BootError::Setting(
             "it is an archive of a folder, which only servers have".into(),
         )),

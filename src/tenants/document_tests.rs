@@ -379,8 +379,8 @@ fn what_is_not_there_fails_its_tenant_alone() {
     )[..] else {
         panic!()
     };
-    assert!(a.values.server && a.fault.is_none() && a.values.allow_net.len() == 1);
-    assert!(!b.values.server && b.fault.is_some());
+    assert!(a.server && a.fault.is_none() && a.values.allow_net.len() == 1);
+    assert!(!b.server && b.fault.is_some());
     // What only says that it does without is fine.
     let [a] = &tenants(
         r#"{ "a": { "filename": "/p", "executable_heap": false, "remapping": {}, "server": null,

@@ -58,10 +58,12 @@ pub enum BadDocument {
 }
 
 /// Settings that are paths, which may begin with a variable of varnishd's environment.
-const PATH_KEYS: [&str; 6] = [
+const PATH_KEYS: [&str; 8] = [
     "filename",
     "allowed_paths",
     "folder",
+    "writable_paths",
+    "volumes",
     "current_working_directory",
     "state_dir",
     "update_key_file",

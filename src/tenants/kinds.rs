@@ -3,9 +3,13 @@
 
 use std::fmt::Debug;
 use std::ops::RangeInclusive;
+use std::path::PathBuf;
 use std::time::Duration;
 
-use forkvm::{AllowedPath, BadDebugAddress, BadRule, DebugAddress, Header, NetRule, parse_header};
+use forkvm::{
+    AllowedPath, BadDebugAddress, BadListenRule, BadRule, BadVolume, DebugAddress, Header,
+    ListenRule, NetRule, Volume, parse_header,
+};
 use serde_json::{Map, Value};
 
 use crate::tenants::keys::Key;
@@ -264,6 +268,21 @@ lists! {
     Environment -> String: |entries| all("an entry that is not KEY=value", entries, |entry| {
         entry.find('=').is_some_and(|at| at > 0)
     });
+    /// Absolute paths of folders.
+    Folders -> PathBuf: |paths| {
+        let path = |path: &String| absolute(path).map(PathBuf::from).map_err(|why| format!("has a path that {why}"));
+        paths.iter().map(path).collect()
+    };
+    /// `HOST:GUEST`, and how it may be changed.
+    Volumes -> Volume: |volumes| {
+        let volume = |text: &String| text.parse().map_err(|bad: BadVolume| format!("has {text:?}: {bad}"));
+        volumes.iter().map(volume).collect()
+    };
+    /// Where something may listen.
+    ListenRules -> ListenRule: |rules| {
+        let rule = |rule: &String| rule.parse().map_err(|bad: BadListenRule| format!("has {rule:?}: {bad}"));
+        rules.iter().map(rule).collect()
+    };
     /// Places of the network.
     NetRules -> NetRule: |rules| {
         let rule = |rule: &String| rule.parse().map_err(|bad: BadRule| format!("has {rule:?}: {bad}"));

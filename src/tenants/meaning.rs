@@ -168,6 +168,7 @@ fn set_warm_up<'a>(given: &mut Given<'a>, value: &'a Value) -> Result<(), String
     given.warmup_method = default.warmup_method;
     given.warmup_headers = default.warmup_headers;
     given.warmup_forks = default.warmup_forks;
+    given.warmup_time = default.warmup_time;
     for (key, value) in settings {
         given
             .set(&format!("warmup.{key}"), value)

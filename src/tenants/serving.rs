@@ -74,6 +74,15 @@ impl Serving {
         };
         allowed_paths.extend(system_paths());
         allowed_paths.extend(config.allowed_paths.iter().cloned());
+        let values = &settings.values;
+        allowed_paths.extend(values.writable_paths.iter().map(AllowedPath::from));
+        allowed_paths.extend(values.volumes.iter().map(|volume| volume.path.clone()));
+        let overlaid = values.volumes.iter().filter(|volume| volume.overlaid);
+        let writable_paths = values
+            .writable_paths
+            .iter()
+            .chain(overlaid.map(|volume| &volume.path.seen))
+            .cloned();
         let bytes = |text: &str| text.as_bytes().to_vec();
         let path = path.to_string_lossy();
         let arguments = config.main_arguments.iter().map(|word| bytes(word));
@@ -104,10 +113,14 @@ impl Serving {
                 allowed_paths,
                 current_working_directory: config.current_working_directory.clone(),
                 max_memory: config.limits.max_memory,
-                allowed_net: settings.values.allow_net.clone(),
-                overlay_bytes: Sandbox::default()
-                    .overlay_bytes
-                    .min(config.limits.max_request_memory),
+                allowed_net: values.allow_net.clone(),
+                writable_paths: writable_paths.collect(),
+                allowed_listen: match &*values.allow_listen {
+                    [] => None,
+                    rules => Some(rules.to_vec()),
+                },
+                overlay_bytes: values.max_file_memory.min(config.limits.max_request_memory),
+                volume_bytes: values.max_volume_writes,
                 ..Sandbox::default()
             },
             keep: aside.map(|aside| Box::new(aside) as Keep),

@@ -24,6 +24,8 @@ macro_rules! structures {
         pub struct Given<'a> {
             pub name: &'a [u8],
             pub path: &'a [u8],
+            /// Whether the program is an unmodified server.
+            pub server: bool,
             $(pub $name: <kinds::$kind as Kind>::Given<'a>,)*
         }
 
@@ -39,6 +41,7 @@ macro_rules! structures {
                 Self {
                     name,
                     path: b"",
+                    server: false,
                     $($name: kinds::$kind::default($default),)*
                 }
             }
@@ -52,6 +55,7 @@ macro_rules! structures {
                             self.$name = kinds::$kind::of_json(value)?;
                         }
                     )*
+                    "server" => self.server = kinds::Flag::of_json(value)?,
                     "filename" => self.path = kinds::string(value)?.as_bytes(),
                     _ => return Ok(false),
                 }
@@ -80,6 +84,8 @@ settings!(structures);
 pub struct Settings {
     /// Where the program is.
     pub path: PathBuf,
+    /// Whether that is an unmodified server.
+    pub server: bool,
     /// Who may update and debug it.
     pub key: Key,
     /// The folder that its updates are stored in, each tenant's in one of its own.
@@ -141,12 +147,13 @@ impl Settings {
         let path = path_of(given)?;
         let values = given.check_each()?;
         responses_fit(&values)?;
-        is_of_kind(&values)?;
+        is_of_kind(given.server, &values)?;
         Ok(Self {
             key: key(&values)?,
             state_dir: state_dir(&values, &path),
             config: config(name, &values),
             path,
+            server: given.server,
             values,
             fault: None,
         })
@@ -186,25 +193,34 @@ fn responses_fit(values: &Values) -> Result<(), Problem> {
     }
 }
 
-/// Debugging knows programs with handlers only, and only servers reach the network.
-fn is_of_kind(values: &Values) -> Result<(), Problem> {
-    match values.server {
-        true if values.allow_debug => Err((
-            "allow_debug",
-            "is set, but a server can't be debugged".into(),
-        )),
-        false if !values.allow_net.is_empty() => not_of_programs("allow_net"),
-        false if values.folder.is_some() => not_of_programs("folder"),
-        _ => match &values.folder {
+/// Debugging knows programs with handlers only, and only servers change files and reach the network.
+fn is_of_kind(server: bool, values: &Values) -> Result<(), Problem> {
+    if server {
+        return match &values.folder {
+            _ if values.allow_debug => Err((
+                "allow_debug",
+                "is set, but a server can't be debugged".into(),
+            )),
             Some(folder) => is_place(folder).map_err(|problem| ("folder", problem)),
             None => Ok(()),
-        },
+        };
     }
-}
-
-fn not_of_programs(setting: &'static str) -> Result<(), Problem> {
-    let problem = "is set, but the tenant is no server (server = true)";
-    Err((setting, problem.into()))
+    let of_servers = [
+        ("folder", values.folder.is_some()),
+        ("writable_paths", !values.writable_paths.is_empty()),
+        ("volumes", !values.volumes.is_empty()),
+        ("allow_net", !values.allow_net.is_empty()),
+        ("allow_listen", !values.allow_listen.is_empty()),
+        ("drop_connections", values.drop_connections),
+        ("warmup_time", !values.warmup_time.is_zero()),
+    ];
+    match of_servers.into_iter().find(|(_, is_set)| *is_set) {
+        Some((setting, _)) => Err((
+            setting,
+            "is set, but the tenant is no server (kvm.server(), in JSON \"server\": true)".into(),
+        )),
+        None => Ok(()),
+    }
 }
 
 /// Whether a folder may be seen there: not in the place of all files.
@@ -262,6 +278,8 @@ fn config(name: String, values: &Values) -> Config {
             max_response_size: values.max_response_size,
         },
         warm_up: warm_up(values),
+        warm_up_time: values.warmup_time,
+        drop_connections: values.drop_connections,
         debugging: Debugging {
             allowed: values.allow_debug,
             address: values.debug_address.clone(),

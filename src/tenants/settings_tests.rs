@@ -80,7 +80,7 @@ fn updates_are_stored_beside_the_program_or_where_it_is_said() {
 #[test]
 fn bad_settings_name_tenant_and_setting() {
     type Spoil = fn(&mut Given<'static>);
-    let spoils: [(&str, Spoil); 43] = [
+    let spoils: [(&str, Spoil); 58] = [
         ("name", |g| g.name = b""),
         ("name", |g| g.name = b"a b"),
         ("name", |g| g.name = &[b'a'; 247]),
@@ -132,6 +132,32 @@ fn bad_settings_name_tenant_and_setting() {
         ("debug_timeout", |g| g.debug_timeout = 3601.0),
         ("warmup_headers", |g| {
             (g.warmup, g.warmup_headers) = (1, List::Words(b"none"));
+        }),
+        // Of servers only, and what servers have not.
+        ("folder", |g| g.folder = b"/app"),
+        ("writable_paths", |g| {
+            g.writable_paths = List::Words(b"/run")
+        }),
+        ("volumes", |g| g.volumes = List::Words(b"/a:/b")),
+        ("allow_net", |g| g.allow_net = List::Words(b"*")),
+        ("allow_listen", |g| g.allow_listen = List::Words(b"80")),
+        ("drop_connections", |g| g.drop_connections = true),
+        ("warmup_time", |g| g.warmup_time = 1.0),
+        ("allow_debug", |g| (g.server, g.allow_debug) = (true, true)),
+        ("folder", |g| (g.server, g.folder) = (true, b"app")),
+        ("folder", |g| (g.server, g.folder) = (true, b"/")),
+        ("folder", |g| (g.server, g.folder) = (true, b"/a/../..")),
+        ("writable_paths", |g| {
+            (g.server, g.writable_paths) = (true, List::Words(b"run"));
+        }),
+        ("volumes", |g| {
+            (g.server, g.volumes) = (true, List::Words(b"/a:b"));
+        }),
+        ("volumes", |g| {
+            (g.server, g.volumes) = (true, List::Words(b"/a:/b:w"));
+        }),
+        ("allow_listen", |g| {
+            (g.server, g.allow_listen) = (true, List::Words(b"x"));
         }),
         ("update_key", |g| {
             (g.update_key, g.update_key_file) = (b"a", b"/key");

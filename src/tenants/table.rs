@@ -1,7 +1,7 @@
 //! The settings of a tenant: the one place where each is declared.
 //!
 //! An entry has the setting's name, its kind (`kinds.rs`), its bounds if the kind has any, and its default; its comment
-//! is its paragraph in the manual, in reStructuredText. Made of it are the argument of `kvm.tenant()` and the manual
+//! is its paragraph in the manual, in reStructuredText. Made of it are the argument of `kvm.tenant()` and `kvm.server()`, and the manual
 //! (`build/vcc.rs`), the way from there (`ffi.rs`), the key in JSON (`document.rs`; after `as` if it has another name there, with
 //! a dot if it is in an object), the check, and its value in `Settings::values` (`settings.rs`).
 // The build script reads this file too, so it imports nothing.
@@ -94,15 +94,7 @@ macro_rules! settings {
             /// like *main_arguments*. Nothing else exists for it.
             allowed_paths: Paths = "";
 
-            /// Whether the program is an unmodified server: any Linux server, dynamic,
-            /// threaded, JIT and all, that listens at a TCP address and speaks HTTP/1. It
-            /// is run until it waits for a connection and frozen there; each request is a
-            /// connection of its own, in a fork. It may read what every program needs
-            /// (itself, libraries, time zones, certificates) and *allowed_paths*; what it
-            /// writes below /tmp is forgotten. See `servers.md`.
-            server: Flag = false;
-
-            /// Where an unmodified server sees the folder of its application: an absolute path,
+            /// Of a server: where it sees the folder of its application: an absolute path,
             /// such as ``/app``. An update may then be an archive of it (tar, tar.gz or zip,
             /// told by its content) in place of a program: it is unpacked in *state_dir*, and
             /// the program at *path*, which may be in the folder, is booted with it. Until then the
@@ -117,11 +109,40 @@ macro_rules! settings {
             /// Most files, folders and links in one; at most 1,000,000.
             max_folder_files: Count(1..=1_000_000) = 50_000;
 
-            /// Where an unmodified server may connect and send to, written like
+            /// Of a server: folders where it may change files, like *allowed_paths*, besides
+            /// /tmp and /dev/shm. What it changes is kept in memory, and forgotten after the
+            /// request.
+            writable_paths: Folders = "";
+
+            /// Of a server: files and folders of the host, and where it sees them, as
+            /// ``HOST:GUEST``, written like *main_arguments*. They can be read; with
+            /// ``:overlay`` after them also be changed, in memory until the request's end;
+            /// with ``:rw`` be changed in the host, at once and for good, by which requests
+            /// can reach later ones.
+            volumes: Volumes = "";
+
+            /// Of a server: memory for files that it changes, for each fork; never more
+            /// than *max_request_memory*; at most 64 GB.
+            max_file_memory: Size(0..=64 * GIB) = 64 * MIB;
+
+            /// Of a server: most that one request may write to volumes that are ``:rw``; a
+            /// new name counts for 4 KB; at most 64 GB.
+            max_volume_writes: Size(0..=64 * GIB) = GIB;
+
+            /// Of a server: where it may connect and send to, written like
             /// *main_arguments*: names, addresses, or ``*`` for all that is public, each
             /// with ``:PORT`` for one port only. Nothing unless named; what is not public
             /// only by its address.
             allow_net: NetRules = "";
+
+            /// Of a server: where it may listen, in its machine, written like *main_arguments*:
+            /// ports, addresses, or ``ADDRESS:PORT``. Everywhere unless given.
+            allow_listen: ListenRules = "";
+
+            /// Of a server: whether connections to the outside that are open when it waits for
+            /// its first request are found reset in each fork. Otherwise it does not become
+            /// ready.
+            drop_connections: Flag = false;
 
             /// The working directory that the program sees.
             current_working_directory: Path = "/";
@@ -148,6 +169,11 @@ macro_rules! settings {
             /// Whether each new fork runs one of them, too, and is reset, before it
             /// gets a request: its first request then costs about what a later one does.
             warmup_forks as "warmup.forks": Flag = true;
+
+            /// Of a server: how long it goes on after its warm-up before it is frozen, part of
+            /// *max_boot_time*: for what it does some time after its start, which each request
+            /// would see it do otherwise.
+            warmup_time as "warmup.time": Time(0.0..=HOUR) = 0.0;
 
             /// The key that allows live updates and debugging of this tenant, see
             /// `kvm.live_update()`_ and `kvm.vm_debug_backend()`_. Without a key, or with an

@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 
 use clap::Args;
 use forkvm::{
-    AllowedPath, Command, Ended, Host, ListenRule, NetPlace, NetRule, SEARCH_PATH, Sandbox, Stream,
-    program_paths, system_paths,
+    AllowedPath, BadVolume, Command, Ended, Host, ListenRule, NetPlace, NetRule, SEARCH_PATH,
+    Sandbox, Stream, Volume, program_paths, system_paths,
 };
 
 use rustix::event::{PollFd, PollFlags, Timespec};
@@ -136,11 +136,13 @@ impl Allow {
             allowed_paths.push(path.into());
         }
         for text in &self.volume {
-            let (volume, overlaid) = parse_volume(text)?;
+            let Volume { path, overlaid } = text
+                .parse()
+                .map_err(|bad: BadVolume| format!("--volume {text}: {bad}"))?;
             if overlaid {
-                writable_paths.push(volume.seen.clone());
+                writable_paths.push(path.seen.clone());
             }
-            allowed_paths.push(volume);
+            allowed_paths.push(path);
         }
         if self.allow_all {
             writable_paths.push("/".into());
@@ -167,30 +169,6 @@ impl Allow {
             ..Default::default()
         })
     }
-}
-
-/// `HOST:GUEST`, and whether `:overlay` follows.
-fn parse_volume(text: &str) -> Result<(AllowedPath, bool), String> {
-    let refused = |why: &str| Err(format!("--volume {text}: {why}"));
-    let mut parts = text.split(':');
-    let (Some(host), Some(guest)) = (parts.next(), parts.next()) else {
-        return refused("give HOST:GUEST");
-    };
-    let (overlaid, writes) = match (parts.next(), parts.next()) {
-        (None | Some("ro"), None) => (false, false),
-        (Some("overlay"), None) => (true, false),
-        (Some("rw"), None) => (false, true),
-        _ => return refused("after HOST:GUEST there can be `:overlay` or `:rw` only"),
-    };
-    if !guest.starts_with('/') {
-        return refused("the program's path has to be absolute");
-    }
-    let volume = AllowedPath {
-        seen: guest.into(),
-        writes,
-        ..AllowedPath::from(host)
-    };
-    Ok((volume, overlaid))
 }
 
 /// A name without a slash is looked for in PATH.

@@ -109,6 +109,10 @@ pub struct Config {
     /// Requests to be run before the freeze. What they leave in memory is part of the frozen state that every request
     /// starts from. Off unless set. Setting `warmup`.
     pub warm_up: Option<WarmUp>,
+    /// How long an unmodified server goes on after them, before the freeze. Setting `warmup_time`.
+    pub warm_up_time: Duration,
+    /// Connections of an unmodified server to the outside that are open at the freeze are reset. Setting `drop_connections`.
+    pub drop_connections: bool,
     /// Live debugging. Settings `allow_debug`, `debug_address`, `debug_timeout`, `debug_exceptions`.
     pub debugging: Debugging,
     /// Time, memory and size limits.
@@ -187,6 +191,8 @@ impl Config {
             queue: Queue::new(Self::default_queue(2)),
             idle_time: Duration::from_secs(60),
             warm_up: None,
+            warm_up_time: Duration::ZERO,
+            drop_connections: false,
             debugging: Debugging::default(),
             limits: Limits::default(),
         }

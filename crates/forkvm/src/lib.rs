@@ -102,7 +102,9 @@ pub use exec::{Ended, NotRun, Sandbox, exec};
 pub use failure::{BootError, Cause, Exception, Failure};
 pub use image::elf::{ElfError, check as check_elf};
 pub use image::exec::{Command, ExecError};
-pub use linux::{AllowedPath, BadListenRule, BadRule, ListenRule, NetPlace, NetRule};
+pub use linux::{
+    AllowedPath, BadListenRule, BadRule, BadVolume, ListenRule, NetPlace, NetRule, Volume,
+};
 pub use machine::probe::{KvmReport, KvmUnavailable, probe};
 pub use pool::queue::{Place, Queue};
 pub use program::{Answer, Program, Stats};

@@ -32,7 +32,7 @@ pub use self::net::address::Address;
 pub use self::net::allowed::{BadRule, NetRule, Place as NetPlace};
 pub use self::net::listening::{BadListenRule, ListenRule};
 pub use self::net::outside::{ConnectionId, Listener, ListenerId};
-pub use self::setup::{AllowedPath, HeapLayout, Setup};
+pub use self::setup::{AllowedPath, BadVolume, HeapLayout, Setup, Volume};
 pub use self::state::Linux;
 pub use self::tasks::delivery::{Handling, Next as NextSignal};
 pub use self::tasks::frame::{self, FaultDetails};

@@ -1,6 +1,7 @@
 //! What the personality is told about the program at its start.
 
 use std::path::PathBuf;
+use std::str::FromStr;
 
 use crate::linux::net::allowed::NetRule;
 use crate::linux::net::listening::ListenRule;
@@ -46,6 +47,59 @@ impl<T: Into<PathBuf>> From<T> for AllowedPath {
             link: false,
             writes: false,
         }
+    }
+}
+
+/// A file or folder of the host, and where an unmodified program sees it: `HOST:GUEST`, to be read; with `:overlay` to be
+/// changed in memory, with `:rw` to be changed in the host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Volume {
+    /// Both places, and whether changes reach the host.
+    pub path: AllowedPath,
+    /// Changes are kept in memory.
+    pub overlaid: bool,
+}
+
+/// A text that is no volume.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum BadVolume {
+    /// A place is missing.
+    #[error("give HOST:GUEST")]
+    Places,
+    /// Something else follows them.
+    #[error("after HOST:GUEST there can be `:overlay` or `:rw` only")]
+    How,
+    /// The program sees it nowhere.
+    #[error("the program's path has to be absolute")]
+    NotAbsolute,
+}
+
+impl FromStr for Volume {
+    type Err = BadVolume;
+
+    fn from_str(text: &str) -> Result<Self, BadVolume> {
+        let mut parts = text.split(':');
+        let (Some(host), Some(guest)) = (parts.next(), parts.next()) else {
+            return Err(BadVolume::Places);
+        };
+        let (overlaid, writes) = match (parts.next(), parts.next()) {
+            (None | Some("ro"), None) => (false, false),
+            (Some("overlay"), None) => (true, false),
+            (Some("rw"), None) => (false, true),
+            _ => return Err(BadVolume::How),
+        };
+        if host.is_empty() {
+            return Err(BadVolume::Places);
+        }
+        if !guest.starts_with('/') {
+            return Err(BadVolume::NotAbsolute);
+        }
+        let path = AllowedPath {
+            seen: guest.into(),
+            writes,
+            ..AllowedPath::from(host)
+        };
+        Ok(Self { path, overlaid })
     }
 }
 

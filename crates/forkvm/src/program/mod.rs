@@ -475,7 +475,8 @@ fn server_limits(config: &Config) -> Result<ServerLimits, BadRequest> {
         req_mem_limit_after_reset: limits.req_mem_limit_after_reset,
         warm_up,
         warm_forks: config.warm_up.as_ref().is_none_or(|warm_up| warm_up.forks),
-        ..Default::default()
+        warm_up_time: config.warm_up_time,
+        drop_connections: config.drop_connections,
     })
 }
 
