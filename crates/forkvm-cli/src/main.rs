@@ -46,6 +46,9 @@ enum Command {
     Exec(Box<exec::Exec>),
     /// Serve connections with an unmodified server, each in a fork of its own that is reset afterwards.
     Serve(Box<serve::Serve>),
+    /// Run an unmodified server until it waits for its first connection, and write it to a file from which `serve --snapshot` serves
+    /// at once.
+    Snapshot(Box<serve::TakeSnapshot>),
     /// Serve a program on loopback without Varnish, and load it anew when its file changes.
     Dev(Box<dev::Dev>),
     /// Give a tenant a new program, on one running Varnish or on many.
@@ -70,6 +73,7 @@ fn main() -> ExitCode {
         Command::Exec(exec) => exec.execute(),
         // It reads its arguments again, with a file's among them.
         Command::Serve(_) => serve::execute(std::env::args_os().skip(2).collect()),
+        Command::Snapshot(take) => take.execute(std::env::args_os().skip(2).collect()),
         Command::Dev(dev) => dev.execute(),
         Command::Upload(upload) => upload.execute(),
         Command::Rollback(rollback) => rollback.execute(),

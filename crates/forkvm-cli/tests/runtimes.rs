@@ -9,7 +9,7 @@ mod serving;
 use std::io::Write;
 
 use common::kvm_or_skip;
-use installed::{is_installed, start};
+use installed::{is_installed, start, start_of_snapshot};
 use serving::Serving;
 
 const CONNECTIONS: usize = 200;
@@ -110,6 +110,12 @@ impl Runtime {
             self.answers(&serving, "after a client that left");
         }
         self.takes_a_body(&serving, "a last body");
+        drop(serving);
+        let serving = start_of_snapshot(self.options, &["-t2"], self.program);
+        for n in 0..20 {
+            self.answers(&serving, &format!("connection {n} of the snapshot"));
+            self.takes_a_body(&serving, &format!("body {n} of the snapshot"));
+        }
     }
 }
 

@@ -170,6 +170,31 @@ pub(crate) struct Started {
     pub sregs: kvm_sregs,
 }
 
+/// What its Linux personality is told.
+pub(crate) fn setup(sandbox: &Sandbox) -> Setup {
+    Setup {
+        heap: HeapLayout {
+            brk_window: 0,
+            mmap_window: 0,
+            len: 0,
+        },
+        stack: 0..0,
+        executable: String::new(),
+        allowed_paths: sandbox.allowed_paths.clone(),
+        writable_paths: ["/tmp", "/dev/shm"]
+            .iter()
+            .map(PathBuf::from)
+            .chain(sandbox.writable_paths.iter().cloned())
+            .collect(),
+        overlay_bytes: sandbox.overlay_bytes,
+        volume_bytes: sandbox.volume_bytes,
+        random_addresses: sandbox.random_addresses,
+        current_working_directory: sandbox.current_working_directory.clone(),
+        allowed_net: sandbox.allowed_net.clone(),
+        allowed_listen: sandbox.allowed_listen.clone(),
+    }
+}
+
 /// Makes a machine with the program in it.
 pub(crate) fn start(
     kvm: &'static KvmHost,
@@ -191,27 +216,7 @@ pub(crate) fn start(
         tables.map(&mapping, &range).map_err(NotRun::host)?;
     }
     let mut memory = GuestMemory::booting(mapping).with_space(Space::new(layout, tables));
-    let mut linux = Linux::new(Setup {
-        heap: HeapLayout {
-            brk_window: 0,
-            mmap_window: 0,
-            len: 0,
-        },
-        stack: 0..0,
-        executable: String::new(),
-        allowed_paths: sandbox.allowed_paths.clone(),
-        writable_paths: ["/tmp", "/dev/shm"]
-            .iter()
-            .map(PathBuf::from)
-            .chain(sandbox.writable_paths.iter().cloned())
-            .collect(),
-        overlay_bytes: sandbox.overlay_bytes,
-        volume_bytes: sandbox.volume_bytes,
-        random_addresses: sandbox.random_addresses,
-        current_working_directory: sandbox.current_working_directory.clone(),
-        allowed_net: sandbox.allowed_net.clone(),
-        allowed_listen: sandbox.allowed_listen.clone(),
-    });
+    let mut linux = Linux::new(setup(sandbox));
     if let Some((path, error)) = linux.unusable_paths().next() {
         return Err(NotRun::Setting(format!("{}: {error}", path.display())));
     }

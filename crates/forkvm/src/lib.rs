@@ -92,6 +92,7 @@ mod pool;
 mod program;
 mod random;
 mod request;
+mod saved;
 mod server;
 mod surroundings;
 
@@ -110,6 +111,7 @@ pub use pool::queue::{Place, Queue};
 pub use program::{Answer, Program, Stats};
 pub use request::{CachePolicy, Header, Host, Quiet, Request, Stream};
 pub use server::{
-    Awaited, Closed, Connection, NotServing, NotWarm, Server, ServerFork, ServerLimits, Spent,
+    Awaited, Closed, Connection, NotServing, NotWarm, Server, ServerFork, ServerLimits, Snapshot,
+    SnapshotError, Spent,
 };
 pub use surroundings::{SEARCH_PATH, program_paths, system_paths};

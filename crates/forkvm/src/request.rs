@@ -4,6 +4,8 @@ use std::borrow::Cow;
 use std::ops::ControlFlow;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 /// A header line: field name and value, both without line ends. Those of a request may be borrowed from whoever received
 /// it; those of a response are the guest's, copied.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -40,7 +42,7 @@ pub struct Request<'a> {
 }
 
 /// Which way a guest's output came.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Stream {
     /// File descriptor 1.
     Stdout,

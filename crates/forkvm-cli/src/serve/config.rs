@@ -2,7 +2,7 @@
 //! for the key as well.
 
 use std::ffi::{OsStr, OsString};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use clap::builder::ValueParser;
 use clap::parser::ValueSource;
@@ -14,14 +14,17 @@ use super::settings::Serve;
 /// The key of the program and its arguments.
 const PROGRAM: &str = "program";
 /// Flags that are about the file, and so in none.
-const NOT_IN_FILES: [&str; 3] = ["config", "print_config", "help"];
+const NOT_IN_FILES: [&str; 4] = ["config", "print_config", "help", "output"];
 
-/// The arguments after `serve`.
+/// The arguments after `serve`, or `snapshot`.
 #[derive(Debug, Parser)]
 #[command(name = "forkvm serve", no_binary_name = true)]
 struct Arguments {
     #[command(flatten)]
     serve: Serve,
+    /// Of `snapshot`.
+    #[arg(short, long, hide = true)]
+    output: Option<PathBuf>,
 }
 
 /// Settings, and what they were parsed from.
@@ -57,7 +60,7 @@ pub fn effective(arguments: Vec<OsString>) -> Result<Effective, String> {
 impl Effective {
     fn of(matches: ArgMatches) -> Result<Self, String> {
         let settings = Serve::from_arg_matches(&matches).map_err(words)?;
-        if settings.program.is_empty() {
+        if settings.program.is_empty() && settings.snapshot.is_none() {
             let path = settings.config.as_deref().unwrap_or(Path::new(""));
             return Err(format!(
                 "no program is named: give it after `--`, or as `program = [\"PROGRAM\", …]` in {}",

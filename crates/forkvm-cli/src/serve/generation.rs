@@ -3,13 +3,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use forkvm::{Server, ServerLimits};
+use forkvm::Server;
 use parking_lot::Mutex;
 
 use super::forks::{Forks, Setup};
 use super::observed::observer::Observer;
 use super::output::Output;
 use super::settings::Serve;
+use super::snapshot;
 use super::turns::Turns;
 
 /// A booted server and what its connections are held to.
@@ -24,29 +25,19 @@ pub struct Generation {
 }
 
 impl Generation {
-    /// Boots the program, and makes its forks.
+    /// Boots the program, or loads its snapshot, and makes its forks.
     pub fn boot(
         settings: &Serve,
         observer: &Arc<Observer>,
         turns: &Turns,
     ) -> Result<Arc<Self>, String> {
-        let command = settings.allow.command(&settings.program)?;
-        let sandbox = settings.allow.sandbox(&command)?;
-        let limits = ServerLimits {
-            max_boot_time: settings.max_boot_time,
-            max_request_time: settings.max_request_time,
-            max_idle_time: settings.max_idle_time,
-            max_request_memory: settings.max_request_memory.saturating_mul(1 << 20),
-            warm_up: settings.warm_up(),
-            warm_up_time: settings.warmup_time.unwrap_or_default(),
-            drop_connections: settings.drop_connections,
-            ..Default::default()
-        };
-        let mut output = Output {
+        let output = Output {
             strace: settings.strace,
         };
-        let server = Server::boot(command, &sandbox, limits, &mut output)
-            .map_err(|error| error.to_string())?;
+        let server = match &settings.snapshot {
+            Some(path) => snapshot::load(path, settings)?,
+            None => snapshot::boot(settings, output)?,
+        };
         let fork_count = settings.fork_count();
         let setup = Setup {
             count: fork_count,

@@ -19,6 +19,7 @@ mod queue;
 mod request_body;
 mod seats;
 mod settings;
+mod snapshot;
 mod stream;
 mod turns;
 mod upgraded;
@@ -30,6 +31,7 @@ use std::process::ExitCode;
 
 use self::config::Effective;
 pub use self::settings::Serve;
+pub use self::snapshot::TakeSnapshot;
 
 /// Serves with these arguments, those after `serve`, until SIGTERM or SIGINT.
 pub fn execute(arguments: Vec<OsString>) -> ExitCode {

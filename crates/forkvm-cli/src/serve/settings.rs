@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
+use forkvm::ServerLimits;
 
 use super::address::Address;
 use crate::exec::Allow;
@@ -98,11 +99,15 @@ pub struct Serve {
     /// Print the settings that are in force, as --config reads them, and end.
     #[arg(long)]
     pub print_config: bool,
+    /// Serve from this file, which `forkvm snapshot` has written with the same flags, without a boot. The program need not be
+    /// named then.
+    #[arg(long, value_name = "FILE")]
+    pub snapshot: Option<PathBuf>,
     #[command(flatten)]
     pub allow: Allow,
     /// The program and its arguments.
     #[arg(
-        required_unless_present = "config",
+        required_unless_present_any = ["config", "snapshot"],
         trailing_var_arg = true,
         value_name = "PROGRAM [ARGUMENT]…"
     )]
@@ -110,6 +115,20 @@ pub struct Serve {
 }
 
 impl Serve {
+    /// What the engine is told.
+    pub fn limits(&self) -> ServerLimits {
+        ServerLimits {
+            max_boot_time: self.max_boot_time,
+            max_request_time: self.max_request_time,
+            max_idle_time: self.max_idle_time,
+            max_request_memory: self.max_request_memory.saturating_mul(1 << 20),
+            warm_up: self.warm_up(),
+            warm_up_time: self.warmup_time.unwrap_or_default(),
+            drop_connections: self.drop_connections,
+            ..Default::default()
+        }
+    }
+
     /// What clients send before the freeze.
     pub fn warm_up(&self) -> Vec<Vec<u8>> {
         let urls = self.warmup_url.iter().cycle();

@@ -3,6 +3,9 @@
 use std::sync::Arc;
 
 use kvm_bindings::kvm_regs;
+use serde::{Deserialize, Serialize};
+
+use crate::memory::access::USER_END;
 
 /// Bytes of an XSAVE image as KVM gives it.
 pub const VECTOR_LEN: usize = 4096;
@@ -21,16 +24,129 @@ pub fn initial_vector() -> Box<[u8; VECTOR_LEN]> {
 }
 
 /// The state of ring 3: what a switch saves and loads.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct Context {
     /// General registers, RIP and RFLAGS.
+    #[serde(with = "registers")]
     pub regs: kvm_regs,
     /// FS base.
     pub fs_base: u64,
     /// GS base.
     pub gs_base: u64,
     /// Vector state as an XSAVE image; `None` as long as the processor holds it.
+    #[serde(with = "vector")]
     pub vector: Option<Arc<[u8; VECTOR_LEN]>>,
+}
+
+impl Context {
+    /// Whether all of it is there, and such as a processor takes.
+    pub fn is_whole(&self) -> bool {
+        // Bits 63:47 are the same (Intel SDM Vol. 1, 3.3.7.1).
+        let canonical = |address: u64| matches!(address >> 47, 0 | 0x1_ffff);
+        let bases = canonical(self.fs_base) && canonical(self.gs_base);
+        bases && self.regs.rip < USER_END && self.vector.is_some()
+    }
+}
+
+/// The registers as numbers, in the order of `struct kvm_regs`.
+mod registers {
+    use crate::arch::regs::{RFLAGS, RFLAGS_USER};
+    use kvm_bindings::kvm_regs;
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    pub fn serialize<S: Serializer>(regs: &kvm_regs, to: S) -> Result<S::Ok, S::Error> {
+        [
+            regs.rax,
+            regs.rbx,
+            regs.rcx,
+            regs.rdx,
+            regs.rsi,
+            regs.rdi,
+            regs.rsp,
+            regs.rbp,
+            regs.r8,
+            regs.r9,
+            regs.r10,
+            regs.r11,
+            regs.r12,
+            regs.r13,
+            regs.r14,
+            regs.r15,
+            regs.rip,
+            regs.rflags,
+        ]
+        .serialize(to)
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<kvm_regs, D::Error> {
+        let [
+            rax,
+            rbx,
+            rcx,
+            rdx,
+            rsi,
+            rdi,
+            rsp,
+            rbp,
+            r8,
+            r9,
+            r10,
+            r11,
+            r12,
+            r13,
+            r14,
+            r15,
+            rip,
+            rflags,
+        ] = <[u64; 18]>::deserialize(from)?;
+        Ok(kvm_regs {
+            rax,
+            rbx,
+            rcx,
+            rdx,
+            rsi,
+            rdi,
+            rsp,
+            rbp,
+            r8,
+            r9,
+            r10,
+            r11,
+            r12,
+            r13,
+            r14,
+            r15,
+            rip,
+            rflags: rflags & RFLAGS_USER | RFLAGS,
+        })
+    }
+}
+
+/// An image without the zeroes at its end.
+mod vector {
+    use super::{Arc, VECTOR_LEN};
+    use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
+
+    type Image = Arc<[u8; VECTOR_LEN]>;
+
+    pub fn serialize<S: Serializer>(image: &Option<Image>, to: S) -> Result<S::Ok, S::Error> {
+        let used = |image: &Image| {
+            let last = image.iter().rposition(|&byte| byte != 0);
+            image[..last.map_or(0, |last| last + 1)].to_vec()
+        };
+        image.as_ref().map(used).serialize(to)
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Image>, D::Error> {
+        let Some(used) = Option::<Vec<u8>>::deserialize(from)? else {
+            return Ok(None);
+        };
+        let mut image = [0; VECTOR_LEN];
+        let place = image.get_mut(..used.len());
+        let too_long = || D::Error::custom("a vector state that is too long");
+        place.ok_or_else(too_long)?.copy_from_slice(&used);
+        Ok(Some(Arc::new(image)))
+    }
 }
 
 /// What of the vector state a program may have.

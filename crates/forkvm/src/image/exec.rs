@@ -5,6 +5,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use rustix::io::Errno;
+use serde::{Deserialize, Serialize};
 
 use crate::arch::layout::{PAGE, PIE_BASE, SERVER_MMAP_TOP, SERVER_STACK_TOP, page_down};
 use crate::arch::vdso;
@@ -40,7 +41,7 @@ pub trait Files {
 }
 
 /// What is to be run.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Command {
     /// The program's path.
     pub path: Vec<u8>,

@@ -2,10 +2,12 @@
 
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use crate::image::exec::Command;
 
 /// A system call as it arrived: number and the six argument registers.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Call {
     /// RAX.
     pub number: u64,
@@ -77,7 +79,7 @@ pub enum Retried {
 }
 
 /// What a task waits for, and how it goes on if that does not come.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Wait {
     /// What would end the wait.
     pub on: WaitOn,
@@ -88,7 +90,7 @@ pub struct Wait {
 }
 
 /// What would end a task's wait.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum WaitOn {
     /// Nothing but time.
     Time,

@@ -16,6 +16,7 @@ mod net;
 mod process;
 #[cfg(test)]
 mod random_tests;
+mod saved;
 mod setup;
 mod signal_calls;
 mod state;
@@ -32,6 +33,7 @@ pub use self::net::address::Address;
 pub use self::net::allowed::{BadRule, NetRule, Place as NetPlace};
 pub use self::net::listening::{BadListenRule, ListenRule};
 pub use self::net::outside::{ConnectionId, Listener, ListenerId};
+pub use self::saved::{NotRestored, NotSaved, SavedLinux};
 pub use self::setup::{AllowedPath, BadVolume, HeapLayout, Setup, Volume};
 pub use self::state::Linux;
 pub use self::tasks::delivery::{Handling, Next as NextSignal};

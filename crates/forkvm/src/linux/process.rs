@@ -4,6 +4,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use rustix::io::Errno;
+use serde::{Deserialize, Serialize};
 use syscalls::Sysno;
 
 use crate::image::exec::Loaded;
@@ -27,7 +28,7 @@ const PR_SET_VMA: u64 = 0x5356_4d41;
 const LINUX_CAPABILITY_VERSION_3: u32 = 0x2008_0522;
 
 /// What a process may set about itself.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Process {
     name: [u8; 16],
     umask: u32,

@@ -3,6 +3,8 @@
 use std::path::PathBuf;
 use std::str::FromStr;
 
+use serde::{Deserialize, Serialize};
+
 use crate::linux::net::allowed::NetRule;
 use crate::linux::net::listening::ListenRule;
 
@@ -22,7 +24,7 @@ pub struct HeapLayout {
 }
 
 /// A file or folder of the host that a program may read, or change.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AllowedPath {
     /// Where it is in the host. Symbolic links in this path are followed, once.
     pub real: PathBuf,

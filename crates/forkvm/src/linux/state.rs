@@ -413,6 +413,11 @@ impl Linux {
         times.into_iter().flatten().min()
     }
 
+    /// How far the program's CLOCK_MONOTONIC is ahead of the host's, modulo 2^64 nanoseconds.
+    pub fn clocks_ahead(&self) -> u64 {
+        self.clocks.ahead()
+    }
+
     /// All tasks have waited for so long.
     pub fn add_idle(&mut self, time: Duration) {
         self.clocks.add_idle(time);

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use rustix::io::Errno;
 use rustix::time::{ClockId, Timespec, clock_gettime as host_clock};
+use serde::{Deserialize, Serialize};
 use syscalls::Sysno;
 
 use crate::linux::abi::{Guest, Layout, Reply, Value, field_u64, flags, int};
@@ -16,19 +17,45 @@ const TIMER_ABSTIME: u32 = 1;
 const TICKS: i64 = 100;
 
 /// When the program started, and how much of the time since it had nothing to do: all clocks are the host's.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Clocks {
-    start: Timespec,
+    /// By the program's own CLOCK_MONOTONIC.
+    start: Duration,
     idle: Duration,
+    /// How far the program's CLOCK_MONOTONIC is ahead of the host's, modulo 2^64 nanoseconds: one that comes from a snapshot goes on
+    /// where it was, whatever the host's says by now.
+    ahead: u64,
 }
 
 impl Clocks {
     /// Clocks of a program that starts now.
     pub fn new() -> Self {
         Self {
-            start: host_clock(ClockId::Monotonic),
+            start: since_epoch(host_clock(ClockId::Monotonic)),
             idle: Duration::ZERO,
+            ahead: 0,
         }
+    }
+
+    /// How far the program's CLOCK_MONOTONIC is ahead of the host's, modulo 2^64 nanoseconds.
+    pub fn ahead(&self) -> u64 {
+        self.ahead
+    }
+
+    /// The program's CLOCK_MONOTONIC.
+    pub fn monotonic(&self) -> Duration {
+        self.of_program(host_clock(ClockId::Monotonic))
+    }
+
+    /// Has the program's CLOCK_MONOTONIC say this now.
+    pub fn set_monotonic(&mut self, now: Duration) {
+        let host = nanos(since_epoch(host_clock(ClockId::Monotonic)));
+        self.ahead = nanos(now).wrapping_sub(host);
+    }
+
+    /// What the program is told of a clock of the host's that does not know the time of day.
+    fn of_program(&self, host: Timespec) -> Duration {
+        Duration::from_nanos(nanos(since_epoch(host)).wrapping_add(self.ahead))
     }
 
     /// What is told as the processor's time, of the process and of its threads: the time since the start in which not all of
@@ -50,17 +77,17 @@ impl Clocks {
 
     /// Time since the start.
     pub fn running(&self) -> Duration {
-        between(self.start, host_clock(ClockId::Monotonic))
+        self.monotonic().saturating_sub(self.start)
     }
 
     /// The time of a `CLOCK_*` (time.h), if there is such a clock.
     pub fn now(&self, clock: u64) -> Result<Timespec, Errno> {
-        let host = match clock_id(clock) {
-            Some(Clock::Host(host)) => host,
-            Some(Clock::Cpu) => return Ok(timespec(self.used())),
+        Ok(match clock_id(clock) {
+            Some(Clock::Host(ClockId::Realtime)) => host_clock(ClockId::Realtime),
+            Some(Clock::Host(host)) => timespec(self.of_program(host_clock(host))),
+            Some(Clock::Cpu) => timespec(self.used()),
             None => return Err(Errno::INVAL),
-        };
-        Ok(host_clock(host))
+        })
     }
 }
 
@@ -88,6 +115,19 @@ fn timespec(duration: Duration) -> Timespec {
         tv_sec: i64::try_from(duration.as_secs()).unwrap_or(i64::MAX),
         tv_nsec: i64::from(duration.subsec_nanos()),
     }
+}
+
+fn nanos(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
+}
+
+/// A time that is not before its clock's beginning.
+fn since_epoch(time: Timespec) -> Duration {
+    let epoch = Timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
+    between(epoch, time)
 }
 
 /// The time from `earlier` to `later`, zero if that is past.
@@ -233,11 +273,7 @@ pub fn times(clocks: &Clocks, guest: &mut Guest<'_>, address: u64) -> Value {
     // struct tms: user, system, and those of children.
     let used = Layout::<32>::new().i64(0, ticks(clocks.used()));
     guest.write_unless_null(address, used.done())?;
-    let epoch = Timespec {
-        tv_sec: 0,
-        tv_nsec: 0,
-    };
-    Ok(ticks(between(epoch, host_clock(ClockId::Monotonic))))
+    Ok(ticks(clocks.monotonic()))
 }
 
 /// nanosleep(2). What a signal leaves of it is written by [`write_rest`].

@@ -2,6 +2,8 @@
 
 use std::collections::BTreeSet;
 
+use serde::{Deserialize, Serialize};
+
 use crate::linux::abi::Guest;
 
 /// Something worth a line.
@@ -22,7 +24,7 @@ const NUMBERS: usize = 512;
 const MAX_LINES: usize = 8;
 
 /// Which lines were written.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Told {
     topics: [bool; 3],
     calls: [u64; NUMBERS / 64],

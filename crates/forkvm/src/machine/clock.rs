@@ -138,16 +138,20 @@ impl Window {
 #[derive(Debug)]
 pub struct GuestClock {
     calibration: &'static Calibration,
+    /// How far the program's CLOCK_MONOTONIC is ahead of the host's, modulo 2^64 nanoseconds.
+    ahead: u64,
     last: ClockData,
     /// The counter's value from which on it is to be anchored anew.
     stale: u64,
 }
 
 impl GuestClock {
-    /// One that has nothing yet: programs ask by the system call.
-    pub fn new(calibration: &'static Calibration) -> Self {
+    /// One that has nothing yet: programs ask by the system call. The program's CLOCK_MONOTONIC is so far `ahead` of the host's,
+    /// modulo 2^64 nanoseconds.
+    pub fn new(calibration: &'static Calibration, ahead: u64) -> Self {
         Self {
             calibration,
+            ahead,
             // What a task has read of the master's page when it was frozen is not what it finds again.
             last: ClockData {
                 sequence: vdso::counter() as u32,
@@ -181,11 +185,13 @@ impl GuestClock {
     /// Anchors it at this moment; the monotonic clock is at least `told`.
     fn write(&mut self, memory: &Mapping, now: Moment, told: u64) -> Result<(), OutOfRange> {
         let rate = self.calibration.rate(now);
-        let ahead = told.saturating_sub(now.monotonic);
-        // The other clocks at that moment, by what they differ from the first.
+        let monotonic = now.monotonic.wrapping_add(self.ahead);
+        // Not behind what the program was told.
+        let corrected = told.saturating_sub(monotonic);
+        // The other clocks at that moment, by what they differ from the host's first.
         let other = |clock| {
             let differs = ahead_of_monotonic(clock);
-            now.monotonic.wrapping_add(differs).wrapping_add(ahead)
+            now.monotonic.wrapping_add(differs).wrapping_add(corrected)
         };
         self.last = ClockData {
             sequence: match rate {
@@ -195,8 +201,8 @@ impl GuestClock {
             tsc: now.counter,
             rate: rate.unwrap_or(0),
             real: other(ClockId::Realtime),
-            monotonic: now.monotonic.wrapping_add(ahead),
-            boot: other(ClockId::Boottime),
+            monotonic: monotonic.wrapping_add(corrected),
+            boot: other(ClockId::Boottime).wrapping_add(self.ahead),
         };
         let ticks = (u128::from(STALE) << 32) / u128::from(rate.unwrap_or(1 << 32).max(1));
         self.stale = now
@@ -300,7 +306,7 @@ mod tests {
         static CALIBRATION: std::sync::LazyLock<Calibration> =
             std::sync::LazyLock::new(Calibration::new);
         let memory = crate::memory::testing::with_space();
-        let mut clock = GuestClock::new(&CALIBRATION);
+        let mut clock = GuestClock::new(&CALIBRATION, 0);
         std::thread::sleep(Duration::from_nanos(2 * LEAST));
         clock.anchor(memory.mapping()).unwrap();
         let first = clock.last.sequence;

@@ -152,7 +152,7 @@ impl Machine {
         let foreign_selectors = memory.space().is_some();
         let clock = tells_time.then(|| {
             vcpu.share_counter();
-            GuestClock::new(&host.calibration)
+            GuestClock::new(&host.calibration, linux.clocks_ahead())
         });
         Ok(Self {
             watch,

@@ -27,10 +27,20 @@ pub fn freeze(
     deadline: Instant,
 ) -> std::io::Result<(Mapping, Vec<Range<u64>>)> {
     let len = memfd.metadata()?.len();
-    let map = |unused: &[_]| Mapping::frozen(memfd, len, unused).map_err(std::io::Error::other);
-    let unused = unused::give_back(memfd, &map(&[])?, among)?;
+    let memory = Mapping::frozen(memfd, len, &[]).map_err(std::io::Error::other)?;
+    let unused = unused::give_back(memfd, &memory, among)?;
+    Ok((seal_all(memfd, &unused, deadline)?, unused))
+}
+
+/// The same where it is known what has no memory.
+pub fn seal_all(
+    memfd: &Arc<File>,
+    unused: &[Range<u64>],
+    deadline: Instant,
+) -> std::io::Result<Mapping> {
+    let len = memfd.metadata()?.len();
     seal(memfd, deadline)?;
-    Ok((map(&unused)?, unused))
+    Mapping::frozen(memfd, len, unused).map_err(std::io::Error::other)
 }
 
 /// Makes the memfd unwritable for good.

@@ -33,6 +33,18 @@ pub fn give_back(file: &File, memory: &Mapping, among: Range<u64>) -> io::Result
     Ok(longest(runs))
 }
 
+/// The same of a file that has no memory for these addresses but what lies in `used`, which is in order.
+pub fn between(used: impl Iterator<Item = Range<u64>>, among: Range<u64>) -> Vec<Range<u64>> {
+    let (mut runs, mut at) = (Vec::new(), among.start);
+    for part in used {
+        extend(&mut runs, at..part.start);
+        at = part.end;
+    }
+    extend(&mut runs, at..among.end);
+    runs.retain(|run| len(run) >= LEAST);
+    longest(runs)
+}
+
 fn len(run: &Range<u64>) -> u64 {
     run.end - run.start
 }

@@ -27,6 +27,7 @@ use crate::memory::space::Space;
 use crate::request::Host;
 use crate::server::connection::{self, Times};
 use crate::server::limits::ServerLimits;
+use crate::server::snapshot::terms::Terms;
 use crate::server::warm_up;
 
 /// So old are bytes of /dev/urandom that a program keeps for later when it reads others (OpenJDK's NativePRNG). Until then forks
@@ -80,6 +81,21 @@ impl From<NotServing> for BootError {
     }
 }
 
+/// What is frozen of a server.
+pub(super) struct Frozen {
+    pub file: Arc<File>,
+    pub memory: Mapping,
+    pub unused: Vec<Range<u64>>,
+    pub space: Space,
+    pub linux: Linux,
+    pub events: kvm_vcpu_events,
+    pub frozen: Instant,
+    pub listener: ListenerId,
+    pub sregs: kvm_sregs,
+    pub stack: Range<u64>,
+    pub terms: Terms,
+}
+
 /// A server, frozen where it waits for a connection.
 #[derive(Debug)]
 pub struct Server {
@@ -97,7 +113,8 @@ pub struct Server {
     pub(super) learned: Learned,
     pub(super) warm_ups: WarmUps,
     pub(super) limits: ServerLimits,
-    stack: Range<u64>,
+    pub(super) stack: Range<u64>,
+    pub(super) terms: Terms,
     boot_time: Duration,
     /// The names of system calls that it made, or a fork, and that are not there.
     unsupported: Mutex<BTreeSet<&'static str>>,
@@ -116,6 +133,7 @@ impl Server {
     ) -> Result<Arc<Self>, NotServing> {
         let start = Instant::now();
         let kvm = probe::host().map_err(NotRun::from)?;
+        let terms = Terms::new(&command, sandbox);
         let Started {
             mut machine,
             file,
@@ -139,30 +157,54 @@ impl Server {
         machine.flush_outside(deadline);
         machine.linux.sockets_mut().leave_outside();
         let last_random = machine.random.last_read();
-        let frozen = freeze_machine(machine, &file, deadline).map_err(NotRun::host)?;
+        let froze = freeze_machine(machine, &file, deadline).map_err(NotRun::host)?;
         let kept = last_random.map_or(Duration::ZERO, |last| {
             RANDOM_KEPT.saturating_sub(last.elapsed())
         });
         std::thread::sleep(kept);
-        let unsupported = frozen.linux.unsupported().into_iter().collect();
-        Ok(Arc::new(Self {
-            kvm,
+        let frozen = Frozen {
             file,
+            memory: froze.memory,
+            unused: froze.unused,
+            space: froze.space,
+            linux: froze.linux,
+            events: froze.events,
+            frozen: Instant::now(),
+            listener,
+            sregs,
+            stack,
+            terms,
+        };
+        Ok(Self::of(kvm, frozen, limits, start))
+    }
+
+    /// What is frozen, and was begun to be made at `start`.
+    pub(super) fn of(
+        kvm: &'static KvmHost,
+        frozen: Frozen,
+        limits: ServerLimits,
+        start: Instant,
+    ) -> Arc<Self> {
+        let unsupported = frozen.linux.unsupported().into_iter().collect();
+        Arc::new(Self {
+            kvm,
+            file: frozen.file,
             memory: frozen.memory,
             unused: frozen.unused,
             space: frozen.space,
             linux: frozen.linux,
-            listener,
-            sregs,
+            listener: frozen.listener,
+            sregs: frozen.sregs,
             events: frozen.events,
-            frozen: Instant::now(),
+            frozen: frozen.frozen,
             learned: Learned::default(),
             warm_ups: WarmUps::default(),
             limits,
-            stack,
+            stack: frozen.stack,
+            terms: frozen.terms,
             boot_time: start.elapsed(),
             unsupported: Mutex::new(unsupported),
-        }))
+        })
     }
 
     /// Where it listens, if that is an address of IP.
@@ -186,7 +228,7 @@ impl Server {
         len.min(self.memory.len())
     }
 
-    /// How long it took until it waited for a connection.
+    /// How long it took until it waited for a connection, or to load it.
     pub fn boot_time(&self) -> Duration {
         self.boot_time
     }
@@ -333,7 +375,8 @@ fn until_it_serves(
     }
 }
 
-struct Frozen {
+/// A machine that was taken apart.
+struct Froze {
     memory: Mapping,
     unused: Vec<Range<u64>>,
     space: Space,
@@ -346,7 +389,7 @@ fn freeze_machine(
     mut machine: Machine,
     file: &Arc<File>,
     deadline: Instant,
-) -> Result<Frozen, Box<dyn std::error::Error>> {
+) -> Result<Froze, Box<dyn std::error::Error>> {
     machine.save_vector_state()?;
     machine.memory.clear_free_frames()?;
     if let Some(mut space) = machine.memory.address_space() {
@@ -362,7 +405,7 @@ fn freeze_machine(
         .ok_or("a program without an address space")?;
     linux.become_fork(generators::code(space.vmas()));
     let (memory, unused) = freeze::freeze(file, frames, deadline)?;
-    Ok(Frozen {
+    Ok(Froze {
         memory,
         unused,
         space,

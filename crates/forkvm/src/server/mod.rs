@@ -7,9 +7,11 @@ pub mod http_client;
 mod limits;
 mod master;
 pub mod response;
+mod snapshot;
 mod warm_up;
 
 pub use self::connection::{Awaited, Closed, Connection};
 pub use self::fork::{NotWarm, ServerFork, Spent};
 pub use self::limits::ServerLimits;
 pub use self::master::{NotServing, Server};
+pub use self::snapshot::{Snapshot, SnapshotError};

@@ -87,14 +87,18 @@ pub fn boot(program: &str, limits: ServerLimits) -> Arc<Server> {
 
 /// The same in so much memory.
 pub fn boot_in(max_memory: u64, program: &str, limits: ServerLimits) -> Arc<Server> {
-    let path = guest_path(program);
-    let folder = path.parent().unwrap().to_owned();
     let command = Command {
-        path: path.to_str().unwrap().into(),
+        path: guest_path(program).to_str().unwrap().into(),
         arguments: vec![program.into()],
         environment: Vec::new(),
     };
-    let sandbox = Sandbox {
+    Server::boot(command, &sandbox(max_memory, program), limits, &mut Quiet).unwrap()
+}
+
+/// What such a program may have.
+pub fn sandbox(max_memory: u64, program: &str) -> Sandbox {
+    let folder = guest_path(program).parent().unwrap().to_owned();
+    Sandbox {
         allowed_paths: ["/lib", "/lib64", "/usr/lib", "/etc/ld.so.cache"]
             .into_iter()
             .map(PathBuf::from)
@@ -104,8 +108,7 @@ pub fn boot_in(max_memory: u64, program: &str, limits: ServerLimits) -> Arc<Serv
             .collect(),
         max_memory,
         ..Default::default()
-    };
-    Server::boot(command, &sandbox, limits, &mut Quiet).unwrap()
+    }
 }
 
 pub fn ask(fork: &mut ServerFork, mut client: Client) -> (Result<Closed, Cause>, String) {

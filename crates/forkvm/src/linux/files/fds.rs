@@ -4,10 +4,12 @@
 //! and never in the host's descriptor, which all forks of a program share and which is only read at offsets
 //! (`pread`).
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use rustix::io::Errno;
+use serde::{Deserialize, Serialize};
 
 use crate::linux::abi::{Value, count, flags, int};
 use crate::linux::files::held_locks::{Locked, Locks};
@@ -34,7 +36,7 @@ pub const MORE_DESCRIPTORS: usize = 1024;
 pub const MAX_TEXT_BYTES: usize = 1 << 20;
 
 /// What a number stands for.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 pub struct Descriptor {
     /// The open file's place.
     pub file: usize,
@@ -43,7 +45,7 @@ pub struct Descriptor {
 }
 
 /// All descriptors of a program, its pipes and its working directory.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub struct Files {
     descriptors: Vec<Option<Descriptor>>,
     open: Vec<Option<OpenFile>>,
@@ -151,6 +153,27 @@ impl Files {
             let _ = files.add(OpenFile::new(kind, flags), false);
         }
         files
+    }
+
+    /// Whether what was read from a snapshot can be.
+    pub fn is_sound(&self) -> bool {
+        let open = |of: &Descriptor| self.open_at(of.file).is_some();
+        self.descriptors.len() <= MORE_DESCRIPTORS
+            && self.descriptors.iter().flatten().all(open)
+            && self.overlay.tree().is_sound()
+    }
+
+    /// They may from now on have and reach what these may.
+    pub fn be_allowed_as(&mut self, other: Self) {
+        self.overlay.be_limited_as(&other.overlay);
+        self.written.be_limited_as(&other.written);
+        self.sockets.be_allowed_as(other.sockets);
+    }
+
+    /// Files of the host have other devices and inodes by now than these.
+    pub fn rename(&mut self, renamed: &BTreeMap<(u64, u64), (u64, u64)>) {
+        self.locks.rename(renamed);
+        self.mirrors.rename(renamed);
     }
 
     /// They are those of a program with an address space.

@@ -1,9 +1,11 @@
 //! The locks that a program holds of files.
 
+use std::collections::BTreeMap;
 use std::ops::Range;
 
 use rustix::fs::fstat;
 use rustix::io::Errno;
+use serde::{Deserialize, Serialize};
 
 use crate::linux::files::open_file::{Kind, OpenFile};
 
@@ -11,7 +13,7 @@ use crate::linux::files::open_file::{Kind, OpenFile};
 const MOST: usize = 1024;
 
 /// A file, however many open files there are of it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Locked {
     /// One of the overlay.
     Node(u64),
@@ -22,7 +24,7 @@ pub enum Locked {
 }
 
 /// Who holds a lock.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Owner {
     /// The process: `F_SETLK`.
     Process,
@@ -54,7 +56,7 @@ impl Owner {
 }
 
 /// A locked part of a file.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Lock {
     /// Of what file.
     pub file: Locked,
@@ -67,13 +69,24 @@ pub struct Lock {
 }
 
 /// All locks of a program.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct Locks(Vec<Lock>);
 
 /// Past the last byte of any file.
 pub const END: u64 = i64::MAX as u64 + 1;
 
 impl Locks {
+    /// Files of the host have other devices and inodes by now than these.
+    pub fn rename(&mut self, renamed: &BTreeMap<(u64, u64), (u64, u64)>) {
+        for lock in &mut self.0 {
+            if let Locked::Host(device, inode) = lock.file
+                && let Some(&(device, inode)) = renamed.get(&(device, inode))
+            {
+                lock.file = Locked::Host(device, inode);
+            }
+        }
+    }
+
     /// Whether there are none.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()

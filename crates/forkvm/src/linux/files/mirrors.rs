@@ -2,25 +2,28 @@
 //! copy in the overlay, which the mapping is of: what differs from it in the program's pages is what the program has
 //! written, and only that is written to the host's file.
 
+use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
 
 use rustix::io::Errno;
+use serde::{Deserialize, Serialize};
 
 use crate::linux::files::host_files::HostFile;
 
 /// Device and inode.
 pub type Identity = (u64, u64);
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 struct Mirror {
+    #[serde(with = "crate::saved::listed")]
     file: Arc<HostFile>,
     identity: Identity,
     node: u64,
 }
 
 /// All of a machine.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct Mirrors {
     all: Vec<Mirror>,
     used: bool,
@@ -28,6 +31,14 @@ pub struct Mirrors {
 }
 
 impl Mirrors {
+    /// Files of the host have other devices and inodes by now than these.
+    pub fn rename(&mut self, renamed: &BTreeMap<Identity, Identity>) {
+        let known = self.all.iter_mut().map(|mirror| &mut mirror.identity);
+        for identity in known.chain(self.changed.iter_mut().map(|(of, _)| of)) {
+            *identity = renamed.get(identity).copied().unwrap_or(*identity);
+        }
+    }
+
     /// From now on a file that may be changed is mapped.
     pub fn begin(&mut self) {
         self.used = true;

@@ -32,6 +32,7 @@ pub mod pipes;
 pub mod poll;
 mod proc;
 pub mod ready;
+pub mod reopen;
 pub mod reports;
 pub mod resolve;
 mod root;

@@ -2,10 +2,13 @@
 
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
+
 use crate::linux::files::host_files::HostFile;
 use crate::linux::net::counters::{EventFd, TimerFd};
 use crate::linux::net::socket::Id;
 use crate::request::Stream;
+use crate::saved::{listed, listed_option};
 
 /// `O_*` of asm-generic/fcntl.h, as far as they are looked at.
 pub const O_ACCMODE: u32 = 3;
@@ -57,20 +60,23 @@ impl How {
 }
 
 /// What an open file is.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub enum Kind {
     /// Standard input, which is at its end.
     Stdin,
     /// Standard output or error.
     Output(Stream),
     /// A regular file of the host.
-    File(Arc<HostFile>),
+    File(#[serde(with = "listed")] Arc<HostFile>),
     /// A regular file of the overlay, by its number, and its path when it was opened.
     Node(u64, Arc<[u8]>),
     /// A folder, with the host's if it is one that the program may list, and its path as the program sees it.
-    Folder(Option<Arc<HostFile>>, Arc<[u8]>),
+    Folder(
+        #[serde(with = "listed_option")] Option<Arc<HostFile>>,
+        Arc<[u8]>,
+    ),
     /// Something opened with `O_PATH` that is neither.
-    Handle(Arc<HostFile>),
+    Handle(#[serde(with = "listed")] Arc<HostFile>),
     /// A device.
     Device(Device),
     /// A file whose text was made when it was opened.
@@ -98,7 +104,7 @@ pub enum Kind {
 }
 
 /// Whose a descriptor of a process is.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 pub struct Pidfd {
     /// The process's id, or the thread's.
     pub id: i32,
@@ -109,7 +115,7 @@ pub struct Pidfd {
 }
 
 /// The devices there are.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Device {
     /// `/dev/null`
     Null,
@@ -126,7 +132,7 @@ pub enum Device {
 }
 
 /// An open file description.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct OpenFile {
     /// What it is.
     pub kind: Kind,

@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use rustix::io::Errno;
+use serde::{Deserialize, Serialize};
 
 use crate::linux::net::readiness::{ERR, HUP, IN, OUT, RDNORM, Readiness, WRNORM};
 
@@ -16,7 +17,7 @@ pub const MAX_PIPES: usize = 16;
 pub const MORE_PIPES: usize = 512;
 
 /// Which ends of a pipe an open file is: how many of each.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Ends {
     readers: usize,
     writers: usize,
@@ -41,7 +42,7 @@ impl Ends {
 }
 
 /// What a named pipe is called.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct PipeName {
     /// The file of the overlay that it is.
     pub node: u64,
@@ -49,7 +50,7 @@ pub struct PipeName {
     pub path: Arc<[u8]>,
 }
 
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 struct Pipe {
     bytes: VecDeque<u8>,
     /// What it was said to hold (`F_SETPIPE_SZ`), of [`CAPACITY`].
@@ -77,7 +78,7 @@ impl Pipe {
 }
 
 /// A task that opens one end of a named pipe, which counts as open, and waits for somebody to open the other.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 struct Opening {
     tid: i32,
     pipe: usize,
@@ -87,7 +88,7 @@ struct Opening {
 }
 
 /// All pipes of a program.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct Pipes {
     pipes: Vec<Pipe>,
     openings: Vec<Opening>,

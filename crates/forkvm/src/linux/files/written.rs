@@ -1,12 +1,13 @@
 //! How much a machine writes to the host's files.
 
 use rustix::io::Errno;
+use serde::{Deserialize, Serialize};
 
 /// What a new name counts for, in bytes.
 pub const NAME: u64 = 4096;
 
 /// What a machine may write to the host's files, and has. A reset puts back the count, not the files.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Written {
     limit: u64,
     bytes: u64,
@@ -21,6 +22,11 @@ impl Written {
             bytes: 0,
             refused: false,
         }
+    }
+
+    /// As much as this one may.
+    pub fn be_limited_as(&mut self, other: &Self) {
+        self.limit = other.limit;
     }
 
     /// Whether there is any.

@@ -5,6 +5,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use rustix::io::Errno;
+use serde::{Deserialize, Serialize};
 
 use crate::linux::abi::{PAGE, USER_END, Value, flags, int, length};
 use crate::linux::memory::{
@@ -42,7 +43,7 @@ impl From<SpaceError> for Errno {
 }
 
 /// Where the program break is.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Break {
     /// Where it started.
     pub start: u64,

@@ -3,6 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
 
 use rustix::io::Errno;
+use serde::{Deserialize, Serialize};
 
 use crate::linux::abi::{Guest, Layout, field_u32, int, length};
 
@@ -22,7 +23,7 @@ const UNIX_LEN: usize = 110;
 const NETLINK_LEN: usize = 12;
 
 /// An address as the program writes and reads it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Address {
     /// None of any family (`AF_UNSPEC`).
     Unspecified,

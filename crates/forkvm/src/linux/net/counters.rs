@@ -2,10 +2,12 @@
 
 use std::time::{Duration, Instant};
 
+use serde::{Deserialize, Serialize};
+
 use crate::linux::net::readiness::{ERR, IN, OUT, RDNORM, Readiness, WRNORM};
 
 /// A counter that its readers wait for.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 pub struct EventFd {
     count: u64,
     semaphore: bool,
@@ -73,11 +75,12 @@ impl EventFd {
 }
 
 /// A timer whose readers learn how often it went off.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 pub struct TimerFd {
     /// Its clock (`CLOCK_*`).
     pub clock: i32,
     /// When it goes off, or went off without anybody having read that.
+    #[serde(with = "crate::saved::instant_option")]
     at: Option<Instant>,
     interval: Duration,
     /// How often it was read or set.

@@ -1,6 +1,7 @@
 //! What is behind a descriptor of epoll_create(2): which open files are watched, and what was told of them.
 
 use rustix::io::Errno;
+use serde::{Deserialize, Serialize};
 
 use crate::linux::net::readiness::{ERR, HUP, IN, OUT, RDHUP, Readiness};
 
@@ -18,7 +19,7 @@ pub const EPOLLWAKEUP: u32 = 1 << 29;
 pub const EPOLLEXCLUSIVE: u32 = 1 << 28;
 
 /// One open file that is watched.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Watch {
     /// The descriptor by which it was added.
     pub fd: i32,
@@ -80,7 +81,7 @@ impl Watch {
 }
 
 /// The open files that one descriptor of epoll_create(2) watches.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct Epoll {
     /// Those that come first are told of first.
     pub watches: Vec<Watch>,
@@ -89,7 +90,7 @@ pub struct Epoll {
 }
 
 /// All of a program.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct Epolls {
     list: Vec<Option<Epoll>>,
 }

@@ -4,10 +4,12 @@ use std::net::{IpAddr, SocketAddr};
 use std::str::FromStr;
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
+
 use crate::linux::net::rule::{self, Named};
 
 /// Somewhere that a program may listen, at one port or at all.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ListenRule {
     /// At this address; without one at all, those that stand for any among them.
     pub address: Option<IpAddr>,

@@ -1,12 +1,14 @@
 //! Connections from outside: what the engine brings to a program's listening sockets, and takes from them. Their other
 //! ends are sockets as well, which no descriptor stands for.
 
+use serde::{Deserialize, Serialize};
+
 use crate::linux::net::address::{Address, reachable};
 use crate::linux::net::socket::{Id, Nature, Socket, State, Style};
 use crate::linux::net::sockets::{Connected, Sockets};
 
 /// A socket that listens.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct ListenerId(pub(super) Id);
 
 /// The engine's end of a connection.

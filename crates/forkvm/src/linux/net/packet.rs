@@ -6,6 +6,7 @@ use std::net::IpAddr;
 
 use libc::{IPPROTO_IP, IPPROTO_IPV6};
 use rustix::io::Errno;
+use serde::{Deserialize, Serialize};
 
 /// What is kept of a socket's options, by level and name.
 pub type Options = BTreeMap<(i32, i32), i32>;
@@ -16,7 +17,7 @@ const HOPS: u8 = 64;
 const LOOPBACK: u32 = 1;
 
 /// A packet that has arrived.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Packet {
     /// Where it was sent to.
     pub to: IpAddr,

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use rustix::io::Errno;
+use serde::{Deserialize, Serialize};
 
 use crate::linux::abi::length;
 use crate::linux::net::address::Address;
@@ -20,7 +21,7 @@ pub const CAPACITY: usize = 256 << 10;
 const MESSAGE_OVERHEAD: usize = 256;
 
 /// Address families.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Family {
     /// `AF_INET`
     V4,
@@ -33,7 +34,7 @@ pub enum Family {
 }
 
 /// How bytes are carried (socket(2)).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Style {
     /// `SOCK_STREAM`
     Stream,
@@ -44,7 +45,7 @@ pub enum Style {
 }
 
 /// What a socket was made for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Nature {
     /// Its family.
     pub family: Family,
@@ -107,7 +108,7 @@ impl Nature {
 }
 
 /// How far it has come.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub enum State {
     /// As it was made.
     New,
@@ -127,7 +128,7 @@ pub enum State {
 }
 
 /// What others find a socket by.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Name {
     /// An address and a port; IPv4's are never in IPv6's clothes.
     Inet(SocketAddr),
@@ -140,7 +141,7 @@ pub enum Name {
 }
 
 /// A message that has arrived.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Message {
     /// What is in it.
     pub bytes: Vec<u8>,
@@ -153,7 +154,7 @@ pub struct Message {
 }
 
 /// Open files that came with bytes of a stream (`SCM_RIGHTS`), counted from the stream's beginning.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Rights {
     start: u64,
     end: u64,
@@ -172,7 +173,7 @@ pub enum Incoming {
 }
 
 /// A socket.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Socket {
     /// What it was made for.
     pub nature: Nature,
@@ -189,6 +190,7 @@ pub struct Socket {
     /// Nothing more may be sent.
     pub write_shut: bool,
     /// What the next call is told (`SO_ERROR`).
+    #[serde(with = "error")]
     pub error: Option<Errno>,
     /// Options that are kept.
     pub options: Options,
@@ -208,6 +210,27 @@ pub struct Socket {
     pub(super) queued: usize,
     pub(super) arrivals: u64,
     pub(super) openings: u64,
+}
+
+/// Errors by their numbers.
+mod error {
+    use rustix::io::Errno;
+    use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
+
+    /// Numbers that the kernel gives (`MAX_ERRNO`, linux/err.h).
+    const NUMBERS: std::ops::Range<i32> = 1..4096;
+
+    pub fn serialize<S: Serializer>(error: &Option<Errno>, to: S) -> Result<S::Ok, S::Error> {
+        error.map(Errno::raw_os_error).serialize(to)
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Errno>, D::Error> {
+        match Option::deserialize(from)? {
+            None => Ok(None),
+            Some(number) if NUMBERS.contains(&number) => Ok(Some(Errno::from_raw_os_error(number))),
+            Some(_) => Err(D::Error::custom("an error that is none")),
+        }
+    }
 }
 
 impl Socket {

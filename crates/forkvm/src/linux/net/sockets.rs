@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use rustix::io::Errno;
+use serde::{Deserialize, Serialize};
 
 use crate::linux::net::address::{Address, plain, reachable, shown};
 use crate::linux::net::listening::MayListen;
@@ -38,15 +39,17 @@ pub enum Connected {
 }
 
 /// All sockets of a program.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct Sockets {
     pub(super) all: BTreeMap<Id, Socket>,
     next_id: Id,
     ports_given: u16,
     names_given: u32,
     /// What may be reached outside, and what was.
+    #[serde(skip)]
     pub outgoing: Outgoing,
     /// Where it may listen.
+    #[serde(skip)]
     pub may_listen: MayListen,
     pub(super) held: usize,
     /// Open files that were on their way to sockets, and are received by now or never will be: they hold nothing any more.
@@ -65,6 +68,11 @@ impl Sockets {
         self.next_id = self.next_id.wrapping_add(1);
         self.all.insert(id, socket);
         Ok(id)
+    }
+
+    /// The program may from now on reach what this one may, and listen where it may.
+    pub fn be_allowed_as(&mut self, other: Self) {
+        (self.outgoing, self.may_listen) = (other.outgoing, other.may_listen);
     }
 
     /// How many open files are on their way.

@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use rustix::io::Errno;
+use serde::{Deserialize, Serialize};
 use syscalls::Sysno;
 
 use crate::linux::abi::{Guest, Value, count, field_u32, flags, int};
@@ -14,7 +15,7 @@ const MOST_GROUPS: usize = 1024;
 const NONE: u32 = u32::MAX;
 
 /// One kind of id, as a task has it.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Set {
     /// Whose process it is.
     pub real: u32,
@@ -109,7 +110,7 @@ fn given(id: u32) -> Option<u32> {
 }
 
 /// The ids of a task. It starts as root, in no other group.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Ids {
     /// The user.
     pub user: Set,

@@ -2,6 +2,8 @@
 
 use std::collections::VecDeque;
 
+use serde::{Deserialize, Serialize};
+
 use crate::linux::abi::Layout;
 
 /// Number of the last signal (`_NSIG` of asm-generic/signal.h).
@@ -30,11 +32,12 @@ pub fn bit(signal: i32) -> u64 {
 }
 
 /// A signal with what is told about it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Signal {
     /// Its number.
     pub number: i32,
     /// Its `siginfo_t`.
+    #[serde(with = "crate::saved::array")]
     pub info: [u8; INFO_LEN],
 }
 
@@ -74,7 +77,7 @@ pub struct Awaited {
 }
 
 /// Signals that wait to be delivered.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct Pending {
     set: u64,
     /// How many were added so far.

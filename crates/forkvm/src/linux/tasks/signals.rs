@@ -7,6 +7,7 @@
 use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
+use serde::{Deserialize, Serialize};
 
 use crate::linux::abi::{Guest, Layout, Reply, Value, field_u32, field_u64, int};
 use crate::linux::call::{Outcome, Wait, WaitOn};
@@ -38,7 +39,7 @@ const MINSIGSTKSZ: u64 = 2048;
 const MOST_QUEUED: usize = 1024;
 
 /// The kernel's `struct sigaction` on x86-64: handler, flags, restorer, mask.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Action {
     /// A function, [`SIG_DFL`] or [`SIG_IGN`].
     pub handler: u64,
@@ -51,17 +52,19 @@ pub struct Action {
 }
 
 /// A timer whose signal is SIGALRM (setitimer(2)).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Alarm {
     /// When it goes off.
+    #[serde(with = "crate::saved::instant")]
     pub at: Instant,
     /// After how long it does so again, if that is not zero.
     pub interval: Duration,
 }
 
 /// What concerns all tasks of a program.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Signals {
+    #[serde(with = "crate::saved::array")]
     actions: [Action; LAST as usize],
     /// Sent to the process: any task may take it.
     pub(super) pending: Pending,
@@ -69,7 +72,7 @@ pub struct Signals {
 }
 
 /// Whom a signal is for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Target {
     /// The process.
     Process,

@@ -1,8 +1,11 @@
 //! The tasks of a machine: what Linux keeps for each thread. One runs at a time; the others are runnable or wait.
 
+use std::collections::BTreeSet;
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+
+use serde::{Deserialize, Serialize};
 
 use crate::arch::context::Context;
 use crate::linux::call::{Call, Wait, WaitOn};
@@ -16,13 +19,14 @@ pub const MAX_TASKS: usize = 512;
 pub const FIRST_TID: i32 = 1;
 
 /// A call that can't go on for now.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 pub struct Blocked {
     /// The call, which is made again when what it waits for may have come.
     pub call: Call,
     /// What it waits for.
     pub wait: Wait,
     /// When it stops waiting.
+    #[serde(with = "crate::saved::instant_option")]
     pub until: Option<Instant>,
     /// A futex's waiter was woken, and gets this.
     pub woken: Option<i64>,
@@ -31,7 +35,7 @@ pub struct Blocked {
 }
 
 /// Whether a task can run.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 pub enum State {
     /// It runs, or could.
     Runnable,
@@ -40,7 +44,7 @@ pub enum State {
 }
 
 /// How it is to be scheduled, as it was told (sched(7)).
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Copy, Default, Serialize, Deserialize)]
 pub struct Scheduling {
     /// `SCHED_*`
     pub policy: i32,
@@ -51,7 +55,7 @@ pub struct Scheduling {
 }
 
 /// A thread of the program.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Task {
     /// Its id.
     pub tid: i32,
@@ -101,7 +105,7 @@ impl Task {
 }
 
 /// All tasks of a machine.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Tasks {
     list: Vec<Task>,
     current: usize,
@@ -129,6 +133,17 @@ impl Tasks {
             next_tid: FIRST_TID + 1,
             next_order: 0,
         }
+    }
+
+    /// Whether what was read from a snapshot can be.
+    pub fn is_sound(&self) -> bool {
+        let tids: BTreeSet<i32> = self.list.iter().map(|task| task.tid).collect();
+        self.current < self.list.len()
+            && self.list.len() <= MAX_TASKS
+            && tids.len() == self.list.len()
+            && tids.first().is_some_and(|&first| first > 0)
+            && self.list.iter().all(|task| task.context.is_whole())
+            && self.next_order < u64::MAX / 2
     }
 
     /// How many there are.

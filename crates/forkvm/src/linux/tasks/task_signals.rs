@@ -1,5 +1,7 @@
 //! What concerns signals of one task: what it blocks, what was sent to it alone, its stack for handlers.
 
+use serde::{Deserialize, Serialize};
+
 use crate::linux::call::Call;
 use crate::linux::tasks::pending::{Pending, bit};
 
@@ -9,7 +11,7 @@ pub const SIGKILL: i32 = 9;
 pub const SIGSTOP: i32 = 19;
 
 /// An alternate stack for handlers (sigaltstack(2)).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AltStack {
     /// Lowest address.
     pub start: u64,
@@ -28,7 +30,7 @@ impl AltStack {
 }
 
 /// What concerns one task.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct TaskSignals {
     /// What it blocks.
     pub mask: u64,

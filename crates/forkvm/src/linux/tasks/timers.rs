@@ -6,6 +6,7 @@
 use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
+use serde::{Deserialize, Serialize};
 
 use crate::linux::abi::{Guest, Layout, Value, field_u32, field_u64, flags, int};
 use crate::linux::tasks::pending::{INFO_LEN, LAST, Signal};
@@ -34,7 +35,7 @@ const CLOCK_PROCESS_CPUTIME_ID: i32 = 2;
 const CLOCK_THREAD_CPUTIME_ID: i32 = 3;
 
 /// What a timer counts.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 enum Counts {
     /// The time that goes by.
     Real,
@@ -43,16 +44,17 @@ enum Counts {
 }
 
 /// When it goes off.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 struct Next {
     /// When to look: of real time, when it is due.
+    #[serde(with = "crate::saved::instant")]
     look: Instant,
     /// Of the processor's time, how much is to be used by then.
     used: Duration,
 }
 
 /// A timer.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 struct Timer {
     /// Of one of setitimer(2), its number and negative.
     id: i32,
@@ -66,7 +68,7 @@ struct Timer {
 }
 
 /// All of them.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct Timers {
     list: Vec<Timer>,
     next_id: i32,

@@ -37,6 +37,18 @@ impl Frames {
         }
     }
 
+    /// The frames of a range of which those from `next` on were never given out, and of the others those that are not `used` are
+    /// free, and zero.
+    pub fn with(range: Range<u64>, next: u64, used: impl Fn(u64) -> bool) -> Self {
+        let given = (range.start..next).step_by(PAGE as usize);
+        Self {
+            next,
+            end: range.end,
+            clean: given.filter(|frame| !used(*frame)).collect(),
+            used: Vec::new(),
+        }
+    }
+
     /// The same, but of those that lie beyond `end` none.
     pub fn below(&self, end: u64) -> Self {
         Self {

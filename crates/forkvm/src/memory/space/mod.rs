@@ -9,6 +9,7 @@
 
 pub mod address_space;
 pub mod frames;
+pub mod saved;
 pub mod shared;
 pub mod vmas;
 

@@ -1,6 +1,7 @@
 //! The VMAs of an address space: which virtual addresses a program may use, for what, and where their bytes come from.
 //! Nothing here costs memory for what is only reserved: one VMA of 48 GiB is one entry.
 
+use std::any::Any;
 use std::fmt::Debug;
 use std::ops::Range;
 use std::sync::Arc;
@@ -17,7 +18,7 @@ pub const MAX_OFFSET: u64 = i64::MAX as u64;
 
 /// A file that is mapped: its bytes are copied into guest memory when a page is first touched. It is never mapped from
 /// the host's file, where a truncation would be SIGBUS in this process.
-pub trait PageSource: Debug + Send + Sync {
+pub trait PageSource: Debug + Send + Sync + Any {
     /// Reads at an offset, as pread(2): fewer bytes only at the end of the file.
     fn read_at(&self, offset: u64, buf: &mut [u8]) -> std::io::Result<usize>;
 

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use rustix::io::Errno;
+use serde::{Deserialize, Serialize};
 
 use crate::linux::abi::length;
 use crate::linux::files::host_files::HostFile;
@@ -72,6 +73,16 @@ struct Share {
     bytes: u64,
 }
 
+/// Of no budget: what a snapshot has is the master's, and counts for no machine.
+impl Default for Share {
+    fn default() -> Self {
+        Self {
+            budget: Budget::new(0),
+            bytes: 0,
+        }
+    }
+}
+
 impl Drop for Share {
     fn drop(&mut self) {
         self.budget.used.fetch_sub(self.bytes, Ordering::Relaxed);
@@ -79,9 +90,10 @@ impl Drop for Share {
 }
 
 /// Some bytes of a file; those missing at its end are zero.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 struct Chunk {
     bytes: Vec<u8>,
+    #[serde(skip)]
     _share: Share,
 }
 
@@ -107,14 +119,15 @@ impl Chunk {
 }
 
 /// The host's file beneath, as far as it counts.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 struct Lower {
+    #[serde(with = "crate::saved::listed")]
     file: Arc<HostFile>,
     len: u64,
 }
 
 /// The bytes of a file. A clone costs no bytes.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct Content {
     size: u64,
     chunks: BTreeMap<u64, Arc<Chunk>>,
@@ -129,6 +142,16 @@ impl Content {
             chunks: BTreeMap::new(),
             lower: Some(Lower { file, len }),
         }
+    }
+
+    /// Whether what was read from a snapshot can be.
+    pub fn is_sound(&self) -> bool {
+        let fits = |(place, chunk): (&u64, &Arc<Chunk>)| {
+            *place <= MAX_OFFSET / CHUNK && length(chunk.bytes.len()) <= CHUNK
+        };
+        self.size <= MAX_OFFSET
+            && self.chunks.iter().all(fits)
+            && self.lower.as_ref().is_none_or(|of| of.len <= MAX_OFFSET)
     }
 
     /// The file's size.
@@ -329,12 +352,13 @@ impl Content {
 }
 
 /// A file of the overlay as it was when it was mapped.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub struct Snapshot {
     content: Content,
     path: Arc<[u8]>,
     identity: (u64, u64),
     node: (u64, bool),
+    #[serde(skip)]
     _share: Share,
 }
 
@@ -358,6 +382,13 @@ impl Snapshot {
             node,
             _share: share,
         })
+    }
+}
+
+impl Snapshot {
+    /// Whether what was read from a snapshot of a machine can be.
+    pub fn is_sound(&self) -> bool {
+        self.content.is_sound()
     }
 }
 

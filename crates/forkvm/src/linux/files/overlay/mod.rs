@@ -8,6 +8,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use rustix::io::Errno;
+use serde::{Deserialize, Serialize};
 
 use self::content::{Budget, Content, Snapshot};
 use self::tree::{Nature, Node, Tree};
@@ -20,16 +21,21 @@ const F_SEAL_WRITE: u32 = 8;
 const F_SEAL_FUTURE_WRITE: u32 = 16;
 
 /// One machine's overlay. A clone shares all of it until it changes something, and has a budget of its own.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub struct Overlay {
     tree: Arc<Tree>,
     /// User and group of what is made from now on.
     pub owner: (u32, u32),
+    #[serde(skip, default = "no_budget")]
     budget: Arc<Budget>,
     /// A file was mapped with `MAP_SHARED`.
     shared: bool,
     /// If so, what was written since, one range for each file.
     written: Vec<(u64, Range<u64>)>,
+}
+
+fn no_budget() -> Arc<Budget> {
+    Budget::new(0)
 }
 
 impl Clone for Overlay {
@@ -62,6 +68,11 @@ impl Overlay {
             shared: false,
             written: Vec::new(),
         }
+    }
+
+    /// It may from now on have as much as this one.
+    pub fn be_limited_as(&mut self, other: &Self) {
+        self.budget = Budget::new(other.budget.limit());
     }
 
     /// What there is.

@@ -5,6 +5,7 @@ use std::ops::Bound;
 use std::sync::Arc;
 
 use rustix::io::Errno;
+use serde::{Deserialize, Serialize};
 
 use crate::linux::abi::length;
 use crate::linux::files::overlay::content::Content;
@@ -22,7 +23,7 @@ pub const DEVICE: u64 = libc::makedev(0, 0xf_ffff);
 pub type Moment = (i64, u32);
 
 /// What a node is.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub enum Nature {
     /// A regular file.
     File(Content),
@@ -40,7 +41,7 @@ pub enum Nature {
 }
 
 /// A file, folder or link of the overlay.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Node {
     /// What it is.
     pub nature: Nature,
@@ -104,7 +105,7 @@ impl Node {
 }
 
 /// A name in a folder.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 pub struct Entry {
     /// Counted on; it never changes, and so is a position in a listing.
     pub sequence: u64,
@@ -113,7 +114,7 @@ pub struct Entry {
 }
 
 /// All of them. Paths are absolute and normalised.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Tree {
     entries: BTreeMap<Arc<[u8]>, Entry>,
     nodes: BTreeMap<u64, Arc<Node>>,
@@ -142,6 +143,14 @@ impl Tree {
             fifos: 0,
             next: FIRST_INODE,
         }
+    }
+
+    /// Whether what was read from a snapshot can be.
+    pub fn is_sound(&self) -> bool {
+        self.nodes.values().all(|node| match &node.nature {
+            Nature::File(content) => content.is_sound(),
+            _ => true,
+        })
     }
 
     /// What is known of a path.

@@ -1,0 +1,191 @@
+//! `forkvm snapshot`, and `forkvm serve --snapshot`.
+#![allow(clippy::unwrap_used)]
+
+#[path = "../../forkvm/tests/common/mod.rs"]
+mod common;
+mod serving;
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::time::Duration;
+
+use common::kvm_or_skip;
+use serving::{ENOUGH, Serving, server};
+
+/// A folder of its own, gone with the test.
+struct Folder(PathBuf);
+
+impl Folder {
+    fn new(name: &str) -> Self {
+        let path = std::env::temp_dir().join(format!("forkvm-{name}-{}", std::process::id()));
+        std::fs::create_dir(&path).unwrap();
+        Self(path)
+    }
+
+    fn file(&self) -> String {
+        self.0.join("snapshot").to_str().unwrap().to_owned()
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        std::fs::remove_dir_all(&self.0).unwrap();
+    }
+}
+
+fn taking(file: &str, options: &[&str], program: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_forkvm"));
+    command
+        .args(["snapshot", "-o", file])
+        .args(options)
+        .arg("--")
+        .args(program)
+        .stdin(Stdio::null());
+    command
+}
+
+#[track_caller]
+fn take(file: &str, options: &[&str], program: &[&str]) {
+    let Output { status, stderr, .. } = taking(file, options, program).output().unwrap();
+    let said = String::from_utf8_lossy(&stderr);
+    assert!(status.success() && said.contains(" MiB; "), "{said}");
+}
+
+fn serving(options: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_forkvm"));
+    command
+        .args(["serve", "--listen=127.0.0.1:0"])
+        .args(options)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null());
+    command
+}
+
+/// What is said by one that does not start.
+fn refused(options: &[&str]) -> String {
+    let Output { status, stderr, .. } = serving(options).output().unwrap();
+    assert!(!status.success());
+    String::from_utf8_lossy(&stderr).into_owned()
+}
+
+#[test]
+fn another_process_serves_as_if_it_had_booted() {
+    kvm_or_skip!();
+    let folder = Folder::new("snapshot-served");
+    let file = folder.file();
+    take(&file, &["--warmup=3"], &[&server()]);
+    let from = format!("--snapshot={file}");
+    for more in [&["-t2"][..], &["-t2", "--per-request"], &["--no-reset"]] {
+        let serving = Serving::spawn(&mut serving(&[&[&*from], more].concat()));
+        for n in 1..=30 {
+            let count = if more == ["--no-reset"] { n + 3 } else { 4 };
+            assert_eq!(serving.get("/"), format!("count {count}\n"), "{more:?}");
+        }
+        assert_eq!(serving.get("/sleep").split(' ').next(), Some("count"));
+    }
+    // The program may be named, and is the one that was taken.
+    let same = Serving::spawn(serving(&[&from, "--"]).arg(server()));
+    assert_eq!(same.get("/"), "count 4\n");
+    assert!(refused(&[&from, "--", "/bin/other"]).contains("it is of another program"));
+    // SIGHUP loads what is there by then.
+    take(&file, &["--warmup=5"], &[&server()]);
+    same.signal("HUP");
+    same.has_said("the new program is in place");
+    assert_eq!(same.get("/"), "count 6\n");
+}
+
+#[test]
+fn what_can_not_go_on_is_named() {
+    kvm_or_skip!();
+    let folder = Folder::new("snapshot-refused");
+    let file = folder.file();
+    let from = format!("--snapshot={file}");
+    assert!(refused(&[&from]).contains("can't be opened"));
+    std::fs::write(&file, "x").unwrap();
+    assert!(refused(&[&from]).contains("it is no snapshot of forkvm's"));
+    let data = folder.0.join("data");
+    std::fs::write(&data, "something").unwrap();
+    let allow = format!("--allow-read={}", data.display());
+    let python = which("/usr/bin/python3");
+    let program = format!(
+        "import http.server as h\nf = open({data:?})\nclass H(h.BaseHTTPRequestHandler):\n def do_GET(self):\n  \
+         body = f.read().encode()\n  self.send_response(200)\n  self.send_header('Content-Length', len(body))\n  \
+         self.end_headers()\n  self.wfile.write(body)\nh.HTTPServer(('', 8000), H).serve_forever()"
+    );
+    let Some(python) = python else {
+        return;
+    };
+    take(&file, &[&allow], &[python, "-c", &program]);
+    let serves = || {
+        let serving = Serving::spawn(&mut serving(&[&from, &allow]));
+        assert_eq!(serving.get("/"), "something");
+        assert_eq!(serving.get("/"), "something");
+    };
+    serves();
+    assert!(refused(&[&from]).contains("data was allowed then"));
+    // The same bytes, written anew: another file.
+    let kept = folder.0.join("kept");
+    std::fs::rename(&data, &kept).unwrap();
+    assert!(refused(&[&from, &allow]).contains("data: No such file"));
+    std::fs::write(&data, "something").unwrap();
+    assert!(refused(&[&from, &allow]).contains("data was open when the snapshot was taken"));
+    std::fs::rename(&kept, &data).unwrap();
+    serves();
+    std::fs::write(&data, "something else").unwrap();
+    assert!(refused(&[&from, &allow]).contains("its size has changed"));
+    std::fs::write(&data, "SOMETHING").unwrap();
+    assert!(refused(&[&from, &allow]).contains("it was modified"));
+}
+
+fn which(path: &str) -> Option<&str> {
+    let there = Path::new(path).exists();
+    if !there {
+        eprintln!("SKIPPED, not installed: {path}");
+    }
+    there.then_some(path)
+}
+
+/// Whenever the writer is killed, what has the name is the old file or the new one, whole.
+#[test]
+fn two_hundred_kills_leave_the_old_or_the_new() {
+    kvm_or_skip!();
+    let folder = Folder::new("snapshot-killed");
+    let file = folder.file();
+    take(&file, &["--warmup=1"], &[&server()]);
+    let (mut old, mut new) = (0, 0);
+    let took = {
+        let start = std::time::Instant::now();
+        take(&file, &["--warmup=1"], &[&server()]);
+        start.elapsed()
+    };
+    // Most of them near the end, where it writes.
+    let whole = std::fs::read(&file).unwrap().len();
+    for n in 0..200u32 {
+        let mut child = taking(&file, &["--warmup=2"], &[&server()])
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        std::thread::sleep(took.mul_f64(0.6 + 0.5 * f64::from(n) / 200.0));
+        let _ = child.kill();
+        child.wait().unwrap();
+        let len = std::fs::read(&file).unwrap().len();
+        assert!(len.abs_diff(whole) < whole / 2, "{len} of {whole}");
+        if n % 10 == 9 {
+            let serving = Serving::spawn(&mut serving(&[&format!("--snapshot={file}")]));
+            match &*serving.get("/") {
+                "count 2\n" => old += 1,
+                "count 3\n" => {
+                    new += 1;
+                    drop(serving);
+                    take(&file, &["--warmup=1"], &[&server()]);
+                }
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+    println!("{old} times the old one, {new} times the new one, after {took:?}");
+    // Nothing but the file is left by one that comes to its end.
+    take(&file, &["--warmup=1"], &[&server()]);
+    assert_eq!(std::fs::read_dir(&folder.0).unwrap().count(), 1);
+    assert!(took < ENOUGH && took > Duration::ZERO);
+}

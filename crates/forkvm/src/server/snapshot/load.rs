@@ -1,0 +1,265 @@
+//! A file becomes a server, as if that had just been frozen.
+
+use std::fs::{File, OpenOptions};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::error::SnapshotError;
+use super::format::{self, BUILD, CHUNK, Head, hash, read_exact};
+use super::host::HostKind;
+use super::state::{Frames, State};
+use crate::arch::layout::{PAGE, SpaceLayout};
+use crate::arch::monitor;
+use crate::arch::paging::TablePages;
+use crate::arch::regs::user_sregs;
+use crate::exec::{self, Sandbox};
+use crate::image::exec::Command;
+use crate::linux::Linux;
+use crate::machine::Machine;
+use crate::machine::probe::{self, KvmHost};
+use crate::master::freeze;
+use crate::memory::guest::GuestMemory;
+use crate::memory::mapping::Mapping;
+use crate::memory::unused;
+use crate::server::limits::ServerLimits;
+use crate::server::master::{Frozen, Server};
+
+/// How long the kernel may keep the memory from being sealed.
+const SEALING: Duration = Duration::from_secs(60);
+
+/// A snapshot that was opened and, but for its memory, found to be whole and of this engine and host.
+#[derive(Debug)]
+pub struct Snapshot {
+    start: Instant,
+    kvm: &'static KvmHost,
+    file: File,
+    head: Head,
+    state: State,
+}
+
+impl Snapshot {
+    /// Opens one, which has to be root's or of who runs this, and nobody else's to change.
+    ///
+    /// # Errors
+    /// See [`SnapshotError`].
+    pub fn open(path: &Path) -> Result<Self, SnapshotError> {
+        let start = Instant::now();
+        let kvm = probe::host()?;
+        let (mut file, len) = open_trusted(path)?;
+        let head = format::read_head(&mut file, len)?;
+        if head.build != BUILD {
+            return Err(SnapshotError::OtherBuild);
+        }
+        let here = HostKind::of(kvm);
+        if let Some((name, then, now)) = head.host.differs(&here) {
+            let name = name.to_owned();
+            return Err(SnapshotError::OtherProcessor { name, then, now });
+        }
+        if head.host.entry != here.entry {
+            let (then, now) = (head.host.entry, here.entry);
+            return Err(SnapshotError::OtherEntry { then, now });
+        }
+        let state = format::read_state(&mut file, &head)?;
+        Ok(Self {
+            start,
+            kvm,
+            file,
+            head,
+            state,
+        })
+    }
+
+    /// What was run.
+    pub fn command(&self) -> &Command {
+        &self.state.terms.command
+    }
+
+    /// Makes a server of it. What it may read and change has to be what it was; what it may reach, and its limits, are for this
+    /// process to say.
+    ///
+    /// # Errors
+    /// See [`SnapshotError`].
+    pub fn load(
+        mut self,
+        sandbox: &Sandbox,
+        limits: ServerLimits,
+    ) -> Result<Arc<Server>, SnapshotError> {
+        if let Some(what) = self.state.terms.differs(sandbox) {
+            return Err(SnapshotError::OtherSettings(what));
+        }
+        let too_small = || SnapshotError::Unsound("it has too little memory".into());
+        let layout = SpaceLayout::plan(self.state.terms.max_memory).ok_or_else(too_small)?;
+        let unsound = |error: &dyn std::fmt::Display| SnapshotError::Unsound(error.to_string());
+        self.state
+            .space
+            .check(&layout)
+            .map_err(|error| unsound(&error))?;
+        let len = layout.frames.end;
+        let memfd = freeze::memfd("forkvm-snapshot", len).map_err(SnapshotError::host)?;
+        self.read_memory(&memfd)?;
+        let frozen = Instant::now();
+        let sandbox = Sandbox {
+            current_working_directory: self.state.terms.directory.clone(),
+            ..sandbox.clone()
+        };
+        let mut linux = Linux::new(exec::setup(&sandbox));
+        if let Some((path, error)) = linux.unusable_paths().next() {
+            let what = format!("{}: {error}", path.display());
+            return Err(SnapshotError::Setting(what));
+        }
+        let mapped = linux.restore(&self.state.linux, frozen)?;
+        let listens = |listener: &crate::linux::Listener| listener.id == self.state.listener;
+        if !linux.listeners().iter().any(listens) {
+            return Err(SnapshotError::Unsound("it listens nowhere".into()));
+        }
+        let mapping = Mapping::shared(&memfd, len).map_err(SnapshotError::host)?;
+        monitor::install(&mapping, self.kvm.entry).map_err(SnapshotError::host)?;
+        let mut tables = TablePages::new(layout.tables.clone());
+        for range in monitor::ranges_with_tables(&layout.tables) {
+            tables.map(&mapping, &range).map_err(SnapshotError::host)?;
+        }
+        let space = self
+            .state
+            .space
+            .build(layout.clone(), tables, &mapping, &mapped)
+            .map_err(|error| unsound(&error))?;
+        // The registers that are the engine's are those of this host.
+        let memory = GuestMemory::booting(mapping).with_space(space);
+        let mut machine =
+            Machine::new(self.kvm, memory, linux, None).map_err(SnapshotError::host)?;
+        let template = machine.vcpu().sregs().map_err(SnapshotError::host)?;
+        let events = machine.no_events().map_err(SnapshotError::host)?;
+        let (space, linux) = machine
+            .into_state()
+            .ok_or_else(|| SnapshotError::Host("no address space".into()))?;
+        let bytes = |run: &Frames| run.first * PAGE..(run.first + run.count) * PAGE;
+        let unused = unused::between(self.state.frames.iter().map(bytes), layout.frames);
+        let memory = freeze::seal_all(&memfd, &unused, frozen + SEALING);
+        Ok(Server::of(
+            self.kvm,
+            Frozen {
+                file: memfd,
+                memory: memory.map_err(SnapshotError::host)?,
+                unused,
+                space,
+                linux,
+                events,
+                frozen,
+                listener: self.state.listener,
+                sregs: user_sregs(&template, self.kvm.choice, 0, 0),
+                stack: self.state.stack,
+                terms: self.state.terms,
+            },
+            limits,
+            self.start,
+        ))
+    }
+
+    /// Reads the memory, chunk by chunk, each of which is found to be whole before any of it is used.
+    fn read_memory(&mut self, memfd: &File) -> Result<(), SnapshotError> {
+        let frames = Checked::new(&self.state, self.head.memory_len)?;
+        let (mut places, mut rest) = (frames.places(), self.head.memory_len);
+        let mut chunk = vec![0; CHUNK];
+        for expected in &self.head.chunks {
+            let len = rest.min(CHUNK as u64);
+            rest -= len;
+            let chunk = &mut chunk[..len as usize];
+            read_exact(&mut self.file, chunk)?;
+            if hash(chunk) != *expected {
+                return Err(SnapshotError::Damaged("its memory"));
+            }
+            places.fill(memfd, chunk).map_err(SnapshotError::host)?;
+        }
+        Ok(())
+    }
+}
+
+/// Frames of a file, in order, all of them ones that pages have.
+struct Checked<'a>(&'a [Frames]);
+
+/// Where the next bytes go.
+struct Places<'a> {
+    frames: std::slice::Iter<'a, Frames>,
+    /// Where, and how many.
+    now: (u64, u64),
+}
+
+impl<'a> Checked<'a> {
+    fn new(state: &'a State, memory_len: u64) -> Result<Self, SnapshotError> {
+        let used = state.space.frames();
+        let (mut last, mut sum) = (0, 0u64);
+        for run in &state.frames {
+            let end = run.first.checked_add(run.count);
+            // What is not used is not looked at, however many are said to be.
+            let known = |end: u64| {
+                let found = used.range(run.first..end).count();
+                u64::try_from(found) == Ok(run.count)
+            };
+            match end {
+                Some(end) if run.count > 0 && last <= run.first && known(end) => last = end,
+                _ => {
+                    return Err(SnapshotError::Unsound(
+                        "a page of memory that is nobody's".into(),
+                    ));
+                }
+            }
+            sum += run.count;
+        }
+        match sum.checked_mul(PAGE) == Some(memory_len) {
+            true => Ok(Self(&state.frames)),
+            false => Err(SnapshotError::Unsound("how much memory it has".into())),
+        }
+    }
+
+    fn places(&self) -> Places<'a> {
+        Places {
+            frames: self.0.iter(),
+            now: (0, 0),
+        }
+    }
+}
+
+impl Places<'_> {
+    /// Puts the next bytes where they belong. Written by a call, memory costs no page faults.
+    fn fill(&mut self, memfd: &File, mut bytes: &[u8]) -> std::io::Result<()> {
+        while !bytes.is_empty() {
+            if self.now.1 == 0 {
+                let Some(run) = self.frames.next() else {
+                    return Err(std::io::Error::other("more memory than there is"));
+                };
+                self.now = (run.first * PAGE, run.count * PAGE);
+            }
+            let (at, len) = self.now;
+            let (piece, rest) = bytes.split_at(bytes.len().min(len as usize));
+            memfd.write_all_at(piece, at)?;
+            self.now = (at + piece.len() as u64, len - piece.len() as u64);
+            bytes = rest;
+        }
+        Ok(())
+    }
+}
+
+/// Opens a file that nobody but root and the user who runs this could have made. Gives how long it is.
+fn open_trusted(path: &Path) -> Result<(File, u64), SnapshotError> {
+    let not_opened = |error| SnapshotError::NotOpened(path.into(), error);
+    // A pipe is not waited for.
+    let file = OpenOptions::new()
+        .read(true)
+        .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY)
+        .open(path)
+        .map_err(not_opened)?;
+    let found = file.metadata().map_err(not_opened)?;
+    if !found.is_file() {
+        return Err(SnapshotError::NoFile);
+    }
+    let us = rustix::process::geteuid().as_raw();
+    if found.uid() != us && found.uid() != 0 {
+        return Err(SnapshotError::NotOwned(found.uid()));
+    }
+    if found.mode() & 0o022 != 0 {
+        return Err(SnapshotError::Writable(found.mode() & 0o7777));
+    }
+    Ok((file, found.len()))
+}

@@ -1,0 +1,98 @@
+//! A frozen server becomes a file.
+
+use std::io::{self, Write};
+use std::path::Path;
+
+use sha2::{Digest, Sha256};
+
+use super::error::SnapshotError;
+use super::format::{self, BUILD, CHUNK, Hash};
+use super::host::HostKind;
+use super::state::{Frames, State};
+use super::written::write_whole;
+use crate::arch::layout::PAGE;
+use crate::memory::mapping::Mapping;
+use crate::server::master::Server;
+
+impl Server {
+    /// Writes it to a file, from which another process can serve ([`Snapshot`](super::Snapshot)): for its owner alone, in
+    /// one piece, in place of what has this name. The file has what the program has in memory, its secrets among it. Gives how
+    /// many bytes it has.
+    ///
+    /// # Errors
+    /// See [`SnapshotError`].
+    pub fn save(&self, path: &Path) -> Result<u64, SnapshotError> {
+        let unlike = || SnapshotError::Unsound("a table entry is not as its mapping".into());
+        let (space, mapped) = self.space.save(&self.memory).ok_or_else(unlike)?;
+        let linux = self.linux.save(self.frozen, &mapped)?;
+        let mut frames: Vec<Frames> = Vec::new();
+        for frame in space.frames() {
+            if self
+                .memory
+                .is_zero(frame * PAGE)
+                .map_err(SnapshotError::host)?
+            {
+                continue;
+            }
+            match frames.last_mut() {
+                Some(run) if run.first + run.count == frame => run.count += 1,
+                _ => frames.push(Frames {
+                    first: frame,
+                    count: 1,
+                }),
+            }
+        }
+        let memory_len = frames.iter().map(|run| run.count * PAGE).sum();
+        let chunks = hashes(&self.memory, &frames).map_err(SnapshotError::host)?;
+        let state = State {
+            terms: self.terms.clone(),
+            linux,
+            space,
+            listener: self.listener,
+            stack: self.stack.clone(),
+            frames,
+        };
+        let bytes = postcard::to_stdvec(&state).map_err(SnapshotError::host)?;
+        let by = (BUILD.to_owned(), HostKind::of(self.kvm));
+        let write = |to: &mut io::BufWriter<&std::fs::File>| {
+            format::write(to, by, &bytes, memory_len, chunks)?;
+            each_page(&self.memory, &state.frames, |page| to.write_all(page))
+        };
+        write_whole(path, write).map_err(|error| SnapshotError::NotWritten(path.into(), error))
+    }
+}
+
+/// The hash of each chunk.
+fn hashes(memory: &Mapping, frames: &[Frames]) -> io::Result<Vec<Hash>> {
+    let (mut hashes, mut hash, mut len) = (Vec::new(), Sha256::new(), 0);
+    each_page(memory, frames, |page| {
+        hash.update(page);
+        len += page.len();
+        if len == CHUNK {
+            hashes.push(hash.finalize_reset().into());
+            len = 0;
+        }
+        Ok(())
+    })?;
+    if len > 0 {
+        hashes.push(hash.finalize().into());
+    }
+    Ok(hashes)
+}
+
+fn each_page(
+    memory: &Mapping,
+    frames: &[Frames],
+    mut each: impl FnMut(&[u8]) -> io::Result<()>,
+) -> io::Result<()> {
+    let mut page = [0; PAGE as usize];
+    for run in frames {
+        for frame in run.first..run.first + run.count {
+            memory
+                .read(frame * PAGE, &mut page)
+                .map_err(io::Error::other)?;
+            each(&page)?;
+        }
+    }
+    Ok(())
+}
