@@ -347,7 +347,7 @@ mod tests {
             write: true,
             execute: false,
         };
-        assert_eq!(entry(0x10e), Some((first + 1) * PAGE | bits(rw)));
+        assert_eq!(entry(0x10e), Some(((first + 1) * PAGE) | bits(rw)));
         assert_eq!(entry(0x10d), None);
         // What no page has is free, and nothing else.
         let free: BTreeSet<u64> = (0..5)
