@@ -27,6 +27,7 @@ flock 9 # a second set-up at the same time waits here, then finds everything don
 
 packages="
     python3 gunicorn python3-waitress python3-uvicorn
+    chromium chromium-driver
     golang-go php-cli ruby ruby-webrick busybox openjdk-17-jdk-headless
     libcrypt1 libnettle8 libpcre2-8-0 libssl3 libxxhash0 zlib1g"
 command -v node >/dev/null || packages="$packages nodejs"
@@ -61,6 +62,21 @@ case $("$servers/bin/deno" --version 2>/dev/null || true) in
 "deno $deno "*) ;;
 *) step "Deno $deno, from npm" fetch_deno || die "no Deno" ;;
 esac
+
+# The folder of an application: what it runs of, the browser's part in one file, and the packages that Deno has fetched for it.
+build_react() {
+    local build=$servers/react-build app=$servers/react
+    rm -rf "$build" "$app"
+    mkdir -p "$build" "$app" && cp "$sources"/react/* "$build" && cd "$build" &&
+        cp app.js server.js deno.json "$app" &&
+        npm ci --no-audit --no-fund --ignore-scripts &&
+        node_modules/.bin/esbuild client.js --bundle --minify '--define:process.env.NODE_ENV="production"' \
+            --outfile="$app/client.bundle.js" &&
+        cd "$app" && DENO_DIR=$app/deno-dir DENO_NO_UPDATE_CHECK=1 "$servers/bin/deno" cache server.js
+}
+if older "$servers/react/deno.lock" "$sources"/react/*; then
+    step "the page with React, from npm" build_react || die "no page with React"
+fi
 
 build_go() { cd "$sources" && GOCACHE=$work/go go build -o "$servers/bin/$1" "$2"; }
 build_std() { rustc --edition 2024 -O -o "$servers/bin/std-server" "$sources/std.rs"; }

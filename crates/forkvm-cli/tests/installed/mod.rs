@@ -1,54 +1,14 @@
-//! Servers that scripts/servers-setup.sh installs and builds. What is not there is skipped; with FORKVM_RUNTIMES=all, as
-//! `make test-servers` has it, it is missing.
+//! `forkvm serve` with servers that scripts/servers-setup.sh installs and builds.
 #![allow(clippy::unwrap_used)]
 
-use std::path::{Path, PathBuf};
+mod found;
+
 use std::process::{Command, Stdio};
 
+pub use found::is_installed;
+use found::{repository, search_path, words};
+
 use crate::serving::Serving;
-
-fn repository() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
-}
-
-/// Where scripts/servers-setup.sh puts what it sets up.
-fn servers() -> String {
-    let of_cargo = std::env::var_os("CARGO_TARGET_DIR").map(PathBuf::from);
-    let target = of_cargo.unwrap_or_else(|| repository().join("target"));
-    let target = std::path::absolute(target).unwrap();
-    target.join("servers").to_str().unwrap().to_owned()
-}
-
-/// Where programs are looked for.
-fn search_path() -> String {
-    let before = std::env::var("PATH").unwrap_or_default();
-    format!("{}/bin:{before}:/usr/sbin", servers())
-}
-
-fn words(text: &str) -> Vec<String> {
-    let text = text.replace("target/servers", &servers());
-    text.split_ascii_whitespace().map(str::to_owned).collect()
-}
-
-/// Whether this command of a shell's succeeds, as it does where a server is installed.
-pub fn is_installed(needs: &str) -> bool {
-    let status = Command::new("sh")
-        .args(["-c", &needs.replace("target/servers", &servers())])
-        .env("PATH", search_path())
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .status();
-    let there = status.unwrap().success();
-    assert!(
-        there || std::env::var_os("FORKVM_RUNTIMES").is_none(),
-        "not installed: {needs}; run scripts/servers-setup.sh"
-    );
-    if !there {
-        eprintln!("SKIPPED, not installed: {needs}");
-    }
-    there
-}
 
 /// Starts one of them, with `forkvm serve`'s own arguments and what comes after `--`.
 pub fn start(options: &str, more: &[&str], program: &str) -> Serving {
