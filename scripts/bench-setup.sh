@@ -8,6 +8,7 @@
 #   syscalls   strace
 #   load       oha, in a folder of its own
 #   nginx      nginx and fcgiwrap, in that folder too, and FastCGI's library
+#   pages      what the pages in Node and Deno need, out of npm's registry, in benches/pages
 #
 #   BENCH_PREFIX=DIR   the folder (default: "bench" beside VINYL_PREFIX)
 set -euo pipefail
@@ -54,6 +55,19 @@ install_oha() {
     cargo install oha --version "$oha" --locked --root "$prefix" --target-dir "$work/oha"
 }
 
+pages=$(dirname "$here")/benches/pages
+# isolated-vm is compiled, by Node's own headers: there may be no way to where it would fetch them.
+install_pages() {
+    cd "$pages" && npm ci --no-audit --no-fund --nodedir="$(dirname "$(dirname "$(readlink -f "$(command -v node)")")")" &&
+        node --no-node-snapshot -e 'import("isolated-vm").then((ivm) => new ivm.default.Isolate())' || return
+    local page
+    for page in hello react; do
+        node_modules/.bin/esbuild "$page.mjs" --bundle --format=iife --global-name=page --outfile="bundles/$page.js" \
+            --alias:react-dom/server=./node_modules/react-dom/cjs/react-dom-server-legacy.browser.production.js \
+            --define:process.env.NODE_ENV='"production"' || return
+    done
+}
+
 for part in "$@"; do
     case $part in
     programs) need_packages clang ;;
@@ -69,6 +83,13 @@ for part in "$@"; do
         need_packages libfcgi-dev libcrypt1 libpcre2-8-0 libssl3 zlib1g
         if ! servers_run >/dev/null 2>&1; then
             step "nginx and fcgiwrap into $prefix" unpack_servers || die "nginx and fcgiwrap could not be had"
+        fi
+        ;;
+    pages)
+        command -v node >/dev/null || need_packages nodejs libnode-dev
+        command -v npm >/dev/null || need_packages npm
+        if [ ! "$pages/bundles/react.js" -nt "$pages/react.mjs" ] || [ ! "$pages/bundles/react.js" -nt "$pages/package-lock.json" ]; then
+            step "React and isolated-vm, from npm" install_pages || die "the pages could not be had"
         fi
         ;;
     *) die "there is no part $part" ;;

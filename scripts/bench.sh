@@ -32,9 +32,10 @@ for p in json.load(sys.stdin)["packages"]:
     if p["name"] == "libsqlite3-sys":
         print(os.path.join(os.path.dirname(p["manifest_path"]), "sqlite3"))')
 fi
-if wants throughput || wants tail || wants update; then
+if wants throughput || wants tail || wants update || wants servers; then
     parts+=(load)
 fi
+if wants servers; then parts+=(nginx pages); fi
 if wants throughput || wants tail; then
     parts+=(nginx)
     programs+=(hello.fcgi)

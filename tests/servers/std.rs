@@ -1,10 +1,11 @@
-//! Rust's standard library alone: counts what it is asked, and the bytes of a body. With the argument `fork` it forks for each
-//! connection, for the benchmark.
+//! Rust's standard library alone: counts what it is asked, and the bytes of a body. For the benchmark: with the argument `fork` it
+//! forks for each connection; it listens at $LISTEN, a port or a path, if that is set; and run by CGI it answers and ends.
 
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpListener;
+use std::os::unix::net::UnixListener;
 
-fn answer(stream: TcpStream, count: u64) -> std::io::Result<()> {
+fn answer(stream: impl Read + Write, count: u64) -> std::io::Result<()> {
     let mut reader = BufReader::new(stream);
     let mut length = 0;
     loop {
@@ -27,7 +28,20 @@ fn answer(stream: TcpStream, count: u64) -> std::io::Result<()> {
 }
 
 fn main() -> std::io::Result<()> {
-    let listener = TcpListener::bind("127.0.0.1:8000")?;
+    if std::env::var_os("SCRIPT_FILENAME").is_some() {
+        print!("Content-Type: text/plain\r\n\r\ncount 1 bytes 0\n");
+        return Ok(());
+    }
+    match std::env::var("LISTEN") {
+        Ok(path) if path.starts_with('/') => serve(UnixListener::bind(path)?.incoming()),
+        Ok(port) => serve(TcpListener::bind(format!("127.0.0.1:{port}"))?.incoming()),
+        Err(_) => serve(TcpListener::bind("127.0.0.1:8000")?.incoming()),
+    }
+}
+
+fn serve<S: Read + Write>(
+    incoming: impl Iterator<Item = std::io::Result<S>>,
+) -> std::io::Result<()> {
     let forks = std::env::args()
         .nth(1)
         .is_some_and(|argument| argument == "fork");
@@ -36,7 +50,7 @@ fn main() -> std::io::Result<()> {
         unsafe { signal(17, 1) };
     }
     let mut count = 0;
-    for stream in listener.incoming() {
+    for stream in incoming {
         let stream = stream?;
         // SAFETY: there is one thread.
         if forks && unsafe { fork() } != 0 {

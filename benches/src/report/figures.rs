@@ -3,8 +3,9 @@
 use std::collections::BTreeMap;
 
 use super::Report;
+use crate::rows::sites::{Site, Way};
 use crate::rows::throughput::{Throughput, find};
-use crate::stand::Way;
+use crate::stand;
 
 /// All figures that the rows give.
 pub fn of(report: &Report) -> BTreeMap<String, f64> {
@@ -74,6 +75,9 @@ pub fn of(report: &Report) -> BTreeMap<String, f64> {
         figures.put("idle_server_beside_kib", idle.beside_kib);
         figures.put("idle_connection_kib", idle.connection_kib);
     }
+    for site in &report.sites {
+        sites(&mut figures, site, report.round_trip_us());
+    }
     for row in &report.compute {
         figures.put(&format!("{}_over_native", row.program), row.vm_over_native);
         if let Some(ratio) = row.wasm_over_native {
@@ -114,6 +118,44 @@ pub fn of(report: &Report) -> BTreeMap<String, f64> {
     figures.0
 }
 
+/// Of a page the ratios and counts; its table is on the report's page.
+fn sites(figures: &mut Figures, site: &Site, roundtrip_us: f64) {
+    let mut put = |what: &str, value: Option<f64>| {
+        if let Some(value) = value {
+            figures.put(&format!("site_{}_{what}", site.name), value);
+        }
+    };
+    put("exits", Some(site.exits));
+    put("pages", Some(site.pages));
+    put("fork_kib", Some(site.fork_kib));
+    put("first_request_us", Some(site.first_request_us));
+    for way in [
+        Way::Native,
+        Way::Reset,
+        Way::ResetAfter,
+        Way::Varnish,
+        Way::Vmod,
+    ] {
+        let p50 = site.find(way, 1).map(|measured| measured.p50_us);
+        put(&format!("{}_1_p50_us", way.name()), p50);
+    }
+    let allowed = |way, other| site.over_allowed(way, other, roundtrip_us);
+    put(
+        "reset_after_over_allowed",
+        allowed(Way::ResetAfter, Way::Native),
+    );
+    put("vmod_over_allowed", allowed(Way::Vmod, Way::Varnish));
+    for other in [Way::Varnish, Way::Fork, Way::Worker, Way::Isolate, Way::Cgi] {
+        let ratio = site.rate_over(Way::Vmod, other);
+        put(&format!("vmod_over_{}_8", other.name()), ratio);
+    }
+    let by_clock = |way| site.by_clock.iter().find(|row| row.way == way);
+    if let (Some(vmod), Some(native)) = (by_clock(Way::Vmod), by_clock(Way::Varnish)) {
+        let ratio = vmod.measured.p99_us / native.measured.p99_us;
+        put("by_clock_p99_over_varnish", Some(ratio));
+    }
+}
+
 /// What follows from the rows through Varnish.
 fn through_varnish(figures: &mut Figures, rows: &[Throughput], roundtrip_us: f64) {
     let rps = |way, connections| find(rows, way, connections).map(|row| row.requests_per_second);
@@ -122,21 +164,22 @@ fn through_varnish(figures: &mut Figures, rows: &[Throughput], roundtrip_us: f64
         ("vmod_over_predicted", 1, 1.0),
         ("vmod_over_predicted_8", 8, 2.0),
     ] {
-        if let (Some(kvm), Some(native)) =
-            (rps(Way::Kvm, connections), rps(Way::Native, connections))
-        {
+        if let (Some(kvm), Some(native)) = (
+            rps(stand::Way::Kvm, connections),
+            rps(stand::Way::Native, connections),
+        ) {
             let predicted = 1.0 / (1.0 / native + roundtrip_us * 1e-6 / at_once);
             figures.put(name, kvm / predicted);
         }
     }
     for (name, connections) in [("_1", 1), ("_8", 8), ("_64", 64)] {
-        let kvm = rps(Way::Kvm, connections);
+        let kvm = rps(stand::Way::Kvm, connections);
         for (title, way) in [
-            ("fastcgi", Way::Fastcgi),
-            ("cgi", Way::Cgi),
-            ("wasm", Way::Wasm),
-            ("native", Way::Native),
-            ("spin", Way::Spin),
+            ("fastcgi", stand::Way::Fastcgi),
+            ("cgi", stand::Way::Cgi),
+            ("wasm", stand::Way::Wasm),
+            ("native", stand::Way::Native),
+            ("spin", stand::Way::Spin),
         ] {
             if let (Some(kvm), Some(other)) = (kvm, rps(way, connections)) {
                 figures.put(&format!("vmod_over_{title}{name}"), kvm / other);

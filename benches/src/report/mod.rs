@@ -20,6 +20,7 @@ use crate::rows::idle::Idle;
 use crate::rows::memory::Memory;
 use crate::rows::reset::Reset;
 use crate::rows::servers::ServerRow;
+use crate::rows::sites::Site;
 use crate::rows::syscalls::Syscalls;
 use crate::rows::tail::Tail;
 use crate::rows::throughput::Throughput;
@@ -52,6 +53,8 @@ pub struct Report {
     pub servers: Vec<ServerRow>,
     #[serde(default)]
     pub idle: Option<Idle>,
+    #[serde(default)]
+    pub sites: Vec<Site>,
     pub compute: Vec<Compute>,
     pub throughput: Vec<Throughput>,
     pub tail: Option<Tail>,

@@ -6,6 +6,8 @@ use anyhow::Result;
 
 use super::{Report, plots, shown};
 use crate::rows::servers::ServerRow;
+use crate::rows::sites::Site;
+use crate::stand::Measured;
 
 const STYLE: &str = "
 :root{color-scheme:light}
@@ -145,6 +147,9 @@ pub fn of(report: &Report) -> Result<String> {
         )?;
     }
     servers(&mut html, report)?;
+    for site in &report.sites {
+        one_site(&mut html, site)?;
+    }
     figures(&mut html, report)?;
     html += "</body></html>\n";
     Ok(html)
@@ -215,6 +220,59 @@ fn servers(html: &mut String, report: &Report) -> Result<()> {
         )?;
     }
     section(html, "Unmodified servers", &about, &table)
+}
+
+/// A page by all ways: plots, and the table of what was measured.
+fn one_site(html: &mut String, site: &Site) -> Result<()> {
+    let mut table = "<table><tr><th></th><th class=\"n\">connections</th><th class=\"n\">requests/s</th><th \
+                     class=\"n\">average µs</th><th class=\"n\">p50</th><th class=\"n\">p90</th><th \
+                     class=\"n\">p99</th></tr>\n"
+        .to_owned();
+    let mut line = |title: &str, connections: &str, measured: &Measured| -> Result<()> {
+        write!(
+            table,
+            "<tr><td>{title}</td><td class=\"n\">{connections}</td>"
+        )?;
+        for value in [
+            measured.requests_per_second,
+            measured.average_us,
+            measured.p50_us,
+            measured.p90_us,
+            measured.p99_us,
+        ] {
+            write!(table, "<td class=\"n\">{}</td>", number(value.round()))?;
+        }
+        Ok(writeln!(table, "</tr>")?)
+    };
+    for load in &site.loads {
+        line(
+            load.way.title(),
+            &load.connections.to_string(),
+            &load.measured,
+        )?;
+    }
+    for row in &site.by_clock {
+        line(row.way.title(), "by the clock", &row.measured)?;
+    }
+    table += "</table>";
+    let about = format!(
+        "A request makes {} exits, and its reset copies {} pages back. The first request of a fork that is made for it takes {} µs; a \
+         fork that is in use has {} KiB in the process. Orange: isolated by forks; blue: not isolated; green and grey: isolated by \
+         other means. With Varnish, --per-request, CGI and \"connections kept\" clients keep their connections, else each request has \
+         its own. By the clock: {} requests/s over 64 connections, half of what this VMOD does with 8, and times from when a request \
+         was due.",
+        number(site.exits),
+        number(site.pages),
+        number(site.first_request_us.round()),
+        number(site.fork_kib.round()),
+        number(site.rate.round()),
+    );
+    let content = format!(
+        "{}\n<p class=\"about\">p50 (big dot), p90 and p99 (small dot):</p>\n{}\n<details><summary>The figures</summary>{table}</details>",
+        plots::site_throughput(site)?,
+        plots::site_latency(site)?
+    );
+    section(html, &escape(&site.title), &about, &content)
 }
 
 fn tail(html: &mut String, report: &Report) -> Result<()> {

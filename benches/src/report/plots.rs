@@ -9,8 +9,9 @@ use crate::measure::Line;
 use crate::rows::compute::{Compute, PROGRAMS};
 use crate::rows::memory::{Kinds, Memory};
 use crate::rows::reset::Reset;
+use crate::rows::sites::{self, Site};
 use crate::rows::throughput::{CONNECTIONS, Throughput, find};
-use crate::stand::Way;
+use crate::stand::{Measured, Way};
 
 type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
 
@@ -85,65 +86,113 @@ fn colour(way: Way) -> RGBColor {
 const LABELS: i32 = 250;
 const BAR: i32 = 22;
 
+/// Bars or points that are compared, below a title.
+struct Group<T> {
+    title: String,
+    rows: Vec<(&'static str, RGBColor, T)>,
+}
+
 /// Requests/s, a group of bars for each number of connections.
 pub fn throughput(rows: &[Throughput]) -> Result<String> {
-    let most = rows
-        .iter()
-        .map(|row| row.requests_per_second)
-        .fold(1.0, f64::max);
+    bars(&throughput_groups(rows, |row| row.requests_per_second))
+}
+
+/// p50, p99 and p99.9 as points on a logarithmic scale, a line for each way.
+pub fn latency(rows: &[Throughput]) -> Result<String> {
+    points(&throughput_groups(rows, |row| {
+        [row.p50_us, row.p99_us, row.p999_us]
+    }))
+}
+
+fn throughput_groups<T>(rows: &[Throughput], get: impl Fn(&Throughput) -> T) -> Vec<Group<T>> {
+    let group = |connections| Group {
+        title: plural(connections),
+        rows: Way::ALL
+            .into_iter()
+            .filter_map(|way| Some((way.title(), colour(way), get(find(rows, way, connections)?))))
+            .collect(),
+    };
+    CONNECTIONS.into_iter().map(group).collect()
+}
+
+/// Requests/s of a page.
+pub fn site_throughput(site: &Site) -> Result<String> {
+    bars(&site_groups(site, |m| m.requests_per_second))
+}
+
+/// p50, p90 and p99 of a page.
+pub fn site_latency(site: &Site) -> Result<String> {
+    points(&site_groups(site, |m| [m.p50_us, m.p90_us, m.p99_us]))
+}
+
+fn site_groups<T>(site: &Site, get: impl Fn(&Measured) -> T) -> Vec<Group<T>> {
+    let group = |connections| Group {
+        title: plural(connections),
+        rows: site
+            .loads
+            .iter()
+            .filter(|load| load.connections == connections)
+            .map(|load| (load.way.title(), site_colour(load.way), get(&load.measured)))
+            .collect(),
+    };
+    sites::CONNECTIONS.into_iter().map(group).collect()
+}
+
+fn site_colour(way: sites::Way) -> RGBColor {
+    match way {
+        way if way.is_ours() => OURS,
+        way if way.shares() => COLOURS[0],
+        sites::Way::Cgi => COLOURS[5],
+        _ => COLOURS[2],
+    }
+}
+
+fn height<T>(groups: &[Group<T>]) -> i32 {
+    let of = |group: &Group<T>| 30 + (BAR + 4) * group.rows.len() as i32;
+    groups.iter().map(of).sum()
+}
+
+fn bars(groups: &[Group<f64>]) -> Result<String> {
+    let all = groups.iter().flat_map(|group| &group.rows);
+    let most = all.map(|&(_, _, value)| value).fold(1.0, f64::max);
     let scale = f64::from(WIDTH as i32 - LABELS - 90) / most;
-    let group = 30 + (BAR + 4) * Way::ALL.len() as i32;
-    svg((group * CONNECTIONS.len() as i32) as u32, |area| {
-        for (index, connections) in CONNECTIONS.into_iter().enumerate() {
-            let mut y = group * index as i32 + 14;
-            text(area, &plural(connections), (0, y), 15, INK, HPos::Left)?;
+    svg(height(groups) as u32, |area| {
+        let mut y = 14;
+        for group in groups {
+            text(area, &group.title, (0, y), 15, INK, HPos::Left)?;
             y += 14;
-            for way in Way::ALL {
-                let Some(row) = find(rows, way, connections) else {
-                    continue;
-                };
-                let end = LABELS + (row.requests_per_second * scale) as i32;
-                text(
-                    area,
-                    way.title(),
-                    (LABELS - 8, y + BAR / 2),
-                    13,
-                    INK,
-                    HPos::Right,
-                )?;
-                bar(
-                    area,
-                    (LABELS, y),
-                    (end.max(LABELS + 1), y + BAR),
-                    colour(way),
-                )?;
-                let label = super::page::number(row.requests_per_second.round());
-                text(area, &label, (end + 6, y + BAR / 2), 13, INK, HPos::Left)?;
+            for &(title, colour, value) in &group.rows {
+                let end = LABELS + (value * scale) as i32;
+                let middle = y + BAR / 2;
+                text(area, title, (LABELS - 8, middle), 13, INK, HPos::Right)?;
+                bar(area, (LABELS, y), (end.max(LABELS + 1), y + BAR), colour)?;
+                let label = super::page::number(value.round());
+                text(area, &label, (end + 6, middle), 13, INK, HPos::Left)?;
                 y += BAR + 4;
             }
+            y += 16;
         }
         Ok(())
     })
 }
 
-fn plural(connections: usize) -> String {
-    if connections == 1 {
-        "1 connection".to_owned()
-    } else {
-        format!("{connections} connections")
-    }
-}
-
-/// p50, p99 and p99.9 as points on a logarithmic scale, a line for each way.
-pub fn latency(rows: &[Throughput]) -> Result<String> {
-    let all = || rows.iter().flat_map(|row| [row.p50_us, row.p999_us]);
-    let low = all().fold(f64::MAX, f64::min).log10().floor();
-    let high = all().fold(1.0, f64::max).log10().ceil();
+/// Three times in microseconds as points of which the first is the largest, on a logarithmic scale.
+fn points(groups: &[Group<[f64; 3]>]) -> Result<String> {
+    let all = || groups.iter().flat_map(|group| &group.rows).map(|row| row.2);
+    let low = all()
+        .map(|[first, ..]| first)
+        .fold(f64::MAX, f64::min)
+        .log10()
+        .floor();
+    let high = all()
+        .map(|[.., last]| last)
+        .fold(1.0, f64::max)
+        .log10()
+        .ceil();
     let x = |us: f64| {
         LABELS + ((us.log10() - low) / (high - low) * f64::from(WIDTH as i32 - LABELS - 40)) as i32
     };
-    let group = 30 + (BAR + 4) * Way::ALL.len() as i32;
-    let height = group * CONNECTIONS.len() as i32 + 30;
+    let height = height(groups) + 30;
     svg(height as u32, |area| {
         for power in low as i32..=high as i32 {
             let us = 10f64.powi(power);
@@ -156,26 +205,31 @@ pub fn latency(rows: &[Throughput]) -> Result<String> {
             };
             text(area, &label, (x(us), height - 12), 13, GREY, HPos::Center)?;
         }
-        for (index, connections) in CONNECTIONS.into_iter().enumerate() {
-            let mut y = group * index as i32 + 14;
-            text(area, &plural(connections), (0, y), 15, INK, HPos::Left)?;
+        let mut y = 14;
+        for group in groups {
+            text(area, &group.title, (0, y), 15, INK, HPos::Left)?;
             y += 14 + BAR / 2;
-            for way in Way::ALL {
-                let Some(row) = find(rows, way, connections) else {
-                    continue;
-                };
-                text(area, way.title(), (LABELS - 8, y), 13, INK, HPos::Right)?;
-                let (from, to) = (x(row.p50_us), x(row.p999_us));
-                bar(area, (from, y - 1), (to, y + 1), colour(way))?;
-                for (us, size) in [(row.p50_us, 6), (row.p99_us, 4), (row.p999_us, 3)] {
-                    area.draw(&Circle::new((x(us), y), size, colour(way).filled()))
+            for &(title, colour, [first, second, third]) in &group.rows {
+                text(area, title, (LABELS - 8, y), 13, INK, HPos::Right)?;
+                bar(area, (x(first), y - 1), (x(third), y + 1), colour)?;
+                for (us, size) in [(first, 6), (second, 4), (third, 3)] {
+                    area.draw(&Circle::new((x(us), y), size, colour.filled()))
                         .map_err(failed)?;
                 }
                 y += BAR + 4;
             }
+            y += 16 - BAR / 2;
         }
         Ok(())
     })
+}
+
+fn plural(connections: usize) -> String {
+    if connections == 1 {
+        "1 connection".to_owned()
+    } else {
+        format!("{connections} connections")
+    }
 }
 
 /// The reset's time over dirty pages, with the lines.

@@ -83,7 +83,7 @@ fn connect(address: std::net::SocketAddr) -> Result<Vec<TcpStream>> {
 }
 
 /// A process's share of its memory, without what it maps of memory files: those are its master.
-fn own(pid: u32) -> Result<f64> {
+pub fn own(pid: u32) -> Result<f64> {
     let fields = fields(&format!("/proc/{pid}/smaps_rollup"))?;
     let get = |name: &str| fields.get(name).map(|&kib| kib as f64);
     let own = get("Pss_Anon").zip(get("Pss_File"));

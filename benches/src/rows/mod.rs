@@ -6,6 +6,7 @@ pub mod idle;
 pub mod memory;
 pub mod reset;
 pub mod servers;
+pub mod sites;
 pub mod syscalls;
 pub mod tail;
 pub mod throughput;
@@ -54,6 +55,8 @@ pub fn all(options: &Options) -> Result<()> {
         say("unmodified servers, natively and a fork for each connection");
         report.servers = servers::run(options)?;
         report.idle = Some(idle::run(options)?);
+        say("pages, by all ways to answer for them");
+        report.sites = sites::run(options)?;
     }
     if options.wants(Row::Compute) {
         say("computing: natively, in a VM, as WebAssembly");

@@ -1,7 +1,6 @@
 //! Unmodified servers by `forkvm serve`, a fork for each connection, beside the same ones run natively: over the same kind of socket,
 //! with a new connection for each request.
 
-use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -12,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::measure::{median, us};
 use crate::settings::Options;
-use crate::stand::Server;
+use crate::stand::{Connection, Server};
 
 /// A server of docs/programs.md, by its command there. Each listens at [`PORT`].
 pub struct Kind {
@@ -287,17 +286,5 @@ fn requests(address: SocketAddr) -> Result<Vec<f64>> {
 }
 
 fn answered(address: SocketAddr) -> Result<()> {
-    const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nHost: bench\r\nConnection: close\r\n\r\n";
-    let mut stream = TcpStream::connect(address)?;
-    stream.set_nodelay(true)?;
-    stream.set_read_timeout(Some(Duration::from_secs(20)))?;
-    stream.write_all(REQUEST)?;
-    let mut answer = Vec::new();
-    stream.read_to_end(&mut answer)?;
-    ensure!(
-        answer.starts_with(b"HTTP/1.1 200") || answer.starts_with(b"HTTP/1.0 200"),
-        "it answers {:?}",
-        String::from_utf8_lossy(&answer)
-    );
-    Ok(())
+    Connection::whole(address, "/").map(drop)
 }

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::measure::median;
 use crate::rows::throughput::{Throughput, find};
 use crate::settings::Options;
-use crate::stand::{Load, Measured, Stand, Way};
+use crate::stand::{Load, Measured, Stand, Until, Way};
 
 /// Connections that find the most this VMOD can do.
 const SATURATING: usize = 8;
@@ -42,8 +42,9 @@ pub fn run(options: &Options, stand: &Stand, known: &[Throughput]) -> Result<Tai
         None => {
             let load = Load {
                 connections: SATURATING,
-                time: Duration::from_secs(2),
+                until: Until::Time(Duration::from_secs(2)),
                 rate: None,
+                keep_alive: true,
             };
             stand.load(Way::Kvm, load)?.requests_per_second
         }
@@ -54,8 +55,9 @@ pub fn run(options: &Options, stand: &Stand, known: &[Throughput]) -> Result<Tai
     for _ in 0..options.amount(5, 2) {
         let load = Load {
             connections: CONNECTIONS,
-            time,
+            until: Until::Time(time),
             rate: Some(rate),
+            keep_alive: true,
         };
         rounds.push([
             stand.load(WAYS[0], load)?,

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::measure::median;
 use crate::rows::say;
 use crate::settings::Options;
-use crate::stand::{Load, Measured, Stand, Way};
+use crate::stand::{Load, Measured, Stand, Until, Way};
 
 pub const CONNECTIONS: [usize; 3] = [1, 8, 64];
 
@@ -41,8 +41,9 @@ pub fn run(options: &Options, stand: &Stand) -> Result<Vec<Throughput>> {
             way,
             Load {
                 connections: 64,
-                time: Duration::from_millis(300),
+                until: Until::Time(Duration::from_millis(300)),
                 rate: None,
+                keep_alive: true,
             },
         )?;
     }
@@ -55,8 +56,9 @@ pub fn run(options: &Options, stand: &Stand) -> Result<Vec<Throughput>> {
                     way,
                     Load {
                         connections,
-                        time,
+                        until: Until::Time(time),
                         rate: None,
+                        keep_alive: true,
                     },
                 )?;
                 measured.entry((connections, way)).or_default().push(result);

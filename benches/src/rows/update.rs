@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::measure::{median, quantile, us};
 use crate::settings::{Options, read};
-use crate::stand::{Connection, Load, Measured, Stand, UPDATED};
+use crate::stand::{Connection, Load, Measured, Stand, UPDATED, Until};
 
 /// Connections of the load.
 const CONNECTIONS: usize = 8;
@@ -42,8 +42,9 @@ pub fn run(options: &Options, stand: &Stand) -> Result<Update> {
     let time = options.time(Duration::from_secs(2), Duration::from_millis(700));
     let load = |rate| Load {
         connections: CONNECTIONS,
-        time,
+        until: Until::Time(time),
         rate,
+        keep_alive: true,
     };
     let rate = stand.load_path(UPDATED, load(None))?.requests_per_second / 2.0;
     let mut rounds: Vec<[Measured; 2]> = Vec::new();

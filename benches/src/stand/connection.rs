@@ -24,6 +24,23 @@ impl Connection {
         Ok(Self(BufReader::new(stream)))
     }
 
+    /// The whole answer, head and body, on a connection that ends with it.
+    pub fn whole(address: SocketAddr, url: &str) -> Result<Vec<u8>> {
+        let mut connection = Self::open(address)?;
+        connection.begin(
+            &format!("GET {url} HTTP/1.1\r\nHost: bench\r\nConnection: close\r\n\r\n"),
+            &[],
+        )?;
+        let mut answer = Vec::new();
+        connection.0.read_to_end(&mut answer)?;
+        ensure!(
+            answer.starts_with(b"HTTP/1.1 200") || answer.starts_with(b"HTTP/1.0 200"),
+            "it answers {:?}",
+            String::from_utf8_lossy(answer.get(..1000).unwrap_or(&answer))
+        );
+        Ok(answer)
+    }
+
     pub fn get(&mut self, path: &str) -> Result<Response> {
         self.begin(&format!("GET /{path} HTTP/1.1\r\nHost: bench\r\n\r\n"), &[])?;
         self.response()

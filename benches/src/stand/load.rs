@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use super::present;
 
@@ -14,17 +14,30 @@ use super::present;
 #[derive(Debug, Clone, Copy)]
 pub struct Load {
     pub connections: usize,
-    pub time: Duration,
+    pub until: Until,
     /// Requests a second, sent by the clock whatever the answers do (open loop). `None`: each connection sends its next
     /// request when it has its answer.
     pub rate: Option<f64>,
+    /// Connections stay open between requests.
+    pub keep_alive: bool,
+}
+
+/// When it ends.
+#[derive(Debug, Clone, Copy)]
+pub enum Until {
+    /// After a time. What is under way then is given up.
+    Time(Duration),
+    /// After so many answers.
+    Answers(usize),
 }
 
 /// What came of it. Times in microseconds; under open load from the time a request was due.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 pub struct Measured {
     pub requests_per_second: f64,
+    pub average_us: f64,
     pub p50_us: f64,
+    pub p90_us: f64,
     pub p99_us: f64,
     pub p999_us: f64,
 }
@@ -44,6 +57,8 @@ struct Said {
 #[serde(rename_all = "camelCase")]
 struct Summary {
     requests_per_sec: f64,
+    /// Seconds.
+    average: f64,
 }
 
 impl Load {
@@ -52,15 +67,17 @@ impl Load {
         let mut command = Command::new("setpriv");
         command.args(["--pdeathsig", "TERM"]).arg(present(oha)?);
         command.args(["--no-tui", "--output-format", "json", "--redirect", "0"]);
-        command.args([
-            "-c",
-            &self.connections.to_string(),
-            "-z",
-            &format!("{}ms", self.time.as_millis()),
-        ]);
+        command.args(["-c", &self.connections.to_string()]);
+        match self.until {
+            Until::Time(time) => command.args(["-z", &format!("{}ms", time.as_millis())]),
+            Until::Answers(count) => command.args(["-n", &count.to_string()]),
+        };
         if let Some(rate) = self.rate {
             // Latency from the time a request was due, not from when there was a connection free for it.
             command.args(["-q", &format!("{rate:.0}"), "--latency-correction"]);
+        }
+        if !self.keep_alive {
+            command.arg("--disable-keepalive");
         }
         let output = command
             .arg(url)
@@ -106,7 +123,9 @@ impl Said {
         };
         Ok(Measured {
             requests_per_second: self.summary.requests_per_sec,
+            average_us: self.summary.average * 1e6,
             p50_us: percentile("p50")?,
+            p90_us: percentile("p90")?,
             p99_us: percentile("p99")?,
             p999_us: percentile("p99.9")?,
         })

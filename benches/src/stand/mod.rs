@@ -7,9 +7,10 @@ mod process;
 mod varnish;
 
 pub use connection::Connection;
-pub use load::{Load, Measured};
+pub use load::{Load, Measured, Until};
+pub use nginx::{Cgi, Nginx};
 pub use process::Server;
-pub use varnish::UPDATED;
+pub use varnish::{UPDATED, Varnish, vmod};
 
 use std::path::{Path, PathBuf};
 
@@ -18,8 +19,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::rows::say;
 use crate::settings::Options;
-use nginx::{Cgi, FastCgi, Nginx};
-use varnish::Varnish;
+use nginx::FastCgi;
 
 /// A way to answer a request. Each has its URL at the one Varnish.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -91,7 +91,7 @@ impl Stand {
         let path = folder.0.as_path();
         let has = |way| ways.contains(&way);
         let fastcgi = has(Way::Fastcgi).then(|| FastCgi::start(&options.guest("hello.fcgi"), path));
-        let cgi = has(Way::Cgi).then(|| Cgi::start(&options.tool("fcgiwrap"), path));
+        let cgi = has(Way::Cgi).then(|| Cgi::start(&options.tool("fcgiwrap"), path, |_| {}));
         let (fastcgi, cgi) = (fastcgi.transpose()?, cgi.transpose()?);
         let nginx = (fastcgi.is_some() || cgi.is_some())
             .then(|| Nginx::start(&options.tool("nginx"), path, &options.guest("hello.cgi")))
@@ -141,10 +141,10 @@ impl Stand {
 }
 
 /// A temporary folder, for sockets and settings.
-struct Folder(PathBuf);
+pub struct Folder(pub PathBuf);
 
 impl Folder {
-    fn new() -> Result<Self> {
+    pub fn new() -> Result<Self> {
         let path = std::env::temp_dir().join(format!("forkvm-bench.{}", std::process::id()));
         std::fs::create_dir_all(&path).with_context(|| path.display().to_string())?;
         Ok(Self(path))

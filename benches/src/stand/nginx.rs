@@ -3,7 +3,7 @@
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixListener;
 use std::path::Path;
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, Result};
 
@@ -113,11 +113,11 @@ pub struct Cgi(#[expect(dead_code, reason = "ends with its drop")] Vec<Server>);
 
 impl Cgi {
     /// Starts it on `folder`/cgi.socket: single processes, since those that it forks itself outlive it.
-    pub fn start(program: &Path, folder: &Path) -> Result<Self> {
+    pub fn start(program: &Path, folder: &Path, more: impl Fn(&mut Command)) -> Result<Self> {
         let listener = listen(&folder.join("cgi.socket"))?;
         let server = |_| {
             let stdin = listener.try_clone()?.into();
-            Server::start("fcgiwrap", present(program)?, folder, stdin, |_| {})
+            Server::start("fcgiwrap", present(program)?, folder, stdin, &more)
         };
         (0..CGI_PROCESSES)
             .map(server)

@@ -26,11 +26,15 @@ pub struct Varnish {
 }
 
 impl Varnish {
-    /// Starts it on a free port of 127.0.0.1.
+    /// Starts it on a free port of 127.0.0.1, with the VCL of all ways.
     pub fn start(options: &Options, folder: &Path, ways: &[Way], spin_us: f64) -> Result<Self> {
+        Self::with_vcl(folder, &source(options, folder, ways, spin_us)?)
+    }
+
+    /// Starts it with any VCL.
+    pub fn with_vcl(folder: &Path, source: &str) -> Result<Self> {
         let vcl = folder.join("bench.vcl");
-        std::fs::write(&vcl, source(options, folder, ways, spin_us)?)
-            .with_context(|| vcl.display().to_string())?;
+        std::fs::write(&vcl, source).with_context(|| vcl.display().to_string())?;
         let state = folder.join("varnish");
         let varnishd = std::env::var_os("VARNISHD").unwrap_or_else(|| "varnishd".into());
         let mut server = Server::start(
@@ -59,18 +63,23 @@ impl Varnish {
         self.address
     }
 
-    /// Asks for a path until it answers hello: programs boot in the background.
+    /// Asks for a path until it answers hello.
     pub fn expect_hello(&self, path: &str) -> Result<()> {
+        self.expect(path, |answer| answer.ends_with(b"\r\n\r\nHello, World!\n"))
+    }
+
+    /// Asks for a path until it answers what is wanted: programs boot in the background.
+    pub fn expect(&self, path: &str, wanted: impl Fn(&[u8]) -> bool) -> Result<()> {
         let start = Instant::now();
         loop {
-            let answer = Connection::open(self.address)?.get(path)?;
-            if answer.status == 200 && answer.body == b"Hello, World!\n" {
+            let answer = Connection::whole(self.address, &format!("/{path}"));
+            if answer.as_ref().is_ok_and(|answer| wanted(answer)) {
                 return Ok(());
             }
             if start.elapsed() > Duration::from_secs(20) {
-                let body = String::from_utf8_lossy(&answer.body);
                 let said = self.server.said();
-                bail!("instead of hello: {} {body}\n{said}", answer.status);
+                let text = String::from_utf8_lossy(&answer?).into_owned();
+                bail!("it answers {}\n{said}", text.get(..1000).unwrap_or(&text));
             }
             std::thread::sleep(Duration::from_millis(100));
         }
@@ -92,10 +101,7 @@ fn listening(state: &Path) -> Option<SocketAddr> {
 }
 
 fn source(options: &Options, folder: &Path, ways: &[Way], spin_us: f64) -> Result<String> {
-    let vmod = |name: &str| -> Result<String> {
-        let path = options.lib.join(format!("libvmod_{name}.so"));
-        Ok(present(&path)?.display().to_string())
-    };
+    let vmod = |name| vmod(options, name);
     let hello = options.guest("hello").display().to_string();
     let module = options.guest("hello.wasm").display().to_string();
     let (new_wasm, use_wasm) = if ways.contains(&Way::Wasm) {
@@ -162,4 +168,10 @@ sub vcl_backend_response {{
         bench = vmod("bench")?,
         folder = folder.display(),
     ))
+}
+
+/// The path of one of the build's VMODs.
+pub fn vmod(options: &Options, name: &str) -> Result<String> {
+    let path = options.lib.join(format!("libvmod_{name}.so"));
+    Ok(present(&path)?.display().to_string())
 }

@@ -1,0 +1,5 @@
+export const type = "text/plain";
+
+export function render() {
+  return "Hello, World!\n";
+}
