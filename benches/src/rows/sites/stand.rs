@@ -272,8 +272,8 @@ backend native {{ .path = "{folder}/native.socket"; }}
 backend nginx {{ .path = "{folder}/nginx.socket"; }}
 
 sub vcl_init {{
-    kvm.tenant("app", "{program}", server = true, main_arguments = "{arguments}", environment = "{environment}",
-        allowed_paths = "{pages}", current_working_directory = "{pages}", max_boot_time = 30s, warmup = 50,
+    kvm.server("app", "{program}", "{arguments}", environment = "{environment}",
+        allowed_paths = "{pages}", current_working_directory = "{pages}", max_boot_time = 30s, warmup = 50, warmup_time = 1s,
         max_memory = 2GB, max_request_memory = 256MB, concurrency = {CONCURRENCY},
         max_wait = 20s, max_queue = 1000);
 }}

@@ -253,10 +253,11 @@ mod tests {
 
     const RATE: u64 = (1 << 32) / 5 * 2;
 
-    /// Also where a thread is interrupted between one clock and the next: by as many others as there are.
+    /// Also where a thread is interrupted between one clock and the next, which then are tens of milliseconds apart: by as many
+    /// others as there are. Apart by less is what a host may make of it that takes the processor away.
     #[test]
     fn clocks_are_read_close_together() {
-        const MOST: u64 = 1_000_000;
+        const MOST: u64 = 10_000_000;
         let until = std::time::Instant::now() + Duration::from_secs(1);
         std::thread::scope(|scope| {
             for _ in 0..8 {
