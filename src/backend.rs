@@ -4,13 +4,13 @@
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
-use forkvm::Program;
+use forkvm::Failure;
 use varnish::vcl::{LogTag, VclError};
 
 use crate::fetch::body::BadBody;
 use crate::fetch::request::Asked;
-use crate::fetch::response::Response;
-use crate::fetch::{answer, body, plain};
+use crate::fetch::response::{Late, Response};
+use crate::fetch::{answer, body, plain, serve};
 use crate::tenants::report;
 use crate::tenants::tenant::{NotReady, Release, State, Tenant};
 use crate::varnish::counters::count;
@@ -64,7 +64,14 @@ impl Backend {
         };
         let head = asked.is_head();
         let deadline = Instant::now() + time;
-        let result = answer::ask(fetch, tenant, &program, &asked, deadline, Program::answer);
+        let result = answer::ask(fetch, tenant, |host| {
+            let request = asked.request();
+            if tenant.settings.server {
+                serve::answer(&program, &request, tenant, deadline, host)
+            } else {
+                program.answer(&request, deadline, host)
+            }
+        });
         drop(asked);
         let response = match result {
             Ok(answer) => {
@@ -72,6 +79,7 @@ impl Backend {
                 answer::hand_over(fetch, tenant, answer, head, shown, deadline)
             }
             Err(failure) if failure.is_busy() => plain::busy(fetch),
+            Err(Failure::BadRequest(_)) => plain::bad_request(fetch),
             Err(_) => plain::failed(fetch),
         };
         response.map_err(failed)
@@ -105,8 +113,11 @@ impl Answer for Backend {
         self.respond(fetch).map_err(refused)
     }
 
-    fn is_no_gzip(&self, fetch: &mut Fetch<'_, '_>) {
-        answer::log_failed(fetch, &self.0, answer::NO_GZIP);
+    fn has_failed_late(&self, fetch: &mut Fetch<'_, '_>, why: &Late) {
+        match why {
+            Late::NoGzip => answer::log_failed(fetch, &self.0, answer::NO_GZIP),
+            Late::Failed(failure) => answer::log_failure(fetch, &self.0, failure),
+        }
     }
 
     fn complaint(&self) -> VclError {

@@ -14,7 +14,7 @@ use varnish::vcl::{Ctx, LogTag, VclError};
 
 use crate::backend::{self, Backend};
 use crate::fetch::held;
-use crate::fetch::response::Response;
+use crate::fetch::response::{Late, Response};
 use crate::file;
 use crate::order::Order;
 use crate::orders::update::{self, Source, Turn};
@@ -293,7 +293,7 @@ impl Answer for Orders {
     }
 
     /// Whoever debugs a program sees what became of its response.
-    fn is_no_gzip(&self, _fetch: &mut Fetch<'_, '_>) {}
+    fn has_failed_late(&self, _fetch: &mut Fetch<'_, '_>, _why: &Late) {}
 
     fn complaint(&self) -> VclError {
         backend::refused(format!("updates, rollbacks and debugging: {SICK}"))

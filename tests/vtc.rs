@@ -89,6 +89,7 @@ vtc! {
     settings
     site
     slow_body
+    stream
     target
     tenants_json
     uncacheable

@@ -1,17 +1,15 @@
 //! A program's answer to a fetch: asked for, and made the response.
 #![forbid(unsafe_code)]
 
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
-use forkvm::{Answer, Failure, Host, Program, Request};
+use forkvm::{Answer, Failure, Host};
 use varnish::vcl::{LogTag, VclError};
 
 use crate::fetch::caching::Caching;
 use crate::fetch::held::Held;
 use crate::fetch::plain;
-use crate::fetch::request::Asked;
 use crate::fetch::response::Response;
 use crate::tenants::room::Taken;
 use crate::tenants::tenant::Tenant;
@@ -26,24 +24,18 @@ const GZIP: [u8; 3] = [0x1f, 0x8b, 8];
 /// What is wrong with a body that is not what its header says, from its start or further on.
 pub const NO_GZIP: &str = "its response has Content-Encoding: gzip, but its body is not gzip";
 
-/// How the engine runs a request: [`Program::answer`] or [`Program::debug`].
-type Run = fn(&Arc<Program>, &Request<'_>, Instant, &mut dyn Host) -> Result<Answer, Failure>;
-
-/// Has a program of the tenant answer, until `deadline`. Failures are logged.
+/// Has a program of the tenant answer, as `run` does it. Failures are logged.
 pub fn ask(
     fetch: &mut Fetch<'_, '_>,
     tenant: &Tenant,
-    program: &Arc<Program>,
-    asked: &Asked<'_>,
-    deadline: Instant,
-    run: Run,
+    run: impl FnOnce(&mut dyn Host) -> Result<Answer, Failure>,
 ) -> Result<Answer, Failure> {
     count(|counters| &counters.requests);
     tenant.requests.fetch_add(1, Ordering::Relaxed);
     let mut output = Output::of_request(tenant.name(), tenant.settings.values.stdout, |record| {
         fetch.log(LogTag::VclLog, record)
     });
-    let result = run(program, &asked.request(), deadline, &mut output);
+    let result = run(&mut output);
     let written = output.finish();
     if written.dropped && tenant.is_first_dropped() {
         logging::log_in(fetch, LogTag::Notice, tenant.name(), logging::DROPPED);
@@ -79,12 +71,15 @@ fn log_busy(fetch: &mut Fetch<'_, '_>, tenant: &Tenant, why: &str) {
     logging::log_in(fetch, LogTag::Error, tenant.name(), why);
 }
 
-fn log_failure(fetch: &mut Fetch<'_, '_>, tenant: &Tenant, failure: &Failure) {
+/// Counts and logs why a request was not answered, or its response has broken off.
+pub fn log_failure(fetch: &mut Fetch<'_, '_>, tenant: &Tenant, failure: &Failure) {
     if failure.is_timeout() {
         count(|counters| &counters.timeouts);
     }
     if failure.is_busy() {
         log_busy(fetch, tenant, &failure.to_string());
+    } else if failure.is_of_client() {
+        logging::log_in(fetch, LogTag::Error, tenant.name(), &failure.to_string());
     } else {
         log_failed(fetch, tenant, &failure.to_string());
     }
@@ -107,12 +102,12 @@ fn objection(fetch: &Fetch<'_, '_>, answer: &Answer) -> Option<&'static str> {
         .headers()
         .iter()
         .find(|header| header.name.eq_ignore_ascii_case("content-encoding"));
-    if encoding.is_some_and(|header| header.value.eq_ignore_ascii_case(b"gzip"))
-        && answer.body_len() > 0
-    {
+    if encoding.is_some_and(|header| header.value.eq_ignore_ascii_case(b"gzip")) {
         let mut start = [0; GZIP.len()];
-        answer.body_start(&mut start);
-        if start != GZIP {
+        let len = answer.body_start(&mut start);
+        // Whether one begins so that has not come yet is found by what unpacks it.
+        let there = len == GZIP.len() || len > 0 && answer.body_len() > 0;
+        if there && start != GZIP {
             return Some(NO_GZIP);
         }
     }
@@ -123,7 +118,7 @@ fn objection(fetch: &Fetch<'_, '_>, answer: &Answer) -> Option<&'static str> {
 pub fn hand_over(
     fetch: &mut Fetch<'_, '_>,
     tenant: &Tenant,
-    answer: Answer,
+    mut answer: Answer,
     head: bool,
     version: Option<Version>,
     deadline: Instant,
@@ -165,6 +160,9 @@ pub fn hand_over(
     // it has in its cache is still good, and takes the answer in that cached object only while it is cacheable.
     if !caching.allowed && status != 304 {
         fetch.set_uncacheable();
+    }
+    if let Some(coming) = answer.take_coming() {
+        return Ok(Response::coming(coming, announced));
     }
     if !is_sent {
         return Ok(Response::without_body());

@@ -8,3 +8,4 @@ pub mod pace;
 pub mod plain;
 pub mod request;
 pub mod response;
+pub mod serve;

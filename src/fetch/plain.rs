@@ -13,6 +13,11 @@ pub fn failed(fetch: &mut Fetch<'_, '_>) -> Result<Response, VclError> {
     plain(fetch, 500, "The service failed.\n", None)
 }
 
+/// The request is none of HTTP/1.1.
+pub fn bad_request(fetch: &mut Fetch<'_, '_>) -> Result<Response, VclError> {
+    plain(fetch, 400, "The request is not valid.\n", None)
+}
+
 /// There is no fork, or no memory, for the request just now.
 pub fn busy(fetch: &mut Fetch<'_, '_>) -> Result<Response, VclError> {
     plain(fetch, 503, "The service is busy, try again.\n", Some("1"))

@@ -2,11 +2,16 @@
 #![forbid(unsafe_code)]
 
 use std::borrow::Cow;
+use std::time::Duration;
 
-use varnish::vcl::{VclError, VclResponse};
+use forkvm::{Coming, Failure, Piece};
+use varnish::vcl::VclError;
 
 use crate::fetch::held::Held;
 use crate::tenants::room::Taken;
+
+/// How often it is looked whether anybody still wants a body, while nothing of it comes.
+const LOOK: Duration = Duration::from_millis(100);
 
 /// What is left of a response's body. It owns the guest's answer, and so the fork, until that is kept elsewhere or the
 /// fetch is over.
@@ -14,8 +19,16 @@ pub struct Response {
     body: Body,
     /// Counts a guest's body, wherever it is.
     _room: Option<Taken>,
+    /// Why the fetch has failed since the response's head was there.
+    pub late: Option<Late>,
+}
+
+/// What can be found wrong with a response when its head is out.
+pub enum Late {
     /// Its header says that the body is gzip, and it is not.
-    pub no_gzip: bool,
+    NoGzip,
+    /// Its body has broken off.
+    Failed(Failure),
 }
 
 enum Body {
@@ -23,6 +36,8 @@ enum Body {
     /// Ours, and how much has been read.
     Own(Cow<'static, [u8]>, usize),
     Guest(Held),
+    /// A server's that is still being made, and how long it will be, if that is known.
+    Coming(Coming, Option<u64>),
 }
 
 impl Response {
@@ -41,11 +56,16 @@ impl Response {
         Self::of(Body::Guest(body), Some(room))
     }
 
+    /// A server's that is still being made, of this length if that is known.
+    pub fn coming(body: Coming, announced: Option<u64>) -> Self {
+        Self::of(Body::Coming(body, announced), None)
+    }
+
     fn of(body: Body, room: Option<Taken>) -> Self {
         Self {
             body,
             _room: room,
-            no_gzip: false,
+            late: None,
         }
     }
 
@@ -53,14 +73,17 @@ impl Response {
     pub fn keep(&self) -> Result<(), VclError> {
         match &self.body {
             Body::Guest(held) => held.keep(),
-            Body::None | Body::Own(..) => Ok(()),
+            Body::None | Body::Own(..) | Body::Coming(..) => Ok(()),
         }
     }
-}
 
-impl VclResponse for Response {
-    /// Fills `buf` from the start, and says with how much. 0 is the end.
-    fn read(&mut self, buf: &mut [u8]) -> Result<usize, VclError> {
+    /// Fills `buf` from the start, and says with how much. 0 is the end. Of a body that is still being made that is what there is,
+    /// once there is something, as long as it `is_wanted`: else it ends.
+    pub fn read(
+        &mut self,
+        buf: &mut [u8],
+        is_wanted: impl Fn() -> bool,
+    ) -> Result<usize, VclError> {
         match &mut self.body {
             Body::None => Ok(0),
             Body::Own(bytes, at) => {
@@ -71,15 +94,37 @@ impl VclResponse for Response {
                 Ok(len)
             }
             Body::Guest(held) => held.read(buf),
+            Body::Coming(coming, _) => loop {
+                match coming.read(buf, LOOK) {
+                    Ok(Piece::Bytes(n)) => return Ok(n),
+                    Ok(Piece::End) => return Ok(0),
+                    Ok(Piece::NotYet) if is_wanted() => {}
+                    Ok(Piece::NotYet) => return Ok(0),
+                    Err(failure) => {
+                        let error = VclError::new(failure.to_string());
+                        self.late = Some(Late::Failed(failure));
+                        return Err(error);
+                    }
+                }
+            },
         }
     }
 
-    /// Bytes that are left.
-    fn len(&self) -> Option<usize> {
-        Some(match &self.body {
-            Body::None => 0,
-            Body::Own(bytes, at) => bytes.len() - at,
-            Body::Guest(held) => held.left(),
-        })
+    /// Bytes that are left, unless it is still being made.
+    pub fn left(&self) -> Option<usize> {
+        match &self.body {
+            Body::None => Some(0),
+            Body::Own(bytes, at) => Some(bytes.len() - at),
+            Body::Guest(held) => Some(held.left()),
+            Body::Coming(..) => None,
+        }
+    }
+
+    /// How long it is in all, if that is known before it begins.
+    pub fn announced(&self) -> Option<usize> {
+        match &self.body {
+            Body::Coming(_, announced) => announced.and_then(|len| usize::try_from(len).ok()),
+            _ => self.left(),
+        }
     }
 }

@@ -6,7 +6,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use forkvm::{Answer, Program};
+use forkvm::{Answer, Host};
 
 use crate::fetch::request::Asked;
 use crate::fetch::response::Response;
@@ -92,8 +92,8 @@ fn debug<'t>(
     // Keys and orders are nothing for programs.
     asked.conceal(order.key.bytes());
     let deadline = Instant::now() + config.limits.max_request_time;
-    let answer = answer::ask(fetch, tenant, &program, &asked, deadline, Program::debug)
-        .map_err(Refusal::Failed)?;
+    let run = |host: &mut dyn Host| program.debug(&asked.request(), deadline, host);
+    let answer = answer::ask(fetch, tenant, run).map_err(Refusal::Failed)?;
     Ok(Debugged {
         tenant,
         answer,

@@ -29,7 +29,8 @@ macro_rules! settings {
             max_boot_time: Time(0.001..=HOUR) = 16.0;
 
             /// Longest time for a request: wait for a fork, and the program's own time;
-            /// at most 1 h. It starts when the request body has been read.
+            /// at most 1 h. It starts when the request body has been read. An unmodified
+            /// server has made all of its response by then.
             max_request_time: Time(0.001..=HOUR) = 8.0;
 
             /// Longest time for a request's body, or an update's, to come; at most 1 h.
@@ -72,7 +73,8 @@ macro_rules! settings {
             /// clients, at least *max_response_size* and at most 64 GB. A response
             /// counts with its whole body until Varnish has taken the last of it, which
             /// is when the client of one that is not cached has read nearly all of it.
-            /// One for which no room is left becomes a 503 with Retry-After.
+            /// One for which no room is left becomes a 503 with Retry-After. One of an
+            /// unmodified server that takes its time waits for its client instead.
             max_response_memory: Size(0..=64 * GIB) = 128 * MIB;
 
             /// Most forks at once, 1 to 255, that is, requests that run at the same

@@ -1,6 +1,8 @@
 //! Text for Varnish's log: records of a readable length, without control characters, and the guests' output in them.
 #![forbid(unsafe_code)]
 
+use std::borrow::Cow;
+
 use forkvm::{Host, Stream};
 use varnish::vcl::LogTag;
 
@@ -111,7 +113,7 @@ impl Lines {
 
 /// Log records about a tenant, and not too many of them.
 struct Records<'a, F: FnMut(&str)> {
-    tenant: &'a str,
+    tenant: Cow<'a, str>,
     /// Bytes that may still be logged, with what stands in front of each record: many short ones fill a log too.
     left: usize,
     /// Whether the log says that there was more.
@@ -125,7 +127,7 @@ impl<F: FnMut(&str)> Records<'_, F> {
             if self.truncated {
                 return;
             }
-            let tenant = self.tenant;
+            let tenant = &self.tenant;
             let record = format!("kvm: tenant {tenant}: {label}{text}");
             if let Some(left) = self.left.checked_sub(record.len()) {
                 self.left = left;
@@ -165,6 +167,33 @@ pub struct Output<'a, F: FnMut(&str)> {
     records: Records<'a, F>,
 }
 
+/// The output of a request whose response is still being made when its head has gone out. It is logged outside of the fetch's
+/// transaction, as it comes.
+pub struct LateOutput(Option<Output<'static, fn(&str)>>);
+
+impl LateOutput {
+    /// Of a request to this tenant.
+    pub fn new(tenant: &str, stdio: bool) -> Self {
+        let emit: fn(&str) = |record| write(LogTag::VclLog, record);
+        Self(Some(Output::of_request(tenant.to_owned(), stdio, emit)))
+    }
+}
+
+impl Host for LateOutput {
+    fn output(&mut self, stream: Stream, bytes: &[u8]) {
+        if let Some(output) = &mut self.0 {
+            output.output(stream, bytes);
+        }
+    }
+}
+
+impl Drop for LateOutput {
+    fn drop(&mut self) {
+        // What is left of lines without an end.
+        self.0.take().map(Output::finish);
+    }
+}
+
 /// What is known about a guest's output when it is over.
 pub struct Written {
     /// Something was written to stdout or stderr, which are not logged.
@@ -177,7 +206,7 @@ pub struct Written {
 
 impl<'a, F: FnMut(&str)> Output<'a, F> {
     /// The output of one request; `emit` takes the records.
-    pub fn of_request(tenant: &'a str, stdio: bool, emit: F) -> Self {
+    pub fn of_request(tenant: impl Into<Cow<'a, str>>, stdio: bool, emit: F) -> Self {
         Self {
             stdio,
             dropped: false,
@@ -185,7 +214,7 @@ impl<'a, F: FnMut(&str)> Output<'a, F> {
             stderr: Lines::default(),
             tail: Tail::default(),
             records: Records {
-                tenant,
+                tenant: tenant.into(),
                 left: REQUEST_OUTPUT,
                 truncated: false,
                 emit,
@@ -219,7 +248,7 @@ impl<'a> Output<'a, fn(&str)> {
 impl<F: FnMut(&str)> Host for Output<'_, F> {
     /// Whoever is to attach a debugger needs to know now; a transaction's records come when it is over.
     fn note(&mut self, line: &str) {
-        log(LogTag::Notice, self.records.tenant, line);
+        log(LogTag::Notice, &self.records.tenant, line);
     }
 
     fn output(&mut self, stream: Stream, bytes: &[u8]) {

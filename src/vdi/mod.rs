@@ -24,9 +24,9 @@ use std::time::SystemTime;
 use std::{mem, ptr};
 
 use varnish::ffi::{self, VCL_BACKEND, VCL_BOOL, VCL_IP, VCL_TIME};
-use varnish::vcl::{Buffer, Ctx, LogTag, VclError, VclResponse};
+use varnish::vcl::{Buffer, Ctx, LogTag, VclError};
 
-use crate::fetch::response::Response;
+use crate::fetch::response::{Late, Response};
 use crate::varnish::fetch::Fetch;
 use crate::varnish::logging;
 use crate::varnish::panics::guard;
@@ -63,8 +63,8 @@ pub trait Answer: Vdi {
     /// Answers a fetch. An error is a failed fetch.
     fn answer(&self, fetch: &mut Fetch<'_, '_>) -> Result<Response, VclError>;
 
-    /// Takes notice that the body of a response was not the gzip that its header said. The fetch has failed.
-    fn is_no_gzip(&self, fetch: &mut Fetch<'_, '_>);
+    /// Takes notice that a fetch has failed after the response's head was there.
+    fn has_failed_late(&self, fetch: &mut Fetch<'_, '_>, why: &Late);
 
     /// Why fetches fail while it is not healthy.
     fn complaint(&self) -> VclError;
@@ -273,7 +273,7 @@ unsafe extern "C" fn gethdrs<D: Answer>(ctx: *const ffi::vrt_ctx, backend: VCL_B
 /// Hands the response to varnishd, which reads its body with `pull` and gives it back with `finish`.
 fn attach(ctx: &mut Ctx<'_>, response: Response) -> Result<(), VclError> {
     let no_workspace = || VclError::from("kvm: out of workspace (workspace_backend)");
-    let len = response.len().unwrap_or(0);
+    let announced = response.announced();
     // SAFETY: the fetch's busyobj; everything is allocated in its workspace, which is as long-lived as the fetch. The
     // workspace is not initialised, so the structures are zeroed (all their fields may be). Nothing is handed over before
     // all of it is there.
@@ -288,11 +288,11 @@ fn attach(ctx: &mut Ctx<'_>, response: Response) -> Result<(), VclError> {
         let conn = &mut *conn;
         conn.magic = ffi::HTTP_CONN_MAGIC;
         conn.doclose = ffi::SC_REM_CLOSE.as_ptr();
-        conn.content_length = len as isize;
-        conn.body_status = if len == 0 {
-            ffi::BS_NONE.as_ptr()
-        } else {
-            ffi::BS_LENGTH.as_ptr()
+        conn.content_length = announced.map_or(-1, |len| len as isize);
+        conn.body_status = match announced {
+            Some(0) => ffi::BS_NONE.as_ptr(),
+            Some(_) => ffi::BS_LENGTH.as_ptr(),
+            None => ffi::BS_CHUNKED.as_ptr(),
         };
         // Also without a body: open() is called for every response.
         let entry = ffi::VFP_Push(bo.vfc, processor::body())
@@ -322,13 +322,14 @@ unsafe extern "C" fn finish<D: Answer>(ctx: *const ffi::vrt_ctx, backend: VCL_BA
     };
     // A panic's message is all there is to say about it.
     let _ = guard(|| {
-        let no_gzip = response.no_gzip;
+        let mut response = response;
+        let late = response.late.take();
         drop(response);
-        if no_gzip {
+        if let Some(late) = late {
             // SAFETY: varnishd calls us with a context of this fetch, and with our backend.
             let (mut ctx, director) = unsafe { (Ctx::from_ptr(ctx), director::<D>(backend)) };
             if let Ok(mut fetch) = Fetch::new(&mut ctx) {
-                director.is_no_gzip(&mut fetch);
+                director.has_failed_late(&mut fetch, &late);
             }
         }
     });

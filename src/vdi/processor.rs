@@ -4,9 +4,9 @@ use std::ffi::{CStr, c_int, c_void};
 use std::{mem, ptr, slice};
 
 use varnish::ffi::{self, VfpStatus};
-use varnish::vcl::{VclError, VclResponse};
+use varnish::vcl::VclError;
 
-use crate::fetch::response::Response;
+use crate::fetch::response::{Late, Response};
 use crate::varnish::panics::guard;
 
 /// Static, so shared by threads.
@@ -65,7 +65,7 @@ unsafe extern "C" fn open(
             return VfpStatus::Error;
         };
         let is_plain = bo.vfp_filter_list.is_null() || *bo.vfp_filter_list == 0;
-        if is_plain && response.len().is_none_or(|len| len <= ahead) {
+        if is_plain && response.left().is_none_or(|len| len <= ahead) {
             return VfpStatus::Ok;
         }
         // The client's pace, or that of what packs or unpacks the body, is not to be the fork's.
@@ -126,7 +126,7 @@ unsafe extern "C" fn close(_fetch: *mut ffi::vfp_ctx, entry: *mut ffi::vfp_entry
             && !failed(&*entry)
             && let Some(response) = (*entry).priv1.cast::<Response>().as_mut()
         {
-            response.no_gzip = true;
+            response.late = Some(Late::NoGzip);
         }
     }
 }
@@ -144,11 +144,20 @@ unsafe extern "C" fn pull(
         ((*entry).priv1.cast::<Response>().as_mut(), room)
     };
     let to = to.cast::<u8>();
+    // SAFETY: as above; a fetch has its object until it is over. Another thread may set the flag meanwhile.
+    let is_wanted = || unsafe {
+        let object = (*fetch).oc;
+        object.is_null()
+            || u32::from((&raw const (*object).flags).read_volatile()) & ffi::oc_flags_OC_F_CANCEL
+                == 0
+    };
     let result = guard(|| {
         let response = response.ok_or("kvm: no response")?;
         let room = if to.is_null() { 0 } else { room };
-        let room = room.min(response.len().unwrap_or(room));
+        let comes = response.left().is_none();
+        let room = room.min(response.left().unwrap_or(room));
         let mut read = 0;
+        let mut at_end = false;
         while read < room {
             let piece = PIECE.min(room - read);
             // SAFETY: varnishd calls us with that much storage there, which is nobody else's meanwhile. Nothing has been
@@ -158,12 +167,19 @@ unsafe extern "C" fn pull(
                 to.write_bytes(0, piece);
                 slice::from_raw_parts_mut(to, piece)
             };
-            match response.read(piece)? {
-                0 => break,
+            match response.read(piece, is_wanted)? {
+                0 => {
+                    at_end = true;
+                    break;
+                }
                 more => read += more,
             }
+            // The client gets what there is before there is more.
+            if comes {
+                break;
+            }
         }
-        Ok((read, response.len() == Some(0)))
+        Ok((read, at_end || response.left() == Some(0)))
     });
     match result.flatten() {
         Ok((read, at_end)) => {

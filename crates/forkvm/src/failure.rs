@@ -124,8 +124,6 @@ pub enum Cause {
     Killed(i32),
     /// It waits for something that can't come: which call, and why.
     Deadlock(&'static str),
-    /// The request can't be put to it: why.
-    BadRequest(String),
     /// Its response is invalid: why.
     BadResponse(String),
     /// Its response is longer than it may be, both in bytes.
@@ -182,7 +180,6 @@ impl Cause {
                 signal_name(*signal)
             ),
             Self::Deadlock(call) => format!("it waits for ever: {call}"),
-            Self::BadRequest(what) => format!("the request can't be put to it: {what}"),
             Self::BadResponse(what) => format!("its response is invalid: {what}"),
             Self::LongResponse { len, most } => {
                 format!("its response has {len} bytes, more than {most} (max_response_size)")
@@ -263,6 +260,14 @@ pub enum Failure {
         /// In words: what happened, where, and which limit.
         what: String,
     },
+    /// The request can't be put to a server: it is the client's failure.
+    #[error("the request can't be put into HTTP/1.1: {0}")]
+    BadRequest(String),
+    /// Nobody read the response in time, and the rest of it had no room.
+    #[error(
+        "its client did not read the response until the request's deadline (max_request_time), and there was no more room for it (max_response_memory)"
+    )]
+    NotRead,
     /// The request was to be debugged, and can't be.
     #[error("{}", if *.busy {
         "another request is being debugged, one at a time can be"
@@ -292,6 +297,11 @@ impl Failure {
                 | Self::NoFork { .. }
                 | Self::NotDebugged { busy: true, .. }
         )
+    }
+
+    /// True if it is the client's, not the guest's.
+    pub fn is_of_client(&self) -> bool {
+        matches!(self, Self::BadRequest(_) | Self::NotRead)
     }
 
     /// True if the guest ran out of time.

@@ -191,6 +191,12 @@ impl Machine {
     /// Does `work`, in which the guest runs. [`Machine::run`] ends with a timeout at `deadline`, pages dirtied count for
     /// the limit, and afterwards they are known. If `work` panics they are not, and the machine stays poisoned.
     pub fn watched<T>(&mut self, deadline: Instant, work: impl FnOnce(&mut Self) -> T) -> T {
+        self.memory.start_request();
+        self.watched_on(deadline, work)
+    }
+
+    /// The same for a part of what it does for a request.
+    pub fn watched_on<T>(&mut self, deadline: Instant, work: impl FnOnce(&mut Self) -> T) -> T {
         /// Takes the watchdog's eyes off, also in a panic: this thread has other things to do.
         struct Watched<'a>(&'a mut Machine);
         impl Drop for Watched<'_> {
@@ -202,7 +208,6 @@ impl Machine {
             watchdog::hold_back_file_size_signal();
         }
         self.poisoned = true;
-        self.memory.start_request();
         self.kept = Duration::ZERO;
         self.watch.arm(self.turn_end(deadline));
         let watched = Watched(self);

@@ -285,6 +285,13 @@ impl Machine {
         }
     }
 
+    /// Runs the machine on after [`Event::Sent`], or where its host has stopped the current task, which goes on.
+    pub fn go_on_amid(&mut self, deadline: Instant, host: &mut dyn Host) -> Result<Event, Cause> {
+        self.begin_turn();
+        self.rearm(self.slice_end(deadline));
+        self.run(deadline, host)
+    }
+
     /// Has the next run begin with the contexts that the tasks have, whatever the processor holds.
     pub fn forget_task(&mut self) {
         self.vector_of = NOBODY;

@@ -4,6 +4,7 @@ use crate::call::http;
 use crate::call::hypercall::Response;
 use crate::failure::Failure;
 use crate::master::Master;
+use crate::program::coming::Coming;
 use crate::program::lease::Lease;
 use crate::request::{CachePolicy, Header};
 use crate::server::Server;
@@ -30,6 +31,10 @@ enum Body {
         Vec<u8>,
         #[allow(dead_code, reason = "for its drop")] Lease<Server>,
     ),
+    /// A server's that is still being made.
+    Coming(Coming),
+    /// Its reader has it.
+    Taken,
 }
 
 impl Answer {
@@ -55,26 +60,35 @@ impl Answer {
         body: Vec<u8>,
         to_head: bool,
     ) -> Self {
-        let mut headers = head.headers;
-        http::strip_named_by_connection(&mut headers);
-        http::strip_connection_headers(&mut headers);
+        let (length, len) = (head.length, body.len() as u64);
         Self {
-            response: Response {
-                status: head.status,
-                // It is among the headers.
-                content_type: Vec::new(),
-                headers,
-                cache: None,
-                body: (0, body.len() as u64),
-            },
-            announced: if to_head {
-                head.length
-            } else {
-                Some(body.len() as u64)
-            },
+            response: response(head, len),
+            announced: if to_head { length } else { Some(len) },
             body: Body::Host(body, lease),
             position: 0,
             failure: None,
+        }
+    }
+
+    /// A server's, whose body is still being made.
+    pub(super) fn of_server_in_pieces(head: Head, coming: Coming) -> Self {
+        Self {
+            announced: head.length,
+            response: response(head, 0),
+            body: Body::Coming(coming),
+            position: 0,
+            failure: None,
+        }
+    }
+
+    /// Takes the body, if it is still being made: the other functions know nothing of what has come of it since.
+    pub fn take_coming(&mut self) -> Option<Coming> {
+        match std::mem::replace(&mut self.body, Body::Taken) {
+            Body::Coming(coming) => Some(coming),
+            body => {
+                self.body = body;
+                None
+            }
         }
     }
 
@@ -103,7 +117,7 @@ impl Answer {
         self.failure.as_ref()
     }
 
-    /// Length of the whole body in bytes.
+    /// Length of the whole body in bytes. 0 if it is still being made.
     pub fn body_len(&self) -> u64 {
         self.response.body.1
     }
@@ -121,6 +135,10 @@ impl Answer {
 
     /// Copies the next piece of the body. 0 at its end.
     pub fn read_body(&mut self, buf: &mut [u8]) -> usize {
+        // What is still being made is read by who takes it.
+        if matches!(self.body, Body::Coming(_)) {
+            return 0;
+        }
         let n = self.copy_body(self.position, buf);
         self.position += n as u64;
         n
@@ -140,6 +158,22 @@ impl Answer {
                 buf[..len].copy_from_slice(&rest[..len]);
                 len
             }
+            Body::Coming(coming) => coming.look(buf),
+            Body::Taken => 0,
         }
+    }
+}
+
+fn response(head: Head, len: u64) -> Response {
+    let mut headers = head.headers;
+    http::strip_named_by_connection(&mut headers);
+    http::strip_connection_headers(&mut headers);
+    Response {
+        status: head.status,
+        // It is among the headers.
+        content_type: Vec::new(),
+        headers,
+        cache: None,
+        body: (0, len),
     }
 }

@@ -1,11 +1,14 @@
 //! A program ready for requests, or a server: its frozen state and its forks.
 
 mod answer;
+mod coming;
+mod counters;
+mod exchange;
 mod lease;
 
 use std::any::Any;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use crate::call::handlers::Handlers;
@@ -20,9 +23,13 @@ use crate::master::Master;
 use crate::master::handover::HandedOver;
 use crate::pool::{Origin, Pool, PoolStats, TakeError, Taken};
 pub use crate::program::answer::Answer;
+pub use crate::program::coming::{Coming, Piece};
+use crate::program::counters::Counters;
+pub use crate::program::counters::Stats;
+pub use crate::program::exchange::{Exchange, Later};
 use crate::program::lease::Lease;
 use crate::request::{Host, Quiet, Request};
-use crate::server::http_client::{self, BadRequest};
+use crate::server::http_client::{self, BadRequest, Upload};
 use crate::server::{Server, ServerFork, ServerLimits};
 
 /// Time `on_error` gets beyond the request's deadline, which a timeout has used up.
@@ -32,7 +39,7 @@ const ON_ERROR_TIME: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub struct Program {
     forks: Forks,
-    counters: Counters,
+    counters: Arc<Counters>,
     debug_gate: Gate,
 }
 
@@ -52,33 +59,6 @@ struct Serving {
     config: Config,
     /// What its user wants to have as long as it.
     _keep: Option<Box<dyn Any + Send + Sync>>,
-}
-
-#[derive(Debug, Default)]
-struct Counters {
-    requests: AtomicU64,
-    failures: AtomicU64,
-    timeouts: AtomicU64,
-    busy: AtomicU64,
-}
-
-/// A program's counters. All but `forks` and `idle` only grow.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Stats {
-    /// Forks there are, in use or idle.
-    pub forks: u64,
-    /// Forks waiting for a request.
-    pub idle: u64,
-    /// Forks made so far.
-    pub created: u64,
-    /// Requests that reached a fork.
-    pub requests: u64,
-    /// Requests that failed in the guest.
-    pub failures: u64,
-    /// Of these, the ones that ran out of time.
-    pub timeouts: u64,
-    /// Requests turned away because all forks were busy, or too many requests waited for one.
-    pub busy: u64,
 }
 
 impl Program {
@@ -142,7 +122,7 @@ impl Program {
     fn with(forks: Forks) -> Arc<Self> {
         Arc::new(Self {
             forks,
-            counters: Counters::default(),
+            counters: Arc::default(),
             debug_gate: Gate::default(),
         })
     }
@@ -234,33 +214,33 @@ impl Program {
                 let debugger = self.config().debugging.allowed.then(|| self.debugger(pool));
                 self.run(lease, request, deadline, host, debugger)
             }
-            Forks::Server(serving) => {
-                let lease = self.lease(&serving.pool, deadline, host)?;
-                self.serve(lease, request, deadline, host)
-            }
+            Forks::Server(_) => self
+                .exchange(request, Upload::Whole, deadline, host)?
+                .answer(deadline, None, host),
         }
     }
 
-    /// Has a fork of a server answer, which is not asked again if it fails.
-    fn serve(
-        &self,
-        mut lease: Lease<Server>,
+    /// Begins a request in a fork of a server, whose body may come later. As [`Program::answer`] otherwise; a server is not asked again
+    /// if it fails.
+    ///
+    /// # Errors
+    /// See [`Failure`].
+    pub fn exchange(
+        self: &Arc<Self>,
         request: &Request<'_>,
+        upload: Upload,
         deadline: Instant,
         host: &mut dyn Host,
-    ) -> Result<Answer, Failure> {
-        self.counters.requests.fetch_add(1, Ordering::Relaxed);
+    ) -> Result<Exchange, Failure> {
+        let Forks::Server(serving) = &self.forks else {
+            return Err(Failure::NoFork {
+                reason: "it is no server".into(),
+            });
+        };
+        let lease = self.lease(&serving.pool, deadline, host)?;
         let most = self.config().limits.max_response_size;
-        match lease.fork()?.answer(request, deadline, most, host) {
-            Ok((head, body)) => {
-                let to_head = request.method == "HEAD";
-                Ok(Answer::of_server(lease, head, body, to_head))
-            }
-            Err(cause) => {
-                let what = lease.pool().origin().describe(&cause);
-                Err(self.failed(cause, what))
-            }
-        }
+        let counters = self.counters.clone();
+        Exchange::begin(counters, lease, (request, upload), deadline, most)
     }
 
     /// Runs one request and stops it at its handler's entry for a debugger, which is told to `host` ([`Host::note`]). The
@@ -313,7 +293,9 @@ impl Program {
         };
         let stopped = cause == Cause::Stopped;
         let master = lease.pool().origin().clone();
-        let failure = self.failed(cause.clone(), describe(&master, &cause));
+        let failure = self
+            .counters
+            .failed(cause.clone(), describe(&master, &cause));
         let handlers = &master.wait_point.handlers;
         // Whoever had it end wants no answer.
         if stopped || handlers.get(Handlers::ON_ERROR).is_none() {
@@ -369,15 +351,11 @@ impl Program {
     /// The counters now.
     pub fn stats(&self) -> Stats {
         let pool = self.pool_stats();
-        let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         Stats {
             forks: pool.forks,
             idle: pool.idle,
             created: pool.created,
-            requests: get(&self.counters.requests),
-            failures: get(&self.counters.failures),
-            timeouts: get(&self.counters.timeouts),
-            busy: get(&self.counters.busy),
+            ..self.counters.stats()
         }
     }
 
@@ -437,15 +415,6 @@ impl Program {
             Err(TakeError::NoFork(reason)) => Err(Failure::NoFork { reason }),
         }
     }
-
-    fn failed(&self, cause: Cause, what: String) -> Failure {
-        self.counters.failures.fetch_add(1, Ordering::Relaxed);
-        let failure = Failure::Guest { cause, what };
-        if failure.is_timeout() {
-            self.counters.timeouts.fetch_add(1, Ordering::Relaxed);
-        }
-        failure
-    }
 }
 
 fn describe(master: &Master, cause: &Cause) -> String {
@@ -462,7 +431,7 @@ fn server_limits(config: &Config) -> Result<ServerLimits, BadRequest> {
     let request = config.warm_up.as_ref().map(|of| (of, of.request()));
     let warm_up = match &request {
         Some((warm_up, request)) => {
-            vec![http_client::head(request)?; warm_up.num_requests as usize]
+            vec![http_client::head(request, Upload::Whole)?; warm_up.num_requests as usize]
         }
         None => Vec::new(),
     };

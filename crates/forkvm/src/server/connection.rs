@@ -1,6 +1,7 @@
 //! A client's connection as a server's machine needs it, and what goes on between the two.
 
 use std::io;
+use std::mem;
 use std::net::SocketAddr;
 use std::ops::ControlFlow;
 use std::os::fd::BorrowedFd;
@@ -11,9 +12,10 @@ use crate::linux::{Address, ConnectionId, ListenerId};
 use crate::machine::{Event, Machine};
 use crate::request::{Host, Stream};
 
-/// How often it is looked whether the client of a program that computes is there, and how long it may go on without one: it may be
-/// about to close the connection itself, which leaves a fork that can be reset.
-const LOOK: Duration = Duration::from_millis(100);
+/// How often a program that computes is interrupted, to look whether its client is there, or has other things to do.
+const LOOK: Duration = Duration::from_millis(10);
+/// How long it may go on without a client: it may be about to close the connection itself, which leaves a fork that can be reset.
+const ALONE: Duration = Duration::from_millis(100);
 /// Bytes that are moved at once.
 const PIECE: usize = 64 << 10;
 
@@ -37,6 +39,14 @@ pub trait Connection {
     /// The client is gone.
     fn finish(&mut self) -> io::Result<()>;
 
+    /// The same, where the server has reset the connection: what was sent may not be all.
+    ///
+    /// # Errors
+    /// The client is gone.
+    fn break_off(&mut self) -> io::Result<()> {
+        self.finish()
+    }
+
     /// Waits for one of these, at most until this time.
     ///
     /// # Errors
@@ -46,6 +56,13 @@ pub trait Connection {
     /// Whether nobody is there any more who could take an answer, and nothing is left to be received. A client that only sends no
     /// more is there.
     fn is_gone(&mut self) -> bool {
+        false
+    }
+
+    /// Whether whoever serves it is to leave the program where it is for now, and go on later. The program is `idle`, or in the
+    /// middle of something.
+    fn pauses(&mut self, idle: bool) -> bool {
+        let _ = idle;
         false
     }
 
@@ -97,9 +114,9 @@ pub enum Closed {
     OutOfTime,
 }
 
-/// What is on its way between a client and a machine.
-struct Between<'a> {
-    connection: &'a mut dyn Connection,
+/// A connection between a client and a machine, and what is on its way.
+#[derive(Debug)]
+pub struct Dialogue {
     id: ConnectionId,
     to_server: Vec<u8>,
     to_client: Vec<u8>,
@@ -113,6 +130,62 @@ struct Between<'a> {
     last_byte: Instant,
     /// When nobody was found to be there any more.
     gone_since: Option<Instant>,
+    /// The program was left in the middle of something.
+    is_amid: bool,
+}
+
+impl Dialogue {
+    /// Begins one from this address. The machine is [`Event::Idle`].
+    pub fn new(
+        machine: &mut Machine,
+        listener: ListenerId,
+        peer: Option<SocketAddr>,
+    ) -> Result<Self, Cause> {
+        let now = Instant::now();
+        let peer = peer.map_or(Address::Unnamed, Address::Inet);
+        let Some(id) = machine.linux.connect_from_outside(listener, peer) else {
+            return Err(Cause::Machine("its listener takes no connection".into()));
+        };
+        machine.memory.start_request();
+        machine.set_serving(id);
+        Ok(Self {
+            id,
+            to_server: Vec::new(),
+            to_client: Vec::new(),
+            client_ended: false,
+            finished: false,
+            last_input: now,
+            answered: false,
+            last_byte: now,
+            gone_since: None,
+            is_amid: false,
+        })
+    }
+
+    /// Goes on with it until one of the two closes it, or [`Connection::pauses`]: then it is `None`. The machine is [`Event::Idle`]
+    /// after it, but for errors, and unless it [is amid](Self::is_amid) something.
+    pub fn go_on(
+        &mut self,
+        machine: &mut Machine,
+        connection: &mut dyn Connection,
+        times: Times,
+        host: &mut dyn Host,
+    ) -> Result<Option<Closed>, Cause> {
+        let before = machine.set_slice(Some(LOOK));
+        let mut between = Between {
+            connection,
+            state: self,
+        };
+        let deadline = between.deadline(times);
+        let served = machine.watched_on(deadline, |machine| between.serve(machine, times, host));
+        machine.set_slice(before);
+        served
+    }
+
+    /// Whether the program was left in the middle of something.
+    pub fn is_amid(&self) -> bool {
+        self.is_amid
+    }
 }
 
 /// Serves a connection until one of the two closes it. The machine is [`Event::Idle`] before and, but for errors, after it.
@@ -123,30 +196,18 @@ pub fn serve(
     times: Times,
     host: &mut dyn Host,
 ) -> Result<Closed, Cause> {
-    let now = Instant::now();
-    let peer = connection.peer().map_or(Address::Unnamed, Address::Inet);
-    let Some(id) = machine.linux.connect_from_outside(listener, peer) else {
-        return Err(Cause::Machine("its listener takes no connection".into()));
-    };
-    let mut between = Between {
-        connection,
-        id,
-        to_server: Vec::new(),
-        to_client: Vec::new(),
-        client_ended: false,
-        finished: false,
-        last_input: now,
-        answered: false,
-        last_byte: now,
-        gone_since: None,
-    };
-    machine.set_serving(id);
-    let before = machine.set_slice(Some(LOOK));
-    let served = machine.watched(now + times.request, |machine| {
-        between.serve(machine, times, host)
-    });
-    machine.set_slice(before);
-    served
+    let mut dialogue = Dialogue::new(machine, listener, connection.peer())?;
+    loop {
+        if let Some(closed) = dialogue.go_on(machine, connection, times, host)? {
+            return Ok(closed);
+        }
+    }
+}
+
+/// Both ends of it.
+struct Between<'a> {
+    connection: &'a mut dyn Connection,
+    state: &'a mut Dialogue,
 }
 
 /// A host that has the program end when its client is gone, and lets others have the processor where it boots.
@@ -154,6 +215,8 @@ struct WithClient<'a> {
     host: &'a mut dyn Host,
     connection: &'a mut dyn Connection,
     gone_since: &'a mut Option<Instant>,
+    /// The program is left where it is.
+    is_amid: &'a mut bool,
 }
 
 impl Host for WithClient<'_> {
@@ -180,9 +243,13 @@ impl Host for WithClient<'_> {
     fn give_way(&mut self, time: Duration) -> ControlFlow<()> {
         if self.connection.is_gone() {
             let since = *self.gone_since.get_or_insert_with(Instant::now);
-            if since.elapsed() >= LOOK {
+            if since.elapsed() >= ALONE {
                 return ControlFlow::Break(());
             }
+        }
+        if self.connection.pauses(false) {
+            *self.is_amid = true;
+            return ControlFlow::Break(());
         }
         match self.host.slice() {
             Some(_) => self.host.give_way(time),
@@ -197,25 +264,34 @@ impl Between<'_> {
         machine: &mut Machine,
         times: Times,
         host: &mut dyn Host,
-    ) -> Result<Closed, Cause> {
+    ) -> Result<Option<Closed>, Cause> {
         // What has come already is there when the server accepts the connection, and spares it a wait.
         if self.receive(machine).is_err() {
-            machine.linux.sockets_mut().reset(self.id);
-            return Ok(Closed::ByClient);
+            machine.linux.sockets_mut().reset(self.state.id);
+            return Ok(Some(Closed::ByClient));
         }
         loop {
+            let (deadline, amid) = (self.deadline(times), mem::take(&mut self.state.is_amid));
+            let mut event = match amid {
+                true => machine.go_on_amid(deadline, &mut self.with_client(host)),
+                false => machine.go_on(deadline, &mut self.with_client(host)),
+            };
             // What it has sent is on its way before it is done, and gives it time for more.
-            let mut event = machine.go_on(self.deadline(times), &mut self.with_client(host));
             while event == Ok(Event::Sent) {
                 // A client that is gone is found to be so below, when the program waits.
                 let _ = self.send(machine);
+                if self.connection.pauses(false) {
+                    self.state.is_amid = true;
+                    return Ok(None);
+                }
                 event = machine.run(self.deadline(times), &mut self.with_client(host));
             }
             let (deadline, over) = (self.deadline(times), self.connection.deadline());
             let until = match event {
                 Err(Cause::Exit(_)) if machine.linux.tasks().is_child() => {
-                    return self.after_exit(machine, deadline);
+                    return self.after_exit(machine, deadline).map(Some);
                 }
+                Err(Cause::Stopped) if self.state.is_amid => return Ok(None),
                 Err(cause) => return Err(cause),
                 Ok(Event::Idle(until)) => until,
                 Ok(Event::Hypercall(_) | Event::SystemCall | Event::Sent) => {
@@ -223,47 +299,50 @@ impl Between<'_> {
                 }
             };
             let Ok(moved) = self.pump(machine) else {
-                machine.linux.sockets_mut().reset(self.id);
-                return Ok(Closed::ByClient);
+                machine.linux.sockets_mut().reset(self.state.id);
+                return Ok(Some(Closed::ByClient));
             };
-            if machine.linux.sockets().is_closed(self.id) && self.to_client.is_empty() {
-                machine.linux.sockets_mut().hang_up(self.id);
-                return Ok(Closed::ByServer);
+            if machine.linux.sockets().is_closed(self.state.id) && self.state.to_client.is_empty() {
+                machine.linux.sockets_mut().hang_up(self.state.id);
+                return Ok(Some(Closed::ByServer));
             }
             if moved {
                 continue;
             }
-            let end = if self.answered {
+            if self.connection.pauses(true) {
+                return Ok(None);
+            }
+            let end = if self.state.answered {
                 let silence = self.connection.max_silence(times.idle);
-                let end = self.last_byte + silence;
+                let end = self.state.last_byte + silence;
                 over.map_or(end, |over| over.min(end))
             } else {
                 deadline
             };
             let until = until.map_or(end, |until| until.min(end));
             let awaited = Awaited {
-                receive: !self.client_ended && self.to_server.is_empty(),
-                send: !self.to_client.is_empty(),
+                receive: !self.state.client_ended && self.state.to_server.is_empty(),
+                send: !self.state.to_client.is_empty(),
                 other: machine.linux.outside_event(),
             };
             if self.connection.wait(awaited, until).is_err() {
-                machine.linux.sockets_mut().reset(self.id);
-                return Ok(Closed::ByClient);
+                machine.linux.sockets_mut().reset(self.state.id);
+                return Ok(Some(Closed::ByClient));
             }
-            if self.to_server.is_empty() && self.connection.is_gone() {
-                return Ok(self.without_client(machine));
+            if self.state.to_server.is_empty() && self.connection.is_gone() {
+                return Ok(Some(self.without_client(machine)));
             }
             let now = Instant::now();
             if over.is_some_and(|over| now >= over) {
-                machine.linux.sockets_mut().reset(self.id);
-                return Ok(Closed::OutOfTime);
+                machine.linux.sockets_mut().reset(self.state.id);
+                return Ok(Some(Closed::OutOfTime));
             }
             if now >= end {
-                if !self.answered {
+                if !self.state.answered {
                     return Err(Cause::Timeout);
                 }
-                machine.linux.sockets_mut().hang_up(self.id);
-                return Ok(Closed::Idle);
+                machine.linux.sockets_mut().hang_up(self.state.id);
+                return Ok(Some(Closed::Idle));
             }
         }
     }
@@ -271,11 +350,11 @@ impl Between<'_> {
     /// Nobody is there any more. Who has said before that nothing more comes, has closed it in order.
     fn without_client(&self, machine: &mut Machine) -> Closed {
         let sockets = machine.linux.sockets_mut();
-        match self.client_ended {
-            true => sockets.hang_up(self.id),
-            false => sockets.reset(self.id),
+        match self.state.client_ended {
+            true => sockets.hang_up(self.state.id),
+            false => sockets.reset(self.state.id),
         }
-        match self.finished {
+        match self.state.finished {
             true => Closed::ByServer,
             false => Closed::ByClient,
         }
@@ -285,13 +364,14 @@ impl Between<'_> {
         WithClient {
             host,
             connection: &mut *self.connection,
-            gone_since: &mut self.gone_since,
+            gone_since: &mut self.state.gone_since,
+            is_amid: &mut self.state.is_amid,
         }
     }
 
     /// When the program is stopped if nothing is received or sent meanwhile.
     fn deadline(&self, times: Times) -> Instant {
-        let usual = self.last_input.max(self.last_byte) + times.request;
+        let usual = self.state.last_input.max(self.state.last_byte) + times.request;
         let over = self.connection.deadline();
         over.map_or(usual, |over| over.min(usual))
     }
@@ -301,7 +381,7 @@ impl Between<'_> {
         loop {
             match self.send(machine) {
                 Err(_) => return Ok(Closed::ByClient),
-                Ok(_) if self.to_client.is_empty() => return Ok(Closed::ByServer),
+                Ok(_) if self.state.to_client.is_empty() => return Ok(Closed::ByServer),
                 Ok(_) => {}
             }
             let awaited = Awaited {
@@ -327,23 +407,28 @@ impl Between<'_> {
     fn send(&mut self, machine: &mut Machine) -> io::Result<bool> {
         let mut moved = false;
         loop {
-            if self.to_client.is_empty() {
-                self.to_client = machine.linux.sockets_mut().take(self.id, PIECE);
+            if self.state.to_client.is_empty() {
+                self.state.to_client = machine.linux.sockets_mut().take(self.state.id, PIECE);
             }
-            if self.to_client.is_empty() {
+            if self.state.to_client.is_empty() {
                 break;
             }
-            self.answered = true;
-            let Some(n) = self.connection.send(&self.to_client)? else {
+            self.state.answered = true;
+            let Some(n) = self.connection.send(&self.state.to_client)? else {
                 return Ok(moved);
             };
-            self.to_client.drain(..n.min(self.to_client.len()));
-            self.last_byte = Instant::now();
+            self.state
+                .to_client
+                .drain(..n.min(self.state.to_client.len()));
+            self.state.last_byte = Instant::now();
             moved = true;
         }
-        if machine.linux.sockets().sent_end(self.id) && !self.finished {
-            self.finished = true;
-            self.connection.finish()?;
+        if machine.linux.sockets().sent_end(self.state.id) && !self.state.finished {
+            self.state.finished = true;
+            match machine.linux.sockets().is_reset(self.state.id) {
+                true => self.connection.break_off()?,
+                false => self.connection.finish()?,
+            }
         }
         Ok(moved)
     }
@@ -352,29 +437,36 @@ impl Between<'_> {
         let mut moved = false;
         let mut buf = [0; 16 << 10];
         loop {
-            if !self.to_server.is_empty() {
-                let n = machine.linux.sockets_mut().feed(self.id, &self.to_server);
-                self.to_server.drain(..n.min(self.to_server.len()));
+            if !self.state.to_server.is_empty() {
+                let n = machine
+                    .linux
+                    .sockets_mut()
+                    .feed(self.state.id, &self.state.to_server);
+                self.state
+                    .to_server
+                    .drain(..n.min(self.state.to_server.len()));
                 moved |= n > 0;
-                if !self.to_server.is_empty() {
+                if !self.state.to_server.is_empty() {
                     return Ok(moved);
                 }
             }
-            if self.client_ended {
+            if self.state.client_ended {
                 return Ok(moved);
             }
             match self.connection.receive(&mut buf)? {
                 None => return Ok(moved),
                 Some(0) => {
-                    self.client_ended = true;
-                    machine.linux.sockets_mut().finish(self.id);
+                    self.state.client_ended = true;
+                    machine.linux.sockets_mut().finish(self.state.id);
                     return Ok(true);
                 }
                 Some(n) => {
-                    self.to_server.extend_from_slice(&buf[..n.min(buf.len())]);
+                    self.state
+                        .to_server
+                        .extend_from_slice(&buf[..n.min(buf.len())]);
                     let now = Instant::now();
-                    (self.last_input, self.last_byte) = (now, now);
-                    self.answered = false;
+                    (self.state.last_input, self.state.last_byte) = (now, now);
+                    self.state.answered = false;
                 }
             }
         }

@@ -2,6 +2,7 @@
 //! back to the master's state after each.
 
 use std::collections::BTreeSet;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -12,11 +13,9 @@ use crate::fork::{ForkError, ResetError};
 use crate::machine::Machine;
 use crate::memory::guest::GuestMemory;
 use crate::memory::mapping::Mapping;
-use crate::request::{Host, Request};
-use crate::server::connection::{self, Closed, Connection, Times};
-use crate::server::http_client::HttpClient;
+use crate::request::Host;
+use crate::server::connection::{Closed, Connection, Dialogue, Times};
 use crate::server::master::Server;
-use crate::server::response::Head;
 use crate::server::warm_up;
 
 /// Most different warm-up requests that a fork is made to serve.
@@ -149,35 +148,6 @@ impl ServerFork {
         let _ = self.machine.memory.mapping().drop_private_pages();
     }
 
-    /// Serves a request by HTTP/1.1 on a connection of its own, until `deadline`, and takes the response into memory, with a body
-    /// of at most so many bytes.
-    ///
-    /// # Errors
-    /// What the program did instead of serving it, or a limit.
-    pub(crate) fn answer(
-        &mut self,
-        request: &Request<'_>,
-        deadline: Instant,
-        most: u64,
-        host: &mut dyn Host,
-    ) -> Result<(Head, Vec<u8>), Cause> {
-        let mut client = HttpClient::new(request, deadline, most)
-            .map_err(|bad| Cause::BadRequest(bad.to_string()))?;
-        // Had it nothing more to say, it has answered, whatever becomes of it afterwards: the fork is thrown away then.
-        let closed = match self.serve(&mut client, host) {
-            Err(_) if client.has_all() => Closed::ByServer,
-            served => served?,
-        };
-        // A body that goes on to the end of the connection ends where the server closes it, not where its time is over.
-        if matches!(closed, Closed::OutOfTime | Closed::Idle) && !client.is_done() {
-            return Err(Cause::Timeout);
-        }
-        match client.into_result() {
-            Ok(decoder) => decoder.into_response().ok_or(Cause::NoResponse),
-            Err(bad) => Err(Cause::BadResponse(bad.to_string())),
-        }
-    }
-
     /// Serves a connection to its end. `host` gets what the program prints.
     ///
     /// # Errors
@@ -187,11 +157,16 @@ impl ServerFork {
         connection: &mut dyn Connection,
         host: &mut dyn Host,
     ) -> Result<Closed, Cause> {
-        let limits = &self.server.limits;
-        let times = Times {
-            request: limits.max_request_time,
-            idle: limits.max_idle_time,
-        };
+        let mut dialogue = self.begin(connection.peer())?;
+        loop {
+            if let Some(closed) = self.go_on(&mut dialogue, connection, host)? {
+                return Ok(closed);
+            }
+        }
+    }
+
+    /// Begins a connection from this address.
+    pub(crate) fn begin(&mut self, peer: Option<SocketAddr>) -> Result<Dialogue, Cause> {
         if std::mem::take(&mut self.fresh) {
             // Its deadlines were set before the freeze.
             let frozen = self.server.frozen.elapsed();
@@ -206,9 +181,29 @@ impl ServerFork {
             self.machine.anchor_clock()?;
         }
         self.exits_before = self.machine.exits;
-        let listener = self.server.listener;
-        let result = connection::serve(&mut self.machine, listener, connection, times, host);
-        self.failed = result.is_err();
+        let begun = Dialogue::new(&mut self.machine, self.server.listener, peer);
+        self.failed = begun.is_err();
+        begun
+    }
+
+    /// Goes on with a connection: to its end, or until [`Connection::pauses`], which is `None`.
+    ///
+    /// # Errors
+    /// As for [`ServerFork::serve`].
+    pub(crate) fn go_on(
+        &mut self,
+        dialogue: &mut Dialogue,
+        connection: &mut dyn Connection,
+        host: &mut dyn Host,
+    ) -> Result<Option<Closed>, Cause> {
+        let limits = &self.server.limits;
+        let times = Times {
+            request: limits.max_request_time,
+            idle: limits.max_idle_time,
+        };
+        let result = dialogue.go_on(&mut self.machine, connection, times, host);
+        // Where it waits it can be reset.
+        self.failed = result.is_err() || dialogue.is_amid();
         if self.machine.linux.lacks_more_than(&self.server.linux) {
             self.server.lacks(self.machine.linux.unsupported());
         }
@@ -222,7 +217,7 @@ impl ServerFork {
                     .deadline()
                     .is_some_and(|end| Instant::now() >= end) =>
             {
-                Ok(Closed::OutOfTime)
+                Ok(Some(Closed::OutOfTime))
             }
             result => result,
         }

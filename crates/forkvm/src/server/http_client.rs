@@ -1,14 +1,19 @@
-//! A client of a server that asks for one thing, by HTTP/1.1, and takes the response into memory.
+//! A client of a server that asks for one thing, by HTTP/1.1, and takes the response as it comes.
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::call::http::{is_connections, is_field_name, is_field_value};
 use crate::machine::waiting::wait_until;
 use crate::request::Request;
 use crate::server::connection::{Awaited, Connection};
 use crate::server::response::{BadResponse, Decoder};
+
+/// How long the rest of a response is waited for, once its head is there, before it is taken piece by piece.
+const PATIENCE: Duration = Duration::from_millis(10);
+/// How much of a body is taken before.
+const MOST_AT_ONCE: usize = 256 << 10;
 
 /// Why a request can't be put into HTTP/1.1.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -24,8 +29,19 @@ pub enum BadRequest {
     Header,
 }
 
+/// How a request's body comes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Upload {
+    /// All of it is in [`Request::body`].
+    Whole,
+    /// In pieces, of so many bytes together.
+    Length(u64),
+    /// In pieces, nobody knows how many.
+    Chunked,
+}
+
 /// A request's first line and headers. The connection is for it alone.
-pub fn head(request: &Request<'_>) -> Result<Vec<u8>, BadRequest> {
+pub fn head(request: &Request<'_>, upload: Upload) -> Result<Vec<u8>, BadRequest> {
     let method = match request.method {
         "" => "GET",
         method => method,
@@ -40,7 +56,7 @@ pub fn head(request: &Request<'_>) -> Result<Vec<u8>, BadRequest> {
     let mut head = [method.as_bytes(), b" ", request.url, b" HTTP/1.1\r\n"].concat();
     let mut has_host = false;
     for header in request.headers {
-        // The body is there as a whole, so nobody asks whether it may come.
+        // The body comes in any case, so nobody asks whether it may.
         if is_connections(&header.name) || header.name.eq_ignore_ascii_case("expect") {
             continue;
         }
@@ -53,46 +69,108 @@ pub fn head(request: &Request<'_>) -> Result<Vec<u8>, BadRequest> {
     if !has_host {
         head.extend(b"Host: localhost\r\n");
     }
-    if !request.body.is_empty() || matches!(method, "POST" | "PUT" | "PATCH") {
-        head.extend(format!("Content-Length: {}\r\n", request.body.len()).as_bytes());
+    let length = match upload {
+        Upload::Whole if !request.body.is_empty() => Some(request.body.len() as u64),
+        Upload::Whole => matches!(method, "POST" | "PUT" | "PATCH").then_some(0),
+        Upload::Length(length) => Some(length),
+        Upload::Chunked => {
+            head.extend(b"Transfer-Encoding: chunked\r\n");
+            None
+        }
+    };
+    if let Some(length) = length {
+        head.extend(format!("Content-Length: {length}\r\n").as_bytes());
     }
     head.extend(b"Connection: close\r\n\r\n");
     Ok(head)
 }
 
+/// When a client leaves the program where it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pause {
+    /// Never: it goes on to the response's end.
+    Never,
+    /// When it waits, and may wait for more of the request's body.
+    ForBody,
+    /// When the response's head is there, and not all of its body soon.
+    AfterHead,
+}
+
 /// The client.
-pub struct HttpClient<'a> {
-    head: Vec<u8>,
+#[derive(Debug)]
+pub struct HttpClient {
+    /// What of the request is still to be sent, from `sent` on.
+    request: Vec<u8>,
     sent: usize,
-    body: &'a [u8],
-    deadline: Instant,
+    upload: Upload,
+    /// When it is over.
+    pub deadline: Instant,
+    /// When it leaves the program.
+    pub pause: Pause,
     decoder: Decoder,
+    /// When the response's head was there.
+    head_since: Option<Instant>,
     bad: Option<BadResponse>,
 }
 
-impl<'a> HttpClient<'a> {
+impl HttpClient {
     /// Asks this, until `deadline`, and takes a body of at most so many bytes.
-    pub fn new(request: &Request<'a>, deadline: Instant, most: u64) -> Result<Self, BadRequest> {
+    pub fn new(
+        request: &Request<'_>,
+        upload: Upload,
+        deadline: Instant,
+        most: u64,
+    ) -> Result<Self, BadRequest> {
+        let mut text = head(request, upload)?;
+        text.extend_from_slice(request.body);
         Ok(Self {
-            head: head(request)?,
+            request: text,
             sent: 0,
-            body: request.body,
+            upload,
             deadline,
+            pause: Pause::Never,
             decoder: Decoder::new(request.method == "HEAD", most),
+            head_since: None,
             bad: None,
         })
     }
 
-    /// Whether all of the response has come.
+    /// Sends a piece of the request's body, which is not empty.
+    pub fn push(&mut self, piece: &[u8]) {
+        self.request.drain(..self.sent);
+        self.sent = 0;
+        if self.upload == Upload::Chunked {
+            self.request
+                .extend(format!("{:x}\r\n", piece.len()).as_bytes());
+        }
+        self.request.extend_from_slice(piece);
+        if self.upload == Upload::Chunked {
+            self.request.extend(b"\r\n");
+        }
+    }
+
+    /// The request's body is over.
+    pub fn finish_request(&mut self) {
+        if self.upload == Upload::Chunked {
+            self.request.extend(b"0\r\n\r\n");
+        }
+    }
+
+    /// The response, as far as it has come.
+    pub fn response(&mut self) -> &mut Decoder {
+        &mut self.decoder
+    }
+
+    /// Whether all of it has come.
     pub fn has_all(&self) -> bool {
         self.bad.is_none() && self.decoder.is_whole()
     }
 
-    /// What has come of it, once the connection is closed.
-    pub fn into_result(mut self) -> Result<Decoder, BadResponse> {
-        match self.bad.take() {
+    /// Whether it is all there, now that the connection is closed.
+    pub fn check(&mut self) -> Result<(), BadResponse> {
+        match self.bad.clone() {
             Some(bad) => Err(bad),
-            None => self.decoder.end().map(|()| self.decoder),
+            None => self.decoder.end(),
         }
     }
 
@@ -100,17 +178,19 @@ impl<'a> HttpClient<'a> {
     pub fn is_done(&self) -> bool {
         self.bad.is_some() || self.decoder.is_whole()
     }
+
+    fn keep<T>(&mut self, result: Result<T, BadResponse>) -> io::Result<T> {
+        result.map_err(|bad| {
+            let error = io::Error::other(bad.to_string());
+            self.bad = Some(bad);
+            error
+        })
+    }
 }
 
-impl Connection for HttpClient<'_> {
+impl Connection for HttpClient {
     fn receive(&mut self, buf: &mut [u8]) -> io::Result<Option<usize>> {
-        let rest = match self.head.get(self.sent..) {
-            Some(rest) if !rest.is_empty() => rest,
-            _ => self
-                .body
-                .get(self.sent - self.head.len()..)
-                .unwrap_or_default(),
-        };
+        let rest = self.request.get(self.sent..).unwrap_or_default();
         let len = buf.len().min(rest.len());
         buf[..len].copy_from_slice(&rest[..len]);
         self.sent += len;
@@ -121,10 +201,10 @@ impl Connection for HttpClient<'_> {
         if self.bad.is_some() {
             return Err(io::ErrorKind::ConnectionAborted.into());
         }
-        if let Err(bad) = self.decoder.take(bytes) {
-            let error = io::Error::other(bad.to_string());
-            self.bad = Some(bad);
-            return Err(error);
+        let taken = self.decoder.take(bytes);
+        self.keep(taken)?;
+        if self.decoder.head().is_some() && self.head_since.is_none() {
+            self.head_since = Some(Instant::now());
         }
         Ok(Some(bytes.len()))
     }
@@ -135,6 +215,14 @@ impl Connection for HttpClient<'_> {
         Ok(())
     }
 
+    fn break_off(&mut self) -> io::Result<()> {
+        match self.is_done() {
+            true => Ok(()),
+            // A body that goes on to the connection's end has none so.
+            false => self.keep(Err(BadResponse::EndedEarly)),
+        }
+    }
+
     fn wait(&mut self, what: Awaited<'_>, until: Instant) -> io::Result<()> {
         // A server that leaves the connection open has said all there is to say.
         if self.is_done() {
@@ -142,6 +230,18 @@ impl Connection for HttpClient<'_> {
         }
         wait_until(what.other, until);
         Ok(())
+    }
+
+    fn pauses(&mut self, idle: bool) -> bool {
+        // One that is done ends by itself.
+        match (self.pause, self.head_since) {
+            _ if self.is_done() => false,
+            (Pause::Never, _) | (Pause::AfterHead, None) => false,
+            (Pause::ForBody, _) => idle && self.sent == self.request.len(),
+            (Pause::AfterHead, Some(since)) => {
+                idle || self.decoder.body().len() > MOST_AT_ONCE || since.elapsed() > PATIENCE
+            }
+        }
     }
 
     fn peer(&self) -> Option<SocketAddr> {
@@ -164,7 +264,7 @@ mod tests {
     use crate::request::Header;
 
     fn text(request: &Request<'_>) -> Result<String, BadRequest> {
-        head(request).map(|head| String::from_utf8(head).unwrap())
+        head(request, Upload::Whole).map(|head| String::from_utf8(head).unwrap())
     }
 
     #[test]
@@ -195,6 +295,42 @@ mod tests {
         (request.headers, request.method, request.body) = (&[], "", b"");
         let expected = format!("GET /a?b HTTP/1.1\r\nHost: localhost\r\n{close}");
         assert_eq!(text(&request), Ok(expected));
+    }
+
+    #[test]
+    fn a_body_comes_in_pieces() {
+        let request = Request {
+            method: "POST",
+            url: b"/",
+            ..Default::default()
+        };
+        let sent = |upload| {
+            let mut client = HttpClient::new(&request, upload, Instant::now(), 0).unwrap();
+            let mut all = Vec::new();
+            let mut buf = [0; 7];
+            for piece in [&b"0123456789abcdefghi"[..], b"x"] {
+                client.push(piece);
+                while let Some(n) = client.receive(&mut buf).unwrap() {
+                    all.extend_from_slice(&buf[..n]);
+                }
+            }
+            client.finish_request();
+            while let Some(n) = client.receive(&mut buf).unwrap() {
+                all.extend_from_slice(&buf[..n]);
+            }
+            String::from_utf8(all).unwrap()
+        };
+        let start = "POST / HTTP/1.1\r\nHost: localhost\r\n";
+        let close = "Connection: close\r\n\r\n";
+        assert_eq!(
+            sent(Upload::Length(20)),
+            format!("{start}Content-Length: 20\r\n{close}0123456789abcdefghix")
+        );
+        let chunks = "13\r\n0123456789abcdefghi\r\n1\r\nx\r\n0\r\n\r\n";
+        assert_eq!(
+            sent(Upload::Chunked),
+            format!("{start}Transfer-Encoding: chunked\r\n{close}{chunks}")
+        );
     }
 
     #[test]

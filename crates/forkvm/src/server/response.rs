@@ -75,7 +75,9 @@ pub struct Decoder {
     state: State,
     interim: usize,
     head: Option<Head>,
+    /// What has come of the body and was not taken yet, and how much that is with what was.
     body: Vec<u8>,
+    body_len: u64,
     /// What has come and can't be understood yet.
     rest: Vec<u8>,
 }
@@ -105,6 +107,7 @@ impl Decoder {
             interim: 0,
             head: None,
             body: Vec::new(),
+            body_len: 0,
             rest: Vec::new(),
         }
     }
@@ -145,12 +148,19 @@ impl Decoder {
         self.state == State::Done
     }
 
-    /// The response, once it is whole.
-    pub fn into_response(self) -> Option<(Head, Vec<u8>)> {
-        (self.state == State::Done)
-            .then_some(self.head)
-            .flatten()
-            .map(|head| (head, self.body))
+    /// The head, once it is there.
+    pub fn head(&self) -> Option<&Head> {
+        self.head.as_ref()
+    }
+
+    /// What has come of the body and was not taken yet.
+    pub fn body(&self) -> &[u8] {
+        &self.body
+    }
+
+    /// Takes that.
+    pub fn drain_body(&mut self) -> Vec<u8> {
+        mem::take(&mut self.body)
     }
 
     /// Takes what can be taken from the start of `bytes`, and says how much that was. `None` if more is needed for a step, or
@@ -291,11 +301,12 @@ impl Decoder {
             .try_reserve(used)
             .map_err(|_| BadResponse::NoMemory)?;
         self.body.extend_from_slice(&bytes[..used]);
+        self.body_len += used as u64;
         Ok(used)
     }
 
     fn check_body(&self, more: u64) -> Result<(), BadResponse> {
-        match (self.body.len() as u64).checked_add(more) {
+        match self.body_len.checked_add(more) {
             Some(len) if len <= self.most_body => Ok(()),
             _ => Err(BadResponse::LongBody(self.most_body)),
         }
@@ -371,8 +382,7 @@ mod tests {
             decoder.take(piece)?;
         }
         decoder.end()?;
-        let (head, body) = decoder.into_response().unwrap();
-        Ok((head.status, body))
+        Ok((decoder.head().unwrap().status, decoder.drain_body()))
     }
 
     fn decoded(text: &str) -> Result<(u16, String), BadResponse> {

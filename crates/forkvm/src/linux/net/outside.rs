@@ -1,6 +1,7 @@
 //! Connections from outside: what the engine brings to a program's listening sockets, and takes from them. Their other
 //! ends are sockets as well, which no descriptor stands for.
 
+use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
 use crate::linux::net::address::{Address, reachable};
@@ -124,6 +125,12 @@ impl Sockets {
     /// Whether nothing more will come from the program than what can be taken.
     pub fn sent_end(&self, connection: ConnectionId) -> bool {
         self.get(connection.0).is_ok_and(|socket| socket.read_shut) || self.is_closed(connection)
+    }
+
+    /// Whether the program has reset it, or closed it without having read all: whoever is connected so may not get what was sent last.
+    pub fn is_reset(&self, connection: ConnectionId) -> bool {
+        let socket = self.get(connection.0);
+        socket.is_ok_and(|socket| socket.error == Some(Errno::CONNRESET))
     }
 
     /// Whether the program has closed it.

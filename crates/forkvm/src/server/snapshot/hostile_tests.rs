@@ -14,6 +14,7 @@ use crate::image::exec::Command;
 use crate::machine::probe;
 use crate::request::{Quiet, Request};
 use crate::server::fork::ServerFork;
+use crate::server::http_client::{HttpClient, Upload};
 use crate::server::limits::ServerLimits;
 use crate::server::master::Server;
 
@@ -97,7 +98,8 @@ fn a_state_that_is_not_one_harms_nobody() {
             let mut fork = ServerFork::new(Arc::clone(&server)).unwrap();
             let request = Request { url: b"/", ..Default::default() };
             let deadline = Instant::now() + Duration::from_millis(200);
-            if fork.answer(&request, deadline, 1 << 20, &mut Quiet).is_ok() {
+            let mut client = HttpClient::new(&request, Upload::Whole, deadline, 1 << 20).unwrap();
+            if fork.serve(&mut client, &mut Quiet).is_ok() {
                 let _ = fork.reset();
             }
         }
