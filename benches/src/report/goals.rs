@@ -52,7 +52,7 @@ impl Goal {
     }
 }
 
-const GOALS: [(&str, &str, Bound); 25] = [
+const GOALS: [(&str, &str, Bound); 33] = [
     (
         "call_over_roundtrip",
         "a request with complete reset, over a bare KVM_RUN",
@@ -162,6 +162,46 @@ const GOALS: [(&str, &str, Bound); 25] = [
         "warm_first_request_over_later",
         "the first request of a warm fork over a later one",
         Bound::AtMost(2.0),
+    ),
+    (
+        "site_rust_vmod_over_allowed",
+        "p50 in Varnish over native behind Varnish + 1.5 round trips an exit: Rust",
+        Bound::AtMost(1.0),
+    ),
+    (
+        "site_deno_hello_vmod_over_allowed",
+        "the same, Deno with a line of text",
+        Bound::AtMost(1.0),
+    ),
+    (
+        "site_deno_react_reset_after_over_allowed",
+        "p50 of forkvm serve over native + 1.5 round trips an exit: Deno with a page by React",
+        Bound::AtMost(1.0),
+    ),
+    (
+        "site_node_react_reset_after_over_allowed",
+        "the same, Node",
+        Bound::AtMost(1.0),
+    ),
+    (
+        "site_deno_hello_vmod_over_cgi_8",
+        "requests/s over CGI's, 8 connections: Deno with a line of text",
+        Bound::AtLeast(10.0),
+    ),
+    (
+        "site_deno_react_vmod_over_cgi_8",
+        "the same, Deno with a page by React",
+        Bound::AtLeast(10.0),
+    ),
+    (
+        "site_node_react_vmod_over_cgi_8",
+        "the same, Node with that page",
+        Bound::AtLeast(10.0),
+    ),
+    (
+        "site_rust_vmod_over_fork_8",
+        "requests/s over a native fork for each, 8 connections: Rust",
+        Bound::AtLeast(1.0),
     ),
 ];
 
