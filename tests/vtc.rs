@@ -86,6 +86,7 @@ vtc! {
     retry
     server
     server_settings
+    server_snapshots
     settings
     site
     slow_body

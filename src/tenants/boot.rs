@@ -14,6 +14,7 @@ use crate::file;
 use crate::tenants::archive;
 use crate::tenants::places::{self, Place};
 use crate::tenants::serving::Serving;
+use crate::tenants::snapshots;
 use crate::tenants::store::{StoreError, Stored};
 use crate::tenants::tenant::{Failed, Release, State, Tenant};
 use crate::tenants::version::Version;
@@ -254,12 +255,8 @@ fn serve(
     config: Config,
     host: &mut dyn Host,
 ) -> Result<Arc<Program>, BootError> {
-    let Serving {
-        command,
-        sandbox,
-        keep,
-    } = Serving::new(tenant, program, host)?;
-    Program::boot_server(command, &sandbox, config, keep, host)
+    let serving = Serving::new(tenant, program, host)?;
+    snapshots::start(tenant, program, serving, config, host)
 }
 
 /// Why there is no program at a tenant's path.

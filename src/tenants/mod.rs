@@ -19,6 +19,7 @@ pub mod room;
 pub mod serving;
 pub mod settings;
 pub mod signature;
+pub mod snapshots;
 pub mod store;
 pub mod table;
 pub mod tenant;

@@ -212,6 +212,8 @@ fn is_of_kind(server: bool, values: &Values) -> Result<(), Problem> {
         ("allow_net", !values.allow_net.is_empty()),
         ("allow_listen", !values.allow_listen.is_empty()),
         ("drop_connections", values.drop_connections),
+        ("snapshot", values.snapshot.is_some()),
+        ("keep_snapshot", values.keep_snapshot),
         ("warmup_time", !values.warmup_time.is_zero()),
     ];
     match of_servers.into_iter().find(|(_, is_set)| *is_set) {

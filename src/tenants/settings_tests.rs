@@ -80,7 +80,7 @@ fn updates_are_stored_beside_the_program_or_where_it_is_said() {
 #[test]
 fn bad_settings_name_tenant_and_setting() {
     type Spoil = fn(&mut Given<'static>);
-    let spoils: [(&str, Spoil); 58] = [
+    let spoils: [(&str, Spoil); 61] = [
         ("name", |g| g.name = b""),
         ("name", |g| g.name = b"a b"),
         ("name", |g| g.name = &[b'a'; 247]),
@@ -142,6 +142,9 @@ fn bad_settings_name_tenant_and_setting() {
         ("allow_net", |g| g.allow_net = List::Words(b"*")),
         ("allow_listen", |g| g.allow_listen = List::Words(b"80")),
         ("drop_connections", |g| g.drop_connections = true),
+        ("snapshot", |g| g.snapshot = b"/s"),
+        ("snapshot", |g| (g.server, g.snapshot) = (true, b"s")),
+        ("keep_snapshot", |g| g.keep_snapshot = true),
         ("warmup_time", |g| g.warmup_time = 1.0),
         ("allow_debug", |g| (g.server, g.allow_debug) = (true, true)),
         ("folder", |g| (g.server, g.folder) = (true, b"app")),

@@ -146,6 +146,18 @@ macro_rules! settings {
             /// ready.
             drop_connections: Flag = false;
 
+            /// Of a server: a file that ``forkvm snapshot`` has written of the program at *path*,
+            /// from which it starts without a boot. It has to have been taken with the same
+            /// *main_arguments*, and with what the program may read and change. If it can't
+            /// be used, the log says why, and the program is booted, as updates are.
+            snapshot: PathOrNone = "";
+
+            /// Of a server: whether the program at *path* is kept in *state_dir* as it is after
+            /// its boot, with all that it has in memory. From that it starts the next time,
+            /// without a boot, if it is the same program with the same settings on the same kind
+            /// of host, and no file that it has read has changed.
+            keep_snapshot: Flag = false;
+
             /// The working directory that the program sees.
             current_working_directory: Path = "/";
 

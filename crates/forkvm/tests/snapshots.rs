@@ -48,7 +48,7 @@ fn a_server_of_a_file_is_as_the_one_that_was_booted() {
     kvm_or_skip!();
     let folder = Folder::new("as-booted");
     let booted = boot_in(MEMORY, PROGRAM, limits());
-    booted.save(&folder.file()).unwrap();
+    booted.save(&folder.file(), "").unwrap();
     let loaded = load(&folder.file()).unwrap();
     assert_eq!(loaded.address(), booted.address());
     let mut forks = [booted, loaded].map(|server| ServerFork::new(server).unwrap());
@@ -73,12 +73,12 @@ fn a_snapshot_of_a_snapshot_serves() {
     kvm_or_skip!();
     let folder = Folder::new("again");
     let booted = boot_in(MEMORY, PROGRAM, limits());
-    let len = booted.save(&folder.file()).unwrap();
+    let len = booted.save(&folder.file(), "").unwrap();
     drop(booted);
     let loaded = load(&folder.file()).unwrap();
     let again = folder.0.join("again");
     // What differs in length is times.
-    assert!(loaded.save(&again).unwrap().abs_diff(len) < 100);
+    assert!(loaded.save(&again, "x").unwrap().abs_diff(len) < 100);
     drop(loaded);
     let mut fork = ServerFork::new(load(&again).unwrap()).unwrap();
     assert!(ask(&mut fork, Client::get("/")).1.ends_with("count 1\n"));
@@ -89,7 +89,7 @@ fn what_is_no_snapshot_of_ones_own_is_refused() {
     kvm_or_skip!();
     let folder = Folder::new("refused");
     let path = folder.file();
-    boot_in(MEMORY, PROGRAM, limits()).save(&path).unwrap();
+    boot_in(MEMORY, PROGRAM, limits()).save(&path, "").unwrap();
     let good = std::fs::read(&path).unwrap();
     let mode = |mode| std::fs::set_permissions(&path, PermissionsExt::from_mode(mode)).unwrap();
     for bad in [0o620, 0o602, 0o666] {
@@ -138,7 +138,7 @@ fn it_goes_on_only_with_what_it_was_taken_with() {
     kvm_or_skip!();
     let folder = Folder::new("settings");
     boot_in(MEMORY, PROGRAM, limits())
-        .save(&folder.file())
+        .save(&folder.file(), "")
         .unwrap();
     let refused = |change: &dyn Fn(&mut forkvm::Sandbox)| {
         let mut other = sandbox(MEMORY, PROGRAM);
@@ -212,7 +212,7 @@ fn ten_thousand_damaged_files_never_load() {
     kvm_or_skip!();
     let folder = Folder::new("damaged");
     let path = folder.file();
-    boot_in(MEMORY, PROGRAM, limits()).save(&path).unwrap();
+    boot_in(MEMORY, PROGRAM, limits()).save(&path, "").unwrap();
     let good = std::fs::read(&path).unwrap();
     let seed: [u8; 32] = std::array::from_fn(|place| {
         let now = std::time::UNIX_EPOCH.elapsed().unwrap().as_nanos();

@@ -14,6 +14,9 @@ use super::config::{self, Effective};
 use super::output::Output;
 use super::settings::Serve;
 
+/// Most files that are named which have changed.
+const MOST_NAMED: usize = 8;
+
 /// Arguments of `forkvm snapshot`.
 #[derive(Debug, Args)]
 #[command(after_help = "\
@@ -50,7 +53,7 @@ impl TakeSnapshot {
         let server = boot(&settings, output)?;
         let start = Instant::now();
         let len = server
-            .save(&self.output)
+            .save(&self.output, "")
             .map_err(|error| error.to_string())?;
         err!(
             "forkvm: {} has {:.1} MiB; the boot took {:.1?}, to write it {:.1?}",
@@ -79,7 +82,15 @@ pub fn load(path: &Path, settings: &Serve) -> Result<Arc<Server>, String> {
     check_program(&command, &settings.program).map_err(named)?;
     let sandbox = settings.allow.sandbox(&command)?;
     let loaded = snapshot.load(&sandbox, settings.limits());
-    loaded.map_err(|error| named(error.to_string()))
+    let server = loaded.map_err(|error| named(error.to_string()))?;
+    let changed = server.changed_files().unwrap_or_default();
+    for file in changed.iter().take(MOST_NAMED) {
+        err!(
+            "forkvm: {} has changed since the program read it, before the snapshot was taken",
+            file.display()
+        );
+    }
+    Ok(server)
 }
 
 /// Fails where a program is named that is not the snapshot's.

@@ -2,6 +2,7 @@
 //! and what the program may do is for those to say who load it.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -10,8 +11,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::linux::files::fds::Files;
 use crate::linux::files::host_files::HostFile;
+use crate::linux::files::noted::Noted;
 use crate::linux::files::overlay::content::Snapshot;
-use crate::linux::files::reopen::{NotThere, Noted};
+use crate::linux::files::reopen::NotThere;
 use crate::linux::kept::Kept;
 use crate::linux::memory::space::Break;
 use crate::linux::process::Process;
@@ -55,7 +57,10 @@ pub enum NotRestored {
 /// The state.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct SavedLinux {
+    /// Those that are open.
     files: Vec<Noted>,
+    /// Those that were; `None` if not all are known.
+    read: Option<Vec<Noted>>,
     /// What the address space maps, [`Source`]s.
     sources: Vec<u8>,
     /// [`Parts`].
@@ -104,7 +109,20 @@ impl Source {
     }
 }
 
+/// What a state has of the host's.
+pub struct Restored {
+    /// The files that its address space maps.
+    pub mapped: Vec<Arc<dyn PageSource>>,
+    /// Files that the program had read and that have changed since; `None` if not all are known.
+    pub changed: Option<Vec<PathBuf>>,
+}
+
 impl Linux {
+    /// From now on it is noted which files of the host the program opens, or not any more.
+    pub fn note_files(&self, goes_on: bool) {
+        self.shared.host_files.note(goes_on);
+    }
+
     /// The state of a machine that was frozen then, whose address space maps these files.
     pub fn save(
         &self,
@@ -129,24 +147,25 @@ impl Linux {
         };
         let (written, files) = saved::within(frozen, Vec::new(), write);
         let (sources, parts) = written?;
+        let of = |file: &HostFile| Noted::of(file, file.seen(), file.changes());
         let noted = |file: &saved::Shared| match (**file).downcast_ref() {
-            Some(file) => Noted::of(file).map_err(NotSaved::File),
+            Some(file) => of(file).map_err(NotSaved::File),
             None => Err(NotSaved::Mapping),
         };
         Ok(SavedLinux {
             files: files.iter().map(noted).collect::<Result<_, _>>()?,
+            read: self.shared.host_files.noted(),
             sources,
             parts,
         })
     }
 
-    /// Takes such a state over, of a machine that counts as frozen at this moment. Gives the files that its address space maps. This
-    /// one is new, and says what the program may do.
+    /// Takes such a state over, of a machine that counts as frozen at this moment. This one is new, and says what the program may do.
     pub fn restore(
         &mut self,
         state: &SavedLinux,
         frozen: Instant,
-    ) -> Result<Vec<Arc<dyn PageSource>>, NotRestored> {
+    ) -> Result<Restored, NotRestored> {
         let (mut files, mut renamed) = (Vec::new(), BTreeMap::new());
         for noted in &state.files {
             let file = noted.open(&self.shared)?;
@@ -184,6 +203,15 @@ impl Linux {
         self.timers = Kept::new(parts.timers);
         self.program_break = Kept::new(parts.program_break);
         self.tasks = Kept::new(parts.tasks);
-        Ok(sources.into_iter().map(Source::into_mapped).collect())
+        let shared = &self.shared;
+        shared.host_files.set_noted(state.read.as_deref());
+        let changed = |files: &Vec<Noted>| {
+            let changed = files.iter().filter_map(|file| file.changed(shared));
+            changed.collect()
+        };
+        Ok(Restored {
+            mapped: sources.into_iter().map(Source::into_mapped).collect(),
+            changed: state.read.as_ref().map(changed),
+        })
     }
 }

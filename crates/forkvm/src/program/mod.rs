@@ -30,7 +30,7 @@ pub use crate::program::exchange::{Exchange, Later};
 use crate::program::lease::Lease;
 use crate::request::{Host, Quiet, Request};
 use crate::server::http_client::{self, BadRequest, Upload};
-use crate::server::{Server, ServerFork, ServerLimits};
+use crate::server::{Server, ServerFork, ServerLimits, Snapshot, SnapshotError};
 
 /// Time `on_error` gets beyond the request's deadline, which a timeout has used up.
 const ON_ERROR_TIME: Duration = Duration::from_secs(1);
@@ -110,6 +110,36 @@ impl Program {
             config,
             _keep: keep,
         }))))
+    }
+
+    /// The same of a snapshot, without a boot.
+    ///
+    /// # Errors
+    /// See [`SnapshotError`].
+    pub fn load_server(
+        snapshot: Snapshot,
+        sandbox: &Sandbox,
+        config: Config,
+    ) -> Result<Arc<Self>, SnapshotError> {
+        let setting = |error: &dyn std::fmt::Display| SnapshotError::Setting(error.to_string());
+        config.check().map_err(|error| setting(&error))?;
+        let limits = server_limits(&config).map_err(|error| setting(&error))?;
+        let server = snapshot.load(sandbox, limits)?;
+        let pool = Pool::new(server, config.pool_limits())
+            .map_err(|error| SnapshotError::Host(error.to_string()))?;
+        Ok(Self::with(Forks::Server(Box::new(Serving {
+            pool,
+            config,
+            _keep: None,
+        }))))
+    }
+
+    /// The server, if it is an unmodified one.
+    pub fn server(&self) -> Option<Arc<Server>> {
+        match &self.forks {
+            Forks::Server(serving) => Some(serving.pool.origin().clone()),
+            Forks::Handlers(_) => None,
+        }
     }
 
     fn of(master: Master) -> Result<Arc<Self>, BootError> {

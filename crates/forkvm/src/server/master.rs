@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::fs::File;
 use std::net::SocketAddr;
 use std::ops::Range;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -94,6 +95,7 @@ pub(super) struct Frozen {
     pub sregs: kvm_sregs,
     pub stack: Range<u64>,
     pub terms: Terms,
+    pub changed_files: Option<Vec<PathBuf>>,
 }
 
 /// A server, frozen where it waits for a connection.
@@ -115,6 +117,7 @@ pub struct Server {
     pub(super) limits: ServerLimits,
     pub(super) stack: Range<u64>,
     pub(super) terms: Terms,
+    changed_files: Option<Vec<PathBuf>>,
     boot_time: Duration,
     /// The names of system calls that it made, or a fork, and that are not there.
     unsupported: Mutex<BTreeSet<&'static str>>,
@@ -141,6 +144,7 @@ impl Server {
             sregs,
         } = exec::start(kvm, command, sandbox)?;
         machine.set_serves();
+        machine.linux.note_files(true);
         machine.set_slice(host.slice());
         // The making of the machine does not count, as in a program's boot.
         let deadline = Instant::now() + limits.max_boot_time;
@@ -157,6 +161,7 @@ impl Server {
         machine.flush_outside(deadline);
         machine.linux.sockets_mut().leave_outside();
         let last_random = machine.random.last_read();
+        machine.linux.note_files(false);
         let froze = freeze_machine(machine, &file, deadline).map_err(NotRun::host)?;
         let kept = last_random.map_or(Duration::ZERO, |last| {
             RANDOM_KEPT.saturating_sub(last.elapsed())
@@ -174,6 +179,7 @@ impl Server {
             sregs,
             stack,
             terms,
+            changed_files: Some(Vec::new()),
         };
         Ok(Self::of(kvm, frozen, limits, start))
     }
@@ -202,6 +208,7 @@ impl Server {
             limits,
             stack: frozen.stack,
             terms: frozen.terms,
+            changed_files: frozen.changed_files,
             boot_time: start.elapsed(),
             unsupported: Mutex::new(unsupported),
         })
@@ -226,6 +233,12 @@ impl Server {
             .untouched()
             .saturating_add(page_up(more).unwrap_or(u64::MAX));
         len.min(self.memory.len())
+    }
+
+    /// Of one that comes from a snapshot: the files that the program had read and closed before, and that have changed since.
+    /// `None` if there were too many to know.
+    pub fn changed_files(&self) -> Option<&[PathBuf]> {
+        self.changed_files.as_deref()
     }
 
     /// How long it took until it waited for a connection, or to load it.

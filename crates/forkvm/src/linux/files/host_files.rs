@@ -1,22 +1,59 @@
 //! The host's descriptors behind a program's open files, which come out of the whole process's own.
 
+use std::collections::BTreeMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use parking_lot::Mutex;
+use rustix::fs::FileType;
 use rustix::io::Errno;
 
+use crate::linux::files::noted::{Noted, kind};
 use crate::memory::space::vmas::PageSource;
 
 /// Most descriptors of the host that the open files of a program and all its forks may hold. A file that `main()` left
 /// open counts once.
 pub const MAX_HOST_FILES: usize = 64;
 
+/// Most files of which is noted that the program has read them.
+const MOST_NOTED: usize = 16_384;
+
 /// How many are held now, of how many. Clones count together.
 #[derive(Debug, Clone)]
 pub struct HostFiles {
-    held: Arc<AtomicUsize>,
+    held: Arc<Held>,
     most: usize,
+}
+
+#[derive(Debug, Default)]
+struct Held {
+    count: AtomicUsize,
+    noted: Mutex<AllNoted>,
+}
+
+/// What is noted of the files that a program opens.
+#[derive(Debug, Default)]
+struct AllNoted {
+    goes_on: bool,
+    /// Some could not be.
+    lost: bool,
+    files: BTreeMap<Arc<[u8]>, Noted>,
+}
+
+impl AllNoted {
+    fn add(&mut self, file: &OwnedFd, path: &Arc<[u8]>) {
+        if !self.goes_on || self.files.contains_key(path) {
+            return;
+        }
+        match Noted::of(file, Arc::clone(path), false) {
+            Ok(noted) if kind(noted.mode) != FileType::RegularFile => {}
+            Ok(noted) if self.files.len() < MOST_NOTED => {
+                self.files.insert(Arc::clone(path), noted);
+            }
+            _ => self.lost = true,
+        }
+    }
 }
 
 impl Default for HostFiles {
@@ -34,10 +71,32 @@ impl HostFiles {
         }
     }
 
+    /// From now on it is noted which files are opened, or not any more.
+    pub fn note(&self, goes_on: bool) {
+        self.held.noted.lock().goes_on = goes_on;
+    }
+
+    /// Which were; `None` if not all are known.
+    pub fn noted(&self) -> Option<Vec<Noted>> {
+        let noted = self.held.noted.lock();
+        (!noted.lost).then(|| noted.files.values().cloned().collect())
+    }
+
+    /// These were, by the program before it was in a snapshot.
+    pub fn set_noted(&self, files: Option<&[Noted]>) {
+        let mut noted = self.held.noted.lock();
+        noted.lost = files.is_none();
+        let files = files.unwrap_or_default().iter();
+        noted.files = files
+            .map(|file| (Arc::clone(&file.path), file.clone()))
+            .collect();
+    }
+
     /// The right to hold one more.
     pub fn take(&self) -> Result<Right, Errno> {
         let more = |held: usize| (held < self.most).then(|| held.saturating_add(1));
         self.held
+            .count
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, more)
             .map_err(|_| Errno::MFILE)?;
         Ok(Right(Arc::clone(&self.held)))
@@ -46,11 +105,11 @@ impl HostFiles {
 
 /// The right to hold a descriptor of the host, given back when it is dropped.
 #[derive(Debug)]
-pub struct Right(Arc<AtomicUsize>);
+pub struct Right(Arc<Held>);
 
 impl Drop for Right {
     fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
+        self.0.count.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -87,9 +146,11 @@ impl HostFile {
 
     /// Keeps a file open by this right.
     pub fn new(file: OwnedFd, path: &[u8], right: Right) -> Self {
+        let path = path.into();
+        right.0.noted.lock().add(&file, &path);
         Self {
             file,
-            path: path.into(),
+            path,
             changes: false,
             _right: right,
         }

@@ -20,6 +20,7 @@ pub mod io;
 pub mod known;
 pub mod locks;
 pub mod mirrors;
+pub mod noted;
 pub mod open;
 pub mod open_file;
 #[cfg(test)]

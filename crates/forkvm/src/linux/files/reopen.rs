@@ -1,35 +1,17 @@
-//! Files of the host that a snapshot's program has open or mapped: what is noted of them, and how they are opened again, by
+//! Files of the host that a snapshot's program has open or mapped: how they are opened again, by
 //! their paths and only as what they were.
 
-use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use rustix::fs::{FileType, Mode, OFlags, Stat, fcntl_getfl, fstat};
+use rustix::fs::{FileType, Mode, OFlags, fstat};
 use rustix::io::Errno;
-use serde::{Deserialize, Serialize};
 
 use crate::linux::files::host_files::HostFile;
+use crate::linux::files::noted::{Noted, kind};
 use crate::linux::files::paths::{Absolute, Place, Target};
 use crate::linux::files::resolve::Shared;
-
-/// What is noted of an open file.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Noted {
-    /// Where the program found it.
-    path: Arc<[u8]>,
-    /// Device and inode.
-    pub identity: (u64, u64),
-    mode: u32,
-    size: i64,
-    /// Last modification: seconds and nanoseconds.
-    modified: (i64, u64),
-    /// `O_*`.
-    flags: u32,
-    /// What the program does to it is done in the host.
-    changes: bool,
-}
 
 /// Why a file is not what it was.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -53,27 +35,15 @@ fn shown(path: &[u8]) -> PathBuf {
     std::ffi::OsStr::from_bytes(path).into()
 }
 
-fn kind(mode: u32) -> FileType {
-    FileType::from_raw_mode(mode)
-}
-
-fn modified(found: &Stat) -> (i64, u64) {
-    (found.st_mtime, found.st_mtime_nsec)
-}
-
 impl Noted {
-    /// Of an open file.
-    pub fn of(file: &HostFile) -> Result<Self, Errno> {
-        let found = fstat(file.as_fd())?;
-        Ok(Self {
-            path: file.seen(),
-            identity: (found.st_dev, found.st_ino),
-            mode: found.st_mode,
-            size: found.st_size,
-            modified: modified(&found),
-            flags: fcntl_getfl(file.as_fd())?.bits(),
-            changes: file.changes(),
-        })
+    /// The file's path, if something else is there by now, or it was changed.
+    pub fn changed(&self, shared: &Shared) -> Option<PathBuf> {
+        let found = match shared.roots.find(&Absolute::new(b"/", &self.path)) {
+            Some(Target::Host(place)) => place.handle(true).and_then(fstat),
+            _ => return Some(shown(&self.path)),
+        };
+        let same = found.is_ok_and(|found| self.differs(&found).is_none());
+        (!same).then(|| shown(&self.path))
     }
 
     /// Opens it again. What is there has to be what was, and allowed as it was.
@@ -88,18 +58,8 @@ impl Noted {
         let right = shared.host_files.take().map_err(not_opened)?;
         let file = self.open_at(&place).map_err(not_opened)?;
         let found = fstat(&file).map_err(not_opened)?;
-        let changed = |what| Err(NotThere::Changed(path(), what));
-        if found.st_ino != self.identity.1 || kind(found.st_mode) != kind(self.mode) {
-            return changed("another file has taken its place");
-        }
-        // What is in a folder may change, and so may what the program's own connections write.
-        if kind(self.mode) == FileType::RegularFile && !self.changes {
-            if found.st_size != self.size {
-                return changed("its size has changed");
-            }
-            if modified(&found) != self.modified {
-                return changed("it was modified");
-            }
+        if let Some(what) = self.differs(&found) {
+            return Err(NotThere::Changed(path(), what));
         }
         let file = HostFile::new(file, &self.path, right).that_changes(self.changes);
         Ok(Arc::new(file))

@@ -68,7 +68,7 @@ fn a_state_that_is_not_one_harms_nobody() {
         environment: Vec::new(),
     };
     let booted = Server::boot(command, &sandbox(), limits(), &mut Quiet).unwrap();
-    booted.save(&path).unwrap();
+    booted.save(&path, "").unwrap();
     let file = std::fs::read(&path).unwrap();
     let mut from = &file[..];
     let head = format::read_head(&mut from, file.len() as u64).unwrap();

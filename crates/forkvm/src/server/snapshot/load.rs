@@ -71,6 +71,11 @@ impl Snapshot {
         })
     }
 
+    /// What was said of it when it was written ([`Server::save`]).
+    pub fn label(&self) -> &str {
+        &self.state.label
+    }
+
     /// What was run.
     pub fn command(&self) -> &Command {
         &self.state.terms.command
@@ -109,7 +114,7 @@ impl Snapshot {
             let what = format!("{}: {error}", path.display());
             return Err(SnapshotError::Setting(what));
         }
-        let mapped = linux.restore(&self.state.linux, frozen)?;
+        let restored = linux.restore(&self.state.linux, frozen)?;
         let listens = |listener: &crate::linux::Listener| listener.id == self.state.listener;
         if !linux.listeners().iter().any(listens) {
             return Err(SnapshotError::Unsound("it listens nowhere".into()));
@@ -123,7 +128,7 @@ impl Snapshot {
         let space = self
             .state
             .space
-            .build(layout.clone(), tables, &mapping, &mapped)
+            .build(layout.clone(), tables, &mapping, &restored.mapped)
             .map_err(|error| unsound(&error))?;
         // The registers that are the engine's are those of this host.
         let memory = GuestMemory::booting(mapping).with_space(space);
@@ -151,6 +156,7 @@ impl Snapshot {
                 sregs: user_sregs(&template, self.kvm.choice, 0, 0),
                 stack: self.state.stack,
                 terms: self.state.terms,
+                changed_files: restored.changed,
             },
             limits,
             self.start,

@@ -16,12 +16,12 @@ use crate::server::master::Server;
 
 impl Server {
     /// Writes it to a file, from which another process can serve ([`Snapshot`](super::Snapshot)): for its owner alone, in
-    /// one piece, in place of what has this name. The file has what the program has in memory, its secrets among it. Gives how
-    /// many bytes it has.
+    /// one piece, in place of what has this name. The file has what the program has in memory, its secrets among it. `label`
+    /// is for who reads it ([`Snapshot::label`](super::Snapshot::label)). Gives how many bytes it has.
     ///
     /// # Errors
     /// See [`SnapshotError`].
-    pub fn save(&self, path: &Path) -> Result<u64, SnapshotError> {
+    pub fn save(&self, path: &Path, label: &str) -> Result<u64, SnapshotError> {
         let unlike = || SnapshotError::Unsound("a table entry is not as its mapping".into());
         let (space, mapped) = self.space.save(&self.memory).ok_or_else(unlike)?;
         let linux = self.linux.save(self.frozen, &mapped)?;
@@ -45,6 +45,7 @@ impl Server {
         let memory_len = frames.iter().map(|run| run.count * PAGE).sum();
         let chunks = hashes(&self.memory, &frames).map_err(SnapshotError::host)?;
         let state = State {
+            label: label.to_owned(),
             terms: self.terms.clone(),
             linux,
             space,

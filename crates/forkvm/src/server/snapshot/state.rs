@@ -20,6 +20,8 @@ pub struct Frames {
 /// All that is known of a frozen server but its memory.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct State {
+    /// What its writer says of it.
+    pub label: String,
     /// What the program was run with.
     pub terms: Terms,
     /// What its Linux keeps.
