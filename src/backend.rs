@@ -2,15 +2,16 @@
 #![forbid(unsafe_code)]
 
 use std::sync::Arc;
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
-use forkvm::Failure;
+use forkvm::{self as engine, Failure, Program};
 use varnish::vcl::{LogTag, VclError};
 
 use crate::fetch::body::BadBody;
 use crate::fetch::request::Asked;
 use crate::fetch::response::{Late, Response};
-use crate::fetch::{answer, body, plain, serve};
+use crate::fetch::serve::{self, Unanswered};
+use crate::fetch::{answer, body, plain};
 use crate::tenants::report;
 use crate::tenants::tenant::{NotReady, Release, State, Tenant};
 use crate::varnish::counters::count;
@@ -58,31 +59,38 @@ impl Backend {
         }
 
         let url = target.url.clone().unwrap_or_else(|| fetch.url());
-        let asked = match Asked::read(fetch, url, target.arg.clone(), tenant) {
-            Ok(asked) => asked,
-            Err(bad) => return refuse_body(fetch, tenant, &bad).map_err(failed),
+        let head = fetch.method() == "HEAD";
+        let asked = match tenant.settings.server {
+            true => serve::ask(fetch, tenant, &program, url, time),
+            false => self.ask(fetch, &program, (url, target.arg.clone()), time),
         };
-        let head = asked.is_head();
-        let deadline = Instant::now() + time;
-        let result = answer::ask(fetch, tenant, |host| {
-            let request = asked.request();
-            if tenant.settings.server {
-                serve::answer(&program, &request, tenant, deadline, host)
-            } else {
-                program.answer(&request, deadline, host)
-            }
-        });
-        drop(asked);
-        let response = match result {
-            Ok(answer) => {
+        let response = match asked {
+            Ok((answer, deadline)) => {
                 let shown = tenant.settings.values.version_header.then_some(version);
                 answer::hand_over(fetch, tenant, answer, head, shown, deadline)
             }
-            Err(failure) if failure.is_busy() => plain::busy(fetch),
-            Err(Failure::BadRequest(_)) => plain::bad_request(fetch),
-            Err(_) => plain::failed(fetch),
+            Err(Unanswered::BadBody(bad)) => refuse_body(fetch, tenant, &bad),
+            Err(Unanswered::Failed(failure)) if failure.is_busy() => plain::busy(fetch),
+            Err(Unanswered::Failed(Failure::BadRequest(_))) => plain::bad_request(fetch),
+            Err(Unanswered::Failed(_)) => plain::failed(fetch),
         };
         response.map_err(failed)
+    }
+
+    /// Has a program with handlers answer, in this time after the body is there.
+    fn ask(
+        &self,
+        fetch: &mut Fetch<'_, '_>,
+        program: &Arc<Program>,
+        (url, arg): (Vec<u8>, Vec<u8>),
+        time: Duration,
+    ) -> Result<(engine::Answer, Instant), Unanswered> {
+        let asked = Asked::read(fetch, url, arg, &self.0)?;
+        let deadline = Instant::now() + time;
+        let answer = answer::ask(fetch, &self.0, |host| {
+            program.answer(&asked.request(), deadline, host)
+        })?;
+        Ok((answer, deadline))
     }
 }
 
@@ -150,7 +158,7 @@ fn refuse_body(
             logging::log_in(fetch, LogTag::Error, tenant.name(), &bad.to_string());
             plain::too_slow(fetch)
         }
-        BadBody::TooLarge => {
+        BadBody::TooLarge(_) => {
             logging::log_in(fetch, LogTag::Error, tenant.name(), &bad.to_string());
             plain::too_large(fetch)
         }

@@ -13,7 +13,7 @@ use varnish::ffi::VCL_BACKEND;
 use varnish::vcl::{Ctx, LogTag, VclError};
 
 use crate::backend::{self, Backend};
-use crate::fetch::held;
+use crate::fetch::due;
 use crate::fetch::response::{Late, Response};
 use crate::file;
 use crate::order::Order;
@@ -80,7 +80,7 @@ impl Director {
                 return Err(BadSetting::new(name.as_bytes(), "name", twice).into());
             }
         }
-        held::start();
+        due::start();
         for settings in tenants {
             if let Some(denied) = settings.key.problem() {
                 logging::log(

@@ -98,6 +98,7 @@ vtc! {
     update_reload
     update_state
     update_vcl
+    upload
     vcl_ways
     warmup
 }

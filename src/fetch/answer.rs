@@ -16,7 +16,7 @@ use crate::tenants::tenant::Tenant;
 use crate::tenants::version::Version;
 use crate::varnish::counters::count;
 use crate::varnish::fetch::Fetch;
-use crate::varnish::logging::{self, Output};
+use crate::varnish::logging::{self, Output, Written};
 
 /// How a body in gzip begins (RFC 1952, 2.3.1): its magic number, and deflate, the only method.
 const GZIP: [u8; 3] = [0x1f, 0x8b, 8];
@@ -30,20 +30,36 @@ pub fn ask(
     tenant: &Tenant,
     run: impl FnOnce(&mut dyn Host) -> Result<Answer, Failure>,
 ) -> Result<Answer, Failure> {
-    count(|counters| &counters.requests);
-    tenant.requests.fetch_add(1, Ordering::Relaxed);
+    count_request(tenant);
     let mut output = Output::of_request(tenant.name(), tenant.settings.values.stdout, |record| {
         fetch.log(LogTag::VclLog, record)
     });
     let result = run(&mut output);
     let written = output.finish();
-    if written.dropped && tenant.is_first_dropped() {
-        logging::log_in(fetch, LogTag::Notice, tenant.name(), logging::DROPPED);
-    }
     let failure = match &result {
         Ok(answer) => answer.failure(),
         Err(failure) => Some(failure),
     };
+    conclude(fetch, tenant, &written, failure);
+    result
+}
+
+/// Counts a request that a program is to answer.
+pub fn count_request(tenant: &Tenant) {
+    count(|counters| &counters.requests);
+    tenant.requests.fetch_add(1, Ordering::Relaxed);
+}
+
+/// Logs what there is to say about a request that a program has answered, or failed.
+pub fn conclude(
+    fetch: &mut Fetch<'_, '_>,
+    tenant: &Tenant,
+    written: &Written,
+    failure: Option<&Failure>,
+) {
+    if written.dropped && tenant.is_first_dropped() {
+        logging::log_in(fetch, LogTag::Notice, tenant.name(), logging::DROPPED);
+    }
     if let Some(failure) = failure {
         log_failure(fetch, tenant, failure);
         if !written.logged {
@@ -53,7 +69,6 @@ pub fn ask(
             }
         }
     }
-    result
 }
 
 /// Turns a request away, which may go better later.

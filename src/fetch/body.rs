@@ -18,6 +18,9 @@ const STEP: usize = 64 << 10;
 const DISCARDED: usize = 64 << 20;
 const DISCARD_TIME: Duration = Duration::from_secs(10);
 
+/// What limits a program's request bodies.
+const OF_PROGRAMS: &str = "max_request_memory";
+
 /// A request body. Counts as in memory until it is dropped.
 pub struct Body {
     bytes: Vec<u8>,
@@ -27,9 +30,9 @@ pub struct Body {
 /// Why there is no request body to hand to the guest.
 #[derive(Debug, thiserror::Error)]
 pub enum BadBody {
-    /// More than max_request_memory.
-    #[error("the request body is larger than max_request_memory")]
-    TooLarge,
+    /// More than this setting says.
+    #[error("the request body is larger than {0}")]
+    TooLarge(&'static str),
     /// Too many others are in memory.
     #[error(
         "no room for the request body beside the others ((concurrency + 1) x max_request_memory)"
@@ -47,11 +50,25 @@ impl Body {
     /// Reads the body of the fetch's request, for the tenant's program.
     pub fn of_request(fetch: &mut Fetch<'_, '_>, tenant: &Tenant) -> Result<Self, BadBody> {
         let limit = tenant.settings.config.limits.max_request_memory as usize;
-        let body = Self {
+        Self::of_tenant(tenant).read(fetch, limit, tenant.settings.values.max_body_time)
+    }
+
+    /// Nothing yet of a body for a tenant.
+    pub fn of_tenant(tenant: &Tenant) -> Self {
+        Self {
             bytes: Vec::new(),
             room: Some(Taken::nothing(&tenant.bodies)),
-        };
-        body.read(fetch, limit, tenant.settings.values.max_body_time)
+        }
+    }
+
+    /// Adds a piece; there will be no more than `most` bytes.
+    pub fn push(&mut self, piece: &[u8], most: usize) -> Result<(), BadBody> {
+        let needed = self.bytes.len().saturating_add(piece.len());
+        if needed > self.bytes.capacity() {
+            self.grow(needed, most)?;
+        }
+        self.bytes.extend_from_slice(piece);
+        Ok(())
     }
 
     /// Reads an upload, up to `limit` bytes.
@@ -83,23 +100,13 @@ impl Body {
         limit: usize,
         time: Duration,
     ) -> Result<Self, BadBody> {
-        let state = fetch
-            .body_state()
-            .map_err(|error| BadBody::Unreadable(error.to_string()))?;
-        match state {
-            BodyState::None => return Ok(self),
-            BodyState::Error => return Err(BadBody::Unreadable("reading it failed".into())),
-            BodyState::Taken => {
-                return Err(BadBody::Unreadable(
-                    "already consumed (use std.cache_req_body() to retry)".into(),
-                ));
-            }
-            _ => {}
+        if !is_there(fetch)? {
+            return Ok(self);
         }
         let announced = fetch.content_length();
         if announced.is_some_and(|announced| announced > limit as u64) {
             discard(fetch);
-            return Err(BadBody::TooLarge);
+            return Err(BadBody::TooLarge(OF_PROGRAMS));
         }
         let mut sink = Sink {
             most: announced.map_or(limit, |announced| announced as usize),
@@ -131,14 +138,10 @@ impl Sink<'_> {
     fn take(&mut self, piece: &[u8]) -> Result<(), BadBody> {
         let needed = self.body.bytes.len().saturating_add(piece.len());
         if needed > self.limit {
-            return Err(BadBody::TooLarge);
+            return Err(BadBody::TooLarge(OF_PROGRAMS));
         }
         self.pace.arrived(piece.len(), Instant::now())?;
-        if needed > self.body.bytes.capacity() {
-            self.body.grow(needed, self.most)?;
-        }
-        self.body.bytes.extend_from_slice(piece);
-        Ok(())
+        self.body.push(piece, self.most)
     }
 }
 
@@ -176,21 +179,42 @@ impl Write for Sink<'_> {
     }
 }
 
+/// Whether the fetch has a request body, and it can be read.
+pub fn is_there(fetch: &Fetch<'_, '_>) -> Result<bool, BadBody> {
+    let state = fetch.body_state();
+    match state.map_err(|error| BadBody::Unreadable(error.to_string()))? {
+        BodyState::None => Ok(false),
+        BodyState::Error => Err(BadBody::Unreadable("reading it failed".into())),
+        BodyState::Taken => Err(BadBody::Unreadable(
+            "already consumed (use std.cache_req_body() to retry)".into(),
+        )),
+        _ => Ok(true),
+    }
+}
+
 /// Reads what is left of a body that nobody wants, with limits. Varnish would read all of it before it sends the answer; of
 /// one whose reading has failed it reads no more, and closes the connection.
 pub fn discard(fetch: &mut Fetch<'_, '_>) {
     if fetch.has_body() {
         // That it fails is all there is to it.
-        let _ = fetch.read_body(&mut Discard {
-            left: DISCARDED,
-            pace: Pace::new(DISCARD_TIME, Instant::now()),
-        });
+        let _ = fetch.read_body(&mut Discard::new());
     }
 }
 
-struct Discard {
+/// What becomes of a body that nobody wants.
+pub struct Discard {
     left: usize,
     pace: Pace,
+}
+
+impl Discard {
+    /// From now on.
+    pub fn new() -> Self {
+        Self {
+            left: DISCARDED,
+            pace: Pace::new(DISCARD_TIME, Instant::now()),
+        }
+    }
 }
 
 impl Write for Discard {

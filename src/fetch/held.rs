@@ -3,28 +3,20 @@
 //! response's head.
 #![forbid(unsafe_code)]
 
-use std::collections::BTreeMap;
 use std::mem;
-use std::panic::{self, AssertUnwindSafe};
-use std::sync::{Arc, Weak};
-use std::thread;
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::time::Instant;
 
 use forkvm::Answer;
-use parking_lot::{Condvar, Mutex};
-use varnish::vcl::{LogTag, VclError};
+use parking_lot::Mutex;
+use varnish::vcl::VclError;
 
-use crate::varnish::logging;
-
-/// How often somebody looks for bodies whose time is over.
-const INTERVAL: Duration = Duration::from_millis(100);
-/// After so many looks at nothing there is no other before there is a body.
-const IDLE_LOOKS: u32 = 50;
+use crate::fetch::due::{Due, Holder};
 
 /// A guest's body.
 pub struct Held {
     body: Arc<Mutex<Body>>,
-    key: Key,
+    due: Mutex<Option<Due>>,
 }
 
 /// What is left of it.
@@ -42,25 +34,12 @@ enum Place {
     Nowhere,
 }
 
-/// When its fork has to be back, and its address, since others may have the same time.
-type Key = (Instant, usize);
-
-#[derive(Default)]
-struct Forks {
-    /// The bodies in forks.
-    due: BTreeMap<Key, Weak<Mutex<Body>>>,
-    /// Nobody looks at them before there is another one.
-    paused: bool,
+impl Holder for Mutex<Body> {
+    fn give_back(&self) {
+        // Whoever reads it is told.
+        let _ = keep(self);
+    }
 }
-
-static FORKS: Mutex<Forks> = Mutex::new(Forks {
-    due: BTreeMap::new(),
-    paused: false,
-});
-/// There are forks again.
-static RESUMED: Condvar = Condvar::new();
-/// Whether there is a thread that looks at them.
-static RUNNING: Mutex<bool> = Mutex::new(false);
 
 impl Held {
     /// The body of an answer, of which so many bytes count. Its fork has to be back at `deadline`.
@@ -69,14 +48,8 @@ impl Held {
             left,
             place: Place::Fork(Box::new(answer)),
         }));
-        let key = (deadline, Arc::as_ptr(&body).addr());
-        let mut forks = FORKS.lock();
-        forks.due.insert(key, Arc::downgrade(&body));
-        if mem::take(&mut forks.paused) {
-            RESUMED.notify_one();
-        }
-        drop(forks);
-        Self { body, key }
+        let due = Mutex::new(Some(Due::at(deadline, &body)));
+        Self { body, due }
     }
 
     /// Bytes that are left.
@@ -107,14 +80,8 @@ impl Held {
 
     /// Copies what is left, and gives the fork back: for a body that Varnish does not take in one go.
     pub fn keep(&self) -> Result<(), VclError> {
-        FORKS.lock().due.remove(&self.key);
+        self.due.lock().take();
         keep(&self.body)
-    }
-}
-
-impl Drop for Held {
-    fn drop(&mut self) {
-        FORKS.lock().due.remove(&self.key);
     }
 }
 
@@ -157,44 +124,4 @@ fn no_memory(left: usize) -> VclError {
 
 fn ended_early(left: usize) -> VclError {
     format!("the body ended {left} bytes too early").into()
-}
-
-/// Begins to look after the forks, unless somebody does. To be called when a tenant has been added.
-pub fn start() {
-    let mut running = RUNNING.lock();
-    if *running {
-        return;
-    }
-    match thread::Builder::new()
-        .name("kvm-bodies".into())
-        .spawn(look_after)
-    {
-        Ok(_) => *running = true,
-        Err(error) => logging::write(
-            LogTag::Error,
-            &format!("kvm: a response may hold its fork beyond its deadline, no thread: {error}"),
-        ),
-    }
-}
-
-fn look_after() {
-    let mut idle = 0;
-    loop {
-        thread::sleep(INTERVAL);
-        let mut forks = FORKS.lock();
-        idle = if forks.due.is_empty() { idle + 1 } else { 0 };
-        if idle >= IDLE_LOOKS {
-            forks.paused = true;
-            RESUMED.wait_while(&mut forks, |forks| forks.paused);
-            idle = 0;
-        }
-        let now = Instant::now();
-        let in_time = forks.due.split_off(&(now, usize::MAX));
-        let late = mem::replace(&mut forks.due, in_time);
-        drop(forks);
-        for body in late.into_values().filter_map(|body| body.upgrade()) {
-            // Whoever reads it is told. A panic's message is all there is to say about it.
-            let _ = panic::catch_unwind(AssertUnwindSafe(|| keep(&body)));
-        }
-    }
 }

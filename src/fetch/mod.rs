@@ -3,6 +3,7 @@
 pub mod answer;
 pub mod body;
 pub mod caching;
+pub mod due;
 pub mod held;
 pub mod pace;
 pub mod plain;

@@ -34,6 +34,17 @@ impl<'c> Asked<'c> {
         })
     }
 
+    /// The fetch's request but for its body, with a URL of VCL's choice.
+    pub fn without_body(fetch: &Fetch<'_, 'c>, url: Vec<u8>) -> Self {
+        Self {
+            method: fetch.method(),
+            url,
+            arg: Vec::new(),
+            headers: headers(fetch),
+            body: Body::none(),
+        }
+    }
+
     /// The fetch's request as if it were a GET: its body is not the program's business.
     pub fn get(fetch: &Fetch<'_, 'c>) -> Self {
         let mut headers = headers(fetch);
@@ -53,11 +64,6 @@ impl<'c> Asked<'c> {
         let key = key.trim_ascii();
         self.headers
             .retain(|header| header.value.trim_ascii() != key && !is_of_order(&header.name));
-    }
-
-    /// Whether the answer has no body.
-    pub fn is_head(&self) -> bool {
-        self.method == "HEAD"
     }
 
     /// As the engine takes it.

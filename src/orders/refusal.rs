@@ -85,7 +85,7 @@ impl Refusal {
             Self::Denied(_) | Self::NoDebugging => 403,
             Self::Unknown => 404,
             Self::Refused(Refused::Busy) => 409,
-            Self::TooLarge(_) | Self::Body(BadBody::TooLarge) => 413,
+            Self::TooLarge(_) | Self::Body(BadBody::TooLarge(_)) => 413,
             Self::WrongDigest { .. }
             | Self::Refused(Refused::BadProgram { .. } | Refused::NothingBefore) => 422,
             Self::Failed(failure) if failure.is_busy() => 503,

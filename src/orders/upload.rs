@@ -94,7 +94,7 @@ pub fn read(
         .map(|digits| String::from_utf8_lossy(digits.trim_ascii()).parse::<Version>())
         .transpose()?;
     let elf = Body::of_upload(fetch, max_size, tenant).map_err(|bad| match bad {
-        BadBody::TooLarge => Refusal::TooLarge(max_size),
+        BadBody::TooLarge(_) => Refusal::TooLarge(max_size),
         BadBody::NoRoom => Refusal::OutOfMemory,
         bad => bad.into(),
     })?;

@@ -35,7 +35,8 @@ macro_rules! settings {
 
             /// Longest time for a request's body, or an update's, to come; at most 1 h.
             /// It must not come slower than 1 KB a second either, over five seconds. A
-            /// client that sends nothing at all has varnishd's *timeout_idle*.
+            /// client that sends nothing at all has varnishd's *timeout_idle*. What a server
+            /// takes to read a body does not count, but as its own time.
             max_body_time: Time(0.001..=HOUR) = 60.0;
 
             /// Longest wait for a free fork when all are busy, part of
@@ -122,6 +123,11 @@ macro_rules! settings {
             /// with ``:rw`` be changed in the host, at once and for good, by which requests
             /// can reach later ones.
             volumes: Volumes = "";
+
+            /// Of a server: longest body of a request, which goes to the server as it comes, and
+            /// is held by nobody; at most 64 GB. (A program's is held, and limited by
+            /// *max_request_memory*.)
+            max_body_size: Size(0..=64 * GIB) = 64 * MIB;
 
             /// Of a server: memory for files that it changes, for each fork; never more
             /// than *max_request_memory*; at most 64 GB.

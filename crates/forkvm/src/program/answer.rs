@@ -29,7 +29,7 @@ enum Body {
     /// A server's came through its connection.
     Host(
         Vec<u8>,
-        #[allow(dead_code, reason = "for its drop")] Lease<Server>,
+        #[allow(dead_code, reason = "for its drop")] Option<Lease<Server>>,
     ),
     /// A server's that is still being made.
     Coming(Coming),
@@ -64,7 +64,7 @@ impl Answer {
         Self {
             response: response(head, len),
             announced: if to_head { length } else { Some(len) },
-            body: Body::Host(body, lease),
+            body: Body::Host(body, Some(lease)),
             position: 0,
             failure: None,
         }
@@ -78,6 +78,13 @@ impl Answer {
             body: Body::Coming(coming),
             position: 0,
             failure: None,
+        }
+    }
+
+    /// Gives a server's fork back now: it is not needed for what is there already.
+    pub fn release(&mut self) {
+        if let Body::Host(_, lease) = &mut self.body {
+            lease.take();
         }
     }
 
