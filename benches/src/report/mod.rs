@@ -143,13 +143,18 @@ fn shown(value: f64) -> String {
     }
 }
 
-/// Writes report.json and report.html.
+/// Writes report.json, report.html, and the plot of each page's requests a second for the documents.
 pub fn write(report: &Report, out: &Path) -> Result<()> {
     let json = out.join("report.json");
     std::fs::write(&json, serde_json::to_string_pretty(report)? + "\n")
         .with_context(|| json.display().to_string())?;
     let html = out.join("report.html");
     std::fs::write(&html, page::of(report)?).with_context(|| html.display().to_string())?;
+    for site in &report.sites {
+        let plot = out.join(format!("{}.svg", site.name));
+        std::fs::write(&plot, plots::site_throughput(site)?)
+            .with_context(|| plot.display().to_string())?;
+    }
     println!("report: {} and {}", json.display(), html.display());
     Ok(())
 }

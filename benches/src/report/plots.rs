@@ -43,7 +43,9 @@ fn svg(height: u32, draw: impl FnOnce(&Area<'_>) -> Result<()>) -> Result<String
     let sized = format!("width=\"{WIDTH}\" height=\"{height}\"");
     Ok(text.replacen(
         &sized,
-        &format!("role=\"img\" style=\"width:100%;max-width:{WIDTH}px;height:auto\""),
+        &format!(
+            "role=\"img\" style=\"width:100%;max-width:{WIDTH}px;height:auto;background:#fff\""
+        ),
         1,
     ))
 }
