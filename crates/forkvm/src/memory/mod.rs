@@ -1,8 +1,10 @@
-//! Guest memory: [`mapping`] is what the host has mapped, [`dirty`] what a fork wrote, [`guest`] both together with the
+//! Guest memory: [`mapping`] is what the host has mapped, [`arena`] what files have, [`dirty`] what a fork wrote, [`guest`] both together with the
 //! program's page tables, [`learned`] what requests write, [`space`] the address space of unmodified programs, [`unused`] what a master has no memory for,
 //! [`user`] what the program itself may reach.
 
 pub mod access;
+#[allow(unsafe_code)]
+pub mod arena;
 pub mod dirty;
 pub mod faults;
 

@@ -2,6 +2,7 @@
 //! that it was made from.
 
 use std::collections::BTreeMap;
+use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -10,20 +11,25 @@ use serde::{Deserialize, Serialize};
 
 use crate::linux::abi::length;
 use crate::linux::files::host_files::HostFile;
+use crate::memory::arena::{Arena, SLOT, Slot};
 use crate::memory::space::vmas::{MAX_OFFSET, PageSource};
 
 /// Bytes of a chunk: what a first write to a shared file copies.
-const CHUNK: u64 = 16 << 10;
-/// Least bytes that a chunk has, so that a file that grows byte by byte is not copied each time.
-const LEAST: u64 = 64;
+const CHUNK: u64 = SLOT as u64;
+/// Least bytes that a chunk has: what memory is given by.
+const LEAST: u64 = 4 << 10;
 /// What a chunk costs beside its bytes.
 const CHUNK_COST: u64 = 64;
 
-/// How many bytes one machine may have newly in its overlay. What it has from the machine it is a clone of is counted
-/// there.
+/// Most chunks: of a mebibyte of mebibytes.
+const MOST: usize = 1 << 26;
+
+/// How many bytes one machine may have newly in its overlay, and the memory for them. What it has from the machine it is a clone
+/// of is counted there.
 pub struct Budget {
     limit: u64,
     used: AtomicU64,
+    arena: Arc<Arena>,
 }
 
 /// Without what is used, which is each machine's own and no state that a reset puts back.
@@ -41,6 +47,9 @@ impl Budget {
         Arc::new(Self {
             limit,
             used: AtomicU64::new(0),
+            arena: Arena::new(
+                usize::try_from(limit / (LEAST + CHUNK_COST)).map_or(MOST, |slots| slots.min(MOST)),
+            ),
         })
     }
 
@@ -92,9 +101,57 @@ impl Drop for Share {
 /// Some bytes of a file; those missing at its end are zero.
 #[derive(Debug, Serialize, Deserialize)]
 struct Chunk {
-    bytes: Vec<u8>,
+    bytes: Bytes,
     #[serde(skip)]
     _share: Share,
+}
+
+/// A chunk's bytes.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(from = "Vec<u8>", into = "Vec<u8>")]
+enum Bytes {
+    /// A machine's own.
+    Slot(Slot),
+    /// From a snapshot.
+    Read(Vec<u8>),
+}
+
+impl Clone for Bytes {
+    fn clone(&self) -> Self {
+        Self::Read(self.to_vec())
+    }
+}
+
+impl From<Vec<u8>> for Bytes {
+    fn from(bytes: Vec<u8>) -> Self {
+        Self::Read(bytes)
+    }
+}
+
+impl From<Bytes> for Vec<u8> {
+    fn from(bytes: Bytes) -> Self {
+        bytes.to_vec()
+    }
+}
+
+impl Deref for Bytes {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        match self {
+            Self::Slot(slot) => slot,
+            Self::Read(bytes) => bytes,
+        }
+    }
+}
+
+impl DerefMut for Bytes {
+    fn deref_mut(&mut self) -> &mut [u8] {
+        match self {
+            Self::Slot(slot) => slot,
+            Self::Read(bytes) => bytes,
+        }
+    }
 }
 
 impl Chunk {
@@ -107,12 +164,12 @@ impl Chunk {
             .min(CHUNK);
         let share = budget.take(len.saturating_add(CHUNK_COST))?;
         let count = usize::try_from(len).map_err(|_| Errno::NOSPC)?;
-        let mut copy = Vec::new();
-        copy.try_reserve_exact(count).map_err(|_| Errno::NOSPC)?;
-        copy.extend_from_slice(bytes);
-        copy.resize(count.max(bytes.len()), 0);
+        let mut slot = budget.arena.take(count).map_err(|_| Errno::NOSPC)?;
+        for (to, from) in slot.iter_mut().zip(bytes) {
+            *to = *from;
+        }
         Ok(Arc::new(Self {
-            bytes: copy,
+            bytes: Bytes::Slot(slot),
             _share: share,
         }))
     }
