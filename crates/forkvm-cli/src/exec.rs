@@ -75,6 +75,9 @@ pub struct Allow {
     /// Have the program at the same addresses every time.
     #[arg(long)]
     no_random_addresses: bool,
+    /// Have every system call leave the machine, also those that our code in it could answer.
+    #[arg(long)]
+    no_dispatcher: bool,
 }
 
 impl Allow {
@@ -161,6 +164,7 @@ impl Allow {
             current_working_directory: cwd.display().to_string(),
             max_memory: self.max_memory.saturating_mul(1 << 20),
             random_addresses: !self.no_random_addresses,
+            dispatcher: !self.no_dispatcher,
             allowed_net: self.net_rules(),
             allowed_listen: match self.allow_all || self.allow_listen.is_empty() {
                 true => None,

@@ -45,6 +45,8 @@ pub struct Sandbox {
     pub max_time: Duration,
     /// Addresses are chosen at random, as Linux does.
     pub random_addresses: bool,
+    /// What of its system calls needs no host is answered within its machine, without an exit.
+    pub dispatcher: bool,
     /// What of the network outside it may reach.
     pub allowed_net: Vec<NetRule>,
     /// Where it may take connections and datagrams, within the machine; `None`: everywhere.
@@ -62,6 +64,7 @@ impl Default for Sandbox {
             max_memory: 1 << 30,
             max_time: Duration::from_secs(3600),
             random_addresses: true,
+            dispatcher: true,
             allowed_net: Vec::new(),
             allowed_listen: None,
         }
@@ -111,7 +114,7 @@ pub fn exec(command: Command, sandbox: &Sandbox, host: &mut dyn Host) -> Result<
     let kvm = probe::host()?;
     let Started {
         mut machine, stack, ..
-    } = start(kvm, command, sandbox)?;
+    } = start(kvm, command, sandbox, sandbox.dispatcher)?;
     let deadline = Instant::now() + sandbox.max_time;
     let result = machine.watched(deadline, |machine| machine.run(deadline, host));
     if matches!(result, Err(Cause::Exit(_) | Cause::Killed(_))) {
@@ -195,11 +198,12 @@ pub(crate) fn setup(sandbox: &Sandbox) -> Setup {
     }
 }
 
-/// Makes a machine with the program in it.
+/// Makes a machine with the program in it. `dispatches`: its calls arrive at the dispatcher, which is there for forks in any case.
 pub(crate) fn start(
     kvm: &'static KvmHost,
     command: Command,
     sandbox: &Sandbox,
+    dispatches: bool,
 ) -> Result<Started, NotRun> {
     let layout = SpaceLayout::plan(sandbox.max_memory).ok_or_else(|| {
         NotRun::Setting(format!(
@@ -210,9 +214,10 @@ pub(crate) fn start(
     let len = layout.frames.end;
     let memfd = freeze::memfd("forkvm-exec", len).map_err(NotRun::host)?;
     let mapping = Mapping::shared(&memfd, len).map_err(NotRun::host)?;
-    monitor::install(&mapping, kvm.entry).map_err(NotRun::host)?;
+    monitor::install_with_dispatcher(&mapping, kvm.entry, sandbox.dispatcher, &layout)
+        .map_err(NotRun::host)?;
     let mut tables = TablePages::new(layout.tables.clone());
-    for range in monitor::ranges_with_tables(&layout.tables) {
+    for range in monitor::ranges_with_tables(&layout) {
         tables.map(&mapping, &range).map_err(NotRun::host)?;
     }
     let mut memory = GuestMemory::booting(mapping).with_space(Space::new(layout, tables));
@@ -222,7 +227,7 @@ pub(crate) fn start(
     }
     let mut machine_random = Random::new().map_err(NotRun::host)?;
     let loaded = linux.exec(&mut memory, command, &mut machine_random, kvm.features())?;
-    let mut machine = Machine::new(kvm, memory, linux, None).map_err(NotRun::host)?;
+    let mut machine = Machine::new(kvm, memory, linux, None, dispatches).map_err(NotRun::host)?;
     let template = machine.vcpu().sregs().map_err(NotRun::host)?;
     let sregs = user_sregs(&template, kvm.choice, 0, 0);
     machine.vcpu().set_sregs(&sregs).map_err(NotRun::host)?;

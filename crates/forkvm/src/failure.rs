@@ -122,6 +122,8 @@ pub enum Cause {
     Exit(i32),
     /// It ended itself by this signal.
     Killed(i32),
+    /// It has answered a system call of this number itself, by our code in its machine, and otherwise than it comes out.
+    Answered(u64),
     /// It waits for something that can't come: which call, and why.
     Deadlock(&'static str),
     /// Its response is invalid: why.
@@ -178,6 +180,10 @@ impl Cause {
             Self::Killed(signal) => format!(
                 "it ended itself by signal {signal} ({})",
                 signal_name(*signal)
+            ),
+            Self::Answered(number) => format!(
+                "system call {number} was answered otherwise than it comes out: it has written to the dispatcher's pages, or it is \
+                 a defect of ours (--no-dispatcher)"
             ),
             Self::Deadlock(call) => format!("it waits for ever: {call}"),
             Self::BadResponse(what) => format!("its response is invalid: {what}"),

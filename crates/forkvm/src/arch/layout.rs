@@ -56,6 +56,13 @@ pub const PAGE_TABLES: u64 = REQUEST_AREA + REQUEST_AREA_LEN;
 /// Virtual address of guest-physical 0: the monitor's own pages are seen here, in a PML4 slot that programs
 /// do not use. It lies in the lower half since `kvm_pvm` can't run ring 3 in the first slots of the upper one.
 pub const MONITOR_BASE: u64 = 0x7e00_0000_0000;
+/// Virtual address of the dispatcher, which only machines with an address space have: behind the largest page tables, and near
+/// enough to the ring-0 stubs for their jumps.
+pub const DISPATCHER: u64 = MONITOR_BASE + 0x1000_0000;
+/// Its length.
+pub const DISPATCHER_LEN: u64 = 24 * PAGE;
+/// Virtual address, on the page of its state, of the call's RCX: where `syscall` enters ring 0, the stub there keeps it.
+pub const DISPATCHED_RCX: u64 = DISPATCHER + 2 * PAGE + 0x10;
 /// Where a static-PIE program is loaded.
 pub const PIE_BASE: u64 = 0x5555_0000_0000;
 /// Lowest address a program's segment may have: nothing lies at 0 (Linux: `vm.mmap_min_addr`).
@@ -126,6 +133,8 @@ impl Layout {
 pub struct SpaceLayout {
     /// Guest-physical range of the page tables.
     pub tables: Range<u64>,
+    /// Guest-physical range of the dispatcher: its code, and what the host and it tell each other.
+    pub dispatcher: Range<u64>,
     /// Guest-physical range of the frames that programs get.
     pub frames: Range<u64>,
 }
@@ -140,14 +149,16 @@ impl SpaceLayout {
         let memory = page_down(memory);
         let tables = page_down(memory / TABLES_SHARE).clamp(TABLES.start, TABLES.end);
         let end = PAGE_TABLES + tables;
-        (memory > end + TABLES.start).then_some(Self {
+        let frames = end + DISPATCHER_LEN;
+        (memory > frames + TABLES.start).then_some(Self {
             tables: PAGE_TABLES..end,
-            frames: end..memory,
+            dispatcher: end..frames,
+            frames: frames..memory,
         })
     }
 
     /// The virtual addresses of the monitor's pages, which no program may map.
     pub fn monitor(&self) -> Range<u64> {
-        MONITOR_BASE..monitor(self.tables.end)
+        MONITOR_BASE..DISPATCHER + DISPATCHER_LEN
     }
 }

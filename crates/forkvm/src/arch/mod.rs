@@ -2,6 +2,8 @@
 //! descriptor tables, page tables, the stubs themselves and the initial registers.
 
 pub mod context;
+#[allow(unsafe_code)]
+pub mod dispatcher;
 pub mod layout;
 pub mod monitor;
 pub mod paging;

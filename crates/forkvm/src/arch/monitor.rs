@@ -1,10 +1,9 @@
 //! The monitor: our own pages in every guest, below the program's memory.
 
-use std::ops::Range;
-
+use super::dispatcher;
 use super::layout::{
     CLOCK, FROZEN_BASES, GDT, IDT, KERNEL_STACK, KERNEL_STUBS, PAGE, REMOVALS, REQUEST_AREA,
-    REQUEST_AREA_LEN, TSS, USER_STUBS, XSAVE_IMAGE, monitor,
+    REQUEST_AREA_LEN, SpaceLayout, TSS, USER_STUBS, XSAVE_IMAGE, monitor,
 };
 use super::paging::{MapRange, Owner};
 use super::stubs::{self, SyscallEntry};
@@ -54,9 +53,10 @@ pub fn ranges() -> Vec<MapRange> {
     ]
 }
 
-/// The same for a machine with an address space: ring 0 rewrites table entries there, programs read the time, and requests do
-/// not come by the request area.
-pub fn ranges_with_tables(tables: &Range<u64>) -> Vec<MapRange> {
+/// The same for a machine with an address space: ring 0 rewrites table entries there, programs read the time, their calls are
+/// dispatched, and requests do not come by the request area.
+pub fn ranges_with_tables(layout: &SpaceLayout) -> Vec<MapRange> {
+    let tables = &layout.tables;
     let mut ranges = ranges();
     ranges.retain(|range| range.physical != REQUEST_AREA);
     for (physical, len, owner, protection) in [
@@ -77,6 +77,20 @@ pub fn ranges_with_tables(tables: &Range<u64>) -> Vec<MapRange> {
             protection,
         });
     }
+    let code = layout.dispatcher.start;
+    let data = code + dispatcher::STATE;
+    for (physical, len, protection) in [
+        (code, dispatcher::STATE, EXECUTE),
+        (data, layout.dispatcher.end - data, WRITE),
+    ] {
+        ranges.push(MapRange {
+            address: dispatcher::address(physical - code),
+            physical,
+            len,
+            owner: Owner::User,
+            protection,
+        });
+    }
     ranges
 }
 
@@ -87,4 +101,20 @@ pub fn install(memory: &Mapping, entry: SyscallEntry) -> Result<(), OutOfRange> 
     memory.write(IDT, &tables::idt())?;
     memory.write(KERNEL_STUBS, stubs::kernel())?;
     memory.write(USER_STUBS, stubs::user())
+}
+
+/// The same for a machine with an address space, and the dispatcher's code. Where calls are to arrive there, those that it does not
+/// answer leave by a port, from ring 3.
+pub fn install_with_dispatcher(
+    memory: &Mapping,
+    entry: SyscallEntry,
+    dispatches: bool,
+    layout: &SpaceLayout,
+) -> Result<(), OutOfRange> {
+    let leaves_from = match dispatches {
+        true => SyscallEntry::Ring3,
+        false => entry,
+    };
+    install(memory, leaves_from)?;
+    memory.write(layout.dispatcher.start, dispatcher::code())
 }

@@ -6,7 +6,10 @@
 
 use std::arch::global_asm;
 
-use super::layout::{CLEARED_FOR, FROZEN_BASES, PAGE, REQUEST_AREA, USER_STUBS, XSAVE_IMAGE};
+use super::layout::{
+    CLEARED_FOR, DISPATCHED_RCX, DISPATCHER, FROZEN_BASES, KERNEL_STUBS, PAGE, REQUEST_AREA,
+    USER_STUBS, XSAVE_IMAGE, monitor,
+};
 
 /// Where `syscall` from ring 3 arrives on this host's KVM. Found by trying, never by module name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -58,6 +61,11 @@ global_asm!(
     // `syscall` in ring 0, on the user's stack, which it must not touch. RCX and R11 are the return state.
     "forkvm_syscall_ring0:",
     "  out {syscall}, eax",
+    "  sysretq",
+    // The same where the dispatcher answers calls: it goes on there, in ring 3, and keeps the call's RCX for it.
+    "forkvm_dispatch_ring0:",
+    "  mov [rip + forkvm_kernel_stubs + {kept_rcx}], rcx",
+    "  lea rcx, [rip + forkvm_kernel_stubs + {dispatch}]",
     "  sysretq",
     "forkvm_syscall_32:",
     "  out {syscall32}, eax",
@@ -191,7 +199,7 @@ global_asm!(
     "  ud2",
     ".org forkvm_user_stubs + {page}",
     // Seen by all of this crate's object files, and by nobody else.
-    ".irp label, kernel_stubs, syscall_ring0, syscall_32, remove, user_stubs, syscall_ring3, clear_selectors, handler_returned, main_returned, save_state, enter_pku, enter_fsgsbase, enter_plain, round_trip, probe_syscall, probe_xsave, probe_fsgsbase, probe_counter, probe_pku",
+    ".irp label, kernel_stubs, syscall_ring0, dispatch_ring0, syscall_32, remove, user_stubs, syscall_ring3, clear_selectors, handler_returned, main_returned, save_state, enter_pku, enter_fsgsbase, enter_plain, round_trip, probe_syscall, probe_xsave, probe_fsgsbase, probe_counter, probe_pku",
     "  .globl forkvm_\\label",
     "  .hidden forkvm_\\label",
     ".endr",
@@ -209,6 +217,8 @@ global_asm!(
     bases_offset = const FROZEN_BASES - USER_STUBS,
     block_offset = const REQUEST_AREA - USER_STUBS,
     cleared_offset = const USER_STUBS - CLEARED_FOR,
+    dispatch = const DISPATCHER - monitor(KERNEL_STUBS),
+    kept_rcx = const DISPATCHED_RCX - monitor(KERNEL_STUBS),
 );
 
 /// A page of code.
@@ -229,6 +239,7 @@ macro_rules! labels {
 
 labels!(
     forkvm_syscall_ring0,
+    forkvm_dispatch_ring0,
     forkvm_syscall_32,
     forkvm_remove,
     forkvm_syscall_ring3,
@@ -281,6 +292,8 @@ pub struct Addresses {
     pub syscall_ring3: u64,
     /// LSTAR where `syscall` enters ring 0.
     pub syscall_ring0: u64,
+    /// The same where the dispatcher answers calls.
+    pub dispatch_ring0: u64,
     /// CSTAR: `syscall` from 32-bit code (AMD).
     pub syscall_32: u64,
     /// Makes the processor notice table entries that lost something (ring 0).
@@ -318,6 +331,7 @@ pub fn addresses() -> Addresses {
     Addresses {
         syscall_ring3: user_address(&forkvm_syscall_ring3),
         syscall_ring0: kernel_address(&forkvm_syscall_ring0),
+        dispatch_ring0: kernel_address(&forkvm_dispatch_ring0),
         syscall_32: kernel_address(&forkvm_syscall_32),
         remove: kernel_address(&forkvm_remove),
         clear_selectors: user_address(&forkvm_clear_selectors),

@@ -92,7 +92,8 @@ impl Fork {
         let memory = GuestMemory::forked(mapping, &master.wait_point.layout.tables, page_limit)?;
         let shrink = ShrinkPolicy::new(pages(limits.req_mem_limit_after_reset));
         let ring = master.host.ring_entries(page_limit as u64);
-        let mut machine = Machine::new(master.host, memory, master.linux.clone(), Some(ring))?;
+        let mut machine =
+            Machine::new(master.host, memory, master.linux.clone(), Some(ring), false)?;
         let number = master.numbers.take();
         machine.fork_number = number.get();
         let wait_point = &master.wait_point;

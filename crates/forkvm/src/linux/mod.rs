@@ -13,6 +13,7 @@ mod kept;
 mod memory;
 mod memory_calls;
 mod net;
+mod offer;
 mod process;
 #[cfg(test)]
 mod random_tests;
@@ -33,6 +34,7 @@ pub use self::net::address::Address;
 pub use self::net::allowed::{BadRule, NetRule, Place as NetPlace};
 pub use self::net::listening::{BadListenRule, ListenRule};
 pub use self::net::outside::{ConnectionId, Listener, ListenerId};
+pub use self::offer::is_answered;
 pub use self::saved::{NotRestored, NotSaved, SavedLinux};
 pub use self::setup::{AllowedPath, BadVolume, HeapLayout, Setup, Volume};
 pub use self::state::Linux;

@@ -16,6 +16,7 @@ use crate::request::Host;
 impl Machine {
     /// Serves a system call. `Some` if it ends the run.
     pub(super) fn system_call(&mut self, deadline: Instant, host: &mut dyn Host) -> Option<Cause> {
+        self.offer_is_stale = true;
         let regs = self.registers_of_call();
         // Where it goes on is in RCX, by `syscall` itself or by a program that jumped to the stub.
         if self.memory.space().is_some() && regs.rcx > USER_END {

@@ -4,11 +4,13 @@
 mod calls;
 pub(crate) mod clock;
 mod dirtied;
+mod dispatch;
 mod exceptions;
 mod handshake;
 pub mod probe;
 mod rewrite;
 mod signals;
+mod sites;
 mod space;
 mod sync;
 mod tasks;
@@ -31,6 +33,7 @@ use crate::kvm::{Death, Exit, Vcpu, Vm};
 use crate::linux::{ConnectionId, FIRST_TID, Linux};
 use crate::machine::clock::GuestClock;
 use crate::machine::probe::KvmHost;
+use crate::machine::sites::Sites;
 use crate::machine::watchdog::{Watch, WatchdogError};
 use crate::memory::faults::FaultError;
 use crate::memory::guest::GuestMemory;
@@ -80,6 +83,11 @@ pub struct Machine {
     /// How often it came back from `KVM_RUN`, ever.
     pub exits: u64,
     host: &'static KvmHost,
+    /// Our code in the guest answers what calls it may, and what it was told of that does not hold any more.
+    dispatches: bool,
+    offer_is_stale: bool,
+    /// The calls of a program that is to be frozen, by where they are made.
+    sites: Option<Sites>,
     residue: Residue,
     /// Something was begun on it that has not come to its end, and never will if there was a panic: it is not to be used
     /// again.
@@ -129,12 +137,14 @@ pub enum MachineError {
 }
 
 impl Machine {
-    /// A machine over `memory`. With `ring_entries` its writes are recorded.
+    /// A machine over `memory`. With `ring_entries` its writes are recorded. `dispatches`: its memory has the dispatcher, where calls
+    /// are to arrive first.
     pub fn new(
         host: &'static KvmHost,
         memory: GuestMemory,
         linux: Linux,
         ring_entries: Option<u32>,
+        dispatches: bool,
     ) -> Result<Self, MachineError> {
         let vm = Vm::new(
             &host.kvm,
@@ -143,7 +153,7 @@ impl Machine {
             ring_entries,
         )?;
         let mut vcpu = vm.vcpu(&host.cpuid)?;
-        host.prepare(&vcpu)?;
+        host.prepare(&vcpu, dispatches)?;
         if memory.space().is_some() {
             vcpu.sync_sregs();
         }
@@ -164,6 +174,9 @@ impl Machine {
             fork_number: 0,
             exits: 0,
             host,
+            dispatches,
+            offer_is_stale: true,
+            sites: None,
             residue: Residue::Clean,
             poisoned: false,
             stepping: false,
@@ -257,6 +270,7 @@ impl Machine {
             self.clear_selectors()?;
             self.apply_removals()?;
             self.keep_clock()?;
+            self.offer(host)?;
             let exit = self.vcpu.run();
             self.exits += 1;
             self.residue = match exit {
@@ -265,11 +279,14 @@ impl Machine {
                 Exit::Dead(_) => Residue::Unknown,
             };
             let ended = match exit {
-                Exit::Out(PORT_HYPERCALL) => {
-                    return Ok(Event::Hypercall(self.vcpu.regs().rax as u32));
-                }
-                Exit::Out(PORT_SYSCALL) => {
-                    let ended = self.system_call(deadline, host);
+                Exit::Out(PORT_HYPERCALL) => match self.carry_out(host) {
+                    Some(cause) => Some(cause),
+                    None => return Ok(Event::Hypercall(self.vcpu.regs().rax as u32)),
+                },
+                Exit::Out(PORT_SYSCALL) if self.may_call_here() => {
+                    let ended = self
+                        .carry_out(host)
+                        .or_else(|| self.system_call(deadline, host));
                     if ended.is_none() && self.stepping {
                         return Ok(Event::SystemCall);
                     }
@@ -277,13 +294,14 @@ impl Machine {
                 }
                 Exit::Out(PORT_PAGE_FAULT) if self.memory.space().is_some() => {
                     match self.page_fault() {
-                        Ok(()) => None,
+                        // A call may be about to be answered, by what was offered.
+                        Ok(()) => continue,
                         Err(FaultError::NoMemory) => Some(Cause::MemoryLimit),
-                        Err(error) => self.faulted(PAGE_FAULT, Some(&error)),
+                        Err(error) => self.fault((PAGE_FAULT, Some(&error)), deadline, host),
                     }
                 }
                 Exit::Out(port @ PORT_EXCEPTION..=0x9f) if self.memory.space().is_some() => {
-                    self.faulted((port - PORT_EXCEPTION) as u8, None)
+                    self.fault(((port - PORT_EXCEPTION) as u8, None), deadline, host)
                 }
                 Exit::Out(port @ PORT_EXCEPTION..=0x9f) => {
                     Some(self.exception((port - PORT_EXCEPTION) as u8, None))
@@ -293,10 +311,17 @@ impl Machine {
                 }
                 Exit::Out(port) | Exit::OtherIo { port } => Some(Cause::BadPort(port)),
                 Exit::Interrupted if self.memory.space().is_some() => {
-                    self.interrupted(deadline, host)
+                    let answers = self.is_answering();
+                    match self.interrupted(deadline, host) {
+                        None if answers => continue,
+                        ended => ended,
+                    }
                 }
                 Exit::Interrupted => self.turn_over(deadline, host),
-                Exit::RingFull => self.ring_full(),
+                Exit::RingFull => match self.ring_full() {
+                    None => continue,
+                    ended => ended,
+                },
                 Exit::Dead(death) => Some(Cause::Machine(match death {
                     Death::TripleFault => death.to_string(),
                     _ => format!("{death}, at {:#x}", self.vcpu.regs().rip),

@@ -10,6 +10,7 @@ use kvm_bindings::{CpuId, KVM_MAX_CPUID_ENTRIES, kvm_regs, kvm_sregs};
 use kvm_ioctls::{Cap, Kvm};
 use once_cell::sync::OnceCell;
 
+use crate::arch::dispatcher;
 use crate::arch::layout::{PAGE_TABLES, UNLOGGED_END};
 use crate::arch::monitor;
 use crate::arch::paging::{MapRange, TablePages, tables_len};
@@ -236,12 +237,14 @@ impl KvmHost {
         Ok(())
     }
 
-    /// Gives a new vCPU its CPUID-independent state: XCR0 and the MSRs of `syscall`.
-    pub fn prepare(&self, vcpu: &Vcpu) -> Result<(), kvm_ioctls::Error> {
+    /// Gives a new vCPU its CPUID-independent state: XCR0 and the MSRs of `syscall`, which leads to the dispatcher or out.
+    pub fn prepare(&self, vcpu: &Vcpu, dispatches: bool) -> Result<(), kvm_ioctls::Error> {
         let addresses = stubs::addresses();
-        let (lstar, mask) = match self.entry {
-            SyscallEntry::Ring3 => (addresses.syscall_ring3, 0),
-            SyscallEntry::Ring0 => (addresses.syscall_ring0, SFMASK_RING0),
+        let (lstar, mask) = match (self.entry, dispatches) {
+            (SyscallEntry::Ring3, true) => (dispatcher::addresses().ring3, 0),
+            (SyscallEntry::Ring3, false) => (addresses.syscall_ring3, 0),
+            (SyscallEntry::Ring0, true) => (addresses.dispatch_ring0, SFMASK_RING0),
+            (SyscallEntry::Ring0, false) => (addresses.syscall_ring0, SFMASK_RING0),
         };
         prepare(
             &self.kvm,

@@ -3,11 +3,17 @@
 //! `syscall` becomes one when it first arrives. Afterwards it would be a write to undo.
 //!
 //! The two instructions are of one length. Code that jumps between their bytes, or reads itself, sees the change.
+//!
+//! A call that the dispatcher answers is dearer by an `out` than without. So before the freeze those become `syscall` again whose
+//! calls it mostly will; until then there is nothing for it to answer.
 
 use kvm_bindings::kvm_regs;
 
+use crate::arch::dispatcher;
 use crate::arch::stubs::{OUT_SYSCALL, SYSCALL, addresses};
+use crate::linux::is_answered;
 use crate::machine::Machine;
+use crate::machine::sites::Sites;
 use crate::memory::guest::GuestMemory;
 use crate::memory::space::vmas::{Backing, Vma};
 use crate::memory::user::UserMemory;
@@ -19,13 +25,18 @@ impl Machine {
         if !self.host.calls_by_out {
             return regs;
         }
-        if regs.rip == addresses().syscall_ring3 + OUT_SYSCALL.len() as u64 {
-            rewrite(
-                &mut self.memory,
-                regs.rcx.wrapping_sub(SYSCALL.len() as u64),
-            );
+        let len = SYSCALL.len() as u64;
+        let behind_stub = addresses().syscall_ring3 + len;
+        if [behind_stub, dispatcher::addresses().behind_out].contains(&regs.rip) {
+            let site = regs.rcx.wrapping_sub(len);
+            self.note_site(site, regs.rax);
+            // Where the dispatcher is there already, it may answer the next one.
+            if !self.dispatches || !is_answered(regs.rax) {
+                rewrite(&mut self.memory, site);
+            }
             return regs;
         }
+        self.note_site(regs.rip.wrapping_sub(len), regs.rax);
         // The `out` of a call that was rewritten, or that the program has come to by itself.
         let regs = kvm_regs {
             rcx: regs.rip,
@@ -37,15 +48,65 @@ impl Machine {
     }
 }
 
+impl Machine {
+    /// Whether the `out` that has just been made is a call's: one of our code's, or of the program's where it may have them in place
+    /// of `syscall`.
+    pub(super) fn may_call_here(&mut self) -> bool {
+        if self.host.calls_by_out || self.vcpu.synced_sregs().cs.selector & 3 == 0 {
+            return true;
+        }
+        // RIP is at the `out` or behind it.
+        let len = SYSCALL.len() as u64;
+        let rip = self.vcpu.regs().rip;
+        [
+            dispatcher::addresses().behind_out,
+            addresses().syscall_ring3 + len,
+        ]
+        .into_iter()
+        .any(|behind| rip == behind || rip == behind - len)
+    }
+
+    /// From now on notes where calls are made, for [`Machine::give_sites_back`].
+    pub fn note_sites(&mut self) {
+        self.sites = self.host.calls_by_out.then(Sites::default);
+    }
+
+    fn note_site(&mut self, address: u64, number: u64) {
+        if let Some(sites) = &mut self.sites {
+            sites.note(address, is_answered(number));
+        }
+    }
+
+    /// What was made there so far was the start of the program.
+    pub(super) fn begin_sites(&mut self) {
+        if let Some(sites) = &mut self.sites {
+            sites.begin();
+        }
+    }
+
+    /// Has the calls of forks arrive at the dispatcher which it may answer.
+    pub fn give_sites_back(&mut self) {
+        let sites = self.sites.take().unwrap_or_default();
+        for address in sites.to_be_answered() {
+            replace(&mut self.memory, address, (OUT_SYSCALL, SYSCALL));
+        }
+    }
+}
+
 /// Rewrites the `syscall` at an address, if there is one and it may be changed.
 fn rewrite(memory: &mut GuestMemory, address: u64) {
+    replace(memory, address, (SYSCALL, OUT_SYSCALL));
+}
+
+/// Replaces an instruction by another one, if it is there and may be changed.
+fn replace(memory: &mut GuestMemory, address: u64, (old, new): ([u8; 2], [u8; 2])) {
     if memory.dirty().is_some() || is_of_shared_file(memory, address) {
         return;
     }
     let mut code = [0; SYSCALL.len()];
-    if memory.read(address, &mut code).is_ok() && code == SYSCALL {
+    if memory.read(address, &mut code).is_ok() && code == old {
         // It stays as it is where the program may not read its code.
-        let _ = memory.overwrite(address, &OUT_SYSCALL);
+        let _ = memory.overwrite(address, &new);
     }
 }
 
@@ -138,6 +199,17 @@ mod tests {
         memory.overwrite(address, &SYSCALL).unwrap();
         rewrite(&mut memory, address);
         assert_eq!(code(&memory, address), OUT_SYSCALL);
+    }
+
+    #[test]
+    fn an_out_becomes_a_call_again() {
+        let mut memory = with_space();
+        map(&mut memory, PAGE..2 * PAGE, false);
+        rewrite(&mut memory, PAGE);
+        replace(&mut memory, PAGE, (OUT_SYSCALL, SYSCALL));
+        replace(&mut memory, PAGE + 1, (OUT_SYSCALL, SYSCALL));
+        assert_eq!(code(&memory, PAGE), SYSCALL);
+        assert_eq!(code(&memory, PAGE + 2), SYSCALL);
     }
 
     #[test]

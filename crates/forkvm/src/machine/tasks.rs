@@ -248,6 +248,7 @@ impl Machine {
     /// Says which connection is being served: the machine is [`Event::Idle`] as soon as the program has closed it.
     pub fn set_serving(&mut self, connection: ConnectionId) {
         self.serving = Some(connection);
+        self.begin_sites();
         self.linux.begin_connection();
     }
 
@@ -270,6 +271,7 @@ impl Machine {
         if let Some(since) = self.idle_since.take() {
             self.linux.add_idle(since.elapsed());
         }
+        self.offer_is_stale = true;
         self.begin_turn();
         self.rearm(self.slice_end(deadline));
         let ended = self.schedule(deadline, host);
@@ -287,6 +289,8 @@ impl Machine {
 
     /// Runs the machine on after [`Event::Sent`], or where its host has stopped the current task, which goes on.
     pub fn go_on_amid(&mut self, deadline: Instant, host: &mut dyn Host) -> Result<Event, Cause> {
+        // More may have come. A call that is being answered has what it needs.
+        self.offer_is_stale |= !self.is_answering();
         self.begin_turn();
         self.rearm(self.slice_end(deadline));
         self.run(deadline, host)
@@ -371,6 +375,13 @@ impl Machine {
     /// The watchdog, or some other signal, has interrupted the current task. Before the deadline it is another one's turn, and
     /// while the machine boots perhaps another machine's.
     pub(super) fn interrupted(&mut self, deadline: Instant, host: &mut dyn Host) -> Option<Cause> {
+        let ended = match self.is_answering() {
+            true => None,
+            false => self.carry_out(host),
+        };
+        if ended.is_some() {
+            return ended;
+        }
         if self.is_over(deadline) {
             return Some(Cause::Timeout);
         }
@@ -435,6 +446,7 @@ impl Machine {
     }
 
     fn next_turn(&mut self, deadline: Instant, host: &mut dyn Host) -> Option<Cause> {
+        self.offer_is_stale = true;
         let current = self.linux.tasks().current_place();
         self.save_context();
         let ended = match self.next_runnable(host) {

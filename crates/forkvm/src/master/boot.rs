@@ -78,7 +78,7 @@ impl Booting {
         time: Duration,
     ) -> Result<Self, MachineError> {
         let memory = GuestMemory::booting(memory);
-        let mut machine = Machine::new(host, memory, linux, None)?;
+        let mut machine = Machine::new(host, memory, linux, None, false)?;
         let template = machine.vcpu().sregs()?;
         let gs_base = monitor(REQUEST_AREA) + EntryBlock::FORK;
         let sregs = user_sregs(&template, host.choice, 0, gs_base);

@@ -18,7 +18,7 @@ pub fn with_space() -> GuestMemory {
     memfd.set_len(layout.frames.end).unwrap();
     let mapping = Mapping::shared(&memfd, layout.frames.end).unwrap();
     let mut tables = TablePages::new(layout.tables.clone());
-    for range in monitor::ranges_with_tables(&layout.tables) {
+    for range in monitor::ranges_with_tables(&layout) {
         tables.map(&mapping, &range).unwrap();
     }
     GuestMemory::booting(mapping).with_space(Space::new(layout, tables))

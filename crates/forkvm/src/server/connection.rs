@@ -292,7 +292,11 @@ impl Between<'_> {
                     return self.after_exit(machine, deadline).map(Some);
                 }
                 Err(Cause::Stopped) if self.state.is_amid => return Ok(None),
-                Err(cause) => return Err(cause),
+                Err(cause) => {
+                    // What it has sent before it failed.
+                    let _ = self.send(machine);
+                    return Err(cause);
+                }
                 Ok(Event::Idle(until)) => until,
                 Ok(Event::Hypercall(_) | Event::SystemCall | Event::Sent) => {
                     return Err(Cause::Killed(libc::SIGSEGV));

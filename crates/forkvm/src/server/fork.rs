@@ -84,7 +84,13 @@ impl ServerFork {
         let memory =
             GuestMemory::forked(mapping, &unlogged, page_limit)?.with_space(server.space.fork(len));
         let ring = server.kvm.ring_entries(page_limit as u64);
-        let mut machine = Machine::new(server.kvm, memory, server.linux.clone(), Some(ring))?;
+        let mut machine = Machine::new(
+            server.kvm,
+            memory,
+            server.linux.clone(),
+            Some(ring),
+            server.dispatches,
+        )?;
         machine.set_serves();
         machine.forget_task();
         machine.vcpu().set_sregs(&server.sregs)?;
@@ -296,7 +302,7 @@ impl ServerFork {
     /// How many pages of the fork's memory differ from the master's, page tables left out. After a reset there are none.
     /// Reads all memory.
     pub fn differing_pages(&self) -> usize {
-        let first = self.server.space.layout().frames.start;
+        let first = self.server.space.layout().dispatcher.start;
         self.machine
             .memory
             .mapping()

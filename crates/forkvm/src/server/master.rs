@@ -92,6 +92,8 @@ pub(super) struct Frozen {
     pub events: kvm_vcpu_events,
     pub frozen: Instant,
     pub listener: ListenerId,
+    /// Its forks' calls arrive at the dispatcher.
+    pub dispatches: bool,
     pub sregs: kvm_sregs,
     pub stack: Range<u64>,
     pub terms: Terms,
@@ -108,6 +110,8 @@ pub struct Server {
     pub(super) space: Space,
     pub(super) linux: Linux,
     pub(super) listener: ListenerId,
+    /// Its forks' calls arrive at the dispatcher.
+    pub(super) dispatches: bool,
     pub(super) sregs: kvm_sregs,
     pub(super) events: kvm_vcpu_events,
     pub(super) frozen: Instant,
@@ -142,9 +146,12 @@ impl Server {
             file,
             stack,
             sregs,
-        } = exec::start(kvm, command, sandbox)?;
+        } = exec::start(kvm, command, sandbox, false)?;
         machine.set_serves();
         machine.linux.note_files(true);
+        if sandbox.dispatcher {
+            machine.note_sites();
+        }
         machine.set_slice(host.slice());
         // The making of the machine does not count, as in a program's boot.
         let deadline = Instant::now() + limits.max_boot_time;
@@ -176,6 +183,7 @@ impl Server {
             events: froze.events,
             frozen: Instant::now(),
             listener,
+            dispatches: sandbox.dispatcher,
             sregs,
             stack,
             terms,
@@ -200,6 +208,7 @@ impl Server {
             space: frozen.space,
             linux: frozen.linux,
             listener: frozen.listener,
+            dispatches: frozen.dispatches,
             sregs: frozen.sregs,
             events: frozen.events,
             frozen: frozen.frozen,
@@ -404,6 +413,7 @@ fn freeze_machine(
     deadline: Instant,
 ) -> Result<Froze, Box<dyn std::error::Error>> {
     machine.save_vector_state()?;
+    machine.give_sites_back();
     machine.memory.clear_free_frames()?;
     if let Some(mut space) = machine.memory.address_space() {
         space.wipe()?;

@@ -87,12 +87,30 @@ pub fn boot(program: &str, limits: ServerLimits) -> Arc<Server> {
 
 /// The same in so much memory.
 pub fn boot_in(max_memory: u64, program: &str, limits: ServerLimits) -> Arc<Server> {
+    boot_as(program, &[], limits, |sandbox| {
+        sandbox.max_memory = max_memory;
+    })
+}
+
+/// The same with these arguments, in a sandbox that may be another one.
+pub fn boot_as(
+    program: &str,
+    arguments: &[&str],
+    limits: ServerLimits,
+    change: impl FnOnce(&mut Sandbox),
+) -> Arc<Server> {
     let command = Command {
         path: guest_path(program).to_str().unwrap().into(),
-        arguments: vec![program.into()],
+        arguments: [program]
+            .iter()
+            .chain(arguments)
+            .map(|&argument| argument.into())
+            .collect(),
         environment: Vec::new(),
     };
-    Server::boot(command, &sandbox(max_memory, program), limits, &mut Quiet).unwrap()
+    let mut sandbox = sandbox(256 << 20, program);
+    change(&mut sandbox);
+    Server::boot(command, &sandbox, limits, &mut Quiet).unwrap()
 }
 
 /// What such a program may have.

@@ -260,6 +260,22 @@ impl Files {
             .map(|(number, _)| number)
     }
 
+    /// The descriptors with what they point to.
+    pub fn pointed(&self) -> impl Iterator<Item = (i32, Descriptor)> {
+        let all = (0..).zip(&self.descriptors);
+        all.filter_map(|(number, place)| Some((number, (*place)?)))
+    }
+
+    /// The descriptor that the next open file gets.
+    pub fn lowest_free(&self) -> Option<i32> {
+        self.free_from(0).and_then(|number| number.try_into().ok())
+    }
+
+    /// How many descriptors there are of an open file, those on their way included.
+    pub fn references(&self, place: usize) -> usize {
+        self.open_at(place).map_or(0, |file| file.references)
+    }
+
     /// True if so many more descriptors can be had.
     pub fn has_room_for(&self, wanted: usize) -> bool {
         let used = self.descriptors.iter().flatten().count();

@@ -54,6 +54,11 @@ impl EventFd {
         room
     }
 
+    /// Whether there is room for as much as a program adds that does not mean to fill it.
+    pub fn is_far_from_full(&self) -> bool {
+        self.count < Self::MOST / 2
+    }
+
     /// What it is ready for.
     pub fn readiness(&self) -> Readiness {
         let mut events = 0;

@@ -133,6 +133,12 @@ impl Sockets {
         socket.is_ok_and(|socket| socket.error == Some(Errno::CONNRESET))
     }
 
+    /// The program's end of it, accepted or not.
+    pub fn program_end(&self, connection: ConnectionId) -> Option<Id> {
+        let peer = self.get(connection.0).ok()?.peer()?;
+        self.get(peer).ok().map(|_| peer)
+    }
+
     /// Whether the program has closed it.
     pub fn is_closed(&self, connection: ConnectionId) -> bool {
         let peer = self.get(connection.0).ok().and_then(Socket::peer);

@@ -124,14 +124,8 @@ impl Sockets {
         }
     }
 
-    /// The program's socket at the other end of the engine's.
-    fn program_end(&self, end: Id) -> Option<Id> {
-        let id = self.get(end).ok()?.peer()?;
-        self.get(id).ok().map(|_| id)
-    }
-
     fn see_connected(&mut self, stream: &mut Stream, end: Id) -> Pumped {
-        let Some(id) = self.program_end(end) else {
+        let Some(id) = self.program_end(ConnectionId(end)) else {
             self.remove(end);
             return Pumped::Over;
         };
@@ -254,7 +248,7 @@ impl Sockets {
 
     /// The connection has failed.
     fn broken(&mut self, end: Id, errno: Errno) {
-        let id = self.program_end(end);
+        let id = self.program_end(ConnectionId(end));
         self.remove(end);
         if let Some(socket) = id.and_then(|id| self.get_mut(id).ok()) {
             socket.fail(errno);

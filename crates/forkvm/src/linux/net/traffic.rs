@@ -30,6 +30,13 @@ impl Sockets {
         }
     }
 
+    /// How many bytes the other end of a connection has room for, to look at.
+    pub fn room_of_other_end(&self, id: Id) -> Option<usize> {
+        let peer = self.get(id).ok()?.peer()?;
+        let total = MAX_BYTES.saturating_sub(self.held);
+        Some(self.get(peer).ok()?.room().min(total))
+    }
+
     fn check_writable(&mut self, id: Id) -> Result<(), Errno> {
         let socket = self.get_mut(id)?;
         let inet = socket.nature.is_inet();

@@ -281,6 +281,11 @@ impl Tasks {
         }
     }
 
+    /// Whether all code gets the same one.
+    pub fn has_one_pid(&self) -> bool {
+        self.forked.as_ref().is_none_or(|(_, code)| code.is_empty())
+    }
+
     /// The process's id.
     pub fn pid(&self) -> i32 {
         self.pid

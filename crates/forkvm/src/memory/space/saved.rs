@@ -298,7 +298,7 @@ mod tests {
         file.set_len(layout.frames.end).unwrap();
         let memory = Mapping::shared(&file, layout.frames.end).unwrap();
         let mut tables = TablePages::new(layout.tables.clone());
-        for range in monitor::ranges_with_tables(&layout.tables) {
+        for range in monitor::ranges_with_tables(&layout) {
             tables.map(&memory, &range).unwrap();
         }
         (layout, tables, memory)

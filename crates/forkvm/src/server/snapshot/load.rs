@@ -120,9 +120,10 @@ impl Snapshot {
             return Err(SnapshotError::Unsound("it listens nowhere".into()));
         }
         let mapping = Mapping::shared(&memfd, len).map_err(SnapshotError::host)?;
-        monitor::install(&mapping, self.kvm.entry).map_err(SnapshotError::host)?;
+        monitor::install_with_dispatcher(&mapping, self.kvm.entry, sandbox.dispatcher, &layout)
+            .map_err(SnapshotError::host)?;
         let mut tables = TablePages::new(layout.tables.clone());
-        for range in monitor::ranges_with_tables(&layout.tables) {
+        for range in monitor::ranges_with_tables(&layout) {
             tables.map(&mapping, &range).map_err(SnapshotError::host)?;
         }
         let space = self
@@ -133,7 +134,7 @@ impl Snapshot {
         // The registers that are the engine's are those of this host.
         let memory = GuestMemory::booting(mapping).with_space(space);
         let mut machine =
-            Machine::new(self.kvm, memory, linux, None).map_err(SnapshotError::host)?;
+            Machine::new(self.kvm, memory, linux, None, false).map_err(SnapshotError::host)?;
         let template = machine.vcpu().sregs().map_err(SnapshotError::host)?;
         let events = machine.no_events().map_err(SnapshotError::host)?;
         let (space, linux) = machine
@@ -153,6 +154,7 @@ impl Snapshot {
                 events,
                 frozen,
                 listener: self.state.listener,
+                dispatches: sandbox.dispatcher,
                 sregs: user_sregs(&template, self.kvm.choice, 0, 0),
                 stack: self.state.stack,
                 terms: self.state.terms,
