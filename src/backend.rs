@@ -8,10 +8,11 @@ use forkvm::{self as engine, Failure, Program};
 use varnish::vcl::{LogTag, VclError};
 
 use crate::fetch::body::BadBody;
+use crate::fetch::pipe::Client;
 use crate::fetch::request::Asked;
 use crate::fetch::response::{Late, Response};
 use crate::fetch::serve::{self, Unanswered};
-use crate::fetch::{answer, body, plain};
+use crate::fetch::{answer, body, pipe, plain};
 use crate::tenants::report;
 use crate::tenants::tenant::{NotReady, Release, State, Tenant};
 use crate::varnish::counters::count;
@@ -119,6 +120,10 @@ impl Answer for Backend {
 
     fn answer(&self, fetch: &mut Fetch<'_, '_>) -> Result<Response, VclError> {
         self.respond(fetch).map_err(refused)
+    }
+
+    fn pipe(&self, fetch: &mut Fetch<'_, '_>, client: Client<'_>) -> Result<(), VclError> {
+        pipe::serve(fetch, &self.0, client).map_err(refused)
     }
 
     fn has_failed_late(&self, fetch: &mut Fetch<'_, '_>, why: &Late) {

@@ -14,6 +14,7 @@ use varnish::vcl::{Ctx, LogTag, VclError};
 
 use crate::backend::{self, Backend};
 use crate::fetch::due;
+use crate::fetch::pipe::Client;
 use crate::fetch::response::{Late, Response};
 use crate::file;
 use crate::order::Order;
@@ -290,6 +291,10 @@ impl Answer for Orders {
 
     fn answer(&self, fetch: &mut Fetch<'_, '_>) -> Result<Response, VclError> {
         self.carry_out(fetch).map_err(backend::refused)
+    }
+
+    fn pipe(&self, _fetch: &mut Fetch<'_, '_>, _client: Client<'_>) -> Result<(), VclError> {
+        Err(backend::refused("orders can't be piped".into()))
     }
 
     /// Whoever debugs a program sees what became of its response.

@@ -81,6 +81,7 @@ vtc! {
     limits
     methods
     output
+    pipe
     refused_body
     reload
     retry

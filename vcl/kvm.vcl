@@ -42,6 +42,11 @@ sub vcl_synth {
     call kvm_synth;
 }
 
+# What your VCL pipes, such as WebSockets: return (pipe).
+sub vcl_pipe {
+    set bereq.backend = kvm.backend();
+}
+
 sub vcl_backend_fetch {
     call kvm_backend_fetch;
     if (!kvm.has_tenant(bereq.http.Host)) {

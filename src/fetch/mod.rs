@@ -6,6 +6,7 @@ pub mod caching;
 pub mod due;
 pub mod held;
 pub mod pace;
+pub mod pipe;
 pub mod plain;
 pub mod request;
 pub mod response;

@@ -129,6 +129,18 @@ macro_rules! settings {
             /// *max_request_memory*.)
             max_body_size: Size(0..=64 * GIB) = 64 * MIB;
 
+            /// Of a server: most connections that ``return (pipe)`` gives it at once, at most
+            /// 10,000; more get 503. Each has a fork of its own for its life, beside
+            /// *concurrency*, and one of Varnish's threads.
+            max_pipes: Count(0..=10_000) = 16;
+
+            /// Of a server: longest time for such a connection; at most a day.
+            max_pipe_time: Time(0.001..=DAY) = HOUR;
+
+            /// Of a server: how long nothing may come on such a connection, either way; at
+            /// most a day.
+            max_pipe_idle: Time(0.001..=DAY) = 60.0;
+
             /// Of a server: memory for files that it changes, for each fork; never more
             /// than *max_request_memory*; at most 64 GB.
             max_file_memory: Size(0..=64 * GIB) = 64 * MIB;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
-use forkvm::{Failure, Program};
+use forkvm::{Failure, Program, Queue};
 use parking_lot::{Condvar, Mutex};
 
 use crate::file::Identity;
@@ -46,6 +46,8 @@ pub struct Tenant {
     pub bodies: Arc<Room>,
     /// Memory for responses' bodies, until Varnish has them and their clients have read most of them.
     pub responses: Arc<Room>,
+    /// Connections that are piped to it, which have places there.
+    pub pipes: Queue,
     /// A request is being debugged.
     debugged: AtomicBool,
     /// The log says that the program's output is not logged.
@@ -122,6 +124,7 @@ impl Tenant {
             number: COUNT.fetch_add(1, Ordering::Relaxed),
             bodies: Room::new(bodies),
             responses: Room::new(settings.values.max_response_memory),
+            pipes: Queue::new(settings.values.max_pipes as usize),
             store: Store::new(
                 &settings.state_dir,
                 &settings.config.name,

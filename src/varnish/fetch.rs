@@ -105,6 +105,13 @@ impl<'f, 'c> Fetch<'f, 'c> {
             .map(|(_, value)| value)
     }
 
+    /// The same of req's headers, where there is a request of a client's.
+    pub fn client_header(&self, name: &str) -> Option<Vec<u8>> {
+        let mut headers = self.ctx.http_req.as_ref()?.iter();
+        let (_, value) = headers.find(|(found, _)| found.eq_ignore_ascii_case(name))?;
+        Some(value.as_ref().to_vec())
+    }
+
     /// Whether 304 can be an answer: the request has a condition, which is a client's that is passed on, or Varnish's own
     /// about what it has in its cache.
     pub fn is_conditional(&self) -> bool {

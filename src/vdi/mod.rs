@@ -20,12 +20,14 @@
 //! a time.
 
 use std::ffi::{CStr, c_int};
+use std::os::fd::BorrowedFd;
 use std::time::SystemTime;
-use std::{mem, ptr};
+use std::{mem, ptr, slice};
 
 use varnish::ffi::{self, VCL_BACKEND, VCL_BOOL, VCL_IP, VCL_TIME};
 use varnish::vcl::{Buffer, Ctx, LogTag, VclError};
 
+use crate::fetch::pipe::Client;
 use crate::fetch::response::{Late, Response};
 use crate::varnish::fetch::Fetch;
 use crate::varnish::logging;
@@ -62,6 +64,10 @@ pub trait Answer: Vdi {
 
     /// Answers a fetch. An error is a failed fetch.
     fn answer(&self, fetch: &mut Fetch<'_, '_>) -> Result<Response, VclError>;
+
+    /// Has a client and the program say to each other what they like, until one of the two leaves. An error is one that the client
+    /// was told nothing of.
+    fn pipe(&self, fetch: &mut Fetch<'_, '_>, client: Client<'_>) -> Result<(), VclError>;
 
     /// Takes notice that a fetch has failed after the response's head was there.
     fn has_failed_late(&self, fetch: &mut Fetch<'_, '_>, why: &Late);
@@ -157,6 +163,7 @@ pub const fn resolving<D: Resolve>() -> Methods {
 /// The methods of a director that answers.
 pub const fn answering<D: Answer>() -> Methods {
     Methods(ffi::vdi_methods {
+        http1pipe: Some(http1pipe::<D>),
         gethdrs: Some(gethdrs::<D>),
         finish: Some(finish::<D>),
         getip: Some(getip),
@@ -267,6 +274,54 @@ unsafe extern "C" fn gethdrs<D: Answer>(ctx: *const ffi::vrt_ctx, backend: VCL_B
             unsafe { log_error(ctx, &error) };
             1
         }
+    }
+}
+
+/// Serves a client by `return (pipe)`. Says why its connection is closed then.
+unsafe extern "C" fn http1pipe<D: Answer>(
+    ctx: *const ffi::vrt_ctx,
+    backend: VCL_BACKEND,
+) -> ffi::stream_close_t {
+    let result = guard(|| {
+        // SAFETY: varnishd calls us with a context of this request, with what is to be its fetch, and with our backend. The client's
+        // connection is the request's until we return.
+        let (mut context, director, client) = unsafe {
+            let client = client(ctx).ok_or("kvm: no client")?;
+            (Ctx::from_ptr(ctx), director::<D>(backend), client)
+        };
+        if !is_healthy(&context, backend) {
+            return Err(director.complaint());
+        }
+        director.pipe(&mut Fetch::new(&mut context)?, client)
+    });
+    match result.flatten() {
+        // SAFETY: varnishd's reasons are constants.
+        Ok(()) => unsafe { ffi::SC_TX_PIPE.as_ptr() },
+        // SAFETY: as above.
+        Err(error) => unsafe {
+            log_error(ctx, &error);
+            ffi::SC_TX_ERROR.as_ptr()
+        },
+    }
+}
+
+/// The client of a request that is piped.
+///
+/// SAFETY: varnishd called us with `ctx`, and has the client's connection open for longer than `'a`.
+unsafe fn client<'a>(ctx: *const ffi::vrt_ctx) -> Option<Client<'a>> {
+    // SAFETY: as the caller promises. What came after the request's head is between the two pointers, or they are null.
+    unsafe {
+        let req = (*ctx).req.as_ref()?;
+        let (session, conn) = (req.sp.as_ref()?, req.htc.as_ref()?);
+        let (from, to) = (conn.pipeline_b.cast::<u8>(), conn.pipeline_e.cast::<u8>());
+        let begun = match from.is_null() {
+            true => Vec::new(),
+            false => slice::from_raw_parts(from, to.offset_from_unsigned(from)).to_vec(),
+        };
+        (session.fd >= 0).then(|| Client {
+            fd: BorrowedFd::borrow_raw(session.fd),
+            begun,
+        })
     }
 }
 

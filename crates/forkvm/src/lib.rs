@@ -110,7 +110,7 @@ pub use machine::probe::{KvmReport, KvmUnavailable, probe};
 pub use pool::queue::{Place, Queue};
 pub use program::{Answer, Coming, Exchange, Later, Piece, Program, Stats};
 pub use request::{CachePolicy, Header, Host, Quiet, Request, Stream};
-pub use server::http_client::Upload;
+pub use server::http_client::{BadRequest, Upload, piped_head};
 pub use server::{
     Awaited, Closed, Connection, NotServing, NotWarm, Server, ServerFork, ServerLimits, Snapshot,
     SnapshotError, Spent,

@@ -83,8 +83,9 @@ impl Exchange {
         self.client.pause = Pause::ForBody;
         if self.ended.is_none() {
             let fork = self.lease.fork()?;
+            let times = fork.times();
             self.ended = fork
-                .go_on(&mut self.dialogue, &mut self.client, host)
+                .go_on(&mut self.dialogue, &mut self.client, times, host)
                 .transpose();
         }
         match &self.ended {
@@ -112,8 +113,9 @@ impl Exchange {
         };
         if self.ended.is_none() {
             let fork = self.lease.fork()?;
+            let times = fork.times();
             self.ended = fork
-                .go_on(&mut self.dialogue, &mut self.client, host)
+                .go_on(&mut self.dialogue, &mut self.client, times, host)
                 .transpose();
         }
         let is_whole = self.ended.is_some();
@@ -159,7 +161,8 @@ impl Exchange {
                 Ok(fork) => fork,
                 Err(failure) => return writer.end(Err(failure)),
             };
-            let ended = fork.go_on(&mut self.dialogue, &mut streamed, host);
+            let times = fork.times();
+            let ended = fork.go_on(&mut self.dialogue, &mut streamed, times, host);
             if let Some(ended) = ended.transpose() {
                 break ended;
             }

@@ -30,7 +30,9 @@ pub use crate::program::exchange::{Exchange, Later};
 use crate::program::lease::Lease;
 use crate::request::{Host, Quiet, Request};
 use crate::server::http_client::{self, BadRequest, Upload};
-use crate::server::{Server, ServerFork, ServerLimits, Snapshot, SnapshotError};
+use crate::server::{
+    Closed, Connection, Server, ServerFork, ServerLimits, Snapshot, SnapshotError, Times,
+};
 
 /// Time `on_error` gets beyond the request's deadline, which a timeout has used up.
 const ON_ERROR_TIME: Duration = Duration::from_secs(1);
@@ -271,6 +273,35 @@ impl Program {
         let most = self.config().limits.max_response_size;
         let counters = self.counters.clone();
         Exchange::begin(counters, lease, (request, upload), deadline, most)
+    }
+
+    /// Serves a connection of a client's, in a fork of a server that is made for it and freed afterwards. The two may both be silent for
+    /// `idle`.
+    ///
+    /// # Errors
+    /// See [`Failure`].
+    pub fn pipe(
+        self: &Arc<Self>,
+        connection: &mut dyn Connection,
+        idle: Duration,
+        host: &mut dyn Host,
+    ) -> Result<Closed, Failure> {
+        let Forks::Server(serving) = &self.forks else {
+            return Err(Failure::NoFork {
+                reason: "it is no server".into(),
+            });
+        };
+        let mut lease = Lease::own(serving.pool.clone())?;
+        self.counters.requests.fetch_add(1, Ordering::Relaxed);
+        let times = Times {
+            request: idle,
+            idle,
+        };
+        let served = lease.fork()?.serve_in(connection, times, host);
+        served.map_err(|cause| {
+            let what = lease.pool().origin().describe(&cause);
+            self.counters.failed(cause, what)
+        })
     }
 
     /// Runs one request and stops it at its handler's entry for a debugger, which is told to `host` ([`Host::note`]). The

@@ -163,11 +163,31 @@ impl ServerFork {
         connection: &mut dyn Connection,
         host: &mut dyn Host,
     ) -> Result<Closed, Cause> {
+        let times = self.times();
+        self.serve_in(connection, times, host)
+    }
+
+    /// The same, where the two may be silent for other times than usual.
+    pub(crate) fn serve_in(
+        &mut self,
+        connection: &mut dyn Connection,
+        times: Times,
+        host: &mut dyn Host,
+    ) -> Result<Closed, Cause> {
         let mut dialogue = self.begin(connection.peer())?;
         loop {
-            if let Some(closed) = self.go_on(&mut dialogue, connection, host)? {
+            if let Some(closed) = self.go_on(&mut dialogue, connection, times, host)? {
                 return Ok(closed);
             }
+        }
+    }
+
+    /// How long the two may be silent.
+    pub(crate) fn times(&self) -> Times {
+        let limits = &self.server.limits;
+        Times {
+            request: limits.max_request_time,
+            idle: limits.max_idle_time,
         }
     }
 
@@ -200,13 +220,9 @@ impl ServerFork {
         &mut self,
         dialogue: &mut Dialogue,
         connection: &mut dyn Connection,
+        times: Times,
         host: &mut dyn Host,
     ) -> Result<Option<Closed>, Cause> {
-        let limits = &self.server.limits;
-        let times = Times {
-            request: limits.max_request_time,
-            idle: limits.max_idle_time,
-        };
         let result = dialogue.go_on(&mut self.machine, connection, times, host);
         // Where it waits it can be reset.
         self.failed = result.is_err() || dialogue.is_amid();

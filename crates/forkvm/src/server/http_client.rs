@@ -42,6 +42,44 @@ pub enum Upload {
 
 /// A request's first line and headers. The connection is for it alone.
 pub fn head(request: &Request<'_>, upload: Upload) -> Result<Vec<u8>, BadRequest> {
+    // The body comes in any case, so nobody asks whether it may.
+    let is_ours = |name: &str| is_connections(name) || name.eq_ignore_ascii_case("expect");
+    let mut head = begin(request, is_ours)?;
+    let length = match upload {
+        Upload::Whole if !request.body.is_empty() => Some(request.body.len() as u64),
+        Upload::Whole => matches!(request.method, "POST" | "PUT" | "PATCH").then_some(0),
+        Upload::Length(length) => Some(length),
+        Upload::Chunked => {
+            head.extend(b"Transfer-Encoding: chunked\r\n");
+            None
+        }
+    };
+    if let Some(length) = length {
+        head.extend(format!("Content-Length: {length}\r\n").as_bytes());
+    }
+    head.extend(b"Connection: close\r\n\r\n");
+    Ok(head)
+}
+
+/// The same of a request after which all goes through as it comes. It may ask to go over to another protocol.
+pub fn piped_head(request: &Request<'_>, upgrade: Option<&[u8]>) -> Result<Vec<u8>, BadRequest> {
+    let frames = |name: &str| {
+        let is = |other| name.eq_ignore_ascii_case(other);
+        is("content-length") || is("transfer-encoding")
+    };
+    let mut head = begin(request, |name| is_connections(name) && !frames(name))?;
+    match upgrade {
+        Some(protocol) if !is_field_value(protocol) => return Err(BadRequest::Header),
+        Some(protocol) => {
+            head.extend([b"Connection: Upgrade\r\nUpgrade: ", protocol, b"\r\n\r\n"].concat());
+        }
+        None => head.extend(b"Connection: close\r\n\r\n"),
+    }
+    Ok(head)
+}
+
+/// The first line, and those headers that are not ours to say.
+fn begin(request: &Request<'_>, is_ours: impl Fn(&str) -> bool) -> Result<Vec<u8>, BadRequest> {
     let method = match request.method {
         "" => "GET",
         method => method,
@@ -56,8 +94,7 @@ pub fn head(request: &Request<'_>, upload: Upload) -> Result<Vec<u8>, BadRequest
     let mut head = [method.as_bytes(), b" ", request.url, b" HTTP/1.1\r\n"].concat();
     let mut has_host = false;
     for header in request.headers {
-        // The body comes in any case, so nobody asks whether it may.
-        if is_connections(&header.name) || header.name.eq_ignore_ascii_case("expect") {
+        if is_ours(&header.name) {
             continue;
         }
         if !is_field_name(header.name.as_bytes()) || !is_field_value(&header.value) {
@@ -69,19 +106,6 @@ pub fn head(request: &Request<'_>, upload: Upload) -> Result<Vec<u8>, BadRequest
     if !has_host {
         head.extend(b"Host: localhost\r\n");
     }
-    let length = match upload {
-        Upload::Whole if !request.body.is_empty() => Some(request.body.len() as u64),
-        Upload::Whole => matches!(method, "POST" | "PUT" | "PATCH").then_some(0),
-        Upload::Length(length) => Some(length),
-        Upload::Chunked => {
-            head.extend(b"Transfer-Encoding: chunked\r\n");
-            None
-        }
-    };
-    if let Some(length) = length {
-        head.extend(format!("Content-Length: {length}\r\n").as_bytes());
-    }
-    head.extend(b"Connection: close\r\n\r\n");
     Ok(head)
 }
 
@@ -331,6 +355,29 @@ mod tests {
             sent(Upload::Chunked),
             format!("{start}Transfer-Encoding: chunked\r\n{close}{chunks}")
         );
+    }
+
+    #[test]
+    fn a_piped_request_keeps_its_framing() {
+        let headers = [
+            Header::new("Host", &b"a.example"[..]),
+            Header::new("Connection", &b"keep-alive, upgrade"[..]),
+            Header::new("Upgrade", &b"h2c"[..]),
+            Header::new("Transfer-Encoding", &b"chunked"[..]),
+        ];
+        let request = Request {
+            method: "PUT",
+            url: b"/",
+            headers: &headers,
+            ..Default::default()
+        };
+        let piped =
+            |upgrade| piped_head(&request, upgrade).map(|head| String::from_utf8(head).unwrap());
+        let start = "PUT / HTTP/1.1\r\nHost: a.example\r\nTransfer-Encoding: chunked\r\n";
+        assert_eq!(piped(None), Ok(format!("{start}Connection: close\r\n\r\n")));
+        let switch = "Connection: Upgrade\r\nUpgrade: websocket\r\n\r\n";
+        assert_eq!(piped(Some(b"websocket")), Ok(format!("{start}{switch}")));
+        assert_eq!(piped(Some(b"a\r\nb")), Err(BadRequest::Header));
     }
 
     #[test]

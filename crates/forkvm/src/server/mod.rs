@@ -10,7 +10,7 @@ pub mod response;
 mod snapshot;
 mod warm_up;
 
-pub use self::connection::{Awaited, Closed, Connection, Dialogue};
+pub use self::connection::{Awaited, Closed, Connection, Dialogue, Times};
 pub use self::fork::{NotWarm, ServerFork, Spent};
 pub use self::limits::ServerLimits;
 pub use self::master::{NotServing, Server};
