@@ -69,6 +69,10 @@ pub fn of(report: &Report) -> BTreeMap<String, f64> {
             put("over_native_fork", row.fork_us / forking);
         }
         put("boot_over_native", row.boot_ms / row.native_boot_ms);
+        if let Some(load) = row.snapshot_load_ms {
+            put("snapshot_load_ms", load);
+            put("boot_over_snapshot_load", row.boot_ms / load);
+        }
     }
     if let Some(idle) = &report.idle {
         figures.put("idle_server_master_kib", idle.master_kib);

@@ -107,6 +107,8 @@ pub struct ServerRow {
     pub native_boot_ms: f64,
     /// The same, without the warm-up.
     pub boot_ms: f64,
+    /// The same from a snapshot that was taken after the warm-up: the median of some starts. Older reports have none.
+    pub snapshot_load_ms: Option<f64>,
 }
 
 impl ServerRow {
@@ -132,6 +134,7 @@ fn one(options: &Options, kind: &Kind) -> Result<ServerRow> {
     let cold = start_forks(options, kind, &[])?;
     let boot_ms = cold.ready.as_secs_f64() * 1e3;
     drop(cold);
+    let snapshot_load_ms = Some(from_snapshot(options, kind)?);
     let forks = start_forks(options, kind, &[&[WARM_UP], kind.warm_up].concat())?;
     // It has no socket of the host's at its own port, which so is free.
     let native = start_native(options, kind, kind.arguments)?;
@@ -174,7 +177,37 @@ fn one(options: &Options, kind: &Kind) -> Result<ServerRow> {
         native_forking_us,
         native_boot_ms,
         boot_ms,
+        snapshot_load_ms,
     })
+}
+
+/// From the start of `forkvm serve --snapshot` to its first answer.
+fn from_snapshot(options: &Options, kind: &Kind) -> Result<f64> {
+    let file = options.out.join(format!("{}.snapshot", kind.name));
+    let taken = std::process::Command::new(options.lib.join("forkvm"))
+        .arg("snapshot")
+        .arg("-o")
+        .arg(&file)
+        .arg(WARM_UP)
+        .args(kind.warm_up)
+        .args(kind.options)
+        .arg("--")
+        .arg(kind.program)
+        .args(kind.arguments)
+        .current_dir(sources())
+        .env("PATH", search_path(options))
+        .output()
+        .context("forkvm snapshot")?;
+    let said = String::from_utf8_lossy(&taken.stderr);
+    ensure!(taken.status.success(), "forkvm snapshot: {said}");
+    let from = format!("--snapshot={}", file.display());
+    let mut times = Vec::new();
+    for _ in 0..options.amount(7, 3) {
+        let forks = start_forks(options, kind, &[&from])?;
+        times.push(forks.ready.as_secs_f64() * 1e3);
+    }
+    std::fs::remove_file(&file)?;
+    Ok(median(&times))
 }
 
 /// A request's time, natively, with a process for each.

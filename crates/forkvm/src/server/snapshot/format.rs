@@ -51,6 +51,16 @@ pub struct Head {
     pub memory_len: u64,
     /// The hash of each chunk of it.
     pub chunks: Vec<Hash>,
+    /// Bytes of the file before the state.
+    #[serde(skip)]
+    before_state: u64,
+}
+
+impl Head {
+    /// Where in the file memory begins.
+    pub fn memory_at(&self) -> u64 {
+        self.before_state + self.state_len
+    }
 }
 
 /// Writes all but the memory.
@@ -68,6 +78,7 @@ pub fn write(
         state: hash(state),
         memory_len,
         chunks,
+        before_state: 0,
     };
     let head = postcard::to_stdvec(&head).map_err(io::Error::other)?;
     let start = start(VERSION, head.len() as u64);
@@ -101,7 +112,7 @@ fn read(from: &mut impl Read, len: u64) -> Result<Vec<u8>, SnapshotError> {
 }
 
 /// The same into a place.
-pub fn read_exact(from: &mut impl Read, bytes: &mut [u8]) -> Result<(), SnapshotError> {
+fn read_exact(from: &mut impl Read, bytes: &mut [u8]) -> Result<(), SnapshotError> {
     from.read_exact(bytes).map_err(|error| match error.kind() {
         io::ErrorKind::UnexpectedEof => SnapshotError::Truncated,
         _ => SnapshotError::NotRead(error),
@@ -138,12 +149,12 @@ pub fn read_head(from: &mut impl Read, file_len: u64) -> Result<Head, SnapshotEr
     if root(&begin, &bytes)[..] != expected[..] {
         return Err(SnapshotError::Damaged("its head"));
     }
-    let head: Head = whole(&bytes).ok_or(SnapshotError::Damaged("its head"))?;
+    let mut head: Head = whole(&bytes).ok_or(SnapshotError::Damaged("its head"))?;
     if head.state_len > MOST_STATE || head.chunks.len() as u64 != chunks(head.memory_len) {
         return Err(SnapshotError::Damaged("its head"));
     }
-    let fixed = START as u64 + 32 + head_len + head.state_len;
-    match fixed.checked_add(head.memory_len) {
+    head.before_state = START as u64 + 32 + head_len;
+    match head.memory_at().checked_add(head.memory_len) {
         Some(len) if len == file_len => Ok(head),
         Some(len) if len < file_len => Err(SnapshotError::Damaged("its end")),
         _ => Err(SnapshotError::Truncated),

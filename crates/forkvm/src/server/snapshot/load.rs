@@ -4,10 +4,13 @@ use std::fs::{File, OpenOptions};
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
+
 use super::error::SnapshotError;
-use super::format::{self, BUILD, CHUNK, Head, hash, read_exact};
+use super::format::{self, BUILD, CHUNK, Head, hash};
 use super::host::HostKind;
 use super::state::{Frames, State};
 use crate::arch::layout::{PAGE, SpaceLayout};
@@ -28,6 +31,9 @@ use crate::server::master::{Frozen, Server};
 
 /// How long the kernel may keep the memory from being sealed.
 const SEALING: Duration = Duration::from_secs(60);
+
+/// Most threads that read one.
+const MOST_THREADS: usize = 8;
 
 /// A snapshot that was opened and, but for its memory, found to be whole and of this engine and host.
 #[derive(Debug)]
@@ -87,7 +93,7 @@ impl Snapshot {
     /// # Errors
     /// See [`SnapshotError`].
     pub fn load(
-        mut self,
+        self,
         sandbox: &Sandbox,
         limits: ServerLimits,
     ) -> Result<Arc<Server>, SnapshotError> {
@@ -165,39 +171,51 @@ impl Snapshot {
         ))
     }
 
-    /// Reads the memory, chunk by chunk, each of which is found to be whole before any of it is used.
-    fn read_memory(&mut self, memfd: &File) -> Result<(), SnapshotError> {
-        let frames = Checked::new(&self.state, self.head.memory_len)?;
-        let (mut places, mut rest) = (frames.places(), self.head.memory_len);
-        let mut chunk = vec![0; CHUNK];
-        for expected in &self.head.chunks {
-            let len = rest.min(CHUNK as u64);
-            rest -= len;
-            let chunk = &mut chunk[..len as usize];
-            read_exact(&mut self.file, chunk)?;
-            if hash(chunk) != *expected {
-                return Err(SnapshotError::Damaged("its memory"));
+    /// Reads the memory, chunk by chunk, each of which is found to be whole before any of it is used. Several threads do.
+    fn read_memory(&self, memfd: &File) -> Result<(), SnapshotError> {
+        let places = Places::of(&self.state, self.head.memory_len)?;
+        let at = self.head.memory_at();
+        let (next, failed) = (AtomicUsize::new(0), Mutex::new(None));
+        let work = || {
+            let mut bytes = vec![0; CHUNK];
+            while failed.lock().is_none()
+                && let number = next.fetch_add(1, Ordering::Relaxed)
+                && let Some(expected) = self.head.chunks.get(number)
+            {
+                let start = (number * CHUNK) as u64;
+                let len = (self.head.memory_len - start).min(CHUNK as u64);
+                let chunk = &mut bytes[..len as usize];
+                let read = read_exact_at(&self.file, chunk, at + start).and_then(|()| {
+                    match hash(chunk) == *expected {
+                        true => places.fill(memfd, chunk, start),
+                        false => Err(SnapshotError::Damaged("its memory")),
+                    }
+                });
+                if let Err(error) = read {
+                    *failed.lock() = Some(error);
+                }
             }
-            places.fill(memfd, chunk).map_err(SnapshotError::host)?;
-        }
-        Ok(())
+        };
+        let processors = std::thread::available_parallelism().map_or(1, usize::from);
+        std::thread::scope(|scope| {
+            for _ in 1..processors.min(MOST_THREADS).min(self.head.chunks.len()) {
+                // Where there is no thread to be had, this one does more.
+                let _ = std::thread::Builder::new().spawn_scoped(scope, work);
+            }
+            work();
+        });
+        failed.into_inner().map_or(Ok(()), Err)
     }
 }
 
-/// Frames of a file, in order, all of them ones that pages have.
-struct Checked<'a>(&'a [Frames]);
+/// Frames of a file, in order, all of them ones that pages have: where the first of each run lies in the file's memory, and in the
+/// machine's.
+struct Places(Vec<(u64, u64)>);
 
-/// Where the next bytes go.
-struct Places<'a> {
-    frames: std::slice::Iter<'a, Frames>,
-    /// Where, and how many.
-    now: (u64, u64),
-}
-
-impl<'a> Checked<'a> {
-    fn new(state: &'a State, memory_len: u64) -> Result<Self, SnapshotError> {
+impl Places {
+    fn of(state: &State, memory_len: u64) -> Result<Self, SnapshotError> {
         let used = state.space.frames();
-        let (mut last, mut sum) = (0, 0u64);
+        let (mut places, mut last, mut sum) = (Vec::new(), 0, 0u64);
         for run in &state.frames {
             let end = run.first.checked_add(run.count);
             // What is not used is not looked at, however many are said to be.
@@ -213,40 +231,41 @@ impl<'a> Checked<'a> {
                     ));
                 }
             }
+            places.push((sum * PAGE, run.first * PAGE));
             sum += run.count;
         }
         match sum.checked_mul(PAGE) == Some(memory_len) {
-            true => Ok(Self(&state.frames)),
+            true => Ok(Self(places)),
             false => Err(SnapshotError::Unsound("how much memory it has".into())),
         }
     }
 
-    fn places(&self) -> Places<'a> {
-        Places {
-            frames: self.0.iter(),
-            now: (0, 0),
-        }
-    }
-}
-
-impl Places<'_> {
-    /// Puts the next bytes where they belong. Written by a call, memory costs no page faults.
-    fn fill(&mut self, memfd: &File, mut bytes: &[u8]) -> std::io::Result<()> {
+    /// Puts bytes where they belong that lie there in the file's memory. Written by a call, they cost no page faults.
+    fn fill(&self, memfd: &File, mut bytes: &[u8], mut at: u64) -> Result<(), SnapshotError> {
+        let mut run = self.0.partition_point(|(start, _)| *start <= at);
         while !bytes.is_empty() {
-            if self.now.1 == 0 {
-                let Some(run) = self.frames.next() else {
-                    return Err(std::io::Error::other("more memory than there is"));
-                };
-                self.now = (run.first * PAGE, run.count * PAGE);
-            }
-            let (at, len) = self.now;
-            let (piece, rest) = bytes.split_at(bytes.len().min(len as usize));
-            memfd.write_all_at(piece, at)?;
-            self.now = (at + piece.len() as u64, len - piece.len() as u64);
-            bytes = rest;
+            let known = run.checked_sub(1).and_then(|run| self.0.get(run));
+            let &(start, place) =
+                known.ok_or_else(|| SnapshotError::Unsound("more memory than there is".into()))?;
+            let left = self.0.get(run).map_or(u64::MAX, |(next, _)| next - at);
+            let len = left.min(bytes.len() as u64);
+            let (piece, rest) = bytes.split_at(len as usize);
+            memfd
+                .write_all_at(piece, place + (at - start))
+                .map_err(SnapshotError::host)?;
+            (bytes, at, run) = (rest, at + len, run + 1);
         }
         Ok(())
     }
+}
+
+/// Reads so many bytes that are to be there.
+fn read_exact_at(file: &File, bytes: &mut [u8], at: u64) -> Result<(), SnapshotError> {
+    file.read_exact_at(bytes, at)
+        .map_err(|error| match error.kind() {
+            std::io::ErrorKind::UnexpectedEof => SnapshotError::Truncated,
+            _ => SnapshotError::NotRead(error),
+        })
 }
 
 /// Opens a file that nobody but root and the user who runs this could have made. Gives how long it is.
