@@ -144,6 +144,57 @@ fn what_can_not_go_on_is_named() {
     assert!(refused(&[&from, &allow]).contains("it was modified"));
 }
 
+/// CLOCK_MONOTONIC stands still between freeze and load, by the vDSO as by the system call, and the time of day goes on.
+#[test]
+fn clocks_go_on_and_random_numbers_are_new() {
+    kvm_or_skip!();
+    let Some(python) = which("/usr/bin/python3") else {
+        return;
+    };
+    let folder = Folder::new("snapshot-clocks");
+    let file = folder.file();
+    let program = "import ctypes, http.server as h, os, time
+libc = ctypes.CDLL(None)
+def called(clock):
+    at = (ctypes.c_long * 2)()
+    libc.syscall(228, clock, at)
+    return at[0] + at[1] / 1e9
+start = [time.monotonic(), called(1), time.clock_gettime(7), called(7)]
+class H(h.BaseHTTPRequestHandler):
+    def do_GET(self):
+        now = [time.monotonic(), called(1), time.clock_gettime(7), called(7)]
+        took = ' '.join(str(b - a) for a, b in zip(start, now))
+        body = f'{os.urandom(8).hex()} {time.time()} {took}'.encode()
+        self.send_response(200)
+        self.send_header('Content-Length', len(body))
+        self.end_headers()
+        self.wfile.write(body)
+h.HTTPServer(('', 8000), H).serve_forever()";
+    let since = std::time::Instant::now();
+    take(&file, &[], &[python, "-c", program]);
+    let slept = Duration::from_secs(3);
+    std::thread::sleep(slept);
+    let serving = Serving::spawn(&mut serving(&[&format!("--snapshot={file}")]));
+    let mut seen = std::collections::BTreeSet::new();
+    for _ in 0..5 {
+        let answer = serving.get("/");
+        let words: Vec<&str> = answer.split(' ').collect();
+        let [random, real, took @ ..] = &words[..] else {
+            panic!("{answer}");
+        };
+        assert!(seen.insert((*random).to_owned()), "{answer}");
+        let now = std::time::UNIX_EPOCH.elapsed().unwrap().as_secs_f64();
+        assert!((now - real.parse::<f64>().unwrap()).abs() < ENOUGH.as_secs_f64());
+        assert_eq!(took.len(), 4, "{answer}");
+        for took in took {
+            let took: f64 = took.parse().unwrap();
+            // A second of the three is for what is rounded.
+            let most = (since.elapsed() - slept).as_secs_f64() + 1.0;
+            assert!(took > 0.0 && took < most, "{took} of {most}: {answer}");
+        }
+    }
+}
+
 fn which(path: &str) -> Option<&str> {
     let there = Path::new(path).exists();
     if !there {

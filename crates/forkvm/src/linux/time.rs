@@ -338,6 +338,23 @@ pub fn no_itimer(guest: &mut Guest<'_>, new: Option<u64>, old: u64) -> Value {
 
 #[cfg(test)]
 mod tests {
+    /// What a program was told before it was frozen is not ahead of what it is told afterwards, wherever that is.
+    #[test]
+    fn monotonic_time_goes_on_from_where_it_was() {
+        for then in [0, 1, 1_000_000_000] {
+            let then = std::time::Duration::from_secs(then);
+            let mut clocks = super::Clocks::new();
+            clocks.set_monotonic(then);
+            let most = then + std::time::Duration::from_secs(600);
+            for clock in [1, 4, 6] {
+                let now = clocks.now(clock).unwrap();
+                let now = super::since_epoch(now);
+                assert!(then <= now && now < most, "{clock}: {now:?}");
+            }
+            assert!(clocks.monotonic() < most);
+        }
+    }
+
     use super::*;
     use crate::linux::testing::{Machine, SCRATCH};
     use syscalls::Sysno;
