@@ -70,6 +70,9 @@ fn debug<'t>(
     let tenant = tenant.ok_or(Refusal::Unknown)?;
     let config = &tenant.settings.config;
     let proof = tenant.check(order.key.bytes(), &fetch.method(), order.action())?;
+    if tenant.settings.server {
+        return Err(Refusal::NoDebuggingOfServers);
+    }
     if !config.debugging.allowed {
         return Err(Refusal::NoDebugging);
     }

@@ -48,6 +48,11 @@ pub enum Refusal {
     /// The tenant's settings say no.
     #[error("debugging is not allowed for this tenant (allow_debug)")]
     NoDebugging,
+    /// There is nothing to stop in a server.
+    #[error(
+        "it is an unmodified server, which gdb can't stop here; debug it where it runs natively (debugging.md)"
+    )]
+    NoDebuggingOfServers,
     /// One at a time.
     #[error("another request of this tenant is being debugged, one at a time can be")]
     Debugged,
@@ -82,7 +87,7 @@ impl Refusal {
             Self::Body(BadBody::Slow(_)) => 408,
             Self::Denied(Denied::Unreadable(_)) => 503,
             Self::Denied(Denied::Signature(BadSignature::TooMany)) => 503,
-            Self::Denied(_) | Self::NoDebugging => 403,
+            Self::Denied(_) | Self::NoDebugging | Self::NoDebuggingOfServers => 403,
             Self::Unknown => 404,
             Self::Refused(Refused::Busy) => 409,
             Self::TooLarge(_) | Self::Body(BadBody::TooLarge(_)) => 413,

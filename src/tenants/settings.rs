@@ -199,7 +199,7 @@ fn is_of_kind(server: bool, values: &Values) -> Result<(), Problem> {
         return match &values.folder {
             _ if values.allow_debug => Err((
                 "allow_debug",
-                "is set, but a server can't be debugged".into(),
+                "is set, but a server can't be debugged (debugging.md says what helps)".into(),
             )),
             Some(folder) => is_place(folder).map_err(|problem| ("folder", problem)),
             None => Ok(()),
