@@ -86,6 +86,7 @@ vtc! {
     reload
     retry
     server
+    server_site
     server_settings
     server_snapshots
     settings

@@ -1,7 +1,7 @@
 /* A server that does what the path of a request says, step by step: /STEP/STEP/...
  *
  *   chunked        a head whose body comes in chunks
- *   lasting        the same, to be cached for 100 seconds
+ *   lasting        the same, to be cached for 100 seconds, with an ETag
  *   length-N       one whose body has N bytes
  *   open           one whose body goes on to the connection's end
  *   events         one of server-sent events, in chunks
@@ -9,6 +9,7 @@
  *   early          103 (Early Hints)
  *   say-TEXT       a piece of the body; in chunks, a chunk
  *   raw-TEXT       the text as it is, with ~ for CR LF
+ *   esi-HOST       says that here is to be what /chunked/say-HOST/count/end of that host is
  *   fill-N         N bytes x of the body; in chunks, chunks of 64 KiB at most
  *   drip           says "drop" every 20 ms, for ever
  *   end            the last chunk
@@ -142,7 +143,7 @@ static void step(char *name, int port)
     size_t n = argument ? strtoul(argument, NULL, 10) : 0;
     if (!strcmp(name, "chunked")) text("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"), in_chunks = 1;
     else if (!strcmp(name, "lasting"))
-        text("HTTP/1.1 200 OK\r\nCache-Control: max-age=100\r\nTransfer-Encoding: chunked\r\n\r\n"), in_chunks = 1;
+        text("HTTP/1.1 200 OK\r\nCache-Control: max-age=100\r\nETag: \"one\"\r\nTransfer-Encoding: chunked\r\n\r\n"), in_chunks = 1;
     else if (!strcmp(name, "length")) snprintf(said, sizeof(said), "HTTP/1.1 200 OK\r\nContent-Length: %zu\r\n\r\n", n), text(said);
     else if (!strcmp(name, "open")) text("HTTP/1.1 200 OK\r\n\r\n");
     else if (!strcmp(name, "events"))
@@ -152,7 +153,10 @@ static void step(char *name, int port)
         while (more()) all(have, end - have), have = end;
     } else if (!strcmp(name, "early")) text("HTTP/1.1 103 Early Hints\r\nLink: </a.css>\r\n\r\n");
     else if (!strcmp(name, "say")) piece(argument, strlen(argument));
-    else if (!strcmp(name, "raw")) {
+    else if (!strcmp(name, "esi")) {
+        n = snprintf(said, sizeof(said), "<esi:include src=\"http://%s/chunked/say-%s/count/end\"/>", argument, argument);
+        piece(said, n);
+    } else if (!strcmp(name, "raw")) {
         for (char *c = argument; *c; c++) *c == '~' ? text("\r\n") : all(c, 1);
     } else if (!strcmp(name, "fill")) {
         static char filling[64 << 10];
