@@ -83,6 +83,22 @@ fn another_process_serves_as_if_it_had_booted() {
         }
         assert_eq!(serving.get("/sleep").split(' ').next(), Some("count"));
     }
+    // Where calls are answered is for each of the two to say.
+    let other = folder.0.join("other").to_str().unwrap().to_owned();
+    take(&other, &["--no-dispatcher"], &[&server()]);
+    let other = format!("--snapshot={other}");
+    for options in [
+        &[&*from, "--no-dispatcher"][..],
+        &[&*other],
+        &[&*other, "--no-dispatcher"],
+    ] {
+        let serving = Serving::spawn(&mut serving(options));
+        let count = if options[0] == from { 4 } else { 1 };
+        for _ in 0..5 {
+            assert_eq!(serving.get("/"), format!("count {count}\n"), "{options:?}");
+            assert!(serving.get("/sleep").starts_with("count "));
+        }
+    }
     // The program may be named, and is the one that was taken.
     let same = Serving::spawn(serving(&[&from, "--"]).arg(server()));
     assert_eq!(same.get("/"), "count 4\n");

@@ -43,12 +43,19 @@ fn load(path: &Path) -> Result<Arc<Server>, SnapshotError> {
     Snapshot::open(path)?.load(&sandbox(MEMORY, PROGRAM), limits())
 }
 
+/// Has a file be read from the disk, as after a restart.
+fn drop_cached(path: &Path) {
+    let file = std::fs::File::open(path).unwrap();
+    rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed).unwrap();
+}
+
 #[test]
 fn a_server_of_a_file_is_as_the_one_that_was_booted() {
     kvm_or_skip!();
     let folder = Folder::new("as-booted");
     let booted = boot_in(MEMORY, PROGRAM, limits());
     booted.save(&folder.file(), "").unwrap();
+    drop_cached(&folder.file());
     let loaded = load(&folder.file()).unwrap();
     assert_eq!(loaded.address(), booted.address());
     let mut forks = [booted, loaded].map(|server| ServerFork::new(server).unwrap());
