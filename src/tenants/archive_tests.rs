@@ -1,5 +1,5 @@
 use std::fs::{self, File};
-use std::io::{Read, Write};
+use std::io::{Cursor, Read, Write};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -265,6 +265,13 @@ fn what_could_get_out_is_refused() {
         let refused = Target::new().unpack(&hostile).unwrap_err().to_string();
         assert!(refused.contains(why), "{name}: {refused}");
     }
+    let twice = zip(|zip| {
+        for name in ["name-1", "name-2"] {
+            zip.start_file(name, SimpleFileOptions::default()).unwrap();
+        }
+    });
+    let refused = Target::new().unpack(&replaced(&twice, b"name-2", b"name-1"));
+    assert!(refused.unwrap_err().to_string().contains("is there twice"));
     let link = zip(|zip| {
         zip.add_symlink("a", "/etc/passwd", SimpleFileOptions::default())
             .unwrap();
@@ -326,6 +333,80 @@ fn what_grows_beyond_its_limits_is_ended() {
         let refused = refused.unwrap_err().to_string();
         assert!(refused.contains("max_folder_files"), "{refused}");
     }
+}
+
+/// What brings no file is counted all the same, since it takes time, and whoever wants it can stop it.
+#[test]
+fn what_is_no_file_counts() {
+    let global = header(EntryType::XGlobalHeader, "pax_global_header", 0, 0o644);
+    let folder = header(FOLDER, "./", 0, 0o755);
+    for entry in [global, folder] {
+        let archive = gzip(&entry.as_bytes().repeat(LIMITS.files as usize + 1));
+        let refused = Target::new().unpack(&archive).unwrap_err().to_string();
+        assert!(refused.contains("max_folder_files"), "{refused}");
+        let target = Target::new();
+        let folder = File::open(&target.folder).unwrap();
+        let mut stop = || ControlFlow::Break(());
+        let stopped = unpack(&archive, folder.into(), LIMITS, &mut stop);
+        assert!(matches!(stopped, Err(NotUnpacked::Stopped)));
+    }
+}
+
+/// Bytes in the place of a file's, by properties that say so: a reader that does not know them takes them for the file's.
+#[test]
+fn sparse_files_are_refused_however_a_tar_has_them() {
+    let source = Target::new();
+    let file = File::create(source.folder.join("sparse")).unwrap();
+    file.set_len(LIMITS.bytes / 2).unwrap();
+    (&file).write_all(b"begins").unwrap();
+    let formats = [
+        "--format=gnu",
+        "--sparse-version=0.0",
+        "--sparse-version=0.1",
+        "--sparse-version=1.0",
+    ];
+    for format in formats {
+        let mut tar = std::process::Command::new("tar");
+        if format != "--format=gnu" {
+            tar.arg("--format=pax");
+        }
+        let tar = tar
+            .args([format, "--sparse", "-c", "-C"])
+            .arg(&source.folder)
+            .arg("sparse")
+            .output()
+            .unwrap();
+        assert!(tar.status.success() && (tar.stdout.len() as u64) < LIMITS.bytes / 4);
+        let refused = Target::new().unpack(&tar.stdout).unwrap_err().to_string();
+        assert!(refused.contains("is a sparse file"), "{format}: {refused}");
+    }
+}
+
+/// A zip that says that it has too many files is refused before they are looked at, which would take memory for each; so are
+/// two that say so. Nor is it looked for the parts of a zip where it does not say that they are.
+#[test]
+fn a_zip_is_not_held_in_memory() {
+    let three = zip(|zip| {
+        for name in ["a", "b", "c"] {
+            zip.start_file(name, SimpleFileOptions::default()).unwrap();
+        }
+    });
+    Target::new().unpack(&three).unwrap();
+    // The end of the central directory (APPNOTE 4.3.16): how many there are on this disk, and in all.
+    let end = three.len() - 22;
+    let mut many = three.clone();
+    for at in [end + 8, end + 10] {
+        many[at..at + 2].copy_from_slice(&u16::try_from(LIMITS.files + 1).unwrap().to_le_bytes());
+    }
+    // There is room for so many by what it says of itself.
+    many[end + 12..end + 16].copy_from_slice(&(46 * (LIMITS.files + 1)).to_le_bytes());
+    many.splice(end..end, vec![0; 46 * 2 * LIMITS.files as usize]);
+    let refused = Target::new().unpack(&many).unwrap_err().to_string();
+    assert!(refused.contains("max_folder_files"), "{refused}");
+    let mut moved = three;
+    moved.splice(0..0, *b"PK\x03\x04");
+    let refused = Target::new().unpack(&moved).unwrap_err();
+    assert!(matches!(refused, NotUnpacked::Damaged(_)), "{refused}");
 }
 
 /// A header that says much is not held in memory.

@@ -4,7 +4,7 @@ use std::cell::Cell;
 use std::io::{self, Read};
 use std::rc::Rc;
 
-use tar::{Archive, EntryType};
+use tar::{Archive, Entry, EntryType};
 
 use crate::tenants::archive::entry::{self, Kind};
 use crate::tenants::archive::limits::NotUnpacked;
@@ -14,6 +14,8 @@ use crate::tenants::archive::unpack::Unpacker;
 const MOST_SAID: u64 = 256 << 10;
 /// What a file's length is rounded up to.
 const BLOCK: u64 = 512;
+/// What properties of sparse files begin with, whose type is that of others (tar(5)).
+const SPARSE: &[u8] = b"GNU.sparse.";
 /// Bits of a mode with which a file may be run.
 const RUN: u32 = 0o111;
 
@@ -60,7 +62,14 @@ pub fn unpack(tar: impl Read, unpacker: &mut Unpacker<'_>) -> Result<(), NotUnpa
             return Err(unpacker.too_many_bytes());
         }
         allowed.set(size.saturating_add(BLOCK));
+        unpacker.count()?;
         let name = entry.path_bytes().into_owned();
+        if is_sparse(&mut entry).map_err(damaged)? {
+            return Err(NotUnpacked::refused(
+                &name,
+                "is a sparse file: pack it without --sparse",
+            ));
+        }
         let to = entry.link_name_bytes().map(|name| name.into_owned());
         let header = entry.header();
         let kind = match header.entry_type() {
@@ -79,7 +88,6 @@ pub fn unpack(tar: impl Read, unpacker: &mut Unpacker<'_>) -> Result<(), NotUnpa
                 let what = match other {
                     EntryType::Char | EntryType::Block => "is a device",
                     EntryType::Fifo => "is a FIFO",
-                    EntryType::GNUSparse => "is a sparse file: pack it without --sparse",
                     _ => "is neither a file, a folder nor a link",
                 };
                 return Err(NotUnpacked::refused(&name, what));
@@ -87,4 +95,16 @@ pub fn unpack(tar: impl Read, unpacker: &mut Unpacker<'_>) -> Result<(), NotUnpa
         };
         unpacker.put(&name, kind, &mut entry)?;
     }
+}
+
+/// Whether a file is not what is in the archive, but that and holes between.
+fn is_sparse(entry: &mut Entry<'_, impl Read>) -> io::Result<bool> {
+    if entry.header().entry_type() == EntryType::GNUSparse {
+        return Ok(true);
+    }
+    let Some(properties) = entry.pax_extensions()? else {
+        return Ok(false);
+    };
+    let mut keys = properties.flatten().map(|property| property.key_bytes());
+    Ok(keys.any(|key| key.starts_with(SPARSE)))
 }

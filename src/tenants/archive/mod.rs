@@ -8,7 +8,6 @@ mod in_zip;
 mod limits;
 mod unpack;
 
-use std::io::Cursor;
 use std::ops::ControlFlow;
 use std::os::fd::OwnedFd;
 
@@ -71,7 +70,7 @@ pub fn unpack(
     match format(archive) {
         Some(Format::Tar) => in_tar::unpack(archive, &mut unpacker),
         Some(Format::TarInGzip) => in_tar::unpack(MultiGzDecoder::new(archive), &mut unpacker),
-        Some(Format::Zip) => in_zip::unpack(Cursor::new(archive), &mut unpacker),
+        Some(Format::Zip) => in_zip::unpack(archive, &mut unpacker),
         None => Err(NotUnpacked::Damaged("neither tar nor zip".into())),
     }?;
     unpacker.finish()

@@ -26,6 +26,7 @@ pub struct Unpacker<'a> {
     folder: OwnedFd,
     limits: Limits,
     files: u32,
+    is_empty: bool,
     bytes: u64,
     piece: Vec<u8>,
     pause: &'a mut dyn FnMut() -> ControlFlow<()>,
@@ -42,6 +43,7 @@ impl<'a> Unpacker<'a> {
             folder,
             limits,
             files: 0,
+            is_empty: true,
             bytes: 0,
             piece: vec![0; PIECE],
             pause,
@@ -70,14 +72,23 @@ impl<'a> Unpacker<'a> {
         NotUnpacked::TooLarge(format!("{} files (max_folder_files)", self.limits.files))
     }
 
-    /// Puts something there; a file has what can be read.
+    /// Counts something in the archive, which may be nothing to put there.
+    pub fn count(&mut self) -> Result<(), NotUnpacked> {
+        self.may_pause()?;
+        if self.files == self.limits.files {
+            return Err(self.too_many_files());
+        }
+        self.files += 1;
+        Ok(())
+    }
+
+    /// Puts something there that was counted; a file has what can be read.
     pub fn put(
         &mut self,
         name: &[u8],
         kind: Kind<'_>,
         content: &mut dyn Read,
     ) -> Result<(), NotUnpacked> {
-        self.may_pause()?;
         let path = EntryPath::new(name)?;
         let Some((around, own)) = path.split() else {
             return match kind {
@@ -85,8 +96,8 @@ impl<'a> Unpacker<'a> {
                 _ => Err(NotUnpacked::refused(name, "names the folder itself")),
             };
         };
+        self.is_empty = false;
         let parent = self.parent(around, name)?;
-        self.count_file()?;
         match kind {
             Kind::Folder => self.put_folder(&parent, own, name),
             Kind::File {
@@ -123,9 +134,9 @@ impl<'a> Unpacker<'a> {
 
     /// To be called at the end.
     pub fn finish(self) -> Result<(), NotUnpacked> {
-        match self.files {
-            0 => Err(NotUnpacked::Empty),
-            _ => Ok(()),
+        match self.is_empty {
+            true => Err(NotUnpacked::Empty),
+            false => Ok(()),
         }
     }
 
@@ -134,14 +145,6 @@ impl<'a> Unpacker<'a> {
             ControlFlow::Continue(()) => Ok(()),
             ControlFlow::Break(()) => Err(NotUnpacked::Stopped),
         }
-    }
-
-    fn count_file(&mut self) -> Result<(), NotUnpacked> {
-        if self.files == self.limits.files {
-            return Err(self.too_many_files());
-        }
-        self.files += 1;
-        Ok(())
     }
 
     /// The folder around something, which is made if need be. No link is followed.
@@ -155,7 +158,7 @@ impl<'a> Unpacker<'a> {
         for part in around {
             folder = match open_folder(&folder, part) {
                 Err(Errno::NOENT) => {
-                    self.count_file()?;
+                    self.count()?;
                     make_folder(&folder, part).map_err(host)?;
                     open_folder(&folder, part)
                 }
