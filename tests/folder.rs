@@ -238,6 +238,31 @@ fn a_bad_folder_changes_nothing() {
     says(&varnish, "good");
 }
 
+/// What the server may change of its folder is what came, and what it changes is gone after the request.
+#[test]
+fn a_folder_may_be_changed_in_memory() {
+    if !common::have_kvm() {
+        return;
+    }
+    const CHANGES: &str = r#"
+def read(name):
+    path = os.path.join(HERE, name)
+    text = open(path).read()
+    for change in path, os.path.join(HERE, "cache", "made"):
+        open(change, "x" if "made" in change else "a").write("changed")
+    return text
+"#;
+    let state = Folder::new("folder-changed");
+    let varnish = start(state.path(), r#"writable_paths = "/app/sub /app/cache""#);
+    let code = APP.replace("server = socket", &format!("{CHANGES}server = socket"));
+    for text in ["one", "two"] {
+        let files = [("app.py", &*code), ("first", text), ("sub/second", text)];
+        update(&varnish, &tar(&files));
+        says(&varnish, text);
+        says(&varnish, text);
+    }
+}
+
 #[track_caller]
 fn back_fails(varnish: &Varnishd) {
     let key = [("X-LiveRollback", KEY.1)];

@@ -275,7 +275,13 @@ lists! {
     };
     /// `HOST:GUEST`, and how it may be changed.
     Volumes -> Volume: |volumes| {
-        let volume = |text: &String| text.parse().map_err(|bad: BadVolume| format!("has {text:?}: {bad}"));
+        let volume = |text: &String| {
+            let volume: Volume = text.parse().map_err(|bad: BadVolume| format!("has {text:?}: {bad}"))?;
+            match volume.path.real.is_absolute() {
+                true => Ok(volume),
+                false => Err(format!("has {text:?}: the host's path has to be absolute")),
+            }
+        };
         volumes.iter().map(volume).collect()
     };
     /// Where something may listen.

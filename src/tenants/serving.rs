@@ -3,7 +3,7 @@
 
 use std::io::{self, Read};
 use std::ops::ControlFlow;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use forkvm::{
@@ -75,7 +75,13 @@ impl Serving {
         allowed_paths.extend(system_paths());
         allowed_paths.extend(config.allowed_paths.iter().cloned());
         let values = &settings.values;
-        allowed_paths.extend(values.writable_paths.iter().map(AllowedPath::from));
+        // What is in the application's folder comes with it, not from the host's folder of that path.
+        let is_elsewhere = |path: &&PathBuf| {
+            let folder = values.folder.as_ref();
+            !folder.is_some_and(|folder| path.starts_with(folder))
+        };
+        let elsewhere = values.writable_paths.iter().filter(is_elsewhere);
+        allowed_paths.extend(elsewhere.map(AllowedPath::from));
         allowed_paths.extend(values.volumes.iter().map(|volume| volume.path.clone()));
         let overlaid = values.volumes.iter().filter(|volume| volume.overlaid);
         let writable_paths = values

@@ -80,7 +80,7 @@ fn updates_are_stored_beside_the_program_or_where_it_is_said() {
 #[test]
 fn bad_settings_name_tenant_and_setting() {
     type Spoil = fn(&mut Given<'static>);
-    let spoils: [(&str, Spoil); 61] = [
+    let spoils: [(&str, Spoil); 62] = [
         ("name", |g| g.name = b""),
         ("name", |g| g.name = b"a b"),
         ("name", |g| g.name = &[b'a'; 247]),
@@ -158,6 +158,9 @@ fn bad_settings_name_tenant_and_setting() {
         }),
         ("volumes", |g| {
             (g.server, g.volumes) = (true, List::Words(b"/a:/b:w"));
+        }),
+        ("volumes", |g| {
+            (g.server, g.volumes) = (true, List::Words(b"a:/b"));
         }),
         ("allow_listen", |g| {
             (g.server, g.allow_listen) = (true, List::Words(b"x"));
