@@ -2,7 +2,7 @@
 //! reads it. What is updated comes from the store each time, whole and checked, so none of this outlives its process.
 #![forbid(unsafe_code)]
 
-use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
+use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
@@ -145,7 +145,7 @@ fn clear(folder: &Path) {
         }
         // Locked until it is gone, so that who makes one at this moment notices.
         if let Ok(left) = open(&entry.path())
-            && !matches!(left.try_lock(), Err(TryLockError::WouldBlock))
+            && left.try_lock().is_ok()
         {
             remove(&entry.path());
         }
