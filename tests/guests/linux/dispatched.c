@@ -20,6 +20,7 @@
 #include <sys/eventfd.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
 #include <unistd.h>
@@ -45,6 +46,13 @@ static void say(const char *name, long result, const void *data, size_t len)
     uint32_t sum = 2166136261u;
     for (size_t i = 0; i < len; i++) sum = (sum ^ ((const unsigned char *)data)[i]) * 16777619u;
     logged += snprintf(log_ + logged, sizeof log_ - logged, "%s %ld %d %zu %08x\n", name, result, result == -1 ? errno : 0, len, sum);
+}
+
+/* What is there after an error is nobody's to say. */
+static void say_read(const char *name, long result)
+{
+    say(name, result, buffer, result < 0 ? 0 : 4096);
+    if (result < 0) memset(buffer, 1, ROOM);
 }
 
 static void on_signal(int number) { handled += number; }
@@ -154,6 +162,29 @@ static void masks(const struct op *op)
     say("handled", handled, 0, 0);
 }
 
+/* What was just opened, asked about and closed, and again. */
+static void files(const struct op *op)
+{
+    static int last = -1;
+    struct stat status;
+    memset(&status, 0, sizeof status);
+    if (last < 0 || op->a % 4 == 0) say("open", (last = open(op->b % 5 ? "/proc/self/exe" : op->b % 2 ? "/" : "/missing", O_RDONLY)), 0, 0);
+    for (unsigned i = 0; i < op->c % 4; i++) {
+        void *to = op->b % 11 == 3 ? (void *)place(op->c) : &status;
+        const char *path = op->b % 13 == 5 ? "x" : op->b % 17 == 6 ? place(op->c) : "";
+        int fd = op->b % 7 ? last : some_descriptor(op->a);
+        long result = (op->c >> (8 + i)) & 1 ? syscall(SYS_fstat, fd, to) : syscall(SYS_newfstatat, fd, path, to, op->b % 19 == 7 ? 0 : AT_EMPTY_PATH);
+        say("status", result, &status.st_size, sizeof status.st_size);
+        say("status", status.st_mode, &status.st_ino, sizeof status.st_ino);
+    }
+    if (op->a % 3 == 0) say("lock", fcntl(last, F_SETLK, &(struct flock){.l_type = F_RDLCK}), 0, 0);
+    if (op->a % 2) {
+        say("close", close(last), 0, 0);
+        if (op->a % 5 == 0) say("close", close(last), 0, 0);
+        last = -1;
+    }
+}
+
 static void one(const struct op *op)
 {
     struct iovec vector[10];
@@ -163,7 +194,7 @@ static void one(const struct op *op)
     case 0:
         if (!may_read()) return;
         result = read(some_descriptor(op->a) == connection ? connection : -1, op->b % 4 ? buffer : place(op->c), op->b % 700);
-        say("read", result, buffer, 256);
+        say_read("read", result);
         return;
     case 1: {
         const int flags[] = {0, MSG_DONTWAIT, MSG_PEEK, MSG_NOSIGNAL, MSG_WAITALL | MSG_DONTWAIT, MSG_TRUNC};
@@ -172,12 +203,12 @@ static void one(const struct op *op)
         if (!may_read()) return;
         result = recvfrom(connection, op->b % 4 ? buffer : place(op->c), op->b % 700, flags[op->a % 6], op->a & 32 ? (void *)&from : NULL,
                           op->a & 32 ? &len : NULL);
-        say("receive", result, buffer, 256);
+        say_read("receive", result);
         return;
     }
     case 2:
         if (!may_read()) return;
-        say("read vector", readv(connection, vector, pieces(vector, op)), buffer, 4096);
+        say_read("read vector", readv(connection, vector, pieces(vector, op)));
         return;
     case 3:
         say("write", write(some_descriptor(op->a) == counter ? connection : some_descriptor(op->a) == connection ? connection : -1,
@@ -242,6 +273,7 @@ static void one(const struct op *op)
         say("poll", result, &waited.revents, 2);
         return;
     }
+    case 24: files(op); return;
     case 22: say("robust", syscall(SYS_set_robust_list, locked, op->a % 2 ? 24 : op->b), 0, 0); return;
     default: {
         int there = -1;

@@ -34,7 +34,6 @@ pub use self::net::address::Address;
 pub use self::net::allowed::{BadRule, NetRule, Place as NetPlace};
 pub use self::net::listening::{BadListenRule, ListenRule};
 pub use self::net::outside::{ConnectionId, Listener, ListenerId};
-pub use self::offer::is_answered;
 pub use self::saved::{NotRestored, NotSaved, SavedLinux};
 pub use self::setup::{AllowedPath, BadVolume, HeapLayout, Setup, Volume};
 pub use self::state::Linux;

@@ -50,6 +50,12 @@ const OF_TASKS: [(Sysno, Way); 4] = [
     (Sysno::rt_sigprocmask, Way::SignalMask),
     (Sysno::set_robust_list, Way::RobustList),
 ];
+/// Those of files.
+const OF_FILES: [(Sysno, Way); 3] = [
+    (Sysno::close, Way::Close),
+    (Sysno::fstat, Way::Status),
+    (Sysno::newfstatat, Way::StatusAt),
+];
 /// Those whose answers are.
 const CONSTANT: [Sysno; 8] = [
     Sysno::gettid,
@@ -61,8 +67,11 @@ const CONSTANT: [Sysno; 8] = [
     Sysno::getegid,
     Sysno::sched_yield,
 ];
+/// `AT_EMPTY_PATH`
+const EMPTY_PATH: u32 = 0x1000;
 /// What may be in the queue: all of them change something, and none ever waits that was answered.
-const QUEUED: [Sysno; 10] = [
+const QUEUED: [Sysno; 11] = [
+    Sysno::close,
     Sysno::accept4,
     Sysno::read,
     Sysno::write,
@@ -75,17 +84,43 @@ const QUEUED: [Sysno; 10] = [
     Sysno::set_robust_list,
 ];
 
-/// Whether calls of this number may be answered in the guest.
-pub fn is_answered(number: u64) -> bool {
-    let listed = OF_CONNECTION.iter().chain(&OF_TASKS).map(|(of, _)| of);
-    number_in(number, listed.chain(&CONSTANT))
-}
-
-fn number_in<'a>(number: u64, mut among: impl Iterator<Item = &'a Sysno>) -> bool {
-    among.any(|of| of.id() as u64 == number)
-}
-
 impl Linux {
+    /// Whether such a call may be answered in the guest, if all else allows it.
+    pub fn is_answered(&self, call: &Call) -> bool {
+        let Some(number) = usize::try_from(call.number).ok().and_then(Sysno::new) else {
+            return false;
+        };
+        let kind = || self.files.get(call.args[0]).map(|file| &file.kind);
+        match number {
+            Sysno::close | Sysno::fstat => kind().is_ok_and(is_file),
+            Sysno::newfstatat => call.args[3] == u64::from(EMPTY_PATH),
+            Sysno::write => matches!(kind(), Ok(Kind::Socket(_) | Kind::EventFd(_))),
+            Sysno::read | Sysno::readv | Sysno::writev => matches!(kind(), Ok(Kind::Socket(_))),
+            _ => {
+                let mut listed = OF_CONNECTION.iter().chain(&OF_TASKS).map(|(of, _)| of);
+                listed.any(|of| *of == number) || CONSTANT.contains(&number)
+            }
+        }
+    }
+
+    /// Writes the `struct stat` of a descriptor there, which has just been opened. `None` if it is not to be told of.
+    pub fn write_status(
+        &mut self,
+        opened: u64,
+        at: u64,
+        memory: &mut dyn UserMemory,
+        host: &mut dyn Host,
+        random: &mut Random,
+    ) -> Option<i32> {
+        let call = Call {
+            number: Sysno::fstat as u64,
+            args: [opened, at, 0, 0, 0, 0],
+            rsp: 0,
+        };
+        let written = self.call_again(call, memory, host, random);
+        (written == Outcome::Return(0)).then(|| opened.try_into().ok())?
+    }
+
     /// What may be answered now to the current task, and the bytes that have come on the connection that is served.
     pub fn offer(&self, serving: Option<ConnectionId>) -> (Offer, Vec<u8>) {
         let mut offer = Offer::new();
@@ -97,10 +132,16 @@ impl Linux {
         if !self.files.has_sockets() {
             return (offer, Vec::new());
         }
+        for (number, way) in OF_FILES {
+            offer.way(number as usize, way);
+        }
         let serving = serving.and_then(|id| Serving::find(&self.files, id));
         let descriptors = Descriptors::look(&self.files, serving.as_ref());
         offer.way(Sysno::write as usize, Way::Write);
         offer.counters(&descriptors.counters);
+        if self.files.locks.is_empty() {
+            offer.closable(&descriptors.closable);
+        }
         let Some(serving) = serving else {
             return (offer, Vec::new());
         };
@@ -277,7 +318,7 @@ impl Linux {
         host: &mut dyn Host,
         random: &mut Random,
     ) -> bool {
-        number_in(call.number, QUEUED.iter())
+        QUEUED.iter().any(|of| of.id() as u64 == call.number)
             && self.call_again(call, memory, host, random) == Outcome::Return(answer)
     }
 }
@@ -352,6 +393,8 @@ struct Descriptors {
     epolls: Vec<(i32, usize)>,
     /// Of eventfd(2).
     counters: Vec<i32>,
+    /// Of files.
+    closable: Vec<i32>,
 }
 
 impl Descriptors {
@@ -368,6 +411,7 @@ impl Descriptors {
                 (Kind::EventFd(counter), _) if counter.is_far_from_full() => {
                     found.counters.push(fd);
                 }
+                (kind, _) if is_file(kind) => found.closable.push(fd),
                 (Kind::Epoll(id), _) => found.epolls.push((fd, *id)),
                 (Kind::Socket(id), Some(serving)) if *id == serving.id => {
                     found.connection.push((fd, descriptor.file));
@@ -389,6 +433,14 @@ impl Descriptors {
         }
         found
     }
+}
+
+/// Whether it is a file, which nobody waits for.
+fn is_file(kind: &Kind) -> bool {
+    matches!(
+        kind,
+        Kind::File(_) | Kind::Node(..) | Kind::Folder(..) | Kind::Text(_) | Kind::Device(_)
+    )
 }
 
 fn length32(len: usize) -> u32 {

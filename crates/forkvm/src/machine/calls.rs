@@ -13,6 +13,24 @@ use crate::memory::space::Space;
 use crate::memory::user::{USER_END, UserMemory};
 use crate::request::Host;
 
+/// The descriptor of what a call has just opened, which programs mostly ask about next.
+fn opened(call: &Call, outcome: &Outcome) -> Option<u64> {
+    let opens = [libc::SYS_open, libc::SYS_openat];
+    match outcome {
+        Outcome::Return(fd) if opens.contains(&call.number.cast_signed()) => (*fd).try_into().ok(),
+        _ => None,
+    }
+}
+
+/// The call that a program makes with these registers.
+pub(super) fn call_of(regs: &kvm_regs) -> Call {
+    Call {
+        number: regs.rax,
+        args: [regs.rdi, regs.rsi, regs.rdx, regs.r10, regs.r8, regs.r9],
+        rsp: regs.rsp,
+    }
+}
+
 impl Machine {
     /// Serves a system call. `Some` if it ends the run.
     pub(super) fn system_call(&mut self, deadline: Instant, host: &mut dyn Host) -> Option<Cause> {
@@ -22,17 +40,14 @@ impl Machine {
         if self.memory.space().is_some() && regs.rcx > USER_END {
             return Some(Cause::Killed(libc::SIGSEGV));
         }
-        let call = Call {
-            number: regs.rax,
-            args: [regs.rdi, regs.rsi, regs.rdx, regs.r10, regs.r8, regs.r9],
-            rsp: regs.rsp,
-        };
+        let call = call_of(&regs);
         if self.linux.has_alarm() {
             self.linux.tick(Instant::now());
         }
         let outcome = self
             .linux
             .call(call, &mut self.memory, host, &mut self.random);
+        self.opened = opened(&call, &outcome);
         if self.memory.take_lost_permission()
             && let Err(error) = self.vm.forget_translations()
         {

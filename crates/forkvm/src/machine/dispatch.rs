@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use kvm_bindings::kvm_regs;
 
-use crate::arch::dispatcher::{self, INPUT, MOST_QUEUED, QUEUE, QUEUED, QUEUED_LEN, STATE};
+use crate::arch::dispatcher::{self, INPUT, MOST_QUEUED, QUEUE, QUEUED, QUEUED_LEN, STATE, STATUS};
 use crate::arch::regs::{RFLAGS, RFLAGS_USER};
 use crate::arch::stubs::{self, OUT_SYSCALL};
 use crate::failure::Cause;
@@ -26,7 +26,7 @@ impl Machine {
 
     /// Tells the guest what it may answer in the run that follows, if that may have changed. Nothing, where each call is to be
     /// seen when it is made.
-    pub(super) fn offer(&mut self, host: &dyn Host) -> Result<(), Cause> {
+    pub(super) fn offer(&mut self, host: &mut dyn Host) -> Result<(), Cause> {
         let (Some(state), Some(input_at)) =
             (self.dispatcher_part(STATE), self.dispatcher_part(INPUT))
         else {
@@ -37,7 +37,11 @@ impl Machine {
         }
         let (offer, input) = match host.traces() || self.stepping {
             true => (dispatcher::Offer::new(), Vec::new()),
-            false => self.linux.offer(self.serving),
+            false => {
+                let (mut offer, input) = self.linux.offer(self.serving);
+                self.offer_status(&mut offer, host);
+                (offer, input)
+            }
         };
         let written = self
             .memory
@@ -47,6 +51,23 @@ impl Machine {
             WriteError::OverLimit => Cause::MemoryLimit,
             error => Cause::Machine(error.to_string()),
         })
+    }
+
+    /// Tells about what was just opened.
+    fn offer_status(&mut self, offer: &mut dispatcher::Offer, host: &mut dyn Host) {
+        let Some(opened) = self.opened.take() else {
+            return;
+        };
+        let Self {
+            linux,
+            memory,
+            random,
+            ..
+        } = self;
+        let at = dispatcher::address(STATUS);
+        if let Some(descriptor) = linux.write_status(opened, at, memory, host, random) {
+            offer.status_of(descriptor);
+        }
     }
 
     /// Whether the guest was interrupted while it answers a call, or in a stub, which may be about one: it goes on until that is done,

@@ -86,6 +86,8 @@ pub struct Machine {
     /// Our code in the guest answers what calls it may, and what it was told of that does not hold any more.
     dispatches: bool,
     offer_is_stale: bool,
+    /// What the last call has opened, if it has.
+    opened: Option<u64>,
     /// The calls of a program that is to be frozen, by where they are made.
     sites: Option<Sites>,
     residue: Residue,
@@ -176,6 +178,7 @@ impl Machine {
             host,
             dispatches,
             offer_is_stale: true,
+            opened: None,
             sites: None,
             residue: Residue::Clean,
             poisoned: false,

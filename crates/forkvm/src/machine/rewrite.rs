@@ -11,8 +11,8 @@ use kvm_bindings::kvm_regs;
 
 use crate::arch::dispatcher;
 use crate::arch::stubs::{OUT_SYSCALL, SYSCALL, addresses};
-use crate::linux::is_answered;
 use crate::machine::Machine;
+use crate::machine::calls::call_of;
 use crate::machine::sites::Sites;
 use crate::memory::guest::GuestMemory;
 use crate::memory::space::vmas::{Backing, Vma};
@@ -29,14 +29,14 @@ impl Machine {
         let behind_stub = addresses().syscall_ring3 + len;
         if [behind_stub, dispatcher::addresses().behind_out].contains(&regs.rip) {
             let site = regs.rcx.wrapping_sub(len);
-            self.note_site(site, regs.rax);
+            self.note_site(site, &regs);
             // Where the dispatcher is there already, it may answer the next one.
-            if !self.dispatches || !is_answered(regs.rax) {
+            if !self.dispatches || !self.linux.is_answered(&call_of(&regs)) {
                 rewrite(&mut self.memory, site);
             }
             return regs;
         }
-        self.note_site(regs.rip.wrapping_sub(len), regs.rax);
+        self.note_site(regs.rip.wrapping_sub(len), &regs);
         // The `out` of a call that was rewritten, or that the program has come to by itself.
         let regs = kvm_regs {
             rcx: regs.rip,
@@ -71,9 +71,9 @@ impl Machine {
         self.sites = self.host.calls_by_out.then(Sites::default);
     }
 
-    fn note_site(&mut self, address: u64, number: u64) {
+    fn note_site(&mut self, address: u64, regs: &kvm_regs) {
         if let Some(sites) = &mut self.sites {
-            sites.note(address, is_answered(number));
+            sites.note(address, self.linux.is_answered(&call_of(regs)));
         }
     }
 

@@ -43,7 +43,7 @@ forkvm_dispatch_ring3:
   jmp forkvm_dispatch_done
 .balign 4
 forkvm_dispatch_ways:
-.irp way, exit, accept, accept4, read, receive, read_vector, write, send, write_vector, send_message, set_option, epoll_control, epoll_wait, epoll_pwait, shutdown, local_name, peer_name, futex, signal_mask, robust_list
+.irp way, exit, accept, accept4, read, receive, read_vector, write, send, write_vector, send_message, set_option, epoll_control, epoll_wait, epoll_pwait, shutdown, local_name, peer_name, futex, signal_mask, robust_list, close, status, status_at
   .long forkvm_dispatch_\way - forkvm_dispatch_ways
 .endr
 # Ends the call unless EDI is the connection. Changes EAX.
@@ -75,7 +75,13 @@ forkvm_dispatch_ways:
   shr rax, 31
   jnz forkvm_dispatch_exit
   mov rax, \start
-  shr rax, 46
+  shr rax, 47
+  jnz forkvm_dispatch_exit
+  mov rax, \start
+  add rax, \length
+# The last page of all is nobody's (USER_END).
+  add rax, 4095
+  shr rax, 47
   jnz forkvm_dispatch_exit
 .endm
 # Ends the call unless so many bytes of output are free, and takes them: R9 is where. Changes EAX.
@@ -165,6 +171,14 @@ forkvm_dispatch_read_vector:
   jz forkvm_dispatch_exit
   mov r8, rsi
   mov r9d, edx
+# All are looked at before any is filled.
+  mov rcx, rsi
+  mov r10d, edx
+2:
+  forkvm_check_buffer [rcx], [rcx+8]
+  add rcx, 16
+  dec r10d
+  jnz 2b
   mov edx, [rbx + {input_end}]
   mov esi, [rbx + {input_at}]
   sub edx, esi
@@ -175,7 +189,6 @@ forkvm_dispatch_read_vector:
 2:
   mov rcx, [r8 + 8]
   mov rdi, [r8]
-  forkvm_check_buffer rdi, rcx
   cmp rcx, rdx
   cmova rcx, rdx
   sub rdx, rcx
@@ -558,6 +571,53 @@ forkvm_dispatch_signal_mask:
   jz forkvm_dispatch_done
   mov [rdx], r8
   jmp forkvm_dispatch_done
+
+forkvm_dispatch_status_at:
+# AT_EMPTY_PATH, and no path.
+  cmp r10d, 0x1000
+  jne forkvm_dispatch_exit
+  cmp byte ptr [rsi], 0
+  jne forkvm_dispatch_exit
+  mov rsi, rdx
+forkvm_dispatch_status:
+  test edi, edi
+  js forkvm_dispatch_exit
+  cmp edi, [rbx + {status_of}]
+  jne forkvm_dispatch_exit
+  mov rdi, rsi
+  lea rsi, [rbx + {status}]
+  mov ecx, {status_len}
+  rep movsb
+  xor eax, eax
+  jmp forkvm_dispatch_done
+
+forkvm_dispatch_close:
+  test edi, edi
+  js forkvm_dispatch_exit
+  xor ecx, ecx
+2:
+  cmp edi, [rbx + rcx * 4 + {closable}]
+  je 3f
+  inc ecx
+  cmp ecx, {most_closable}
+  jb 2b
+  jmp forkvm_dispatch_exit
+3:
+  mov dword ptr [rbx + rcx * 4 + {closable}], -1
+# A connection would get this one, if it is lower than the next one was.
+  and dword ptr [rbx + {facts}], ~{acceptable}
+  cmp edi, [rbx + {status_of}]
+  jne 2f
+  mov dword ptr [rbx + {status_of}], -1
+2:
+  xor esi, esi
+  xor edx, edx
+  xor r10d, r10d
+  xor r8d, r8d
+  xor r9d, r9d
+  xor ecx, ecx
+  mov eax, {nr_close}
+  jmp forkvm_dispatch_enqueue
 
 forkvm_dispatch_robust_list:
   cmp rsi, 24

@@ -1,10 +1,10 @@
 //! What the host says may be answered, as it lies on the page of the dispatcher's state.
 
 use super::places::{
-    ADDRESS_LEN, CONNECTION, CONSTANTS, COUNTERS, EPOLLS, FACTS, FUTEX_COUNT, FUTEXES, INPUT_END,
-    LISTENERS, LOCAL, LOCAL_LEN, MASK, MAY_SEND, MOST_ALIKE, MOST_CONSTANTS, MOST_COUNTERS,
-    MOST_FUTEXES, NEXT_DESCRIPTOR, NUMBERS, PEER, PEER_LEN, QUEUED, READY, STATE_LEN, TABLE,
-    WATCH_DATA, WATCHED_FOR, Way,
+    ADDRESS_LEN, CLOSABLE, CONNECTION, CONSTANTS, COUNTERS, EPOLLS, FACTS, FUTEX_COUNT, FUTEXES,
+    INPUT_END, LISTENERS, LOCAL, LOCAL_LEN, MASK, MAY_SEND, MOST_ALIKE, MOST_CLOSABLE,
+    MOST_CONSTANTS, MOST_COUNTERS, MOST_FUTEXES, NEXT_DESCRIPTOR, NUMBERS, PEER, PEER_LEN, QUEUED,
+    READY, STATE_LEN, STATUS_OF, TABLE, WATCH_DATA, WATCHED_FOR, Way,
 };
 
 /// Bytes of it.
@@ -26,10 +26,12 @@ impl Offer {
         };
         // No descriptor is negative.
         offer.put(CONNECTION, -1i32);
+        offer.put(STATUS_OF, -1i32);
         for (list, most) in [
             (LISTENERS, MOST_ALIKE),
             (EPOLLS, MOST_ALIKE),
             (COUNTERS, MOST_COUNTERS),
+            (CLOSABLE, MOST_CLOSABLE),
         ] {
             (0..most).for_each(|place| offer.put(list + 4 * place as u64, -1i32));
         }
@@ -135,6 +137,17 @@ impl Offer {
         }
         self.put(FUTEX_COUNT, addresses.len() as u32);
         true
+    }
+
+    /// The descriptors whose end concerns nobody, of which the last ones count.
+    pub fn closable(&mut self, descriptors: &[i32]) {
+        let first = descriptors.len().saturating_sub(MOST_CLOSABLE);
+        self.put_list(CLOSABLE, MOST_CLOSABLE, &descriptors[first..]);
+    }
+
+    /// The `struct stat` at its place is of this descriptor.
+    pub fn status_of(&mut self, descriptor: i32) {
+        self.put(STATUS_OF, descriptor);
     }
 
     /// The descriptors of eventfd(2) that are far from their end.

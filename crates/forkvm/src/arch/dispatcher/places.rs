@@ -66,8 +66,14 @@ pub const CONSTANTS: u64 = 0x140;
 pub const COUNTERS: u64 = 0x1c0;
 pub const FUTEXES: u64 = 0x200;
 pub const TABLE: u64 = 0x400;
+pub const CLOSABLE: u64 = TABLE + NUMBERS as u64;
+pub const STATUS_OF: u64 = CLOSABLE + 4 * MOST_CLOSABLE as u64;
 /// End of all that.
-pub const STATE_LEN: u64 = TABLE + NUMBERS as u64;
+pub const STATE_LEN: u64 = STATUS_OF + 8;
+/// Where the `struct stat` is of the descriptor at [`STATUS_OF`].
+pub const STATUS: u64 = STATE + 0x700;
+/// Its length.
+pub const STATUS_LEN: u64 = 144;
 
 /// Numbers of system calls that are looked up.
 pub const NUMBERS: usize = 512;
@@ -77,6 +83,8 @@ pub const MOST_ALIKE: usize = 4;
 pub const MOST_CONSTANTS: usize = 16;
 /// Most descriptors of eventfd(2).
 pub const MOST_COUNTERS: usize = 16;
+/// Most descriptors that are closed without an exit.
+pub const MOST_CLOSABLE: usize = 16;
 /// Most futexes that are waited for.
 pub const MOST_FUTEXES: usize = 64;
 /// Most bytes of an address.
@@ -143,6 +151,12 @@ pub enum Way {
     SignalMask = 18,
     /// set_robust_list(2)
     RobustList = 19,
+    /// close(2)
+    Close = 20,
+    /// fstat(2)
+    Status = 21,
+    /// newfstatat(2)
+    StatusAt = 22,
     /// By the constant with this number less, of [`Offer::constants`].
     Constant = 32,
 }
