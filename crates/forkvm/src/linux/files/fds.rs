@@ -161,6 +161,7 @@ impl Files {
         self.descriptors.len() <= MORE_DESCRIPTORS
             && self.descriptors.iter().flatten().all(open)
             && self.overlay.tree().is_sound()
+            && self.epolls.is_sound()
     }
 
     /// They may from now on have and reach what these may.

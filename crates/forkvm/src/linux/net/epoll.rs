@@ -96,6 +96,11 @@ pub struct Epolls {
 }
 
 impl Epolls {
+    /// Whether what was read from a snapshot can be: not more of them than may watch each other in turn.
+    pub fn is_sound(&self) -> bool {
+        self.list.len() <= MAX_EPOLLS
+    }
+
     /// A new one that watches nothing; `None` if there are too many.
     pub fn open(&mut self) -> Option<usize> {
         let free = self.list.iter().position(Option::is_none);
