@@ -222,7 +222,7 @@ fn alone(server: &Arc<Server>, line: &str) -> (Result<Closed, Cause>, String) {
 fn what_the_queue_says_is_not_believed() {
     kvm_or_skip!();
     let server = liar();
-    for way in 0..12 {
+    for way in 0..13 {
         let (result, answer) = alone(&server, &format!("queue {way}\n"));
         assert!(
             matches!(result, Err(Cause::Answered(_))),

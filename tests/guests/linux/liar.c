@@ -37,7 +37,7 @@ struct entry {
 
 static void lie(int way, int client)
 {
-    static const char text[] = "not of this connection";
+    static const char text[] = "not of this connection", large[1 << 17];
     volatile struct entry *queue = (struct entry *)QUEUE;
     volatile uint32_t *count = (uint32_t *)(STATE + 0x80);
     struct entry entry = {SYS_write, {client, (uint64_t)text, 10}, 10};
@@ -52,6 +52,7 @@ static void lie(int way, int client)
     case 7: entry = (struct entry){SYS_write, {77, (uint64_t)text, 10}, 10}; break;
     case 8: entry = (struct entry){SYS_write, {client, 8, 10}, 10}; break;
     case 9: entry = (struct entry){SYS_epoll_wait, {client, STATE, 8}, 0}; break;
+    case 12: entry = (struct entry){SYS_write, {2, (uint64_t)large, sizeof large}, sizeof large}; break; /* more than it has room for */
     }
     for (int i = 0; i < 64; i++) queue[i] = entry;
     *count = way == 10 ? 0xffffffff : way == 11 ? 65 : 1;
