@@ -72,7 +72,7 @@ impl Machine {
 
     /// Whether the guest was interrupted while it answers a call, or in a stub, which may be about one: it goes on until that is done,
     /// and what it was offered and its queue are left alone.
-    pub(super) fn is_answering(&mut self) -> bool {
+    pub fn is_answering(&mut self) -> bool {
         let in_stub = |selector| selector & 3 == 0;
         self.dispatches
             && (in_stub(self.vcpu.synced_sregs().cs.selector)

@@ -265,8 +265,10 @@ impl Between<'_> {
         times: Times,
         host: &mut dyn Host,
     ) -> Result<Option<Closed>, Cause> {
-        // What has come already is there when the server accepts the connection, and spares it a wait.
-        if self.receive(machine).is_err() {
+        // What has come already is there when the server accepts the connection, and spares it a wait. A call that is being answered
+        // has what there was.
+        let is_answering = self.state.is_amid && machine.is_answering();
+        if !is_answering && self.receive(machine).is_err() {
             machine.linux.sockets_mut().reset(self.state.id);
             return Ok(Some(Closed::ByClient));
         }

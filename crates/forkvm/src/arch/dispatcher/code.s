@@ -32,10 +32,6 @@ forkvm_dispatch_kept:
   movsxd rax, dword ptr [r11 + rax * 4]
   add rax, r11
   jmp rax
-# Where `syscall` arrives in ring 3.
-forkvm_dispatch_ring3:
-  mov [rip + forkvm_dispatcher + {state} + {rcx}], rcx
-  jmp forkvm_dispatch
 2:
   cmp eax, {constant} + {most_constants}
   jae forkvm_dispatch_exit
@@ -665,6 +661,10 @@ forkvm_dispatch_exit:
 forkvm_dispatch_out:
   out {syscall}, eax
   jmp rcx
+# Where `syscall` arrives in ring 3. The call is not in the page yet, so it is none that is being answered.
+forkvm_dispatch_ring3:
+  mov [rip + forkvm_dispatcher + {state} + {rcx}], rcx
+  jmp forkvm_dispatch
 .org forkvm_dispatcher + {code_len}
 .irp label, dispatcher, dispatch_ring3, dispatch_kept, dispatch_done, dispatch_out
   .globl forkvm_\label
