@@ -4,6 +4,8 @@
 mod common;
 
 use std::fs;
+use std::io::{Read, Write};
+use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -261,6 +263,62 @@ def read(name):
         says(&varnish, text);
         says(&varnish, text);
     }
+}
+
+/// What old programs hold, memory and disk, is limited, however long their requests last.
+#[test]
+fn replaced_programs_that_have_requests_are_few() {
+    if !common::have_kvm() {
+        return;
+    }
+    const MOST: usize = 8;
+    const HOLD: &str = r#"
+import time
+def hold(connection):
+    connection.sendall(b"HTTP/1.1 200 OK\r\n\r\n")
+    while True:
+        connection.sendall(b"x" * 4096)
+        time.sleep(0.05)
+"#;
+    let state = Folder::new("folder-held");
+    let varnish = start(state.path(), "");
+    let asked = "connection.recv(65536)";
+    let code = APP
+        .replace(
+            asked,
+            &format!("if b\"/hold\" in {asked}: hold(connection)"),
+        )
+        .replace("server = socket", &format!("{HOLD}server = socket"));
+    let app = |n: usize| {
+        let text = n.to_string();
+        tar(&[("app.py", &code), ("first", &text), ("sub/second", &text)])
+    };
+    update(&varnish, &app(0));
+    let held: Vec<TcpStream> = (1..=MOST)
+        .map(|n| {
+            let mut client = TcpStream::connect(("127.0.0.1", varnish.port)).unwrap();
+            client
+                .write_all(b"GET /hold HTTP/1.1\r\nHost: t\r\n\r\n")
+                .unwrap();
+            // It has begun.
+            client.read_exact(&mut [0; 4096]).unwrap();
+            update(&varnish, &app(n));
+            client
+        })
+        .collect();
+    refused(&varnish, &app(MOST + 1), 503, "the log says what");
+    let log = varnish.log("not updated");
+    assert!(
+        log[0].contains("8 programs before still have requests"),
+        "{log:?}"
+    );
+    says(&varnish, "8");
+    assert_eq!(unpacked(state.path()).len(), MOST + 1);
+    drop(held);
+    eventually("one of them is gone", || {
+        upload(&mut varnish.client(), &app(MOST + 1)).status == 201
+    });
+    says(&varnish, "9");
 }
 
 #[track_caller]

@@ -31,6 +31,14 @@ use crate::varnish::logging;
 /// Time beyond two boots (the second one without state) that is waited for an update: the disk's.
 const SLACK: Duration = Duration::from_secs(30);
 
+/// Most programs of a tenant that updates have replaced and that still have requests. Each has its memory, and a server's its
+/// folder on the disk.
+const MOST_REPLACED: usize = 8;
+
+/// How long what should pass soon is waited for, and how often it is looked whether it has.
+const MOMENT: Duration = Duration::from_secs(1);
+const LOOK: Duration = Duration::from_millis(5);
+
 /// Where the new program comes from.
 pub enum Source {
     /// Given to us: it has to be stored.
@@ -190,6 +198,7 @@ fn report_refused(tenant: &Tenant, refused: &Refused) {
 
 fn perform(tenant: &Tenant, source: Source) -> Outcome {
     let start = Instant::now();
+    await_replaced(tenant)?;
     let (running, latest) = latest(tenant)?;
     // Before the boot, so that a folder that can't be written is known early.
     let lock = match (lock(&tenant.store), &source) {
@@ -413,13 +422,26 @@ fn read_path(tenant: &Tenant) -> Result<Vec<u8>, Refused> {
     })
 }
 
+/// Waits a moment for the end of requests of replaced programs, if those are many.
+fn await_replaced(tenant: &Tenant) -> Result<(), Refused> {
+    let deadline = Instant::now() + MOMENT;
+    while tenant.replaced() >= MOST_REPLACED {
+        if Instant::now() >= deadline {
+            let text = format!("{MOST_REPLACED} programs before still have requests");
+            return Err(Refused::NoResources(text));
+        }
+        thread::sleep(LOOK);
+    }
+    Ok(())
+}
+
 /// Locks the store. A tenant that boots holds it for a moment, which is no update.
 fn lock(store: &Store) -> Result<Lock, StoreError> {
-    let deadline = Instant::now() + Duration::from_secs(1);
+    let deadline = Instant::now() + MOMENT;
     loop {
         match store.lock() {
             Err(StoreError::Busy(_)) if Instant::now() < deadline => {
-                thread::sleep(Duration::from_millis(5));
+                thread::sleep(LOOK);
             }
             result => return result,
         }

@@ -2,8 +2,8 @@
 #![forbid(unsafe_code)]
 
 use std::fs::File;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant, SystemTime};
 
 use forkvm::{Failure, Program, Queue};
@@ -34,6 +34,8 @@ pub struct Tenant {
     /// The stored program that did not boot with its settings, which is why it runs another one.
     unfit: Mutex<Option<Version>>,
     state: Mutex<State>,
+    /// Programs that updates have replaced, until their last requests are done.
+    replaced: Mutex<Vec<Weak<Program>>>,
     becomes_settled: Condvar,
     /// When it began or ceased to have a program.
     changed: Mutex<SystemTime>,
@@ -136,6 +138,7 @@ impl Tenant {
             rejected: Mutex::new(None),
             unfit: Mutex::new(None),
             state: Mutex::new(State::Booting),
+            replaced: Mutex::default(),
             becomes_settled: Condvar::new(),
             changed: Mutex::new(SystemTime::now()),
             requests: AtomicU64::new(0),
@@ -229,11 +232,22 @@ impl Tenant {
     pub fn settle(&self, release: Release) {
         let before = std::mem::replace(&mut *self.state.lock(), State::Ready(release));
         self.becomes_settled.notify_all();
-        if !matches!(before, State::Ready(_)) {
-            *self.changed.lock() = SystemTime::now();
+        match &before {
+            State::Ready(release) => {
+                let program = Arc::downgrade(&release.program);
+                self.replaced.lock().push(program);
+            }
+            _ => *self.changed.lock() = SystemTime::now(),
         }
         // Not under the lock: it may be the last reference to a program.
         drop(before);
+    }
+
+    /// How many programs that updates have replaced still have requests.
+    pub fn replaced(&self) -> usize {
+        let mut replaced = self.replaced.lock();
+        replaced.retain(|program| program.strong_count() > 0);
+        replaced.len()
     }
 
     /// Puts a state in the place of `old`, unless that has been replaced already. Ends the wait of those who want a program.

@@ -1,5 +1,6 @@
 //! A request to an unmodified server on its way: its body goes in as it comes, its response comes out as it is made.
 
+use std::any::Any;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::thread;
@@ -33,12 +34,14 @@ pub struct Exchange {
     dialogue: Dialogue,
     /// How it ended before the request was over.
     ended: Option<Result<Closed, Cause>>,
+    /// The program, whose files the fork reads however long its response takes.
+    _program: Arc<dyn Any + Send + Sync>,
 }
 
 impl Exchange {
     /// Begins one, whose response has a body of `most` bytes at most. What of the request's body is there already is in the request.
     pub(super) fn begin(
-        counters: Arc<Counters>,
+        (program, counters): (Arc<dyn Any + Send + Sync>, Arc<Counters>),
         mut lease: Lease<Server>,
         (request, upload): (&Request<'_>, Upload),
         deadline: Instant,
@@ -57,6 +60,7 @@ impl Exchange {
                 to_head: request.method == "HEAD",
                 dialogue,
                 ended: None,
+                _program: program,
             }),
             Err(cause) => {
                 let what = lease.pool().origin().describe(&cause);

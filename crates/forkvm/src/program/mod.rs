@@ -271,8 +271,8 @@ impl Program {
         };
         let lease = self.lease(&serving.pool, deadline, host)?;
         let most = self.config().limits.max_response_size;
-        let counters = self.counters.clone();
-        Exchange::begin(counters, lease, (request, upload), deadline, most)
+        let of = (self.clone() as _, self.counters.clone());
+        Exchange::begin(of, lease, (request, upload), deadline, most)
     }
 
     /// Serves a connection of a client's, in a fork of a server that is made for it and freed afterwards. The two may both be silent for
