@@ -5,6 +5,7 @@
 mod common;
 mod serving;
 
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::Duration;
@@ -150,14 +151,24 @@ fn what_can_not_go_on_is_named() {
     assert!(refused(&[&from, &allow]).contains("data: No such file"));
     std::fs::write(&data, "something").unwrap();
     assert!(refused(&[&from, &allow]).contains("data was open when the snapshot was taken"));
-    std::fs::rename(&kept, &data).unwrap();
+    take(&file, &[&allow], &[python, "-c", &program]);
     // What it had read and closed need not be what it was.
     std::fs::write(&read, "again").unwrap();
     assert!(serves());
+    let written = std::fs::metadata(&data)
+        .and_then(|found| found.modified())
+        .unwrap();
     std::fs::write(&data, "something else").unwrap();
     assert!(refused(&[&from, &allow]).contains("its size has changed"));
     std::fs::write(&data, "SOMETHING").unwrap();
     assert!(refused(&[&from, &allow]).contains("it was modified"));
+    // Nor does it help to say that it was not.
+    File::options()
+        .write(true)
+        .open(&data)
+        .and_then(|file| file.set_modified(written))
+        .unwrap();
+    assert!(refused(&[&from, &allow]).contains("its name or its mode was changed"));
 }
 
 /// CLOCK_MONOTONIC stands still between freeze and load, by the vDSO as by the system call, and the time of day goes on.

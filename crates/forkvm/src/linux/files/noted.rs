@@ -19,6 +19,9 @@ pub struct Noted {
     size: i64,
     /// Last modification: seconds and nanoseconds.
     modified: (i64, u64),
+    /// Last change of the file or of what is said of it, which nobody can set: archives give all they hold the same modification,
+    /// and a number of an inode is used again.
+    status_changed: (i64, u64),
     /// `O_*`.
     pub flags: u32,
     /// What the program does to it is done in the host.
@@ -34,6 +37,10 @@ fn modified(found: &Stat) -> (i64, u64) {
     (found.st_mtime, found.st_mtime_nsec)
 }
 
+fn status_changed(found: &Stat) -> (i64, u64) {
+    (found.st_ctime, found.st_ctime_nsec)
+}
+
 impl Noted {
     /// Of an open file that the program has found there.
     pub fn of(file: impl AsFd, path: Arc<[u8]>, changes: bool) -> Result<Self, Errno> {
@@ -44,6 +51,7 @@ impl Noted {
             mode: found.st_mode,
             size: found.st_size,
             modified: modified(&found),
+            status_changed: status_changed(&found),
             flags: fcntl_getfl(&file)?.bits(),
             changes,
         })
@@ -61,6 +69,10 @@ impl Noted {
         if found.st_size != self.size {
             return Some("its size has changed");
         }
-        (modified(found) != self.modified).then_some("it was modified")
+        if modified(found) != self.modified {
+            return Some("it was modified");
+        }
+        (status_changed(found) != self.status_changed)
+            .then_some("it, its name or its mode was changed")
     }
 }
