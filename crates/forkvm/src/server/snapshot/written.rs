@@ -73,6 +73,15 @@ fn open_alone(aside: &Path) -> io::Result<File> {
             }
             errno => errno.into(),
         })?;
+        // Who has put it there could read what is written, or have another file written over.
+        let found = file.metadata()?;
+        if found.uid() != rustix::process::geteuid().as_raw() || found.nlink() > 1 {
+            let what = format!(
+                "{} is another user's, or has another name: remove it, and keep snapshots where only you can write",
+                aside.display()
+            );
+            return Err(io::Error::new(io::ErrorKind::PermissionDenied, what));
+        }
         // Whoever had it locked may have given it its name meanwhile.
         let same = |found: &std::fs::Metadata| {
             let mine = file.metadata()?;
@@ -89,6 +98,28 @@ fn open_alone(aside: &Path) -> io::Result<File> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_somebody_else_has_put_there_is_not_written_to() {
+        let folder = std::env::temp_dir().join(format!("forkvm-put-{}", std::process::id()));
+        std::fs::create_dir(&folder).unwrap();
+        let (aside, other) = (folder.join(".file.part"), folder.join("other"));
+        let put = || write_whole(&folder.join("file"), |to| to.write_all(b"a secret"));
+        std::fs::write(&other, "other").unwrap();
+        std::fs::hard_link(&other, &aside).unwrap();
+        assert!(put().unwrap_err().to_string().contains("has another name"));
+        assert_eq!(std::fs::read(&other).unwrap(), b"other");
+        std::fs::remove_file(&aside).unwrap();
+        // Only root can have it be another's.
+        std::fs::write(&aside, "").unwrap();
+        if std::os::unix::fs::chown(&aside, Some(12345), None).is_ok() {
+            assert!(put().is_err());
+            assert!(std::fs::read(&aside).unwrap().is_empty());
+            std::fs::remove_file(&aside).unwrap();
+        }
+        assert_eq!(put().unwrap(), 8);
+        std::fs::remove_dir_all(&folder).unwrap();
+    }
 
     #[test]
     fn the_old_one_stays_until_the_new_one_is_whole() {
