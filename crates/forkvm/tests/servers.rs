@@ -171,10 +171,23 @@ fn memory_has_a_limit() {
             ..limits()
         },
     );
-    let mut fork = ServerFork::new(server.clone()).unwrap();
+    let mut fork = ServerFork::new(server).unwrap();
     assert_eq!(
         ask(&mut fork, Client::get("/fill")).0,
         Err(Cause::MemoryLimit)
+    );
+    // What it has sent before is on its way, though it comes to the limit at once.
+    let server = boot(
+        "linux/server",
+        ServerLimits {
+            max_request_memory: 1 << 20,
+            ..limits()
+        },
+    );
+    let mut fork = ServerFork::new(server).unwrap();
+    assert_eq!(
+        ask(&mut fork, Client::get("/part")),
+        (Err(Cause::MemoryLimit), "a part".into())
     );
 }
 

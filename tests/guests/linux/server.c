@@ -6,6 +6,7 @@
  *   GET /spin     computes for ever
  *   GET /crash    writes to nowhere
  *   GET /fill     dirties 16 MiB, then answers
+ *   GET /part     the same after a part of its answer
  *   GET /exit     ends the program
  *   GET /sleep    answers after 50 ms
  *   GET /later    "later 1" once the timer of the argument "later" has gone off
@@ -127,8 +128,9 @@ static void serve(int client)
     if (!strcmp(path, "/crash")) *(volatile int *)(long)(count * 16) = 1;
     if (!strcmp(path, "/exit")) _exit(3);
     if (!strcmp(path, "/sleep")) nanosleep(&(struct timespec){0, 50000000}, NULL);
-    if (!strcmp(path, "/fill")) {
+    if (!strcmp(path, "/fill") || !strcmp(path, "/part")) {
         char *memory = mmap(NULL, 16 << 20, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+        if (!strcmp(path, "/part")) must_write(client, "a part");
         for (size_t i = 0; i < 16 << 20; i += 4096) memory[i] = 1;
     }
     if (!strcmp(path, "/look")) {

@@ -265,6 +265,15 @@ impl Machine {
     /// [`Machine::watched`]. At [`Cause::Exception`] the vCPU is in ring 0, in the exception's stub: whoever has an
     /// answer to the exception can go on from there.
     pub fn run(&mut self, deadline: Instant, host: &mut dyn Host) -> Result<Event, Cause> {
+        let result = self.run_on(deadline, host);
+        // What the guest had answered before it failed has been done. One that was stopped may go on, in the middle of an answer.
+        if result.as_ref().is_err_and(|cause| *cause != Cause::Stopped) {
+            let _ = self.carry_out(host);
+        }
+        result
+    }
+
+    fn run_on(&mut self, deadline: Instant, host: &mut dyn Host) -> Result<Event, Cause> {
         loop {
             // What the host writes is not in the ring, which a program that only makes calls never fills.
             if self.over_memory_limit() {

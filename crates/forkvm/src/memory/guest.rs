@@ -146,10 +146,11 @@ impl GuestMemory {
         if let Some(dirty) = &mut self.dirty
             && !bytes.is_empty()
         {
+            let before = dirty.added();
             for page in address / PAGE..=(address + bytes.len() as u64 - 1) / PAGE {
                 dirty.add(page as u32)?;
             }
-            if dirty.added() > dirty.limit() {
+            if dirty.added() > dirty.limit().max(before) {
                 return Err(WriteError::OverLimit);
             }
         }
