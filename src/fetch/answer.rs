@@ -149,12 +149,8 @@ pub fn hand_over(
     let is_sent = has_body && !head && len > 0;
     let mut room = Taken::nothing(&tenant.responses);
     if is_sent && !room.take(len as u64) {
-        let most = tenant.settings.values.max_response_memory;
-        let why = format!(
-            "no room for its response of {len} bytes: the responses on their way to clients have {most} bytes \
-             together (max_response_memory)"
-        );
-        return turn_away(fetch, tenant, &why);
+        let no_room = Failure::NoRoom { len: len as u64 };
+        return turn_away(fetch, tenant, &no_room.to_string());
     }
 
     let caching = Caching::of(answer.headers(), answer.cache());

@@ -114,8 +114,12 @@ enum Stage {
     First(Body),
     /// It goes to the server, whose fork has to be back when the client has had its time.
     Sent { held: Arc<Uploading>, _due: Due },
-    /// The server has answered without waiting for the rest, and does not get it.
-    Answered(Box<Answer>, Discard),
+    /// The server has answered without waiting for the rest, and does not get it. The answer has its room meanwhile.
+    Answered {
+        answer: Box<Answer>,
+        _room: Taken,
+        discard: Discard,
+    },
     /// None of these: it failed.
     Over,
 }
@@ -133,7 +137,7 @@ impl Holder for Uploading {
 impl Sending<'_> {
     /// Takes a piece of the body.
     fn take(&mut self, piece: &[u8]) -> Result<(), Unanswered> {
-        if let Stage::Answered(_, discard) = &mut self.stage {
+        if let Stage::Answered { discard, .. } = &mut self.stage {
             let discarded = discard.write(piece).map(drop);
             return discarded.map_err(|error| BadBody::Unreadable(error.to_string()).into());
         }
@@ -208,8 +212,17 @@ impl Sending<'_> {
             Stage::Sent { held, _due }
         } else {
             let mut answer = exchange.answer(deadline, Some(later(self.tenant)), self.host)?;
+            let mut room = Taken::nothing(&self.tenant.responses);
+            let len = answer.body_len();
+            if !room.take(len) {
+                return Err(Failure::NoRoom { len }.into());
+            }
             answer.release();
-            Stage::Answered(Box::new(answer), Discard::new())
+            Stage::Answered {
+                answer: Box::new(answer),
+                _room: room,
+                discard: Discard::new(),
+            }
         };
         Ok(())
     }
@@ -218,7 +231,7 @@ impl Sending<'_> {
     fn answer(mut self, read: Result<(), String>) -> Result<(Answer, Instant), Unanswered> {
         let stage = mem::replace(&mut self.stage, Stage::Over);
         let deadline = self.deadline();
-        if let Stage::Answered(answer, _) = stage {
+        if let Stage::Answered { answer, .. } = stage {
             return Ok((*answer, deadline));
         }
         if let Some(stopped) = self.stopped {
@@ -231,7 +244,7 @@ impl Sending<'_> {
                 let exchange = held.0.lock().take();
                 exchange.ok_or_else(|| self.is_slow())?
             }
-            Stage::Answered(..) | Stage::Over => return Err(not_as_announced()),
+            Stage::Answered { .. } | Stage::Over => return Err(not_as_announced()),
         };
         if self
             .announced

@@ -274,6 +274,12 @@ pub enum Failure {
         "its client did not read the response until the request's deadline (max_request_time), and there was no more room for it (max_response_memory)"
     )]
     NotRead,
+    /// The client should try again (503 with Retry-After).
+    #[error("no room for {len} bytes of its response beside the others' (max_response_memory)")]
+    NoRoom {
+        /// How long it is by now.
+        len: u64,
+    },
     /// The request was to be debugged, and can't be.
     #[error("{}", if *.busy {
         "another request is being debugged, one at a time can be"
@@ -293,13 +299,14 @@ pub enum Failure {
 }
 
 impl Failure {
-    /// True if the request was turned away, and may go better later: all forks, all places to wait for one, or the one
-    /// place for a debugger were taken, or the host had no memory or descriptors for a fork.
+    /// True if the request was turned away, and may go better later: all forks, all places to wait for one, all room for
+    /// responses, or the one place for a debugger were taken, or the host had no memory or descriptors for a fork.
     pub fn is_busy(&self) -> bool {
         matches!(
             self,
             Self::Busy { .. }
                 | Self::QueueFull { .. }
+                | Self::NoRoom { .. }
                 | Self::NoFork { .. }
                 | Self::NotDebugged { busy: true, .. }
         )

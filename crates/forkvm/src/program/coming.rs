@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use parking_lot::{Condvar, Mutex};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 
-use crate::failure::{Cause, Failure};
+use crate::failure::{Cause, Failure, what_to_raise};
 use crate::server::http_client::HttpClient;
 use crate::server::{Awaited, Connection};
 
@@ -66,11 +66,20 @@ impl fmt::Debug for Coming {
 }
 
 /// Both ends of a body that has begun so. `room` is asked for memory beyond what it has in any case.
+///
+/// # Errors
+/// There is no room for what has begun, or no file descriptor.
 pub fn pair(
     begun: Vec<u8>,
-    room: Box<dyn FnMut(u64) -> bool + Send>,
-) -> io::Result<(Coming, Writer)> {
-    let taken = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
+    mut room: Box<dyn FnMut(u64) -> bool + Send>,
+) -> Result<(Coming, Writer), Failure> {
+    let len = begun.len() as u64;
+    let more = len.saturating_sub(ALWAYS as u64);
+    if more > 0 && !room(more) {
+        return Err(Failure::NoRoom { len });
+    }
+    let taken = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
+        .map_err(|errno| lacks("file descriptor", &errno.into()))?;
     let shared = Arc::new(Shared {
         state: Mutex::new(State {
             most: ALWAYS.max(begun.len()),
@@ -84,6 +93,14 @@ pub fn pair(
         taken,
     });
     Ok((Coming(shared.clone()), Writer(shared)))
+}
+
+/// A response can't be taken piece by piece, since the host has no such thing for it.
+pub fn lacks(what: &str, error: &io::Error) -> Failure {
+    let raise = what_to_raise(error.raw_os_error());
+    Failure::NoFork {
+        reason: format!("no {what} for a response: {error}{raise}"),
+    }
 }
 
 impl Coming {
@@ -152,7 +169,7 @@ impl Writer {
         self.0.state.lock().waits
     }
 
-    /// How many bytes there is room for now, of those wanted.
+    /// How many bytes there is room for now, of those wanted: they have memory, too.
     fn room(&self, wanted: usize) -> usize {
         let mut state = self.0.state.lock();
         let needed = state.bytes.len().saturating_add(wanted);
@@ -162,20 +179,20 @@ impl Writer {
                 state.most += more;
             }
         }
-        let room = state.most.saturating_sub(state.bytes.len()).min(wanted);
+        let mut room = state.most.saturating_sub(state.bytes.len()).min(wanted);
+        if state.bytes.try_reserve(room).is_err() {
+            room = 0;
+        }
         state.waits |= room == 0;
         room
     }
 
+    /// Adds what there was room for.
     fn push(&self, bytes: Vec<u8>) -> io::Result<()> {
         let mut state = self.0.state.lock();
         if !state.is_wanted {
             return Err(io::ErrorKind::ConnectionAborted.into());
         }
-        state
-            .bytes
-            .try_reserve(bytes.len())
-            .map_err(|_| io::ErrorKind::OutOfMemory)?;
         state.bytes.extend(bytes);
         drop(state);
         self.0.came.notify_one();
@@ -296,6 +313,24 @@ mod tests {
         assert_eq!(buf[9..], [1, 2]);
         assert_eq!(writer.room(1000), 11);
         assert!(!writer.waits());
+    }
+
+    #[test]
+    fn what_is_there_already_needs_room_too() {
+        let refused = pair(vec![1; ALWAYS + 1], Box::new(|more| more != 1)).map(drop);
+        let len = ALWAYS as u64 + 1;
+        assert_eq!(refused, Err(Failure::NoRoom { len }));
+        assert!(pair(vec![1; ALWAYS + 1], Box::new(|more| more == 1)).is_ok());
+        assert!(pair(vec![1; ALWAYS], Box::new(|_| false)).is_ok());
+    }
+
+    /// Else what the server believes to have sent would be lost.
+    #[test]
+    fn there_is_no_room_without_memory() {
+        let (_coming, writer) = pair(vec![1; 10], Box::new(|_| true)).unwrap();
+        assert_eq!(writer.room(isize::MAX as usize), 0);
+        assert!(writer.waits());
+        assert_eq!(writer.room(1000), 1000);
     }
 
     #[test]

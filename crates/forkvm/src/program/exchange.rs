@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use std::thread;
 use std::time::Instant;
 
-use crate::failure::{Cause, Failure, what_to_raise};
+use crate::failure::{Cause, Failure};
 use crate::program::answer::Answer;
 use crate::program::coming::{self, Coming, Streamed, Writer};
 use crate::program::counters::Counters;
@@ -19,8 +19,8 @@ use crate::server::{Closed, Dialogue, Server};
 pub struct Later {
     /// What the program prints then.
     pub host: Box<dyn Host + Send>,
-    /// Asks for so many bytes more of memory, for what is made before anybody takes it. A response always has 64 KiB, and what of it
-    /// was there at once; it gives all back when it is dropped.
+    /// Asks for so many bytes more of memory, for what is made before anybody takes it. A response always has 64 KiB; it gives all back
+    /// when it is dropped.
     pub room: Box<dyn FnMut(u64) -> bool + Send>,
 }
 
@@ -102,7 +102,7 @@ impl Exchange {
     /// follows soon.
     ///
     /// # Errors
-    /// The server failed.
+    /// The server failed, or there is no room for what it has made already.
     pub fn answer(
         mut self,
         deadline: Instant,
@@ -142,18 +142,12 @@ impl Exchange {
 
     /// Has a thread of its own take the rest of the response, so that the server goes on whoever reads it how fast.
     fn stream(self, begun: Vec<u8>, later: Later) -> Result<Coming, Failure> {
-        let no_fork = |error: std::io::Error| Failure::NoFork {
-            reason: format!(
-                "no thread for a response: {error}{}",
-                what_to_raise(error.raw_os_error())
-            ),
-        };
         let Later { mut host, room } = later;
-        let (coming, writer) = coming::pair(begun, room).map_err(no_fork)?;
+        let (coming, writer) = coming::pair(begun, room)?;
         thread::Builder::new()
             .name("forkvm-stream".into())
             .spawn(move || self.take_rest(writer, &mut *host))
-            .map_err(no_fork)?;
+            .map_err(|error| coming::lacks("thread", &error))?;
         Ok(coming)
     }
 
@@ -189,8 +183,9 @@ impl Exchange {
     /// Whether the response is whole, now that the connection is closed.
     fn outcome(&mut self) -> Result<(), Failure> {
         let closed = match self.ended.clone() {
-            // Had it nothing more to say, it has answered, whatever becomes of it afterwards: the fork is thrown away then.
-            Some(Err(_)) if self.client.has_all() => Closed::ByServer,
+            // Had it nothing more to say, it has answered, whatever becomes of it afterwards: the fork is thrown away then. What it has
+            // said may be wrong, which is what has failed, then.
+            Some(Err(_)) if self.client.is_done() => Closed::ByServer,
             Some(Err(cause)) => return Err(self.failed(cause)),
             Some(Ok(closed)) => closed,
             None => return Ok(()),

@@ -297,11 +297,15 @@ impl Program {
             request: idle,
             idle,
         };
-        let served = lease.fork()?.serve_in(connection, times, host);
-        served.map_err(|cause| {
-            let what = lease.pool().origin().describe(&cause);
-            self.counters.failed(cause, what)
-        })
+        match lease.fork()?.serve_in(connection, times, host) {
+            Ok(closed) => Ok(closed),
+            // Nobody knows whose turn it was to say something.
+            Err(Cause::Timeout) => Ok(Closed::Idle),
+            Err(cause) => {
+                let what = lease.pool().origin().describe(&cause);
+                Err(self.counters.failed(cause, what))
+            }
+        }
     }
 
     /// Runs one request and stops it at its handler's entry for a debugger, which is told to `host` ([`Host::note`]). The

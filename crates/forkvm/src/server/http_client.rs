@@ -185,11 +185,6 @@ impl HttpClient {
         &mut self.decoder
     }
 
-    /// Whether all of it has come.
-    pub fn has_all(&self) -> bool {
-        self.bad.is_none() && self.decoder.is_whole()
-    }
-
     /// Whether it is all there, now that the connection is closed.
     pub fn check(&mut self) -> Result<(), BadResponse> {
         match self.bad.clone() {
