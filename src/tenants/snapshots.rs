@@ -51,7 +51,10 @@ pub fn start(
     let at_path = serving.keep.is_none();
     if let Some(path) = values.snapshot.as_ref().map(Path::new).filter(|_| at_path) {
         match given(path, &serving, &config) {
-            Ok(program) => return Ok(program),
+            Ok(program) => {
+                tell_changes(tenant, path, &program);
+                return Ok(program);
+            }
             Err(error) => tell(tenant, LogTag::Error, path, &error),
         }
     }
@@ -81,6 +84,32 @@ fn tell(tenant: &Tenant, tag: LogTag, path: &Path, error: &NotUsed) {
         path.display()
     );
     logging::log(tag, tenant.name(), &text);
+}
+
+/// Names what has changed below a snapshot that is used all the same, since the operator said so.
+fn tell_changes(tenant: &Tenant, path: &Path, program: &Program) {
+    /// Enough to see what it is about.
+    const MOST: usize = 8;
+    let Some(server) = program.server() else {
+        return;
+    };
+    let tell = |what: std::fmt::Arguments<'_>| {
+        let text = format!("the snapshot {} is used, though {what}", path.display());
+        logging::log(LogTag::Notice, tenant.name(), &text);
+    };
+    match server.changed_files() {
+        Some(changed) => {
+            for file in changed.iter().take(MOST) {
+                tell(format_args!(
+                    "{} has changed, which the program had read",
+                    file.display()
+                ));
+            }
+        }
+        None => tell(format_args!(
+            "the program had read too many files to know whether they have changed"
+        )),
+    }
 }
 
 /// The one that the operator has taken.

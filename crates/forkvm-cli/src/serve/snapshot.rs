@@ -83,12 +83,18 @@ pub fn load(path: &Path, settings: &Serve) -> Result<Arc<Server>, String> {
     let sandbox = settings.allow.sandbox(&command)?;
     let loaded = snapshot.load(&sandbox, settings.limits());
     let server = loaded.map_err(|error| named(error.to_string()))?;
-    let changed = server.changed_files().unwrap_or_default();
-    for file in changed.iter().take(MOST_NAMED) {
-        err!(
-            "forkvm: {} has changed since the program read it, before the snapshot was taken",
-            file.display()
-        );
+    match server.changed_files() {
+        Some(changed) => {
+            for file in changed.iter().take(MOST_NAMED) {
+                err!(
+                    "forkvm: {} has changed since the program read it, before the snapshot was taken",
+                    file.display()
+                );
+            }
+        }
+        None => err!(
+            "forkvm: the program had read too many files to know whether they have changed since the snapshot was taken"
+        ),
     }
     Ok(server)
 }
