@@ -24,9 +24,36 @@ pub fn is_archive(file: &[u8]) -> bool {
     !program && (tar || STARTS.iter().any(|start| file.starts_with(start)))
 }
 
+/// Largest archive that is made here, in memory: nodes take 50 MB unless told otherwise (max_update_size).
+const MOST: usize = MOST_MIB << 20;
+const MOST_MIB: usize = 1024;
+
+/// An archive that does not grow for ever.
+struct Bounded(Vec<u8>);
+
+impl Write for Bounded {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if self.0.len() + bytes.len() > MOST {
+            return Err(io::Error::other(format!(
+                "the archive would have more than {MOST_MIB} MiB; leave out what the server does not need, or pack it yourself"
+            )));
+        }
+        self.0.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
 /// Packs what is in a folder. Links stay links.
 pub fn pack(folder: &Path) -> io::Result<Vec<u8>> {
-    let mut tar = Builder::new(GzEncoder::new(Vec::new(), Compression::default()));
+    if folder.canonicalize()?.parent().is_none() {
+        return Err(io::Error::other(
+            "that is the whole file system, not an application's folder",
+        ));
+    }
+    let mut tar = Builder::new(GzEncoder::new(Bounded(Vec::new()), Compression::default()));
     // One folder after the other, those in each other by names.
     let mut folders = vec![PathBuf::new()];
     while let Some(within) = folders.pop() {
@@ -42,7 +69,7 @@ pub fn pack(folder: &Path) -> io::Result<Vec<u8>> {
             }
         }
     }
-    tar.into_inner()?.finish()
+    Ok(tar.into_inner()?.finish()?.0)
 }
 
 /// Adds one entry. Says whether it is a folder.

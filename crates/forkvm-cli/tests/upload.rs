@@ -232,7 +232,7 @@ fn problems_here() {
     let guest = |name: &str| guest_path(name).to_str().unwrap().to_owned();
     for (arguments, words) in [
         (&["/no/such/program"][..], "No such file"),
-        (&["/"], "directory"),
+        (&["/"], "the whole file system"),
         (&[&guest("bad-text")], "not an ELF"),
         (&[&guest("bad-empty")], "not an ELF"),
         (&[&guest("bad-elf32")], "32-bit"),
