@@ -50,7 +50,7 @@ impl Context {
 
 /// The registers as numbers, in the order of `struct kvm_regs`.
 mod registers {
-    use crate::arch::regs::{RFLAGS, RFLAGS_USER};
+    use crate::arch::regs::user_flags;
     use kvm_bindings::kvm_regs;
     use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
@@ -117,7 +117,7 @@ mod registers {
             r14,
             r15,
             rip,
-            rflags: rflags & RFLAGS_USER | RFLAGS,
+            rflags: user_flags(rflags),
         })
     }
 }

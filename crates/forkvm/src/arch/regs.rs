@@ -43,6 +43,11 @@ pub const RFLAGS: u64 = 1 << 9 | 1 << 1;
 pub const RFLAGS_USER: u64 =
     1 | 1 << 2 | 1 << 4 | 1 << 6 | 1 << 7 | 1 << 10 | 1 << 11 | 1 << 18 | 1 << 21;
 
+/// The flags a program can give itself, with the others as they always are.
+pub const fn user_flags(flags: u64) -> u64 {
+    flags & RFLAGS_USER | RFLAGS
+}
+
 /// Type of a 64-bit TSS that is in use, as it is while a task runs (Intel SDM Vol. 3A, 3.5, Table 3-2).
 pub const TSS_BUSY: u8 = 11;
 /// Type of a 64-bit TSS that is not in use.

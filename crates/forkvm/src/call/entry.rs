@@ -4,7 +4,7 @@
 use kvm_bindings::kvm_regs;
 
 use crate::arch::layout::REQUEST_AREA;
-use crate::arch::regs::{RFLAGS, RFLAGS_USER};
+use crate::arch::regs::{RFLAGS, user_flags};
 use crate::arch::stubs::{self, EntryBlock};
 use crate::call::handlers::Handlers;
 use crate::call::http::Exchange;
@@ -132,7 +132,7 @@ impl WaitPoint {
         let (target, regs) = match entry {
             Entry::Call(function, arguments) => (function, self.call_frame(machine, arguments)?),
             Entry::Resume => {
-                let rflags = self.regs.rflags & RFLAGS_USER | RFLAGS;
+                let rflags = user_flags(self.regs.rflags);
                 let regs = kvm_regs {
                     rax: 0,
                     rflags,

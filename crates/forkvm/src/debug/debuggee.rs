@@ -11,7 +11,8 @@ use std::time::Instant;
 use gdbstub::common::Signal;
 use kvm_bindings::{kvm_regs, kvm_sregs, kvm_vcpu_events};
 
-use super::registers::{CpuRegisters, TRAP_FLAG, USER_END, VectorState, user_flags};
+use super::registers::{CpuRegisters, TRAP_FLAG, USER_END, VectorState};
+use crate::arch::regs::user_flags;
 use crate::arch::tables::USER_CODE;
 use crate::failure::{BREAKPOINT, Cause, DEBUG, Exception};
 use crate::machine::{Event, Machine};

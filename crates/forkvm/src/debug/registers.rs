@@ -4,7 +4,7 @@ use gdbstub::arch::{Arch, Registers};
 use gdbstub_arch::x86::reg::{F80, X86_64CoreRegs};
 use kvm_bindings::kvm_regs;
 
-use crate::arch::regs::{RFLAGS, RFLAGS_USER};
+use crate::arch::regs::user_flags;
 
 /// RFLAGS.TF: a debug exception after each instruction (Intel SDM Vol. 1, 3.4.3.3).
 pub const TRAP_FLAG: u64 = 1 << 8;
@@ -127,11 +127,6 @@ impl CpuRegisters {
             rflags: user_flags(self.core.eflags.into()),
         }
     }
-}
-
-/// The flags a program can give itself, with the others as they always are.
-pub fn user_flags(flags: u64) -> u64 {
-    flags & RFLAGS_USER | RFLAGS
 }
 
 /// The vector state as KVM gives it: an XSAVE image in its standard format (Intel SDM Vol. 1, 13.4).

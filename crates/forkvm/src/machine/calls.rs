@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use kvm_bindings::{kvm_regs, kvm_sregs};
 
-use crate::arch::regs::{RFLAGS, RFLAGS_USER};
+use crate::arch::regs::user_flags;
 use crate::arch::stubs::SyscallEntry;
 use crate::failure::Cause;
 use crate::linux::{Call, Outcome};
@@ -102,7 +102,7 @@ impl Machine {
         if self.host.entry == SyscallEntry::Ring0 {
             // `sysretq` loads RFLAGS from R11, which the program may not have chosen freely: it was RFLAGS at
             // `syscall`, and stays harmless whatever it holds.
-            regs.r11 = regs.r11 & RFLAGS_USER | RFLAGS;
+            regs.r11 = user_flags(regs.r11);
         }
         self.vcpu.set_regs(regs);
         None

@@ -8,7 +8,7 @@ use std::time::Instant;
 use kvm_bindings::kvm_regs;
 
 use crate::arch::dispatcher::{self, INPUT, MOST_QUEUED, QUEUE, QUEUED, QUEUED_LEN, STATE, STATUS};
-use crate::arch::regs::{RFLAGS, RFLAGS_USER};
+use crate::arch::regs::user_flags;
 use crate::arch::stubs::{self, OUT_SYSCALL};
 use crate::failure::Cause;
 use crate::linux::Call;
@@ -169,7 +169,7 @@ impl Machine {
             r11,
             rsp,
             rip: stubs::addresses().syscall_ring3 + OUT_SYSCALL.len() as u64,
-            rflags: r11 & RFLAGS_USER | RFLAGS,
+            rflags: user_flags(r11),
             ..self.vcpu.regs()
         })
     }

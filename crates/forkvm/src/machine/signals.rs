@@ -5,7 +5,7 @@ use std::time::Instant;
 use kvm_bindings::kvm_regs;
 
 use crate::arch::context::{VectorFormat, initial_vector};
-use crate::arch::regs::{RFLAGS, RFLAGS_USER};
+use crate::arch::regs::user_flags;
 use crate::arch::stubs::SYSCALL;
 use crate::failure::{Cause, Exception, PAGE_FAULT};
 use crate::linux::{FaultDetails, Handling, NextSignal, Signal, frame};
@@ -132,7 +132,7 @@ impl Machine {
         let regs = kvm_regs {
             rip: frame.rip,
             rsp: frame.rsp,
-            rflags: frame.rflags & RFLAGS_USER | RFLAGS,
+            rflags: user_flags(frame.rflags),
             ..self.vcpu.regs()
         };
         let details = FaultDetails {

@@ -3,7 +3,7 @@
 use kvm_bindings::{kvm_regs, kvm_sregs};
 
 use crate::arch::layout::{CLEARED_FOR, KERNEL_STACK_TOP, REMOVALS, monitor};
-use crate::arch::regs::{RFLAGS, RFLAGS_USER, kernel_sregs, user_sregs};
+use crate::arch::regs::{kernel_sregs, user_flags, user_sregs};
 use crate::arch::stubs::{self, Cleared, SyscallEntry};
 use crate::arch::tables::{USER_CODE, USER_DATA};
 use crate::failure::Cause;
@@ -31,7 +31,7 @@ impl Machine {
         let regs = self.vcpu.regs();
         kvm_regs {
             rip: regs.rcx,
-            rflags: regs.r11 & RFLAGS_USER | RFLAGS,
+            rflags: user_flags(regs.r11),
             ..regs
         }
     }
@@ -64,7 +64,7 @@ impl Machine {
         let regs = kvm_regs {
             rip: frame.rip,
             rsp: frame.rsp,
-            rflags: frame.rflags & RFLAGS_USER | RFLAGS,
+            rflags: user_flags(frame.rflags),
             ..self.vcpu.regs()
         };
         self.resume_user(regs);

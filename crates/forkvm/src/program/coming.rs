@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::fmt;
 use std::io::{self, Read};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -19,8 +19,6 @@ use crate::server::{Awaited, Connection};
 const ALWAYS: usize = 64 << 10;
 /// How much memory is asked for at a time.
 const STEP: usize = 64 << 10;
-/// The address that a server sees its client at.
-pub const PEER: Option<SocketAddr> = Some(SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 1));
 
 /// What both ends share.
 struct Shared {

@@ -13,7 +13,7 @@ use crate::program::counters::Counters;
 use crate::program::lease::Lease;
 use crate::request::{Host, Request};
 use crate::server::http_client::{HttpClient, Pause, Upload};
-use crate::server::{Closed, Dialogue, Server};
+use crate::server::{Closed, Connection as _, Dialogue, Server};
 
 /// What a response that takes its time has for what is still to come, after [`Exchange::answer`].
 pub struct Later {
@@ -52,7 +52,7 @@ impl Exchange {
             Err(bad) => return Err(Failure::BadRequest(bad.to_string())),
         };
         counters.requests.fetch_add(1, Ordering::Relaxed);
-        match lease.fork()?.begin(coming::PEER) {
+        match lease.fork()?.begin(client.peer()) {
             Ok(dialogue) => Ok(Self {
                 counters,
                 lease,
@@ -85,13 +85,7 @@ impl Exchange {
         }
         self.client.deadline = deadline;
         self.client.pause = Pause::ForBody;
-        if self.ended.is_none() {
-            let fork = self.lease.fork()?;
-            let times = fork.times();
-            self.ended = fork
-                .go_on(&mut self.dialogue, &mut self.client, times, host)
-                .transpose();
-        }
+        self.go_on(host)?;
         match &self.ended {
             None => Ok(true),
             Some(_) => self.outcome().map(|()| false),
@@ -115,13 +109,7 @@ impl Exchange {
             Some(_) => Pause::AfterHead,
             None => Pause::Never,
         };
-        if self.ended.is_none() {
-            let fork = self.lease.fork()?;
-            let times = fork.times();
-            self.ended = fork
-                .go_on(&mut self.dialogue, &mut self.client, times, host)
-                .transpose();
-        }
+        self.go_on(host)?;
         let is_whole = self.ended.is_some();
         if is_whole {
             self.outcome()?;
@@ -138,6 +126,18 @@ impl Exchange {
             }
             _ => Ok(Answer::of_server(self.lease, head, body, to_head)),
         }
+    }
+
+    /// Has the server go on until it is over, or the client pauses.
+    fn go_on(&mut self, host: &mut dyn Host) -> Result<(), Failure> {
+        if self.ended.is_none() {
+            let fork = self.lease.fork()?;
+            let times = fork.times();
+            self.ended = fork
+                .go_on(&mut self.dialogue, &mut self.client, times, host)
+                .transpose();
+        }
+        Ok(())
     }
 
     /// Has a thread of its own take the rest of the response, so that the server goes on whoever reads it how fast.

@@ -17,7 +17,7 @@ use crate::config::Config;
 use crate::debug::{Debugger, Gate};
 use crate::exec::Sandbox;
 use crate::failure::{BootError, Cause, Failure};
-use crate::fork::Fork;
+use crate::fork::{Fork, ForkError};
 use crate::image::exec::Command;
 use crate::master::Master;
 use crate::master::handover::HandedOver;
@@ -29,7 +29,7 @@ pub use crate::program::counters::Stats;
 pub use crate::program::exchange::{Exchange, Later};
 use crate::program::lease::Lease;
 use crate::request::{Host, Quiet, Request};
-use crate::server::http_client::{self, BadRequest, Upload};
+use crate::server::http_client::{self, Upload};
 use crate::server::{
     Closed, Connection, Server, ServerFork, ServerLimits, Snapshot, SnapshotError, Times,
 };
@@ -101,17 +101,9 @@ impl Program {
         keep: Option<Box<dyn Any + Send + Sync>>,
         host: &mut dyn Host,
     ) -> Result<Arc<Self>, BootError> {
-        let setting = |error: &dyn std::fmt::Display| BootError::Setting(error.to_string());
-        config.check().map_err(|error| setting(&error))?;
-        let limits = server_limits(&config).map_err(|error| setting(&error))?;
+        let limits = server_limits(&config).map_err(BootError::Setting)?;
         let server = Server::boot(command, sandbox, limits, host)?;
-        let pool = Pool::new(server, config.pool_limits())
-            .map_err(|error| BootError::Host(error.to_string()))?;
-        Ok(Self::with(Forks::Server(Box::new(Serving {
-            pool,
-            config,
-            _keep: keep,
-        }))))
+        Self::serving(server, config, keep).map_err(|error| BootError::Host(error.to_string()))
     }
 
     /// The same of a snapshot, without a boot.
@@ -123,17 +115,9 @@ impl Program {
         sandbox: &Sandbox,
         config: Config,
     ) -> Result<Arc<Self>, SnapshotError> {
-        let setting = |error: &dyn std::fmt::Display| SnapshotError::Setting(error.to_string());
-        config.check().map_err(|error| setting(&error))?;
-        let limits = server_limits(&config).map_err(|error| setting(&error))?;
+        let limits = server_limits(&config).map_err(SnapshotError::Setting)?;
         let server = snapshot.load(sandbox, limits)?;
-        let pool = Pool::new(server, config.pool_limits())
-            .map_err(|error| SnapshotError::Host(error.to_string()))?;
-        Ok(Self::with(Forks::Server(Box::new(Serving {
-            pool,
-            config,
-            _keep: None,
-        }))))
+        Self::serving(server, config, None).map_err(|error| SnapshotError::Host(error.to_string()))
     }
 
     /// The server, if it is an unmodified one.
@@ -142,6 +126,19 @@ impl Program {
             Forks::Server(serving) => Some(serving.pool.origin().clone()),
             Forks::Handlers(_) => None,
         }
+    }
+
+    fn serving(
+        server: Arc<Server>,
+        config: Config,
+        keep: Option<Box<dyn Any + Send + Sync>>,
+    ) -> Result<Arc<Self>, ForkError> {
+        let pool = Pool::new(server, config.pool_limits())?;
+        Ok(Self::with(Forks::Server(Box::new(Serving {
+            pool,
+            config,
+            _keep: keep,
+        }))))
     }
 
     fn of(master: Master) -> Result<Arc<Self>, BootError> {
@@ -264,15 +261,20 @@ impl Program {
         deadline: Instant,
         host: &mut dyn Host,
     ) -> Result<Exchange, Failure> {
-        let Forks::Server(serving) = &self.forks else {
-            return Err(Failure::NoFork {
-                reason: "it is no server".into(),
-            });
-        };
-        let lease = self.lease(&serving.pool, deadline, host)?;
+        let lease = self.lease(self.servers()?, deadline, host)?;
         let most = self.config().limits.max_response_size;
         let of = (self.clone() as _, self.counters.clone());
         Exchange::begin(of, lease, (request, upload), deadline, most)
+    }
+
+    /// The forks of a server.
+    fn servers(&self) -> Result<&Arc<Pool<Server>>, Failure> {
+        match &self.forks {
+            Forks::Server(serving) => Ok(&serving.pool),
+            Forks::Handlers(_) => Err(Failure::NoFork {
+                reason: "it is no server".into(),
+            }),
+        }
     }
 
     /// Serves a connection of a client's, in a fork of a server that is made for it and freed afterwards. The two may both be silent for
@@ -286,12 +288,7 @@ impl Program {
         idle: Duration,
         host: &mut dyn Host,
     ) -> Result<Closed, Failure> {
-        let Forks::Server(serving) = &self.forks else {
-            return Err(Failure::NoFork {
-                reason: "it is no server".into(),
-            });
-        };
-        let mut lease = Lease::own(serving.pool.clone())?;
+        let mut lease = Lease::own(self.servers()?.clone())?;
         self.counters.requests.fetch_add(1, Ordering::Relaxed);
         let times = Times {
             request: idle,
@@ -490,13 +487,15 @@ fn describe(master: &Master, cause: &Cause) -> String {
     cause.describe(&master.symbols, &stack, &time, &memory)
 }
 
-/// What of a configuration a server has to know.
-fn server_limits(config: &Config) -> Result<ServerLimits, BadRequest> {
+/// What of a configuration a server has to know, once it is checked. An error says which setting is wrong.
+fn server_limits(config: &Config) -> Result<ServerLimits, String> {
+    config.check().map_err(|error| error.to_string())?;
     let limits = &config.limits;
     let request = config.warm_up.as_ref().map(|of| (of, of.request()));
     let warm_up = match &request {
         Some((warm_up, request)) => {
-            vec![http_client::head(request, Upload::Whole)?; warm_up.num_requests as usize]
+            let head = http_client::head(request, Upload::Whole).map_err(|bad| bad.to_string())?;
+            vec![head; warm_up.num_requests as usize]
         }
         None => Vec::new(),
     };

@@ -5,7 +5,7 @@
 use kvm_bindings::kvm_regs;
 
 use crate::arch::context::{VECTOR_LEN, VectorFormat};
-use crate::arch::regs::{RFLAGS, RFLAGS_USER};
+use crate::arch::regs::user_flags;
 use crate::arch::tables::{USER_CODE, USER_DATA};
 use crate::linux::abi::{Layout, USER_END, field_u32, field_u64};
 use crate::linux::tasks::delivery::{Handling, SA_RESTORER};
@@ -199,7 +199,7 @@ pub fn pop(
         rcx: field(14),
         rsp: field(15),
         rip: field(16),
-        rflags: field(17) & RFLAGS_USER | RFLAGS,
+        rflags: user_flags(field(17)),
     };
     if regs.rip >= USER_END {
         return Err(BadAddress(regs.rip));
@@ -255,6 +255,7 @@ fn read_vector(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::arch::regs::{RFLAGS, RFLAGS_USER};
     use crate::linux::tasks::pending::{SI_USER, Signal};
     use crate::linux::tasks::signals::Action;
     use crate::linux::testing::{SCRATCH, TestMemory};
