@@ -14,6 +14,7 @@ use rustix::net::{RecvFlags, SendFlags, Shutdown, recv, send, shutdown};
 use varnish::vcl::LogTag;
 
 use crate::fetch::answer;
+use crate::fetch::plain::{BAD_REQUEST, BUSY, FAILED};
 use crate::fetch::request::Asked;
 use crate::tenants::tenant::Tenant;
 use crate::varnish::counters::count;
@@ -24,6 +25,10 @@ use crate::varnish::logging::{self, LateOutput};
 const GONE: PollFlags = PollFlags::HUP.union(PollFlags::ERR);
 /// Between two looks at one that is.
 const PAUSE: Duration = Duration::from_millis(10);
+
+/// Statuses that a client is told (RFC 9110, 15.6.4 and 15.6.1).
+const UNAVAILABLE: &str = "503 Service Unavailable";
+const ERROR: &str = "500 Internal Server Error";
 
 /// A client whose request is piped.
 pub struct Client<'a> {
@@ -50,18 +55,14 @@ pub fn serve(fetch: &mut Fetch<'_, '_>, tenant: &Tenant, client: Client<'_>) -> 
         let most = tenant.pipes.limit();
         let text = format!("{most} connections are piped to it already (max_pipes)");
         logging::log_in(fetch, LogTag::Error, tenant.name(), &text);
-        tell(
-            fd,
-            "503 Service Unavailable",
-            "The service is busy, try again.\n",
-        );
+        tell(fd, UNAVAILABLE, BUSY);
         return Ok(());
     };
     let limit = settings.config.limits.max_request_time;
     let release = match tenant.program(Instant::now() + limit) {
         Ok(release) => release,
         Err(not_ready) => {
-            tell(fd, "503 Service Unavailable", "The service is not ready.\n");
+            tell(fd, UNAVAILABLE, "The service is not ready.\n");
             return Err(format!("tenant {}: {not_ready}", tenant.name()));
         }
     };
@@ -72,7 +73,7 @@ pub fn serve(fetch: &mut Fetch<'_, '_>, tenant: &Tenant, client: Client<'_>) -> 
     let mut head = match piped_head(&asked.request(), upgrade.as_deref()) {
         Ok(head) => head,
         Err(bad) => {
-            tell(fd, "400 Bad Request", "The request is not valid.\n");
+            tell(fd, "400 Bad Request", BAD_REQUEST);
             return Err(format!("tenant {}: {bad}", tenant.name()));
         }
     };
@@ -108,17 +109,9 @@ fn conclude(
         Err(failure) => {
             answer::log_failure(fetch, tenant, &failure);
             if is_silent && failure.is_busy() {
-                tell(
-                    piped.fd,
-                    "503 Service Unavailable",
-                    "The service is busy, try again.\n",
-                );
+                tell(piped.fd, UNAVAILABLE, BUSY);
             } else if is_silent {
-                tell(
-                    piped.fd,
-                    "500 Internal Server Error",
-                    "The service failed.\n",
-                );
+                tell(piped.fd, ERROR, FAILED);
             }
         }
         Ok(Closed::OutOfTime | Closed::Idle) if is_silent => {
@@ -128,11 +121,7 @@ fn conclude(
                 tenant,
                 "it did not answer in time (max_request_time)",
             );
-            tell(
-                piped.fd,
-                "500 Internal Server Error",
-                "The service failed.\n",
-            );
+            tell(piped.fd, ERROR, FAILED);
         }
         Ok(Closed::OutOfTime) => {
             let text = "a piped connection was over its time (max_pipe_time)";

@@ -8,19 +8,26 @@ use varnish::vcl::VclError;
 use crate::fetch::response::Response;
 use crate::varnish::fetch::Fetch;
 
+/// What clients are told where the program failed.
+pub const FAILED: &str = "The service failed.\n";
+/// Where there is no fork, or no memory, just now.
+pub const BUSY: &str = "The service is busy, try again.\n";
+/// Where the request is none of HTTP/1.1.
+pub const BAD_REQUEST: &str = "The request is not valid.\n";
+
 /// The program failed.
 pub fn failed(fetch: &mut Fetch<'_, '_>) -> Result<Response, VclError> {
-    plain(fetch, 500, "The service failed.\n", None)
+    plain(fetch, 500, FAILED, None)
 }
 
 /// The request is none of HTTP/1.1.
 pub fn bad_request(fetch: &mut Fetch<'_, '_>) -> Result<Response, VclError> {
-    plain(fetch, 400, "The request is not valid.\n", None)
+    plain(fetch, 400, BAD_REQUEST, None)
 }
 
 /// There is no fork, or no memory, for the request just now.
 pub fn busy(fetch: &mut Fetch<'_, '_>) -> Result<Response, VclError> {
-    plain(fetch, 503, "The service is busy, try again.\n", Some("1"))
+    plain(fetch, 503, BUSY, Some("1"))
 }
 
 /// The request's body is longer than allowed.
