@@ -6,32 +6,15 @@ mod common;
 mod serving;
 
 use std::fs::File;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
-use common::kvm_or_skip;
+use common::{Folder, kvm_or_skip};
 use serving::{ENOUGH, Serving, server};
 
-/// A folder of its own, gone with the test.
-struct Folder(PathBuf);
-
-impl Folder {
-    fn new(name: &str) -> Self {
-        let path = std::env::temp_dir().join(format!("forkvm-{name}-{}", std::process::id()));
-        std::fs::create_dir(&path).unwrap();
-        Self(path)
-    }
-
-    fn file(&self) -> String {
-        self.0.join("snapshot").to_str().unwrap().to_owned()
-    }
-}
-
-impl Drop for Folder {
-    fn drop(&mut self) {
-        std::fs::remove_dir_all(&self.0).unwrap();
-    }
+fn file(folder: &Folder) -> String {
+    folder.0.join("snapshot").to_str().unwrap().to_owned()
 }
 
 fn taking(file: &str, options: &[&str], program: &[&str]) -> Command {
@@ -73,7 +56,7 @@ fn refused(options: &[&str]) -> String {
 fn another_process_serves_as_if_it_had_booted() {
     kvm_or_skip!();
     let folder = Folder::new("snapshot-served");
-    let file = folder.file();
+    let file = file(&folder);
     take(&file, &["--warmup=3"], &[&server()]);
     let from = format!("--snapshot={file}");
     for more in [&["-t2"][..], &["-t2", "--per-request"], &["--no-reset"]] {
@@ -115,7 +98,7 @@ fn another_process_serves_as_if_it_had_booted() {
 fn what_can_not_go_on_is_named() {
     kvm_or_skip!();
     let folder = Folder::new("snapshot-refused");
-    let file = folder.file();
+    let file = file(&folder);
     let from = format!("--snapshot={file}");
     assert!(refused(&[&from]).contains("can't be opened"));
     std::fs::write(&file, "x").unwrap();
@@ -179,7 +162,7 @@ fn clocks_go_on_and_random_numbers_are_new() {
         return;
     };
     let folder = Folder::new("snapshot-clocks");
-    let file = folder.file();
+    let file = file(&folder);
     let program = "import ctypes, http.server as h, os, time
 libc = ctypes.CDLL(None)
 def called(clock):
@@ -235,7 +218,7 @@ fn which(path: &str) -> Option<&str> {
 fn two_hundred_kills_leave_the_old_or_the_new() {
     kvm_or_skip!();
     let folder = Folder::new("snapshot-killed");
-    let file = folder.file();
+    let file = file(&folder);
     take(&file, &["--warmup=1"], &[&server()]);
     let (mut old, mut new) = (0, 0);
     let took = {

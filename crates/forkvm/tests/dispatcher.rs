@@ -3,6 +3,8 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod common;
+#[path = "common/lists.rs"]
+mod lists;
 #[path = "common/server.rs"]
 mod server;
 
@@ -16,7 +18,6 @@ use std::time::{Duration, Instant};
 use common::{emulated, kvm_or_skip};
 use forkvm::{Awaited, Cause, Closed, Connection, Host, Server, ServerFork, ServerLimits, Stream};
 use proptest::prelude::*;
-use proptest::test_runner::{Config, TestRunner};
 use server::{Client, ask, boot_as, limits};
 
 /// Kinds of operations that tests/guests/linux/dispatched.c knows.
@@ -123,31 +124,16 @@ fn random_calls(arguments: &[&str]) {
     kvm_or_skip!();
     let both = Both::new("linux/dispatched", arguments, &[0, 0]);
     let short = if emulated() { 20 } else { 5 };
-    let wanted = std::env::var("DISPATCHER_SECONDS").ok();
-    let seconds = wanted.map_or(short, |text| text.parse().unwrap());
-    let end = Instant::now() + Duration::from_secs(seconds);
+    let time = lists::time_of("DISPATCHER_SECONDS", short);
     // Requests that fit into the dispatcher's pages, and some that don't.
     let more = prop_oneof![4 => 0..2000usize, 1 => 0..40_000usize];
-    let lists = (prop::collection::vec(op(), 0..40), more, any::<bool>());
-    let mut count = 0;
-    while Instant::now() < end {
-        let config = Config {
-            cases: 10,
-            failure_persistence: None,
-            max_shrink_iters: 500,
-            ..Config::default()
-        };
-        let one = |(ops, more, ends): (Vec<Op>, usize, bool)| {
-            both.one(|| Client {
-                ends,
-                ..request(&ops, more)
-            })
-        };
-        TestRunner::new(config)
-            .run(&lists, one)
-            .unwrap_or_else(|failure| panic!("after {count}: {failure}"));
-        count += 10;
-    }
+    let values = (prop::collection::vec(op(), 0..40), more, any::<bool>());
+    let count = lists::for_a_while(time, 500, &values, |(ops, more, ends)| {
+        both.one(|| Client {
+            ends,
+            ..request(&ops, more)
+        })
+    });
     let [with, without] = *both.exits.borrow();
     println!("{count} lists of calls: {with} exits, without the dispatcher {without}");
     assert!(with < without);

@@ -3,6 +3,8 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod common;
+#[path = "common/lists.rs"]
+mod lists;
 #[path = "common/ops.rs"]
 mod ops;
 #[path = "common/performer.rs"]
@@ -10,14 +12,13 @@ mod performer;
 
 use std::cell::Cell;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use common::{emulated, kvm_or_skip};
 use ops::{ENDINGS, Ending, Finale, Op};
 use performer::{ADDRESSES, Performer};
 use proptest::prelude::*;
 use proptest::sample::select;
-use proptest::test_runner::{Config, TestRunner};
 
 fn value() -> impl Strategy<Value = u64> {
     prop_oneof![
@@ -108,19 +109,8 @@ fn for_a_while(
     most: usize,
     one: impl Fn(Finale, Vec<Op>) -> Result<(), TestCaseError>,
 ) {
-    let lists = (finale(), prop::collection::vec(op(), 0..most));
-    let end = Instant::now() + time;
-    while Instant::now() < end {
-        let config = Config {
-            cases: 10,
-            failure_persistence: None,
-            max_shrink_iters: 500,
-            ..Config::default()
-        };
-        TestRunner::new(config)
-            .run(&lists, |(finale, ops)| one(finale, ops))
-            .unwrap_or_else(|error| panic!("{error}"));
-    }
+    let values = (finale(), prop::collection::vec(op(), 0..most));
+    lists::for_a_while(time, 500, &values, |(finale, ops)| one(finale, ops));
 }
 
 #[test]

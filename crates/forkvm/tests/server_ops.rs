@@ -4,16 +4,16 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod common;
+#[path = "common/lists.rs"]
+mod lists;
 #[path = "common/server.rs"]
 mod server;
 
 use std::cell::RefCell;
-use std::time::{Duration, Instant};
 
 use common::{emulated, kvm_or_skip};
 use forkvm::{Server, ServerFork, ServerLimits};
 use proptest::prelude::*;
-use proptest::test_runner::{Config, TestRunner};
 use server::{Client, ask, boot_in, limits};
 
 /// Kinds of operations that the guest knows (tests/guests/linux/mutable.c).
@@ -92,23 +92,9 @@ fn nothing_of_random_connections_is_left() {
     kvm_or_skip!();
     let forks = Forks::new();
     let short = if emulated() { 60 } else { 10 };
-    let wanted = std::env::var("SERVER_OPS_SECONDS").ok();
-    let seconds = wanted.map_or(short, |text| text.parse().unwrap());
-    let end = Instant::now() + Duration::from_secs(seconds);
-    let lists = prop::collection::vec(op(), 0..40);
-    let mut count = 0;
-    while Instant::now() < end {
-        let config = Config {
-            cases: 10,
-            failure_persistence: None,
-            max_shrink_iters: 300,
-            ..Config::default()
-        };
-        TestRunner::new(config)
-            .run(&lists, |ops| forks.one(&ops))
-            .unwrap_or_else(|failure| panic!("after {count}: {failure}"));
-        count += 10;
-    }
+    let time = lists::time_of("SERVER_OPS_SECONDS", short);
+    let values = prop::collection::vec(op(), 0..40);
+    let count = lists::for_a_while(time, 300, &values, |ops| forks.one(&ops));
     println!("{count} lists of operations");
 }
 

@@ -9,7 +9,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use common::kvm_or_skip;
+use common::{Folder, kvm_or_skip};
 use forkvm::{Closed, Server, ServerFork, Snapshot, SnapshotError};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRng, TestRunner};
@@ -18,25 +18,8 @@ use server::{Client, ask, boot_in, limits, sandbox};
 const PROGRAM: &str = "linux/server";
 const MEMORY: u64 = 64 << 20;
 
-/// A folder of its own, gone with the test.
-struct Folder(PathBuf);
-
-impl Folder {
-    fn new(name: &str) -> Self {
-        let path = std::env::temp_dir().join(format!("forkvm-{name}-{}", std::process::id()));
-        std::fs::create_dir(&path).unwrap();
-        Self(path)
-    }
-
-    fn file(&self) -> PathBuf {
-        self.0.join("snapshot")
-    }
-}
-
-impl Drop for Folder {
-    fn drop(&mut self) {
-        std::fs::remove_dir_all(&self.0).unwrap();
-    }
+fn file(folder: &Folder) -> PathBuf {
+    folder.0.join("snapshot")
 }
 
 fn load(path: &Path) -> Result<Arc<Server>, SnapshotError> {
@@ -54,9 +37,9 @@ fn a_server_of_a_file_is_as_the_one_that_was_booted() {
     kvm_or_skip!();
     let folder = Folder::new("as-booted");
     let booted = boot_in(MEMORY, PROGRAM, limits());
-    booted.save(&folder.file(), "").unwrap();
-    drop_cached(&folder.file());
-    let loaded = load(&folder.file()).unwrap();
+    booted.save(&file(&folder), "").unwrap();
+    drop_cached(&file(&folder));
+    let loaded = load(&file(&folder)).unwrap();
     assert_eq!(loaded.address(), booted.address());
     let mut forks = [booted, loaded].map(|server| ServerFork::new(server).unwrap());
     for round in 0..30 {
@@ -80,9 +63,9 @@ fn a_snapshot_of_a_snapshot_serves() {
     kvm_or_skip!();
     let folder = Folder::new("again");
     let booted = boot_in(MEMORY, PROGRAM, limits());
-    let len = booted.save(&folder.file(), "").unwrap();
+    let len = booted.save(&file(&folder), "").unwrap();
     drop(booted);
-    let loaded = load(&folder.file()).unwrap();
+    let loaded = load(&file(&folder)).unwrap();
     let again = folder.0.join("again");
     // What differs in length is times.
     assert!(loaded.save(&again, "x").unwrap().abs_diff(len) < 100);
@@ -95,7 +78,7 @@ fn a_snapshot_of_a_snapshot_serves() {
 fn what_is_no_snapshot_of_ones_own_is_refused() {
     kvm_or_skip!();
     let folder = Folder::new("refused");
-    let path = folder.file();
+    let path = file(&folder);
     boot_in(MEMORY, PROGRAM, limits()).save(&path, "").unwrap();
     let good = std::fs::read(&path).unwrap();
     let mode = |mode| std::fs::set_permissions(&path, PermissionsExt::from_mode(mode)).unwrap();
@@ -145,12 +128,12 @@ fn it_goes_on_only_with_what_it_was_taken_with() {
     kvm_or_skip!();
     let folder = Folder::new("settings");
     boot_in(MEMORY, PROGRAM, limits())
-        .save(&folder.file(), "")
+        .save(&file(&folder), "")
         .unwrap();
     let refused = |change: &dyn Fn(&mut forkvm::Sandbox)| {
         let mut other = sandbox(MEMORY, PROGRAM);
         change(&mut other);
-        let snapshot = Snapshot::open(&folder.file()).unwrap();
+        let snapshot = Snapshot::open(&file(&folder)).unwrap();
         matches!(
             snapshot.load(&other, limits()),
             Err(SnapshotError::OtherSettings(_))
@@ -166,7 +149,7 @@ fn it_goes_on_only_with_what_it_was_taken_with() {
     assert!(!refused(
         &|other| other.allowed_net = vec!["*".parse().unwrap()]
     ));
-    let command = Snapshot::open(&folder.file()).unwrap().command().clone();
+    let command = Snapshot::open(&file(&folder)).unwrap().command().clone();
     assert!(command.path.ends_with(b"/server"));
 }
 
@@ -218,7 +201,7 @@ fn damaged(good: &[u8], damage: &Damage) -> Vec<u8> {
 fn ten_thousand_damaged_files_never_load() {
     kvm_or_skip!();
     let folder = Folder::new("damaged");
-    let path = folder.file();
+    let path = file(&folder);
     boot_in(MEMORY, PROGRAM, limits()).save(&path, "").unwrap();
     let good = std::fs::read(&path).unwrap();
     let seed: [u8; 32] = std::array::from_fn(|place| {
