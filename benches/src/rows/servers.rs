@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::measure::{median, us};
 use crate::settings::Options;
-use crate::stand::{Connection, Server};
+use crate::stand::{Connection, Server, counts, listening};
 
 /// A server of docs/programs.md, by its command there. Each listens at [`PORT`].
 pub struct Kind {
@@ -118,13 +118,6 @@ impl ServerRow {
     }
 }
 
-/// A line of the access log.
-#[derive(Deserialize)]
-struct Line {
-    exits: u64,
-    pages: u64,
-}
-
 pub fn run(options: &Options) -> Result<Vec<ServerRow>> {
     let one = |kind| one(options, kind).with_context(|| format!("the server {}", kind.name));
     KINDS.iter().map(one).collect()
@@ -156,21 +149,11 @@ fn one(options: &Options, kind: &Kind) -> Result<ServerRow> {
         .map(|argument| forking(options, kind, argument))
         .transpose()?;
     let log = forks.end()?;
-    let lines: Vec<Line> = log
-        .lines()
-        .map(serde_json::from_str)
-        .collect::<Result<_, _>>()
-        .context("its access log")?;
-    let later = &lines[lines.len().min(BATCH)..];
-    ensure!(!later.is_empty(), "its access log has too few lines");
-    let of = |get: fn(&Line) -> u64| {
-        let values: Vec<f64> = later.iter().map(|line| get(line) as f64).collect();
-        median(&values)
-    };
+    let counts = counts(&log, BATCH)?;
     Ok(ServerRow {
         name: kind.name.to_owned(),
-        exits_per_request: of(|line| line.exits),
-        pages_per_request: of(|line| line.pages),
+        exits_per_request: counts.exits,
+        pages_per_request: counts.pages,
         native_us: median(&native_times),
         fork_us: median(&times),
         fork_over_native: median(&ratios),
@@ -248,7 +231,8 @@ fn sources() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/servers")
 }
 
-fn search_path(options: &Options) -> String {
+/// Where programs are found: those that servers-setup.sh has put aside come first.
+pub fn search_path(options: &Options) -> String {
     let before = std::env::var("PATH").unwrap_or_default();
     format!("{}/bin:{before}", options.servers.display())
 }
@@ -271,11 +255,8 @@ pub fn start_forks(options: &Options, kind: &Kind, more: &[&str]) -> Result<Runn
             .env("PATH", search_path(options));
     })?;
     let path = options.out.join("forkvm-serve.log");
-    let address = server.wait(|| {
-        let said = std::fs::read_to_string(&path).ok()?;
-        let line = said.lines().find(|line| line.contains("listening on "))?;
-        line.rsplit(' ').next()?.parse().ok()
-    })?;
+    let address = listening(&mut server, &path)?;
+
     answered(address)?;
     Ok(Running {
         server: Some(server),

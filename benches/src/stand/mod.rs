@@ -1,12 +1,14 @@
 //! The processes that the rows through Varnish need: Varnish, nginx and the programs behind it, and the load.
 
 mod connection;
+mod forkvm;
 mod load;
 mod nginx;
 mod process;
 mod varnish;
 
 pub use connection::Connection;
+pub use forkvm::{Counts, counts, listening};
 pub use load::{Load, Measured, Until};
 pub use nginx::{Cgi, Nginx};
 pub use process::Server;

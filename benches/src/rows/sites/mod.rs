@@ -6,13 +6,13 @@ mod stand;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result};
 use serde::{Deserialize, Serialize};
 
 use crate::measure::median;
 use crate::rows::{idle, say};
 use crate::settings::Options;
-use crate::stand::{Load, Measured, Until};
+use crate::stand::{Counts, Load, Measured, Until, counts};
 pub use apps::Way;
 use apps::{APPS, App};
 use stand::{Stand, first_request_us};
@@ -86,13 +86,6 @@ impl Site {
     }
 }
 
-/// A line of the access log.
-#[derive(Deserialize)]
-struct Line {
-    exits: u64,
-    pages: u64,
-}
-
 pub fn run(options: &Options) -> Result<Vec<Site>> {
     let one = |app: &App| {
         say(&format!("  {}", app.title));
@@ -138,7 +131,7 @@ fn one(options: &Options, app: &App) -> Result<Site> {
             by_clock.entry(way).or_default().push(result);
         }
     }
-    let (exits, pages) = counts(&stand.access_log(Way::Reset)?)?;
+    let Counts { exits, pages } = counts(&stand.access_log(Way::Reset)?, 0)?;
     let one = idle::own(stand.pid(Way::Reset)?)?;
     let two = idle::own(stand.pid(Way::ResetAfter)?)?;
     let loads = measured.iter().map(|(&(connections, way), rounds)| Loaded {
@@ -174,19 +167,4 @@ fn middle(rounds: &[Measured]) -> Measured {
         p99_us: of(|m| m.p99_us),
         p999_us: of(|m| m.p999_us),
     }
-}
-
-/// Median exits and pages of an access log's requests.
-fn counts(log: &str) -> Result<(f64, f64)> {
-    let lines: Vec<Line> = log
-        .lines()
-        .map(serde_json::from_str)
-        .collect::<Result<_, _>>()
-        .context("an access log")?;
-    ensure!(!lines.is_empty(), "an access log has no lines");
-    let of = |get: fn(&Line) -> u64| {
-        let values: Vec<f64> = lines.iter().map(|line| get(line) as f64).collect();
-        median(&values)
-    };
-    Ok((of(|line| line.exits), of(|line| line.pages)))
 }

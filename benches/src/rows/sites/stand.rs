@@ -10,8 +10,11 @@ use anyhow::{Context as _, Result, ensure};
 
 use super::apps::{App, Way};
 use crate::measure::us;
+use crate::rows::servers::search_path;
 use crate::settings::Options;
-use crate::stand::{Cgi, Connection, Folder, Load, Measured, Nginx, Server, Varnish, vmod};
+use crate::stand::{
+    Cgi, Connection, Folder, Load, Measured, Nginx, Server, Varnish, listening, vmod,
+};
 
 /// Requests before a server is frozen, and the time it gets for what it does some time after its start.
 const WARM_UP: [&str; 2] = ["--warmup=50", "--warmup-time=1"];
@@ -30,6 +33,7 @@ pub struct Stand {
     varnish: Varnish,
     _nginx: Nginx,
     _cgi: Cgi,
+    _behind: Server,
     servers: BTreeMap<Way, Running>,
     folder: Folder,
     oha: PathBuf,
@@ -67,11 +71,11 @@ impl Stand {
         let nginx = Nginx::start(&options.tool("nginx"), path, &cgi)?;
         let behind = behind_varnish(options, path, app)?;
         let varnish = Varnish::with_vcl(path, &source(options, path, app)?)?;
-        servers.insert(Way::Varnish, behind);
         let stand = Self {
             varnish,
             _nginx: nginx,
             _cgi: fcgiwrap,
+            _behind: behind,
             servers,
             folder,
             oha: options.tool("oha"),
@@ -159,11 +163,7 @@ fn pages() -> PathBuf {
 }
 
 fn environment<'a>(command: &'a mut Command, options: &Options) -> &'a mut Command {
-    let before = std::env::var("PATH").unwrap_or_default();
-    command.envs(ENVIRONMENT).env(
-        "PATH",
-        format!("{}/bin:{before}", options.servers.display()),
-    )
+    command.envs(ENVIRONMENT).env("PATH", search_path(options))
 }
 
 /// A fetch on a connection of its own.
@@ -179,14 +179,12 @@ fn native(options: &Options, folder: &Path, way: Way, command: &[&str]) -> Resul
 }
 
 /// The native server that Varnish asks, by a Unix socket.
-fn behind_varnish(options: &Options, folder: &Path, app: &App) -> Result<Running> {
+fn behind_varnish(options: &Options, folder: &Path, app: &App) -> Result<Server> {
     let socket = folder.join("native.socket");
     let listen = socket.display().to_string();
     let mut server = start(options, folder, Way::Varnish, app.command, &listen)?;
     server.wait(|| socket.exists().then_some(()))?;
-    // Not the address of a socket of its own.
-    let address = SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0));
-    Ok(Running { server, address })
+    Ok(server)
 }
 
 fn start(
@@ -231,11 +229,8 @@ fn forks(options: &Options, folder: &Path, app: &App, way: Way, flags: &[&str]) 
             .current_dir(pages());
     })?;
     let path = folder.join(format!("{}.log", way.name()));
-    let address = server.wait(|| {
-        let said = std::fs::read_to_string(&path).ok()?;
-        let line = said.lines().find(|line| line.contains("listening on "))?;
-        line.rsplit(' ').next()?.parse().ok()
-    })?;
+    let address = listening(&mut server, &path)?;
+
     Ok(Running { server, address })
 }
 
@@ -248,10 +243,7 @@ fn cgi_program(options: &Options, app: &App) -> PathBuf {
 
 /// A program's path, as the shell finds it.
 fn program(options: &Options, name: &str) -> Result<PathBuf> {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let own = options.servers.join("bin");
-    std::iter::once(own)
-        .chain(std::env::split_paths(&path))
+    std::env::split_paths(&search_path(options))
         .map(|folder| folder.join(name))
         .find(|path| path.is_file())
         .with_context(|| format!("there is no {name}"))
