@@ -13,6 +13,7 @@
  *   GET /user     "user 33, before N", after it has become that user
  *   POST /say     answers with the body, heads and all
  *   GET /selectors  those of DS, ES and GS, before it has loaded others
+ *   GET /time     what CLOCK_MONOTONIC, CLOCK_BOOTTIME and CLOCK_REALTIME say, in seconds
  *   GET /drip     answers a piece every 50 ms, for ever
  *   GET /used     "used N": of the processor's time, in milliseconds, while it slept for 500
  *   GET /compute  answers 150 pieces, and computes for 10 ms before each
@@ -198,14 +199,15 @@ static void serve(int client)
     clock_t used = clock();
     if (!strcmp(path, "/used")) nanosleep(&(struct timespec){0, 500000000}, NULL);
     used = clock() - used;
-    struct timespec monotonic, real;
+    struct timespec monotonic, boot, real;
     clock_gettime(CLOCK_MONOTONIC, &monotonic);
+    clock_gettime(CLOCK_BOOTTIME, &boot);
     clock_gettime(CLOCK_REALTIME, &real);
     int first = getuid();
     if (!strcmp(path, "/user") && setuid(33)) abort();
     int n = !strcmp(path, "/time")
-                ? snprintf(body, sizeof(body), "%ld.%09ld %ld.%09ld\n", (long)monotonic.tv_sec, monotonic.tv_nsec,
-                           (long)real.tv_sec, real.tv_nsec)
+                ? snprintf(body, sizeof(body), "%ld.%09ld %ld.%09ld %ld.%09ld\n", (long)monotonic.tv_sec, monotonic.tv_nsec,
+                           (long)boot.tv_sec, boot.tv_nsec, (long)real.tv_sec, real.tv_nsec)
             : first || getuid() ? snprintf(body, sizeof(body), "user %d, before %d\n", getuid(), first)
             : !strcmp(path, "/later") ? snprintf(body, sizeof(body), "later %d\n", is_later)
           : length ? snprintf(body, sizeof(body), "count %d bytes %zu sum %zu\n", count, got, sum)

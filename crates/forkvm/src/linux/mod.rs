@@ -41,3 +41,4 @@ pub use self::tasks::delivery::{Handling, Next as NextSignal};
 pub use self::tasks::frame::{self, FaultDetails};
 pub use self::tasks::pending::Signal;
 pub use self::tasks::task::FIRST_TID;
+pub use self::time::Ahead;

@@ -33,7 +33,7 @@ use crate::linux::tasks::signals::{self, SIGALRM, Signals, Target};
 use crate::linux::tasks::task::{Blocked, State, Task, Tasks};
 use crate::linux::tasks::timers::{self, Timers};
 use crate::linux::tasks::{futex, pidfd, threads};
-use crate::linux::time::{self, Clocks};
+use crate::linux::time::{self, Ahead, Clocks};
 use crate::linux::told::Told;
 use crate::linux::trace;
 use crate::memory::guest::GuestMemory;
@@ -376,8 +376,8 @@ impl Linux {
         delivery::fault(&mut self.signals, &mut self.tasks, signal)
     }
 
-    /// Has all that waits for a time do so for this much longer: it was frozen meanwhile.
-    pub fn shift_deadlines(&mut self, by: Duration) {
+    /// The program was frozen for so long: all that waits for a time does so for this much longer, and its clock has stood still.
+    pub fn add_frozen(&mut self, by: Duration) {
         let any = self.tasks.next_deadline().is_some() || self.has_alarm();
         if any {
             self.tasks.shift_deadlines(by);
@@ -386,7 +386,7 @@ impl Linux {
         if self.timers.any() {
             self.timers.shift(by);
         }
-        self.clocks.add_idle(by);
+        self.clocks.add_frozen(by);
         if self
             .files
             .all_open()
@@ -413,8 +413,8 @@ impl Linux {
         times.into_iter().flatten().min()
     }
 
-    /// How far the program's CLOCK_MONOTONIC is ahead of the host's, modulo 2^64 nanoseconds.
-    pub fn clocks_ahead(&self) -> u64 {
+    /// How far the program's clocks are ahead of the host's.
+    pub fn clocks_ahead(&self) -> Ahead {
         self.clocks.ahead()
     }
 

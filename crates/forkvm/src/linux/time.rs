@@ -25,6 +25,10 @@ pub struct Clocks {
     /// How far the program's CLOCK_MONOTONIC is ahead of the host's, modulo 2^64 nanoseconds: one that comes from a snapshot goes on
     /// where it was, whatever the host's says by now.
     ahead: u64,
+    /// How long the program was frozen, which is to it what suspension is to a machine: CLOCK_MONOTONIC does not count it and
+    /// CLOCK_BOOTTIME does (clock_gettime(2)). Else all that a runtime has planned for later, such as a collection of its heap,
+    /// would be due at once in every request of an old master's.
+    frozen: Duration,
 }
 
 impl Clocks {
@@ -34,28 +38,33 @@ impl Clocks {
             start: since_epoch(host_clock(ClockId::Monotonic)),
             idle: Duration::ZERO,
             ahead: 0,
+            frozen: Duration::ZERO,
         }
     }
 
-    /// How far the program's CLOCK_MONOTONIC is ahead of the host's, modulo 2^64 nanoseconds.
-    pub fn ahead(&self) -> u64 {
-        self.ahead
+    /// How far the program's CLOCK_MONOTONIC and its CLOCK_BOOTTIME are ahead of the host's.
+    pub fn ahead(&self) -> Ahead {
+        Ahead {
+            monotonic: self.ahead.wrapping_sub(nanos(self.frozen)),
+            boot: self.ahead,
+        }
+    }
+
+    /// The program was frozen for so long, and goes on now.
+    pub fn add_frozen(&mut self, time: Duration) {
+        self.frozen = self.frozen.saturating_add(time);
     }
 
     /// The program's CLOCK_MONOTONIC.
     pub fn monotonic(&self) -> Duration {
-        self.of_program(host_clock(ClockId::Monotonic))
+        shifted(host_clock(ClockId::Monotonic), self.ahead().monotonic)
     }
 
     /// Has the program's CLOCK_MONOTONIC say this now.
     pub fn set_monotonic(&mut self, now: Duration) {
         let host = nanos(since_epoch(host_clock(ClockId::Monotonic)));
         self.ahead = nanos(now).wrapping_sub(host);
-    }
-
-    /// What the program is told of a clock of the host's that does not know the time of day.
-    fn of_program(&self, host: Timespec) -> Duration {
-        Duration::from_nanos(nanos(since_epoch(host)).wrapping_add(self.ahead))
+        self.frozen = Duration::ZERO;
     }
 
     /// What is told as the processor's time, of the process and of its threads: the time since the start in which not all of
@@ -83,29 +92,43 @@ impl Clocks {
     /// The time of a `CLOCK_*` (time.h), if there is such a clock.
     pub fn now(&self, clock: u64) -> Result<Timespec, Errno> {
         Ok(match clock_id(clock) {
-            Some(Clock::Host(ClockId::Realtime)) => host_clock(ClockId::Realtime),
-            Some(Clock::Host(host)) => timespec(self.of_program(host_clock(host))),
+            Some(Clock::Realtime) => host_clock(ClockId::Realtime),
+            Some(Clock::Monotonic) => timespec(self.monotonic()),
+            Some(Clock::Boot) => {
+                timespec(shifted(host_clock(ClockId::Boottime), self.ahead().boot))
+            }
             Some(Clock::Cpu) => timespec(self.used()),
             None => return Err(Errno::INVAL),
         })
     }
 }
 
+/// How far clocks of the program's are ahead of the host's, modulo 2^64 nanoseconds.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Ahead {
+    /// CLOCK_MONOTONIC.
+    pub monotonic: u64,
+    /// CLOCK_BOOTTIME.
+    pub boot: u64,
+}
+
 enum Clock {
-    Host(ClockId),
+    Realtime,
+    Monotonic,
+    Boot,
     Cpu,
 }
 
 fn clock_id(clock: u64) -> Option<Clock> {
     Some(match int(clock) {
         // REALTIME and REALTIME_COARSE, which may be finer than its name. TAI's offset is not set up anywhere.
-        0 | 5 | 11 => Clock::Host(ClockId::Realtime),
+        0 | 5 | 11 => Clock::Realtime,
         // MONOTONIC, MONOTONIC_RAW, MONOTONIC_COARSE.
-        1 | 4 | 6 => Clock::Host(ClockId::Monotonic),
+        1 | 4 | 6 => Clock::Monotonic,
         // PROCESS_CPUTIME_ID, THREAD_CPUTIME_ID, and the clocks of clock_getcpuclockid(3).
         2 | 3 | i32::MIN..=-1 => Clock::Cpu,
         // BOOTTIME.
-        7 => Clock::Host(ClockId::Boottime),
+        7 => Clock::Boot,
         _ => return None,
     })
 }
@@ -119,6 +142,11 @@ fn timespec(duration: Duration) -> Timespec {
 
 fn nanos(time: Duration) -> u64 {
     u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
+}
+
+/// What the program is told where a clock of the host's says this, and its own is so far ahead.
+fn shifted(host: Timespec, ahead: u64) -> Duration {
+    Duration::from_nanos(nanos(since_epoch(host)).wrapping_add(ahead))
 }
 
 /// A time that is not before its clock's beginning.

@@ -1,12 +1,13 @@
 //! The page from which the vDSO tells the time ([`vdso`]): how fast the processor's counter runs, and what all clocks said at
 //! one of its values. It is each machine's own, not part of what a reset undoes, and is anchored anew when a connection begins:
-//! however long ago the freeze was, the time is right.
+//! however long ago the freeze was, the time of day is right, and CLOCK_MONOTONIC goes on from there.
 
 use parking_lot::Mutex;
 use rustix::time::{ClockId, clock_gettime};
 
 use crate::arch::layout::CLOCK;
 use crate::arch::vdso::{self, ClockData};
+use crate::linux::Ahead;
 use crate::memory::mapping::{Mapping, OutOfRange};
 
 /// After so long the page is anchored anew at an exit: an error of the rate of 100 ppm is 1 us by then.
@@ -138,17 +139,16 @@ impl Window {
 #[derive(Debug)]
 pub struct GuestClock {
     calibration: &'static Calibration,
-    /// How far the program's CLOCK_MONOTONIC is ahead of the host's, modulo 2^64 nanoseconds.
-    ahead: u64,
+    /// How far the program's clocks are ahead of the host's.
+    ahead: Ahead,
     last: ClockData,
     /// The counter's value from which on it is to be anchored anew.
     stale: u64,
 }
 
 impl GuestClock {
-    /// One that has nothing yet: programs ask by the system call. The program's CLOCK_MONOTONIC is so far `ahead` of the host's,
-    /// modulo 2^64 nanoseconds.
-    pub fn new(calibration: &'static Calibration, ahead: u64) -> Self {
+    /// One that has nothing yet: programs ask by the system call. The program's clocks are so far `ahead` of the host's.
+    pub fn new(calibration: &'static Calibration, ahead: Ahead) -> Self {
         Self {
             calibration,
             ahead,
@@ -161,8 +161,10 @@ impl GuestClock {
         }
     }
 
-    /// Anchors the page of this memory, for a program that has not read it: what was there may have been wrong by any amount.
-    pub fn anchor(&mut self, memory: &Mapping) -> Result<(), OutOfRange> {
+    /// Anchors the page of this memory, for a program that has not read it and whose clocks are so far ahead of the host's: what
+    /// was there may have been wrong by any amount.
+    pub fn anchor(&mut self, memory: &Mapping, ahead: Ahead) -> Result<(), OutOfRange> {
+        self.ahead = ahead;
         self.write(memory, Moment::now(), 0)
     }
 
@@ -185,7 +187,7 @@ impl GuestClock {
     /// Anchors it at this moment; the monotonic clock is at least `told`.
     fn write(&mut self, memory: &Mapping, now: Moment, told: u64) -> Result<(), OutOfRange> {
         let rate = self.calibration.rate(now);
-        let monotonic = now.monotonic.wrapping_add(self.ahead);
+        let monotonic = now.monotonic.wrapping_add(self.ahead.monotonic);
         // Not behind what the program was told.
         let corrected = told.saturating_sub(monotonic);
         // The other clocks at that moment, by what they differ from the host's first.
@@ -202,7 +204,7 @@ impl GuestClock {
             rate: rate.unwrap_or(0),
             real: other(ClockId::Realtime),
             monotonic: monotonic.wrapping_add(corrected),
-            boot: other(ClockId::Boottime).wrapping_add(self.ahead),
+            boot: other(ClockId::Boottime).wrapping_add(self.ahead.boot),
         };
         let ticks = (u128::from(STALE) << 32) / u128::from(rate.unwrap_or(1 << 32).max(1));
         self.stale = now
@@ -307,9 +309,9 @@ mod tests {
         static CALIBRATION: std::sync::LazyLock<Calibration> =
             std::sync::LazyLock::new(Calibration::new);
         let memory = crate::memory::testing::with_space();
-        let mut clock = GuestClock::new(&CALIBRATION, 0);
+        let mut clock = GuestClock::new(&CALIBRATION, Ahead::default());
         std::thread::sleep(Duration::from_nanos(2 * LEAST));
-        clock.anchor(memory.mapping()).unwrap();
+        clock.anchor(memory.mapping(), Ahead::default()).unwrap();
         let first = clock.last.sequence;
         assert_ne!(first, 0);
         let real = clock.last.real - clock.last.monotonic;

@@ -362,7 +362,7 @@ impl Machine {
     /// Has the program's clocks be right, whenever they were last. It has not read them since the last reset.
     pub fn anchor_clock(&mut self) -> Result<(), Cause> {
         let anchored = match &mut self.clock {
-            Some(clock) => clock.anchor(self.memory.mapping()),
+            Some(clock) => clock.anchor(self.memory.mapping(), self.linux.clocks_ahead()),
             None => Ok(()),
         };
         anchored.map_err(|error| Cause::Machine(error.to_string()))

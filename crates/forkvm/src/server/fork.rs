@@ -194,9 +194,8 @@ impl ServerFork {
     /// Begins a connection from this address.
     pub(crate) fn begin(&mut self, peer: Option<SocketAddr>) -> Result<Dialogue, Cause> {
         if std::mem::take(&mut self.fresh) {
-            // Its deadlines were set before the freeze.
             let frozen = self.server.frozen.elapsed();
-            self.machine.linux.shift_deadlines(frozen);
+            self.machine.linux.add_frozen(frozen);
             let Machine {
                 memory,
                 linux,
