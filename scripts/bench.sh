@@ -1,7 +1,7 @@
 #!/bin/bash
 # The benchmark (docs/performance.md). "make bench" builds the VMOD and calls it.
 # Environment: LIB, the folder of the build; GUESTS_DIR, the folder of the example programs; OUT, where the report
-# goes; QUICK=1, a short run; ROWS=call,reset,syscalls,memory,servers,compute,throughput,tail,update, only some of it: then
+# goes; QUICK=1, a short run; ROWS=call,reset,syscalls,memory,servers,compute,throughput,synth,tail,update, only some of it: then
 # only what these rows need is set up and built.
 set -euo pipefail
 here=$(dirname "$(readlink -f "$0")")
@@ -32,7 +32,7 @@ for p in json.load(sys.stdin)["packages"]:
     if p["name"] == "libsqlite3-sys":
         print(os.path.join(os.path.dirname(p["manifest_path"]), "sqlite3"))')
 fi
-if wants throughput || wants tail || wants update || wants servers; then
+if wants throughput || wants synth || wants tail || wants update || wants servers; then
     parts+=(load)
 fi
 if wants servers; then parts+=(nginx pages); fi

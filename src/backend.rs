@@ -2,19 +2,20 @@
 #![forbid(unsafe_code)]
 
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::SystemTime;
 
-use forkvm::{self as engine, Failure, Program};
+use forkvm::Failure;
 use varnish::vcl::{LogTag, VclError};
 
+use crate::fetch::ask::{self, Answered};
 use crate::fetch::body::BadBody;
 use crate::fetch::pipe::Client;
-use crate::fetch::request::Asked;
 use crate::fetch::response::{Late, Response};
-use crate::fetch::serve::{self, Unanswered};
-use crate::fetch::{answer, body, pipe, plain};
+use crate::fetch::serve::Extent;
+use crate::fetch::unanswered::Unanswered;
+use crate::fetch::{answer, pipe, plain};
 use crate::tenants::report;
-use crate::tenants::tenant::{NotReady, Release, State, Tenant};
+use crate::tenants::tenant::{NotReady, State, Tenant};
 use crate::varnish::counters::count;
 use crate::varnish::fetch::Fetch;
 use crate::varnish::logging;
@@ -34,64 +35,39 @@ impl Backend {
         &self.0
     }
 
+    /// Why it is not healthy.
+    pub fn unusable(&self) -> String {
+        let name = self.0.name();
+        match self.0.state() {
+            State::Failed(failed) => {
+                format!("tenant {name}: {}", NotReady::Failed(failed.reason))
+            }
+            _ => format!("tenant {name}: {SICK}"),
+        }
+    }
+
     /// Answers a fetch. An error is a failed fetch, a failed guest is a response.
     fn respond(&self, fetch: &mut Fetch<'_, '_>) -> Result<Response, String> {
         let tenant = &self.0;
         let failed = |error: VclError| format!("tenant {}: {error}", tenant.name());
         let target = fetch.target().ok_or(NO_TARGET)?;
 
-        let start = Instant::now();
-        let limit = tenant.settings.config.limits.max_request_time;
-        let Release { program, version } = match tenant.program(start + limit) {
-            Ok(release) => release,
-            Err(full @ NotReady::QueueFull(_)) => {
-                body::discard(fetch);
-                return answer::turn_away(fetch, tenant, &full.to_string()).map_err(failed);
-            }
-            Err(not_ready) => return Err(failed(not_ready.to_string().into())),
-        };
-        // Reading the body does not count: a slow upload is not the guest's, and has max_body_time.
-        let time = limit.saturating_sub(start.elapsed());
-        // Nobody sends a body only to be turned away after it.
-        if fetch.has_body() && !program.has_room() {
-            let full = tenant.queue_full();
-            body::discard(fetch);
-            return answer::turn_away(fetch, tenant, &full.to_string()).map_err(failed);
-        }
-
         let url = target.url.clone().unwrap_or_else(|| fetch.url());
         let head = fetch.method() == "HEAD";
-        let asked = match tenant.settings.server {
-            true => serve::ask(fetch, tenant, &program, url, time),
-            false => self.ask(fetch, &program, (url, target.arg.clone()), time),
-        };
-        let response = match asked {
-            Ok((answer, deadline)) => {
-                let shown = tenant.settings.values.version_header.then_some(version);
-                answer::hand_over(fetch, tenant, answer, head, shown, deadline)
-            }
+        let response = match ask::ask(fetch, tenant, (url, target.arg.clone()), Extent::Begun) {
+            Ok(Answered {
+                answer,
+                deadline,
+                version,
+            }) => answer::hand_over(fetch, tenant, answer, head, version, deadline),
+            Err(Unanswered::TurnedAway(why)) => answer::turn_away(fetch, tenant, &why),
+            Err(Unanswered::NotReady(why)) => Err(why.into()),
             Err(Unanswered::BadBody(bad)) => refuse_body(fetch, tenant, &bad),
             Err(Unanswered::Failed(failure)) if failure.is_busy() => plain::busy(fetch),
             Err(Unanswered::Failed(Failure::BadRequest(_))) => plain::bad_request(fetch),
             Err(Unanswered::Failed(_)) => plain::failed(fetch),
         };
         response.map_err(failed)
-    }
-
-    /// Has a program with handlers answer, in this time after the body is there.
-    fn ask(
-        &self,
-        fetch: &mut Fetch<'_, '_>,
-        program: &Arc<Program>,
-        (url, arg): (Vec<u8>, Vec<u8>),
-        time: Duration,
-    ) -> Result<(engine::Answer, Instant), Unanswered> {
-        let asked = Asked::read(fetch, url, arg, &self.0)?;
-        let deadline = Instant::now() + time;
-        let answer = answer::ask(fetch, &self.0, |host| {
-            program.answer(&asked.request(), deadline, host)
-        })?;
-        Ok((answer, deadline))
     }
 }
 
@@ -134,22 +110,34 @@ impl Answer for Backend {
     }
 
     fn complaint(&self) -> VclError {
-        let name = self.0.name();
-        refused(match self.0.state() {
-            State::Failed(failed) => {
-                format!("tenant {name}: {}", NotReady::Failed(failed.reason))
-            }
-            _ => format!("tenant {name}: {SICK}"),
-        })
+        refused(self.unusable())
     }
 }
 
 /// Why a fetch fails that has no target.
 pub const NO_TARGET: &str = "kvm.backend() was not called in this task, or before a rollback";
 
-/// Counts a fetch that failed before a program was asked, and says why.
-pub fn refused(reason: String) -> VclError {
+/// What is said of a tenant that is not there, among so many.
+pub fn unknown(asked: &[u8], tenants: usize) -> String {
+    format!(
+        "no tenant \"{}\" among the {tenants} of this VCL",
+        shown(asked)
+    )
+}
+
+/// A name that somebody sent, for a message.
+pub fn shown(name: &[u8]) -> String {
+    name[..name.len().min(100)].escape_ascii().to_string()
+}
+
+/// Counts a request that failed before a program was asked.
+pub fn count_refused() {
     count(|counters| &counters.refused);
+}
+
+/// Counts a fetch that failed so, and says why.
+pub fn refused(reason: String) -> VclError {
+    count_refused();
     VclError::new(format!("kvm: {reason}"))
 }
 

@@ -172,6 +172,17 @@ impl Director {
             .inspect_err(|_| count(|counters| &counters.busy))
     }
 
+    /// The tenant, to be asked without a fetch. As for one, what an operator says counts.
+    pub fn usable(&self, ctx: &Ctx<'_>, host: &[u8]) -> Result<Arc<Tenant>, String> {
+        let backends = self.backends.read();
+        let found = name::of_host(host).and_then(|name| backends.get(&*name));
+        let backend = found.ok_or_else(|| backend::unknown(host, backends.len()))?;
+        match backend.is_healthy(ctx) {
+            true => Ok(backend.director().tenant().clone()),
+            false => Err(backend.director().unusable()),
+        }
+    }
+
     /// Which program the tenant runs.
     pub fn version(&self, name: &[u8]) -> Option<Version> {
         match self.named(name)?.state() {
@@ -231,13 +242,8 @@ impl Director {
         let asked = given.or_else(|| fetch.header("host")).unwrap_or_default();
         let backends = self.backends.read();
         let backend = name::of_host(asked).and_then(|name| backends.get(&*name));
-        backend.map(Registered::backend).ok_or_else(|| {
-            format!(
-                "no tenant \"{}\" among the {} of this VCL",
-                shown(asked),
-                backends.len()
-            )
-        })
+        let unknown = || backend::unknown(asked, backends.len());
+        backend.map(Registered::backend).ok_or_else(unknown)
     }
 }
 
@@ -311,7 +317,7 @@ impl Orders {
         let target = fetch.target().ok_or(backend::NO_TARGET)?;
         let name = target.tenant.as_deref().unwrap_or_default();
         let tenant = named(&self.backends, name);
-        let asked = shown(name);
+        let asked = backend::shown(name);
         match &target.order {
             Some(Order::Upload(upload)) => upload::respond(fetch, tenant, &asked, upload),
             Some(Order::Debug(order)) => debug::respond(fetch, tenant, &asked, &target, order),
@@ -325,9 +331,4 @@ fn named(backends: &Backends, name: &[u8]) -> Option<Arc<Tenant>> {
     let name = name::of_host(name)?;
     let backends = backends.read();
     Some(backends.get(&*name)?.director().tenant().clone())
-}
-
-/// A name that somebody sent, for a message.
-fn shown(name: &[u8]) -> String {
-    name[..name.len().min(100)].escape_ascii().to_string()
 }

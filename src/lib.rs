@@ -6,7 +6,7 @@
 //! the body is read from the fork as Varnish asks for it ([`fetch::response`]).
 //!
 //! What is called by C, and the only `unsafe` code: [`ffi`] (the VCL functions), [`vdi`] (the director's
-//! callbacks) and [`varnish::fetch`] (what varnishd's structures hold).
+//! callbacks), [`varnish::fetch`] (what varnishd's structures hold) and [`varnish::synthetic`] (the body of vcl_synth).
 
 mod backend;
 mod director;

@@ -82,6 +82,7 @@ pub enum Row {
     Servers,
     Compute,
     Throughput,
+    Synth,
     Tail,
     Update,
 }

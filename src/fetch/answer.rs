@@ -81,7 +81,8 @@ pub fn turn_away(
     plain::busy(fetch)
 }
 
-fn log_busy(fetch: &mut Fetch<'_, '_>, tenant: &Tenant, why: &str) {
+/// Counts and logs a request that is turned away.
+pub fn log_busy(fetch: &mut Fetch<'_, '_>, tenant: &Tenant, why: &str) {
     count(|counters| &counters.busy);
     logging::log_in(fetch, LogTag::Error, tenant.name(), why);
 }
@@ -108,7 +109,7 @@ pub fn log_failed(fetch: &mut Fetch<'_, '_>, tenant: &Tenant, what: &str) {
 }
 
 /// What is wrong with an answer that the engine let pass, but Varnish would not.
-fn objection(fetch: &Fetch<'_, '_>, answer: &Answer) -> Option<&'static str> {
+pub fn objection(fetch: &Fetch<'_, '_>, answer: &Answer) -> Option<&'static str> {
     if answer.status() == 304 && !fetch.is_conditional() {
         return Some("its response is 304, but the request had no condition");
     }
@@ -145,7 +146,7 @@ pub fn hand_over(
     let status = answer.status();
     let len =
         usize::try_from(answer.body_len()).map_err(|error| VclError::new(error.to_string()))?;
-    let has_body = !matches!(status, 204 | 304);
+    let has_body = plain::has_body(status);
     let is_sent = has_body && !head && len > 0;
     let mut room = Taken::nothing(&tenant.responses);
     if is_sent && !room.take(len as u64) {
@@ -153,18 +154,18 @@ pub fn hand_over(
         return turn_away(fetch, tenant, &no_room.to_string());
     }
 
-    let caching = Caching::of(answer.headers(), answer.cache());
     // Varnish does not set it for a backend that isn't HTTP. HEAD says what GET would give.
     let announced = has_body.then(|| answer.announced_len()).flatten();
-    if let Err(error) = add_headers(fetch, &answer, &caching, version, announced) {
-        // None of them was set, so that there is room for an answer of ours.
-        log_failed(
-            fetch,
-            tenant,
-            &format!("its response can't be sent: {error}"),
-        );
-        return plain::failed(fetch);
-    }
+    let added = add_headers(fetch, &answer, version, announced);
+    let caching = match added {
+        Ok(caching) => caching,
+        Err(error) => {
+            // None of them was set, so that there is room for an answer of ours.
+            let text = format!("its response can't be sent: {error}");
+            log_failed(fetch, tenant, &text);
+            return plain::failed(fetch);
+        }
+    };
     fetch.set_status(status)?;
 
     // Not by a header such as no-store, which would reach the client. And not for 304: Varnish has asked whether what
@@ -181,14 +182,14 @@ pub fn hand_over(
     Ok(Response::guest(Held::new(answer, len, deadline), room))
 }
 
-/// Gives the response the guest's headers, and ours: all of them, or none if that fails.
-fn add_headers(
+/// Gives the response the guest's headers, and ours: all of them, or none if that fails. Says what they say about caching.
+pub fn add_headers(
     fetch: &mut Fetch<'_, '_>,
     answer: &Answer,
-    caching: &Caching,
     version: Option<Version>,
     announced: Option<u64>,
-) -> Result<(), VclError> {
+) -> Result<Caching, VclError> {
+    let caching = Caching::of(answer.headers(), answer.cache());
     let version = version.map(|version| version.to_string());
     let length = announced.map(|len| len.to_string());
     let content_type = Some(answer.content_type()).filter(|value| !value.is_empty());
@@ -212,5 +213,6 @@ fn add_headers(
                 || version.is_some() && is("x-program-version"))
         })
         .map(|header| (&*header.name, &*header.value));
-    fetch.add_headers(own.chain(guests))
+    fetch.add_headers(own.chain(guests))?;
+    Ok(caching)
 }

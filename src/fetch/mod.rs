@@ -1,6 +1,7 @@
 //! A fetch's way through a tenant's program: the request out of Varnish, the answer into it.
 
 pub mod answer;
+pub mod ask;
 pub mod body;
 pub mod caching;
 pub mod due;
@@ -11,3 +12,5 @@ pub mod plain;
 pub mod request;
 pub mod response;
 pub mod serve;
+pub mod synth;
+pub mod unanswered;

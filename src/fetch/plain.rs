@@ -15,6 +15,11 @@ pub const BUSY: &str = "The service is busy, try again.\n";
 /// Where the request is none of HTTP/1.1.
 pub const BAD_REQUEST: &str = "The request is not valid.\n";
 
+/// Whether a response with this status has a body (RFC 9110, 15.3.5 and 15.4.5).
+pub fn has_body(status: u16) -> bool {
+    !matches!(status, 204 | 304)
+}
+
 /// The program failed.
 pub fn failed(fetch: &mut Fetch<'_, '_>) -> Result<Response, VclError> {
     plain(fetch, 500, FAILED, None)

@@ -15,6 +15,7 @@ use crate::fetch::body::{self, BadBody, Body, Discard};
 use crate::fetch::due::{Due, Holder};
 use crate::fetch::pace::{Pace, Slow};
 use crate::fetch::request::Asked;
+use crate::fetch::unanswered::Unanswered;
 use crate::tenants::room::Taken;
 use crate::tenants::tenant::Tenant;
 use crate::varnish::fetch::Fetch;
@@ -23,15 +24,13 @@ use crate::varnish::logging::{LateOutput, Output};
 /// How much of a body has to be there before a fork is taken for it; or all of it.
 const FIRST: usize = 64 << 10;
 
-/// Why a request has no answer.
-#[derive(Debug, thiserror::Error)]
-pub enum Unanswered {
-    /// Its body did not come, or is too long.
-    #[error(transparent)]
-    BadBody(#[from] BadBody),
-    /// There was no fork, or it failed.
-    #[error(transparent)]
-    Failed(#[from] Failure),
+/// How much of a response there has to be.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Extent {
+    /// All of it.
+    Whole,
+    /// Its head, if the rest takes its time.
+    Begun,
 }
 
 /// Has a server answer in this time, for which waits for the client do not count: all of its response, or what there is once
@@ -42,6 +41,7 @@ pub fn ask(
     program: &Arc<Program>,
     url: Vec<u8>,
     time: Duration,
+    extent: Extent,
 ) -> Result<(Answer, Instant), Unanswered> {
     let values = &tenant.settings.values;
     let announced = fetch.content_length();
@@ -66,6 +66,7 @@ pub fn ask(
         pace: Pace::new(values.max_body_time, Instant::now()),
         time,
         took: Duration::ZERO,
+        extent,
         stage: Stage::First(Body::of_tenant(tenant)),
         stopped: None,
     };
@@ -104,6 +105,8 @@ struct Sending<'a> {
     /// How long the server may take, and how long it took by now.
     time: Duration,
     took: Duration,
+    /// How much of the response is waited for.
+    extent: Extent,
     stage: Stage,
     /// Why no more of the body is wanted.
     stopped: Option<Unanswered>,
@@ -211,7 +214,7 @@ impl Sending<'_> {
             let _due = Due::at(self.start + time + self.took, &held);
             Stage::Sent { held, _due }
         } else {
-            let mut answer = exchange.answer(deadline, Some(later(self.tenant)), self.host)?;
+            let mut answer = exchange.answer(deadline, self.later(), self.host)?;
             let mut room = Taken::nothing(&self.tenant.responses);
             let len = answer.body_len();
             if !room.take(len) {
@@ -254,8 +257,13 @@ impl Sending<'_> {
             return Err(not_as_announced());
         }
         let deadline = self.deadline();
-        let answer = exchange.answer(deadline, Some(later(self.tenant)), self.host)?;
+        let answer = exchange.answer(deadline, self.later(), self.host)?;
         Ok((answer, deadline))
+    }
+
+    /// What there is for a response whose head is out.
+    fn later(&self) -> Option<Later> {
+        (self.extent == Extent::Begun).then(|| later(self.tenant))
     }
 
     fn is_slow(&self) -> Unanswered {
@@ -287,7 +295,6 @@ impl Write for Sending<'_> {
     }
 }
 
-/// What there is for a response whose head is out.
 fn later(tenant: &Tenant) -> Later {
     let mut room = Taken::nothing(&tenant.responses);
     Later {

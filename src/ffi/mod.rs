@@ -7,22 +7,27 @@ use std::ffi::{CStr, OsStr, c_int};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::ptr;
+use std::sync::Arc;
 
 use varnish::ffi::{VCL_BACKEND, VCL_BOOL, VCL_BYTES, VCL_STRING, VclEvent};
 use varnish::ffi::{VMOD_PRIV_METHODS_MAGIC, vmod_data, vmod_priv, vmod_priv_methods, vrt_ctx};
-use varnish::vcl::{Buffer, Ctx, LogTag, VclError};
+use varnish::vcl::{Ctx, VclError};
 
 use crate::director::Director;
 use crate::order::{Debug, Order, Target, Upload};
 use crate::tenants::document;
+use crate::tenants::registry;
 use crate::tenants::settings::{Given, Settings};
-use crate::tenants::{name, registry};
 use crate::varnish::panics::{self, guard};
-use crate::varnish::{counters, fetch, logging};
+use crate::varnish::{counters, fetch};
 use crate::vdi::Registered;
 use arguments::{bytes, given_program, given_server, sent, text};
+use call::{NO_STRING, call, is_so, registered, run, said, string};
+use direct::synth;
 
 mod arguments;
+mod call;
+mod direct;
 mod vcc_if;
 
 use vcc_if::{
@@ -46,6 +51,7 @@ static FUNCTIONS: Vmod_vmod_kvm_Func = Vmod_vmod_kvm_Func {
     f_embed_tenants: Some(embed_tenants),
     f_backend: Some(backend),
     f_vm_backend: Some(vm_backend),
+    f_synth: Some(synth),
     f_live_update: Some(live_update),
     f_live_rollback: Some(live_rollback),
     f_check_key: Some(check_key),
@@ -334,7 +340,7 @@ unsafe fn aim(
     let done = run(ctx, || {
         // SAFETY: as the caller promises.
         unsafe {
-            fetch::keep(target(), &mut Ctx::from_ptr(ctx))?;
+            fetch::keep(Arc::new(target()), &mut Ctx::from_ptr(ctx))?;
             Ok(registered(vcl)?.backend())
         }
     });
@@ -388,33 +394,6 @@ unsafe extern "C" fn rollback(ctx: *const vrt_ctx, args: *mut arg_vmod_kvm_rollb
     })
 }
 
-/// A call with a tenant's name, which may be a client's choice, for a message.
-fn call(function: &str, tenant: &[u8]) -> String {
-    let tenant = &tenant[..tenant.len().min(name::MAX_LEN)];
-    format!("{function}(\"{}\")", tenant.escape_ascii())
-}
-
-/// Says why a call gives false: in the log, and at VCL load in what the load prints, should the VCL fail for it.
-///
-/// SAFETY: varnishd called us with `ctx`.
-unsafe fn said(ctx: *const vrt_ctx, call: &str, done: Result<(), String>) -> bool {
-    let Err(reason) = done else { return true };
-    // SAFETY: as the caller promises.
-    let mut ctx = unsafe { Ctx::from_ptr(ctx) };
-    for line in reason.lines() {
-        let text = format!("kvm.{call}: {line}");
-        for record in logging::records(text.as_bytes()) {
-            ctx.log(LogTag::VclError, &record);
-        }
-        if !ctx.raw.msg.is_null() {
-            // A failed write shows as an incomplete message.
-            let line = logging::escape(text.as_bytes()) + "\n";
-            let _ = Buffer::from_ptr(ctx.raw.msg).write(&line);
-        }
-    }
-    false
-}
-
 /// `kvm.program_version()`
 unsafe extern "C" fn program_version(
     ctx: *const vrt_ctx,
@@ -426,16 +405,12 @@ unsafe extern "C" fn program_version(
         unsafe {
             let name = bytes(tenant).unwrap_or_default();
             let Some(version) = registered(vcl)?.director().version(name) else {
-                return Ok(VCL_STRING(ptr::null()));
+                return Ok(NO_STRING);
             };
-            let mut ctx = Ctx::from_ptr(ctx);
-            let text = ctx
-                .ws
-                .copy_bytes_with_null(version.to_string().as_bytes())?;
-            Ok(VCL_STRING(text.b))
+            string(&mut Ctx::from_ptr(ctx), version.to_string().as_bytes())
         }
     });
-    done.unwrap_or(VCL_STRING(ptr::null()))
+    done.unwrap_or(NO_STRING)
 }
 
 /// `kvm.tenant_is_ready()`
@@ -487,33 +462,4 @@ unsafe extern "C" fn has_room(
 /// `kvm.version()`
 unsafe extern "C" fn version(_ctx: *const vrt_ctx) -> VCL_STRING {
     VCL_STRING(VERSION.as_ptr())
-}
-
-/// Runs what VCL has called. An error fails the VCL task (at load: the load) with its text, and so does a panic.
-fn run<T>(ctx: *const vrt_ctx, body: impl FnOnce() -> Result<T, VclError>) -> Option<T> {
-    match guard(body).flatten() {
-        Ok(value) => Some(value),
-        Err(error) => {
-            // SAFETY: varnishd called us with it.
-            let _ = guard(|| unsafe { Ctx::from_ptr(ctx) }.fail(error));
-            None
-        }
-    }
-}
-
-/// The same, for a function that says whether something is so. What failed is not.
-fn is_so(ctx: *const vrt_ctx, body: impl FnOnce() -> Result<bool, VclError>) -> VCL_BOOL {
-    VCL_BOOL(run(ctx, body).unwrap_or(false).into())
-}
-
-/// The director of the VCL whose private pointer this is.
-///
-/// SAFETY: `vcl` is the PRIV_VCL that varnishd called us with; the reference is not used after the call.
-unsafe fn registered<'a>(vcl: *mut vmod_priv) -> Result<&'a Registered<Director>, VclError> {
-    // SAFETY: event() has put it there at load, and it stays until the VCL is discarded.
-    unsafe {
-        vcl.as_ref()
-            .and_then(|vcl| vcl.get_ref::<Registered<Director>>())
-    }
-    .ok_or_else(|| "kvm: not loaded".into())
 }

@@ -1,34 +1,73 @@
-//! One backend fetch as varnishd holds it, in safe terms: the request to read, the response to fill in.
+//! One backend fetch as varnishd holds it, in safe terms: the request to read, the response to fill in. Or a client's request
+//! that is answered on its own thread, where there is no fetch.
 
 use std::io::Write;
 use std::ptr;
 use std::sync::Arc;
 
 use varnish::ffi;
-use varnish::vcl::{BodyState, Ctx, LogTag, VclError};
+use varnish::vcl::{BodyState, Ctx, HttpHeaders, LogTag, VclError};
 
 use crate::order::Target;
 
-/// Its address is the key that a target is kept under with its task.
-static TARGET_KEY: u8 = 0;
+/// Something that is kept with a task, which may be one of each kind.
+pub trait OfTask: Sized + 'static {
+    /// Its address is the key that it is kept under. A static of each kind's own.
+    const KEY: &'static u8;
+    /// How it is dropped.
+    const METHODS: &'static ffi::vmod_priv_methods;
+}
 
-static TARGET_METHODS: ffi::vmod_priv_methods = ffi::vmod_priv_methods {
-    magic: ffi::VMOD_PRIV_METHODS_MAGIC,
-    type_: c"kvm target".as_ptr(),
-    fini: Some(ffi::vmod_priv::on_fini::<Arc<Target>>),
-};
+/// How something of a task is dropped when that is over, or rolled back.
+pub const fn dropped<T: 'static>() -> ffi::vmod_priv_methods {
+    ffi::vmod_priv_methods {
+        magic: ffi::VMOD_PRIV_METHODS_MAGIC,
+        type_: c"kvm task".as_ptr(),
+        fini: Some(ffi::vmod_priv::on_fini::<T>),
+    }
+}
 
-/// Keeps a target with the task of `ctx`, in place of an earlier one.
-pub fn keep(target: Target, ctx: &mut Ctx<'_>) -> Result<(), VclError> {
+/// Makes a type one that is kept with a task.
+macro_rules! of_task {
+    ($kind:ty) => {
+        impl $crate::varnish::fetch::OfTask for $kind {
+            const KEY: &'static u8 = {
+                static KEY: u8 = 0;
+                &KEY
+            };
+            const METHODS: &'static ::varnish::ffi::vmod_priv_methods = {
+                static METHODS: ::varnish::ffi::vmod_priv_methods =
+                    $crate::varnish::fetch::dropped::<$kind>();
+                &METHODS
+            };
+        }
+    };
+}
+pub(crate) use of_task;
+
+of_task!(Arc<Target>);
+
+/// Keeps something with the task of `ctx`, in place of an earlier one.
+pub fn keep<T: OfTask>(kept: T, ctx: &mut Ctx<'_>) -> Result<(), VclError> {
     // SAFETY: varnishd gave us ctx. The result is null or the task's own vmod_priv, which nobody else has under
-    // our key, so it holds an Arc<Target> or nothing.
+    // our key, so it holds a T or nothing.
     unsafe {
-        let slot = ffi::VRT_priv_task(ctx.raw, (&raw const TARGET_KEY).cast()).as_mut();
+        let slot = ffi::VRT_priv_task(ctx.raw, ptr::from_ref(T::KEY).cast()).as_mut();
         let slot = slot.ok_or("out of workspace")?;
-        drop(slot.take::<Arc<Target>>());
-        slot.put(Box::new(Arc::new(target)), &TARGET_METHODS);
+        drop(slot.take::<T>());
+        slot.put(Box::new(kept), T::METHODS);
     }
     Ok(())
+}
+
+/// What is kept with the task of `ctx`. `None` if nothing is, or the task was rolled back since.
+pub fn kept<'a, T: OfTask>(ctx: &'a Ctx<'_>) -> Option<&'a T> {
+    // SAFETY: as in keep(); get returns null if there is none.
+    unsafe {
+        let key = ptr::from_ref(T::KEY).cast();
+        let slot = ffi::VRT_priv_task_get(&raw const *ctx.raw, key).as_ref()?;
+        slot.get_ref::<T>()
+    }
 }
 
 /// Header slots and workspace that a guest leaves free: Varnish adds headers of its own after us.
@@ -47,9 +86,19 @@ pub fn method_of(ctx: &Ctx<'_>) -> Option<String> {
     Some(String::from_utf8_lossy(method.as_ref()).into_owned())
 }
 
-/// A fetch that is being answered.
+/// A fetch that is being answered, or a client's own request.
 pub struct Fetch<'f, 'c> {
     ctx: &'f mut Ctx<'c>,
+    side: Side,
+}
+
+/// Whose request it is.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Side {
+    /// bereq and beresp.
+    Backend,
+    /// req, and resp if there is one.
+    Client,
 }
 
 impl<'f, 'c> Fetch<'f, 'c> {
@@ -58,47 +107,80 @@ impl<'f, 'c> Fetch<'f, 'c> {
         if ctx.raw.bo.is_null() || ctx.http_bereq.is_none() || ctx.http_beresp.is_none() {
             return Err("not a backend fetch".into());
         }
-        Ok(Self { ctx })
+        Ok(Self {
+            ctx,
+            side: Side::Backend,
+        })
+    }
+
+    /// The client's request that `ctx` is about.
+    pub fn of_client(ctx: &'f mut Ctx<'c>) -> Result<Self, VclError> {
+        if ctx.raw.req.is_null() || ctx.http_req.is_none() {
+            return Err("not a client's request".into());
+        }
+        Ok(Self {
+            ctx,
+            side: Side::Client,
+        })
+    }
+
+    fn request(&self) -> Option<&HttpHeaders<'c>> {
+        match self.side {
+            Side::Backend => self.ctx.http_bereq.as_ref(),
+            Side::Client => self.ctx.http_req.as_ref(),
+        }
+    }
+
+    fn response(&mut self) -> Result<&mut HttpHeaders<'c>, VclError> {
+        match self.side {
+            Side::Backend => self.ctx.http_beresp.as_mut().ok_or("no beresp"),
+            Side::Client => self.ctx.http_resp.as_mut().ok_or("no resp"),
+        }
+        .map_err(Into::into)
     }
 
     /// What `kvm.backend()` was called with in this task. `None` if it was not, or the task was rolled back since.
     pub fn target(&self) -> Option<Arc<Target>> {
-        // SAFETY: as in keep(); get returns null if there is none.
-        unsafe {
-            let slot =
-                ffi::VRT_priv_task_get(&raw const *self.ctx.raw, (&raw const TARGET_KEY).cast())
-                    .as_ref()?;
-            slot.get_ref::<Arc<Target>>().cloned()
-        }
+        kept::<Arc<Target>>(self.ctx).cloned()
     }
 
-    /// bereq.method
+    /// Keeps something until its task is over.
+    pub fn keep<T: OfTask>(&mut self, kept: T) -> Result<(), VclError> {
+        keep(kept, self.ctx)
+    }
+
+    /// The request's method.
     pub fn method(&self) -> String {
-        method_of(self.ctx).unwrap_or_default()
+        let method = self.request().and_then(HttpHeaders::method);
+        let method = method.map(|method| String::from_utf8_lossy(method.as_ref()).into_owned());
+        method.unwrap_or_default()
     }
 
-    /// bereq.url
+    /// Its URL.
     pub fn url(&self) -> Vec<u8> {
-        let url = self.ctx.http_bereq.as_ref().and_then(|bereq| bereq.url());
+        let url = self.request().and_then(|request| request.url());
         url.map_or_else(Vec::new, |url| url.as_ref().to_vec())
     }
 
-    /// bereq's headers, where they are: also while the body is read and the response filled in.
+    /// The request's headers, where they are: also while the body is read and the response filled in.
     pub fn headers(&self) -> impl Iterator<Item = (&'c str, &'c [u8])> + use<'_, 'f, 'c> {
-        let headers = self.ctx.http_bereq.iter().flat_map(|bereq| bereq.iter());
+        let headers = self
+            .request()
+            .into_iter()
+            .flat_map(|request| request.iter());
         headers.map(|(name, value)| {
             let value: &[u8] = match value {
                 varnish::vcl::StrOrBytes::Utf8(text) => text.as_bytes(),
                 varnish::vcl::StrOrBytes::Bytes(bytes) => bytes,
             };
-            // SAFETY: a header's text is in the fetch's workspace, or a constant: it neither moves nor goes nor changes
-            // before varnishd has the fetch back, after which nobody has a context of lifetime `'c`. Nothing here takes
-            // one of bereq's headers away, and that would not touch its text.
+            // SAFETY: a header's text is in the task's workspace, or a constant: it neither moves nor goes nor changes
+            // before varnishd has the task back, after which nobody has a context of lifetime `'c`. Nothing here takes
+            // one of the request's headers away, and that would not touch its text.
             unsafe { (&*ptr::from_ref(name), &*ptr::from_ref(value)) }
         })
     }
 
-    /// The first of bereq's headers with this name.
+    /// The first of the request's headers with this name.
     pub fn header(&self, name: &str) -> Option<&'c [u8]> {
         self.headers()
             .find(|(found, _)| found.eq_ignore_ascii_case(name))
@@ -116,10 +198,13 @@ impl<'f, 'c> Fetch<'f, 'c> {
     /// about what it has in its cache.
     pub fn is_conditional(&self) -> bool {
         let asks = |name| self.header(name).is_some();
+        if !asks("if-none-match") && !asks("if-modified-since") {
+            return false;
+        }
         // SAFETY: new() has checked that there is one, and only this thread works on the fetch.
         let bo = unsafe { self.ctx.raw.bo.as_ref() };
-        (asks("if-none-match") || asks("if-modified-since"))
-            && bo.is_some_and(|bo| bo.uncacheable() != 0 || !bo.stale_oc.is_null())
+        self.side == Side::Client
+            || bo.is_some_and(|bo| bo.uncacheable() != 0 || !bo.stale_oc.is_null())
     }
 
     /// The request body's length, if the client gave it.
@@ -159,13 +244,14 @@ impl<'f, 'c> Fetch<'f, 'c> {
         if !(200..=599).contains(&status) {
             return Err(format!("status {status} is not 200 to 599").into());
         }
-        let beresp = self.ctx.http_beresp.as_mut().ok_or("no beresp")?;
-        beresp.set_status(status);
-        beresp.set_proto("HTTP/1.1")
+        let response = self.response()?;
+        response.set_status(status);
+        response.set_proto("HTTP/1.1")
     }
 
     /// Adds headers to the response: all of them, or none if one is malformed or they don't fit. (The crate's
-    /// `set_header` takes only UTF-8, and lets line ends through.)
+    /// `set_header` takes only UTF-8, and lets line ends through.) A client's response has some already, of Varnish and VCL: they
+    /// give way to those of their names.
     pub fn add_headers<'h>(
         &mut self,
         headers: impl Iterator<Item = (&'h str, &'h [u8])> + Clone,
@@ -181,34 +267,47 @@ impl<'f, 'c> Fetch<'f, 'c> {
             slots += 1;
             bytes += line_len(name, value);
         }
-        let beresp = self.ctx.http_beresp.as_mut().ok_or("no beresp")?;
-        let limit = usize::from(beresp.raw.shd);
-        if usize::from(beresp.raw.nhd) + slots + SPARE_SLOTS > limit {
+        let workspace = match self.side {
+            Side::Backend => "workspace_backend",
+            Side::Client => "workspace_client",
+        };
+        // SAFETY: the workspace of this task, which only this thread uses.
+        let free = unsafe { self.ctx.ws.raw.as_ref() }
+            .map_or(0, |ws| (ws.e as usize).saturating_sub(ws.f as usize));
+        let replaces = self.side == Side::Client;
+        let response = self.response()?;
+        let limit = usize::from(response.raw.shd);
+        if usize::from(response.raw.nhd) + slots + SPARE_SLOTS > limit {
             return Err(format!(
                 "{slots} response headers are more than http_max_hdr ({limit}) allows"
             )
             .into());
         }
-        // SAFETY: the workspace of this fetch, which only this thread uses.
-        let free = unsafe { self.ctx.ws.raw.as_ref() }
-            .map_or(0, |ws| (ws.e as usize).saturating_sub(ws.f as usize));
         if bytes + SPARE_BYTES > free {
-            return Err(format!(
-                "the response headers, {bytes} bytes, don't fit in workspace_backend"
-            )
-            .into());
+            return Err(
+                format!("the response headers, {bytes} bytes, don't fit in {workspace}").into(),
+            );
+        }
+        if replaces {
+            for (name, _) in headers.clone() {
+                response.unset_header(name);
+            }
         }
         for (name, value) in headers {
             let line = [name.as_bytes(), b": ", value].concat();
             let copy = self.ctx.ws.copy_bytes_with_null(&line)?;
-            // SAFETY: beresp is the fetch's http, and the NUL-terminated copy lives in the workspace of the same fetch.
-            unsafe { ffi::http_SetHeader(&raw mut *beresp.raw, copy.b) };
+            let response = self.response()?;
+            // SAFETY: it is the task's http, and the NUL-terminated copy lives in the workspace of the same task.
+            unsafe { ffi::http_SetHeader(&raw mut *response.raw, copy.b) };
         }
         Ok(())
     }
 
     /// As `set beresp.uncacheable = true`.
     pub fn set_uncacheable(&mut self) {
+        if self.side == Side::Client {
+            return;
+        }
         // SAFETY: new() has checked that there is one, and only this thread works on the fetch.
         if let Some(bo) = unsafe { self.ctx.raw.bo.as_mut() } {
             bo.set_uncacheable(1);

@@ -4,3 +4,4 @@ pub mod counters;
 pub mod fetch;
 pub mod logging;
 pub mod panics;
+pub mod synthetic;

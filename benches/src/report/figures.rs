@@ -106,6 +106,20 @@ pub fn of(report: &Report) -> BTreeMap<String, f64> {
         figures.put(&name("p999_us"), row.p999_us);
     }
     through_varnish(&mut figures, &report.throughput, report.round_trip_us());
+    for row in &report.synth {
+        let name = |what: &str| format!("synth_{what}_{}", row.connections);
+        figures.put(&name("rps"), row.synth);
+        figures.put(&name("fetch_rps"), row.fetch);
+        figures.put(&name("varnish_rps"), row.synthetic);
+        figures.put(&name("over_fetch"), row.over_fetch);
+        figures.put(&name("p50_us"), row.synth_p50_us);
+        figures.put(&name("fetch_p50_us"), row.fetch_p50_us);
+        figures.put(&name("varnish_p50_us"), row.synthetic_p50_us);
+        if row.connections == 1 {
+            let predicted = 1.0 / (1.0 / row.synthetic + report.round_trip_us() * 1e-6);
+            figures.put("synth_over_predicted", row.synth / predicted);
+        }
+    }
     if let Some(tail) = &report.tail {
         figures.put("tail_rate", tail.rate);
         figures.put("tail_p999_over_native", tail.p999_over_native);

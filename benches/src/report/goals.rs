@@ -52,7 +52,7 @@ impl Goal {
     }
 }
 
-const GOALS: [(&str, &str, Bound); 33] = [
+const GOALS: [(&str, &str, Bound); 36] = [
     (
         "call_over_roundtrip",
         "a request with complete reset, over a bare KVM_RUN",
@@ -113,6 +113,21 @@ const GOALS: [(&str, &str, Bound); 33] = [
         "vmod_over_cgi_8",
         "requests/s over CGI's (fork and exec), 8 connections",
         Bound::AtLeast(10.0),
+    ),
+    (
+        "synth_over_fetch_1",
+        "requests/s of kvm.synth() over those by a fetch, 1 connection",
+        Bound::AtLeast(2.0),
+    ),
+    (
+        "synth_over_fetch_8",
+        "the same, 8 connections",
+        Bound::AtLeast(1.5),
+    ),
+    (
+        "synth_over_predicted",
+        "requests/s of kvm.synth() at 1 connection, over 1 / (1/synth of Varnish's own + round trip)",
+        Bound::AtLeast(0.9),
     ),
     (
         "compute_over_native",

@@ -21,6 +21,7 @@ use crate::rows::memory::Memory;
 use crate::rows::reset::Reset;
 use crate::rows::servers::ServerRow;
 use crate::rows::sites::Site;
+use crate::rows::synth::Synth;
 use crate::rows::syscalls::Syscalls;
 use crate::rows::tail::Tail;
 use crate::rows::throughput::Throughput;
@@ -57,6 +58,8 @@ pub struct Report {
     pub sites: Vec<Site>,
     pub compute: Vec<Compute>,
     pub throughput: Vec<Throughput>,
+    #[serde(default)]
+    pub synth: Vec<Synth>,
     pub tail: Option<Tail>,
     pub update: Option<Update>,
 }

@@ -99,6 +99,25 @@ pub fn of(report: &Report) -> Result<String> {
             &plots::latency(&report.throughput)?,
         )?;
     }
+    for row in &report.synth {
+        section(
+            &mut html,
+            &format!("Answers in vcl_synth, {} connections", row.connections),
+            &format!(
+                "The same program by <code>kvm.synth()</code>, on the client's thread: {} requests/s (p50 {} µs); by a \
+                 fetch: {} ({} µs). Varnish's own body of that length: {} ({} µs). kvm.synth() over the fetch: {} (median \
+                 of the rounds' ratios).",
+                number(row.synth.round()),
+                number(row.synth_p50_us),
+                number(row.fetch.round()),
+                number(row.fetch_p50_us),
+                number(row.synthetic.round()),
+                number(row.synthetic_p50_us),
+                number(row.over_fetch)
+            ),
+            "",
+        )?;
+    }
     tail(&mut html, report)?;
     if let Some(update) = &report.update {
         section(

@@ -7,6 +7,7 @@ pub mod memory;
 pub mod reset;
 pub mod servers;
 pub mod sites;
+pub mod synth;
 pub mod syscalls;
 pub mod tail;
 pub mod throughput;
@@ -62,7 +63,7 @@ pub fn all(options: &Options) -> Result<()> {
         say("computing: natively, in a VM, as WebAssembly");
         report.compute = compute::run(options)?;
     }
-    if [Row::Throughput, Row::Tail, Row::Update]
+    if [Row::Throughput, Row::Synth, Row::Tail, Row::Update]
         .iter()
         .any(|&row| options.wants(row))
     {
@@ -70,6 +71,10 @@ pub fn all(options: &Options) -> Result<()> {
         if options.wants(Row::Throughput) {
             say("requests through Varnish");
             report.throughput = throughput::run(options, &stand)?;
+        }
+        if options.wants(Row::Synth) {
+            say("answers in vcl_synth");
+            report.synth = synth::run(options, &stand)?;
         }
         if options.wants(Row::Tail) {
             say("latency at half load");
@@ -92,6 +97,9 @@ fn ways(options: &Options) -> Vec<Way> {
     let mut ways = vec![];
     if options.wants(Row::Throughput) {
         ways.extend(throughput::ways());
+    }
+    if options.wants(Row::Synth) {
+        ways.push(Way::Kvm);
     }
     if options.wants(Row::Tail) {
         ways.extend(tail::WAYS);

@@ -12,7 +12,7 @@ pub use forkvm::{Counts, counts, listening};
 pub use load::{Load, Measured, Until};
 pub use nginx::{Cgi, Nginx};
 pub use process::Server;
-pub use varnish::{UPDATED, Varnish, vmod};
+pub use varnish::{SYNTH, SYNTHETIC, UPDATED, Varnish, vmod};
 
 use std::path::{Path, PathBuf};
 
@@ -115,7 +115,9 @@ impl Stand {
                 .expect_hello(way.name())
                 .with_context(|| way.title())?;
         }
-        stand.varnish.expect_hello(UPDATED).context(UPDATED)?;
+        for path in [UPDATED, SYNTH, SYNTHETIC] {
+            stand.varnish.expect_hello(path).context(path)?;
+        }
         Ok(stand)
     }
 

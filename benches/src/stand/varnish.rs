@@ -19,6 +19,11 @@ const CONCURRENCY: usize = 64;
 /// The path of a tenant whose program a POST replaces.
 pub const UPDATED: &str = "updated";
 
+/// The path that kvm.synth() answers.
+pub const SYNTH: &str = "synth";
+/// The one that Varnish answers by itself, as long.
+pub const SYNTHETIC: &str = "synthetic";
+
 /// A running varnishd.
 pub struct Varnish {
     server: Server,
@@ -145,7 +150,20 @@ sub vcl_init {{
 
 sub vcl_recv {{
     if (req.url == "/cached") {{ return (hash); }}
+    if (req.url == "/{SYNTH}") {{ return (synth(700)); }}
+    if (req.url == "/{SYNTHETIC}") {{ return (synth(200)); }}
     return (pass);
+}}
+
+sub vcl_synth {{
+    if (resp.status == 700) {{
+        if (kvm.synth(0, "bench", req.url) == 0) {{ set resp.status = 503; }}
+    }} else {{
+        set resp.http.Content-Type = "text/plain";
+        set resp.body = {{"Hello, World!
+"}};
+    }}
+    return (deliver);
 }}
 
 sub vcl_backend_fetch {{

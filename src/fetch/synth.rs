@@ -1,0 +1,80 @@
+//! An answer that is the body of vcl_synth: on its client's thread, without a fetch.
+#![forbid(unsafe_code)]
+
+use varnish::vcl::VclError;
+
+use crate::fetch::ask::{self, Answered};
+use crate::fetch::serve::Extent;
+use crate::fetch::{answer, plain};
+use crate::tenants::room::Taken;
+use crate::tenants::tenant::Tenant;
+use crate::varnish::fetch::{Fetch, of_task};
+use crate::varnish::synthetic::Synthetic;
+
+/// What a body takes of its tenant's room: until the request is over, since Varnish has all of it until its client has read it.
+struct Kept {
+    _room: Taken,
+}
+
+of_task!(Kept);
+
+/// Has the tenant answer the client's request, and makes that the response: with its status, or this one. `None` if it has
+/// failed, which is logged, and the response is as it was, but for its body, which is empty then.
+pub fn answer(
+    fetch: &mut Fetch<'_, '_>,
+    body: &mut Synthetic<'_>,
+    tenant: &Tenant,
+    asked: (Vec<u8>, Vec<u8>),
+    status: Option<u16>,
+) -> Option<u16> {
+    match ask::ask(fetch, tenant, asked, Extent::Whole) {
+        Ok(answered) => make(fetch, body, tenant, answered, status),
+        Err(unanswered) => {
+            unanswered.log(fetch, tenant);
+            None
+        }
+    }
+}
+
+fn make(
+    fetch: &mut Fetch<'_, '_>,
+    body: &mut Synthetic<'_>,
+    tenant: &Tenant,
+    Answered {
+        mut answer,
+        version,
+        ..
+    }: Answered,
+    status: Option<u16>,
+) -> Option<u16> {
+    if let Some(objection) = answer::objection(fetch, &answer) {
+        answer::log_failed(fetch, tenant, objection);
+        return None;
+    }
+    let status = status.unwrap_or(answer.status());
+    let len = match plain::has_body(status) {
+        true => answer.body_len(),
+        false => 0,
+    };
+    let mut room = Taken::nothing(&tenant.responses);
+    if !room.take(len) {
+        let no_room = forkvm::Failure::NoRoom { len };
+        answer::log_busy(fetch, tenant, &no_room.to_string());
+        return None;
+    }
+    let made = || -> Result<(), VclError> {
+        let len = usize::try_from(len).map_err(|_| "it is too long")?;
+        body.fill(len, |buf| answer.read_body(buf))?;
+        fetch.keep(Kept { _room: room })?;
+        // Varnish tells the length of what is there.
+        answer::add_headers(fetch, &answer, version, None)?;
+        fetch.set_status(status)
+    };
+    if let Err(error) = made() {
+        body.clear();
+        let text = format!("its response can't be sent: {error}");
+        answer::log_failed(fetch, tenant, &text);
+        return None;
+    }
+    Some(status)
+}
