@@ -7,13 +7,16 @@ use std::time::SystemTime;
 use forkvm::Failure;
 use varnish::vcl::{LogTag, VclError};
 
-use crate::fetch::ask::{self, Answered};
+use crate::fetch::ask::Answered;
 use crate::fetch::body::BadBody;
+use crate::fetch::chain::{self, End, Ended};
 use crate::fetch::pipe::Client;
+use crate::fetch::request::Input;
 use crate::fetch::response::{Late, Response};
 use crate::fetch::serve::Extent;
 use crate::fetch::unanswered::Unanswered;
 use crate::fetch::{answer, pipe, plain};
+use crate::order::Target;
 use crate::tenants::report;
 use crate::tenants::tenant::{NotReady, State, Tenant};
 use crate::varnish::counters::count;
@@ -49,16 +52,24 @@ impl Backend {
     /// Answers a fetch. An error is a failed fetch, a failed guest is a response.
     fn respond(&self, fetch: &mut Fetch<'_, '_>) -> Result<Response, String> {
         let tenant = &self.0;
-        let failed = |error: VclError| format!("tenant {}: {error}", tenant.name());
-        let target = fetch.target().ok_or(NO_TARGET)?;
+        let target = Target::of(fetch).ok_or(NO_TARGET)?;
 
-        let url = target.url.clone().unwrap_or_else(|| fetch.url());
         let head = fetch.method() == "HEAD";
-        let response = match ask::ask(fetch, tenant, (url, target.arg.clone()), Extent::Begun) {
+        let end = End {
+            tenant,
+            url: target.url.clone().unwrap_or_else(|| fetch.url()),
+            arg: target.arg.clone(),
+            whole: false,
+            extent: Extent::Begun,
+        };
+        let Ended { tenant, result } = chain::run(fetch, &target.chain, end, Input::Request)?;
+        let tenant = &*tenant;
+        let response = match result {
             Ok(Answered {
                 answer,
                 deadline,
                 version,
+                ..
             }) => answer::hand_over(fetch, tenant, answer, head, version, deadline),
             Err(Unanswered::TurnedAway(why)) => answer::turn_away(fetch, tenant, &why),
             Err(Unanswered::NotReady(why)) => Err(why.into()),
@@ -67,7 +78,7 @@ impl Backend {
             Err(Unanswered::Failed(Failure::BadRequest(_))) => plain::bad_request(fetch),
             Err(Unanswered::Failed(_)) => plain::failed(fetch),
         };
-        response.map_err(failed)
+        response.map_err(|error| format!("tenant {}: {error}", tenant.name()))
     }
 }
 

@@ -17,7 +17,7 @@ use crate::fetch::due;
 use crate::fetch::pipe::Client;
 use crate::fetch::response::{Late, Response};
 use crate::file;
-use crate::order::Order;
+use crate::order::{Order, Target};
 use crate::orders::update::{self, Source, Turn};
 use crate::orders::{debug, upload, watch};
 use crate::tenants::document::Described;
@@ -234,7 +234,7 @@ impl Director {
 
     /// The backend that a fetch is for.
     fn of_fetch(&self, fetch: &Fetch<'_, '_>) -> Result<VCL_BACKEND, String> {
-        let target = fetch.target().ok_or(backend::NO_TARGET)?;
+        let target = Target::of(fetch).ok_or(backend::NO_TARGET)?;
         if target.order.is_some() {
             return Ok(self.orders.backend());
         }
@@ -314,7 +314,7 @@ impl Answer for Orders {
 impl Orders {
     /// Carries out what needs a key: an update, a rollback, a request that is debugged.
     fn carry_out(&self, fetch: &mut Fetch<'_, '_>) -> Result<Response, String> {
-        let target = fetch.target().ok_or(backend::NO_TARGET)?;
+        let target = Target::of(fetch).ok_or(backend::NO_TARGET)?;
         let name = target.tenant.as_deref().unwrap_or_default();
         let tenant = named(&self.backends, name);
         let asked = backend::shown(name);

@@ -2,17 +2,48 @@
 #![forbid(unsafe_code)]
 
 use std::fmt;
+use std::sync::Arc;
 
 use crate::tenants::signature::Action;
+use crate::tenants::tenant::Tenant;
+use crate::varnish::fetch::{Fetch, of_task};
+
+/// A program of a chain: its answer is what the next one is asked.
+#[derive(Clone)]
+pub struct Link {
+    /// Its tenant, or why there is none.
+    pub tenant: Result<Arc<Tenant>, String>,
+    /// `None` is the request's own.
+    pub url: Option<Vec<u8>>,
+    pub arg: Vec<u8>,
+    /// An answer with this status or above ends the chain.
+    pub error_threshold: u16,
+}
+
+/// The programs that `kvm.chain()` was called for in a task, until something ends the chain.
+#[derive(Clone, Default)]
+pub struct Chain(pub Vec<Link>);
 
 /// What `kvm.backend()` or one like it was called with. `None` is the default: Host, and bereq.url.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub struct Target {
     pub tenant: Option<Vec<u8>>,
     pub url: Option<Vec<u8>>,
     pub arg: Vec<u8>,
+    /// The programs before it.
+    pub chain: Chain,
     /// Something else than a request of the tenant's program.
     pub order: Option<Order>,
+}
+
+of_task!(Chain);
+of_task!(Arc<Target>);
+
+impl Target {
+    /// What `kvm.backend()` was called with in a fetch's task. `None` if it was not, or the task was rolled back since.
+    pub fn of(fetch: &Fetch<'_, '_>) -> Option<Arc<Self>> {
+        fetch.kept::<Arc<Self>>().cloned()
+    }
 }
 
 /// Something that needs a key.

@@ -1,12 +1,11 @@
 //! Asks a tenant's program, whatever it is: a request's way up to its answer.
 #![forbid(unsafe_code)]
 
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use forkvm::{Answer, Program};
+use forkvm::Answer;
 
-use crate::fetch::request::Asked;
+use crate::fetch::request::{Asked, Input};
 use crate::fetch::serve::{self, Extent};
 use crate::fetch::unanswered::Unanswered;
 use crate::fetch::{answer, body};
@@ -20,19 +19,35 @@ pub struct Answered {
     pub answer: Answer,
     /// When that has to be back.
     pub deadline: Instant,
+    /// What it has taken of its time.
+    pub took: Duration,
     /// Which program it is of, if its clients are to know.
     pub version: Option<Version>,
 }
 
-/// Has the tenant answer the request, whose URL and argument are of VCL's choice. What fails in the program is logged.
+/// What a program is asked.
+pub struct Question {
+    /// A URL and an argument of VCL's choice.
+    pub url: Vec<u8>,
+    pub arg: Vec<u8>,
+    /// What comes as the body.
+    pub input: Input,
+    /// Whether the answer is to be whole, whatever the client asks for.
+    pub whole: bool,
+    /// How long it may take at most, beside what the tenant's settings say. Waits for the client do not count.
+    pub most: Duration,
+}
+
+/// Has the tenant answer. What fails in the program is logged.
 pub fn ask(
     fetch: &mut Fetch<'_, '_>,
     tenant: &Tenant,
-    (url, arg): (Vec<u8>, Vec<u8>),
+    question: Question,
     extent: Extent,
 ) -> Result<Answered, Unanswered> {
     let start = Instant::now();
     let limit = tenant.settings.config.limits.max_request_time;
+    let limit = limit.min(question.most);
     let release = tenant.program(start + limit);
     let Release { program, version } = release.map_err(|not_ready| match not_ready {
         NotReady::QueueFull(_) => turned_away(fetch, not_ready.to_string()),
@@ -40,15 +55,32 @@ pub fn ask(
     })?;
     // Reading the body does not count: a slow upload is not the guest's, and has max_body_time.
     let time = limit.saturating_sub(start.elapsed());
+    let is_own = matches!(question.input, Input::Request);
     // Nobody sends a body only to be turned away after it.
-    if fetch.has_body() && !program.has_room() {
+    if is_own && fetch.has_body() && !program.has_room() {
         return Err(turned_away(fetch, tenant.queue_full().to_string()));
     }
-    let (answer, deadline) = match tenant.settings.server {
-        true => serve::ask(fetch, tenant, &program, url, time, extent)?,
-        false => ask_program(fetch, tenant, &program, (url, arg), time)?,
+    let asked = Asked::new(fetch, (question.url, question.arg), question.input);
+    let asked = match question.whole {
+        true => asked.whole(),
+        false => asked,
     };
+    let (answer, deadline) = if is_own && tenant.settings.server {
+        serve::ask(fetch, tenant, &program, &asked, time, extent)?
+    } else {
+        let asked = match is_own {
+            true => asked.with_body(fetch, tenant)?,
+            false => asked,
+        };
+        let deadline = Instant::now() + time;
+        let answer = answer::ask(fetch, tenant, |host| {
+            program.answer(&asked.request(), deadline, host)
+        })?;
+        (answer, deadline)
+    };
+    let left = deadline.saturating_duration_since(Instant::now());
     Ok(Answered {
+        took: limit.saturating_sub(left),
         answer,
         deadline,
         version: tenant.settings.values.version_header.then_some(version),
@@ -58,20 +90,4 @@ pub fn ask(
 fn turned_away(fetch: &mut Fetch<'_, '_>, why: String) -> Unanswered {
     body::discard(fetch);
     Unanswered::TurnedAway(why)
-}
-
-/// Has a program with handlers answer, in this time after the body is there.
-fn ask_program(
-    fetch: &mut Fetch<'_, '_>,
-    tenant: &Tenant,
-    program: &Arc<Program>,
-    (url, arg): (Vec<u8>, Vec<u8>),
-    time: Duration,
-) -> Result<(Answer, Instant), Unanswered> {
-    let asked = Asked::read(fetch, url, arg, tenant)?;
-    let deadline = Instant::now() + time;
-    let answer = answer::ask(fetch, tenant, |host| {
-        program.answer(&asked.request(), deadline, host)
-    })?;
-    Ok((answer, deadline))
 }

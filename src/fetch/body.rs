@@ -19,7 +19,7 @@ const DISCARDED: usize = 64 << 20;
 const DISCARD_TIME: Duration = Duration::from_secs(10);
 
 /// What limits a program's request bodies.
-const OF_PROGRAMS: &str = "max_request_memory";
+pub const OF_PROGRAMS: &str = "max_request_memory";
 
 /// A request body. Counts as in memory until it is dropped.
 pub struct Body {

@@ -15,7 +15,8 @@ use varnish::vcl::LogTag;
 
 use crate::fetch::answer;
 use crate::fetch::plain::{BAD_REQUEST, BUSY, FAILED};
-use crate::fetch::request::Asked;
+use crate::fetch::request::{Asked, Input};
+use crate::order::Target;
 use crate::tenants::tenant::Tenant;
 use crate::varnish::counters::count;
 use crate::varnish::fetch::Fetch;
@@ -66,8 +67,9 @@ pub fn serve(fetch: &mut Fetch<'_, '_>, tenant: &Tenant, client: Client<'_>) -> 
             return Err(format!("tenant {}: {not_ready}", tenant.name()));
         }
     };
-    let target = fetch.target().and_then(|target| target.url.clone());
-    let asked = Asked::without_body(fetch, target.unwrap_or_else(|| fetch.url()));
+    let target = Target::of(fetch).and_then(|target| target.url.clone());
+    let url = target.unwrap_or_else(|| fetch.url());
+    let asked = Asked::new(fetch, (url, Vec::new()), Input::Request);
     // Varnish has taken it out.
     let upgrade = fetch.client_header("upgrade");
     let mut head = match piped_head(&asked.request(), upgrade.as_deref()) {

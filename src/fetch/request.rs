@@ -17,45 +17,67 @@ pub struct Asked<'c> {
     body: Body,
 }
 
+/// What a program gets as a request's body, and how it is asked.
+pub enum Input {
+    /// The request's own: it is asked as the client asks.
+    Request,
+    /// Nothing: it is asked by a GET.
+    Nothing,
+    /// What a program has answered: it is asked by a POST.
+    Answer {
+        /// Its body.
+        body: Body,
+        /// What that is.
+        content_type: Vec<u8>,
+    },
+}
+
 impl<'c> Asked<'c> {
-    /// The fetch's request with its body, but with a URL and an argument of VCL's choice.
-    pub fn read(
-        fetch: &mut Fetch<'_, 'c>,
-        url: Vec<u8>,
-        arg: Vec<u8>,
-        tenant: &Tenant,
-    ) -> Result<Self, BadBody> {
-        Ok(Self {
-            method: fetch.method(),
+    /// The request with a URL and an argument of VCL's choice. Its own body is not in it yet.
+    pub fn new(fetch: &Fetch<'_, 'c>, (url, arg): (Vec<u8>, Vec<u8>), input: Input) -> Self {
+        let mut headers = headers(fetch);
+        if !matches!(input, Input::Request) {
+            headers.retain(|header| !is_of_body(&header.name));
+        }
+        let (method, body) = match input {
+            Input::Request => (fetch.method(), Body::none()),
+            Input::Nothing => ("GET".into(), Body::none()),
+            Input::Answer { body, content_type } => {
+                let length = body.bytes().len().to_string().into_bytes();
+                if !content_type.is_empty() {
+                    headers.push(Header::new("Content-Type", content_type));
+                }
+                headers.push(Header::new("Content-Length", length));
+                ("POST".into(), body)
+            }
+        };
+        Self {
+            method,
             url,
             arg,
-            headers: headers(fetch),
-            body: Body::of_request(fetch, tenant)?,
-        })
-    }
-
-    /// The fetch's request but for its body, with a URL of VCL's choice.
-    pub fn without_body(fetch: &Fetch<'_, 'c>, url: Vec<u8>) -> Self {
-        Self {
-            method: fetch.method(),
-            url,
-            arg: Vec::new(),
-            headers: headers(fetch),
-            body: Body::none(),
-        }
-    }
-
-    /// The fetch's request as if it were a GET: its body is not the program's business.
-    pub fn get(fetch: &Fetch<'_, 'c>) -> Self {
-        let mut headers = headers(fetch);
-        headers.retain(|header| !is_of_body(&header.name));
-        Self {
-            method: "GET".into(),
-            url: fetch.url(),
-            arg: Vec::new(),
             headers,
-            body: Body::none(),
+            body,
         }
+    }
+
+    /// The same for an answer that is to be whole, whatever a client wants of the last one: there is no HEAD, no range and no
+    /// condition.
+    pub fn whole(mut self) -> Self {
+        if self.method == "HEAD" {
+            self.method = "GET".into();
+        }
+        self.headers.retain(|header| !is_of_part(&header.name));
+        self
+    }
+
+    /// The same with the request's body, as far as the tenant takes it.
+    pub fn with_body(
+        mut self,
+        fetch: &mut Fetch<'_, '_>,
+        tenant: &Tenant,
+    ) -> Result<Self, BadBody> {
+        self.body = Body::of_request(fetch, tenant)?;
+        Ok(self)
     }
 
     /// Leaves out what made the request an order: headers that have the key, whatever their name is, and those of
@@ -99,6 +121,12 @@ fn is_of_order(name: &str) -> bool {
             | "x-debugkey"
             | "x-postkey"
     )
+}
+
+/// Whether a header asks for less than the whole (RFC 9110, 13.1 and 14.2).
+fn is_of_part(name: &str) -> bool {
+    let name = name.to_ascii_lowercase();
+    name == "range" || name.starts_with("if-")
 }
 
 /// Whether a header says something about the request's body.

@@ -39,7 +39,7 @@ pub fn ask(
     fetch: &mut Fetch<'_, '_>,
     tenant: &Tenant,
     program: &Arc<Program>,
-    url: Vec<u8>,
+    asked: &Asked<'_>,
     time: Duration,
     extent: Extent,
 ) -> Result<(Answer, Instant), Unanswered> {
@@ -50,7 +50,6 @@ pub fn ask(
         return Err(BadBody::TooLarge(OF_SERVERS).into());
     }
     let is_there = body::is_there(fetch)?;
-    let asked = Asked::without_body(fetch, url);
     let mut records = Vec::new();
     let mut output = Output::of_request(tenant.name(), values.stdout, |record| {
         records.push(record.to_owned());
@@ -88,7 +87,7 @@ pub fn ask(
 }
 
 /// What limits a server's request bodies.
-const OF_SERVERS: &str = "max_body_size";
+pub const OF_SERVERS: &str = "max_body_size";
 
 /// A request on its way to a server. Varnish writes its body.
 struct Sending<'a> {

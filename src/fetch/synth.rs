@@ -3,9 +3,11 @@
 
 use varnish::vcl::VclError;
 
-use crate::fetch::ask::{self, Answered};
-use crate::fetch::serve::Extent;
+use crate::fetch::ask::Answered;
+use crate::fetch::chain::{self, End, Ended};
+use crate::fetch::request::Input;
 use crate::fetch::{answer, plain};
+use crate::order::Chain;
 use crate::tenants::room::Taken;
 use crate::tenants::tenant::Tenant;
 use crate::varnish::fetch::{Fetch, of_task};
@@ -18,22 +20,23 @@ struct Kept {
 
 of_task!(Kept);
 
-/// Has the tenant answer the client's request, and makes that the response: with its status, or this one. `None` if it has
-/// failed, which is logged, and the response is as it was, but for its body, which is empty then.
+/// Has a chain's end, or one of the programs before it, answer the client's request, and makes that the response: with its status, or
+/// this one. `None` if it has failed, which is logged, and the response is as it was, but for its body, which is empty then.
 pub fn answer(
     fetch: &mut Fetch<'_, '_>,
     body: &mut Synthetic<'_>,
-    tenant: &Tenant,
-    asked: (Vec<u8>, Vec<u8>),
+    chain: &Chain,
+    end: End<'_>,
     status: Option<u16>,
-) -> Option<u16> {
-    match ask::ask(fetch, tenant, asked, Extent::Whole) {
-        Ok(answered) => make(fetch, body, tenant, answered, status),
+) -> Result<Option<u16>, String> {
+    let Ended { tenant, result } = chain::run(fetch, chain, end, Input::Request)?;
+    Ok(match result {
+        Ok(answered) => make(fetch, body, &tenant, answered, status),
         Err(unanswered) => {
-            unanswered.log(fetch, tenant);
+            unanswered.log(fetch, &tenant);
             None
         }
-    }
+    })
 }
 
 fn make(

@@ -26,6 +26,14 @@ pub unsafe fn text(string: VCL_STRING) -> Vec<u8> {
     unsafe { bytes(string) }.unwrap_or_default().to_vec()
 }
 
+/// A VCL string, copied. `None` for an empty one, and for an unset header.
+///
+/// SAFETY: VCL called us with the string.
+pub unsafe fn given(string: VCL_STRING) -> Option<Vec<u8>> {
+    // SAFETY: as the caller promises.
+    Some(unsafe { text(string) }).filter(|text| !text.is_empty())
+}
+
 /// A VCL string's bytes. `None` for an unset header and the like.
 ///
 /// SAFETY: VCL called us with the string; the bytes are not used after the call.

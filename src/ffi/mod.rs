@@ -21,9 +21,9 @@ use crate::tenants::settings::{Given, Settings};
 use crate::varnish::panics::{self, guard};
 use crate::varnish::{counters, fetch};
 use crate::vdi::Registered;
-use arguments::{bytes, given_program, given_server, sent, text};
+use arguments::{bytes, given, given_program, given_server, sent, text};
 use call::{NO_STRING, call, is_so, registered, run, said, string};
-use direct::synth;
+use direct::{chain, synth, to_string};
 
 mod arguments;
 mod call;
@@ -51,6 +51,9 @@ static FUNCTIONS: Vmod_vmod_kvm_Func = Vmod_vmod_kvm_Func {
     f_embed_tenants: Some(embed_tenants),
     f_backend: Some(backend),
     f_vm_backend: Some(vm_backend),
+    f_program: Some(program),
+    f_chain: Some(chain),
+    f_to_string: Some(to_string),
     f_synth: Some(synth),
     f_live_update: Some(live_update),
     f_live_rollback: Some(live_rollback),
@@ -202,7 +205,7 @@ unsafe extern "C" fn backend(ctx: *const vrt_ctx, args: *mut arg_vmod_kvm_backen
         tenant: given(args.valid_tenant, &args.tenant),
         url: given(args.valid_url, &args.url),
         arg: given(args.valid_arg, &args.arg).unwrap_or_default(),
-        order: None,
+        ..Target::default()
     };
     // SAFETY: varnishd called us with them.
     unsafe { aim(ctx, args.arg1, target) }
@@ -222,7 +225,26 @@ unsafe extern "C" fn vm_backend(
             tenant: Some(text(tenant)),
             url: Some(text(url)),
             arg: text(arg),
-            order: None,
+            ..Target::default()
+        })
+    }
+}
+
+/// `kvm.program()`
+unsafe extern "C" fn program(
+    ctx: *const vrt_ctx,
+    vcl: *mut vmod_priv,
+    program: VCL_STRING,
+    arg: VCL_STRING,
+    config: VCL_STRING,
+) -> VCL_BACKEND {
+    // SAFETY: varnishd called us with all of them.
+    unsafe {
+        aim(ctx, vcl, || Target {
+            tenant: Some(text(program)),
+            url: given(arg),
+            arg: text(config),
+            ..Target::default()
         })
     }
 }
@@ -340,7 +362,10 @@ unsafe fn aim(
     let done = run(ctx, || {
         // SAFETY: as the caller promises.
         unsafe {
-            fetch::keep(Arc::new(target()), &mut Ctx::from_ptr(ctx))?;
+            let mut ctx = Ctx::from_ptr(ctx);
+            let chain = fetch::taken(&mut ctx).unwrap_or_default();
+            let target = Target { chain, ..target() };
+            fetch::keep(Arc::new(target), &mut ctx)?;
             Ok(registered(vcl)?.backend())
         }
     });

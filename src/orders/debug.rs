@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use forkvm::{Answer, Host};
 
-use crate::fetch::request::Asked;
+use crate::fetch::request::{Asked, Input};
 use crate::fetch::response::Response;
 use crate::fetch::{answer, body};
 use crate::order::{self, Target};
@@ -82,12 +82,14 @@ fn debug<'t>(
     let (Release { program, version }, mut asked) = match order.upload {
         Some(max_size) => {
             let elf = upload::read(fetch, max_size, tenant, proof)?;
-            (update::boot_to_debug(tenant, elf)?, Asked::get(fetch))
+            let asked = Asked::new(fetch, (fetch.url(), Vec::new()), Input::Nothing);
+            (update::boot_to_debug(tenant, elf)?, asked)
         }
         None => {
             let release = tenant.program(Instant::now() + config.limits.max_request_time)?;
             let url = target.url.clone().unwrap_or_else(|| fetch.url());
-            let asked = Asked::read(fetch, url, target.arg.clone(), tenant)?;
+            let asked = Asked::new(fetch, (url, target.arg.clone()), Input::Request);
+            let asked = asked.with_body(fetch, tenant)?;
             proof.spend(tenant.name(), || Version::of(asked.request().body))?;
             (release, asked)
         }

@@ -3,12 +3,9 @@
 
 use std::io::Write;
 use std::ptr;
-use std::sync::Arc;
 
 use varnish::ffi;
 use varnish::vcl::{BodyState, Ctx, HttpHeaders, LogTag, VclError};
-
-use crate::order::Target;
 
 /// Something that is kept with a task, which may be one of each kind.
 pub trait OfTask: Sized + 'static {
@@ -45,8 +42,6 @@ macro_rules! of_task {
 }
 pub(crate) use of_task;
 
-of_task!(Arc<Target>);
-
 /// Keeps something with the task of `ctx`, in place of an earlier one.
 pub fn keep<T: OfTask>(kept: T, ctx: &mut Ctx<'_>) -> Result<(), VclError> {
     // SAFETY: varnishd gave us ctx. The result is null or the task's own vmod_priv, which nobody else has under
@@ -58,6 +53,16 @@ pub fn keep<T: OfTask>(kept: T, ctx: &mut Ctx<'_>) -> Result<(), VclError> {
         slot.put(Box::new(kept), T::METHODS);
     }
     Ok(())
+}
+
+/// Takes what is kept with the task of `ctx`.
+pub fn taken<T: OfTask>(ctx: &mut Ctx<'_>) -> Option<T> {
+    // SAFETY: as in keep(); get returns null if there is none.
+    unsafe {
+        let key = ptr::from_ref(T::KEY).cast();
+        let slot = ffi::VRT_priv_task_get(&raw const *ctx.raw, key).as_mut()?;
+        slot.take::<T>().map(|kept| *kept)
+    }
 }
 
 /// What is kept with the task of `ctx`. `None` if nothing is, or the task was rolled back since.
@@ -77,6 +82,12 @@ const SPARE_BYTES: usize = 8 << 10;
 /// Bytes of workspace that a header takes: with ": " and NUL, rounded up as WS_Alloc() does.
 fn line_len(name: &str, value: &[u8]) -> usize {
     (name.len() + value.len() + 3).next_multiple_of(size_of::<usize>())
+}
+
+/// Bytes of the task's workspace that are free.
+fn free(ctx: &Ctx<'_>) -> usize {
+    // SAFETY: the workspace of this task, which only this thread uses.
+    unsafe { ctx.ws.raw.as_ref() }.map_or(0, |ws| (ws.e as usize).saturating_sub(ws.f as usize))
 }
 
 /// bereq.method, or req.method where there is no fetch.
@@ -124,6 +135,17 @@ impl<'f, 'c> Fetch<'f, 'c> {
         })
     }
 
+    /// What VCL works on with `ctx`: bereq, or else req.
+    pub fn of_task(ctx: &'f mut Ctx<'c>) -> Result<Self, VclError> {
+        match ctx.http_bereq {
+            Some(_) => Ok(Self {
+                ctx,
+                side: Side::Backend,
+            }),
+            None => Self::of_client(ctx),
+        }
+    }
+
     fn request(&self) -> Option<&HttpHeaders<'c>> {
         match self.side {
             Side::Backend => self.ctx.http_bereq.as_ref(),
@@ -139,9 +161,9 @@ impl<'f, 'c> Fetch<'f, 'c> {
         .map_err(Into::into)
     }
 
-    /// What `kvm.backend()` was called with in this task. `None` if it was not, or the task was rolled back since.
-    pub fn target(&self) -> Option<Arc<Target>> {
-        kept::<Arc<Target>>(self.ctx).cloned()
+    /// What is kept with its task. `None` if nothing is, or the task was rolled back since.
+    pub fn kept<T: OfTask>(&self) -> Option<&T> {
+        kept(self.ctx)
     }
 
     /// Keeps something until its task is over.
@@ -271,9 +293,7 @@ impl<'f, 'c> Fetch<'f, 'c> {
             Side::Backend => "workspace_backend",
             Side::Client => "workspace_client",
         };
-        // SAFETY: the workspace of this task, which only this thread uses.
-        let free = unsafe { self.ctx.ws.raw.as_ref() }
-            .map_or(0, |ws| (ws.e as usize).saturating_sub(ws.f as usize));
+        let free = free(self.ctx);
         let replaces = self.side == Side::Client;
         let response = self.response()?;
         let limit = usize::from(response.raw.shd);
@@ -301,6 +321,11 @@ impl<'f, 'c> Fetch<'f, 'c> {
             unsafe { ffi::http_SetHeader(&raw mut *response.raw, copy.b) };
         }
         Ok(())
+    }
+
+    /// How many bytes a string may have that is put into the workspace, where enough is left for Varnish.
+    pub fn room(&self) -> usize {
+        free(self.ctx).saturating_sub(SPARE_BYTES + 1)
     }
 
     /// As `set beresp.uncacheable = true`.
