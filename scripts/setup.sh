@@ -34,7 +34,7 @@ packages="
     libpcre2-dev libedit-dev libncurses-dev libjemalloc-dev
     python3 python3-docutils python3-sphinx patchelf
     libclang1-14 libclang-common-14-dev
-    musl-tools libpng-dev zlib1g-dev libsqlite3-dev"
+    musl-tools libpng-dev zlib1g-dev libjpeg62-turbo-dev libwebp-dev libsqlite3-dev"
 
 pkg_stamp=$VINYL_PREFIX/.packages-stamp
 vinyl_stamp=$VINYL_PREFIX/.vinyl-stamp
@@ -56,7 +56,7 @@ trap cleanup EXIT
 
 command -v apt-get >/dev/null || die "this script knows Debian 12 only (no apt-get here).
   By hand: install Vinyl Cache 9.0 with its headers, a C compiler, libclang, musl-gcc,
-  static libpng, zlib and sqlite3, and see scripts/setup.sh for the layout of \$VINYL_PREFIX/compat."
+  static libpng, zlib, libjpeg, libwebp and sqlite3, and see scripts/setup.sh for the layout of \$VINYL_PREFIX/compat."
 [ "$(dpkg --print-architecture)" = amd64 ] || die "only amd64 is supported"
 
 if ! { mkdir -p "$VINYL_PREFIX" && [ -w "$VINYL_PREFIX" ]; }; then

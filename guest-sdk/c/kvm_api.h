@@ -36,8 +36,8 @@
  * With -DKVM_API_MOCK the program is an ordinary executable that takes a request from its arguments and prints the
  * response, for tests (kvm_api_mock.h).
  *
- * The header is self-contained: C99 or later, C++11 or later, gcc or clang, x86-64, any optimisation level,
- * fixed-address and PIE. Nothing has to be linked with it.
+ * C99 or later, C++11 or later, gcc or clang, x86-64, any optimisation level, fixed-address and PIE. Nothing has to be
+ * linked with it, and beside it is only kvm_compat.h: names that sources for the C++ VMOD use.
  */
 #ifndef KVM_API_H
 #define KVM_API_H
@@ -82,6 +82,13 @@
 #define KVM_ASSERT(name, cond) \
 	typedef char kvm_assert_##name[(cond) ? 1 : -1] __attribute__((unused))
 #endif
+
+/* These structures have the names that sources for the C++ VMOD know them by, and ours beside them. */
+#define kvm_response_header ResponseHeader
+#define kvm_response_extra BackendResponseExtra
+#define kvm_stream_part streaming_content
+#define kvm_shared_memory shared_memory_info
+#define kvm_meminfo meminfo
 
 #ifdef __cplusplus
 extern "C" {
@@ -510,8 +517,8 @@ static inline long regex_match(long regex, const char *subject, size_t len)
 
 /* Memory that all virtual machines of this program share, and no reset touches. */
 struct kvm_shared_memory {
-	char *ptr;
-	char *end;
+	void *ptr;
+	void *end;
 };
 
 /* Empty (ptr == end) when the tenant has none. Not offered by this host yet: always empty. */
@@ -527,8 +534,8 @@ static inline struct kvm_shared_memory shared_memory_area(void)
 #endif
 	if ((long)begin <= 0 || end < begin)
 		begin = end = 0;
-	area.ptr = (char *)begin;
-	area.end = (char *)end;
+	area.ptr = (void *)begin;
+	area.end = (void *)end;
 	return area;
 }
 
@@ -679,6 +686,7 @@ static inline void breakpoint(void)
 }
 #endif
 
+#include "kvm_compat.h"
 #ifdef KVM_API_MOCK
 #include "kvm_api_mock.h"
 #endif

@@ -116,7 +116,7 @@ int main(void)
 	kvm_log_str("text");
 	breakpoint();
 	buffer.data = shared.ptr;
-	buffer.len = (size_t)(shared.end - shared.ptr);
+	buffer.len = (size_t)((char *)shared.end - (char *)shared.ptr);
 	storage_callv(in_storage, 1, &buffer, &info, sizeof info);
 	storage_call(in_storage, "data", 4, &info, sizeof info);
 	storage_task_stop(storage_task(task, "data", 4, 100, 0));

@@ -53,6 +53,7 @@ macro_rules! sdk {
 
 const TEST_SCRIPT: Template = Template("test.sh", include_str!("../templates/test.sh"), true);
 const KVM_API: Template = sdk!("sdk/kvm_api.h", "c/kvm_api.h");
+const KVM_COMPAT: Template = sdk!("sdk/kvm_compat.h", "c/kvm_compat.h");
 const KVM_API_MOCK: Template = sdk!("sdk/kvm_api_mock.h", "c/kvm_api_mock.h");
 const IGNORED: Template = Template(".gitignore", "/@NAME@\n/@NAME@-native\n*.o\n*.key\n", false);
 
@@ -62,6 +63,7 @@ const C: &[Template] = &[
     TEST_SCRIPT,
     IGNORED,
     KVM_API,
+    KVM_COMPAT,
     KVM_API_MOCK,
 ];
 
@@ -71,6 +73,7 @@ const CPP: &[Template] = &[
     TEST_SCRIPT,
     IGNORED,
     KVM_API,
+    KVM_COMPAT,
     KVM_API_MOCK,
 ];
 
@@ -99,6 +102,7 @@ const ZIG: &[Template] = &[
         false,
     ),
     KVM_API,
+    KVM_COMPAT,
     KVM_API_MOCK,
 ];
 

@@ -30,7 +30,8 @@ impl Folder {
         let output = Command::new(compiler[0])
             .args(&compiler[1..])
             .args(["-O1", "-g", "-Wall", "-Wextra", "-Werror", "-DKVM_API_MOCK"])
-            .args(["-I", "guest-sdk/c", "-I", "tests/guests", "-o"])
+            .args(["-I", "guest-sdk/c", "-I", "guest-sdk/cpp"])
+            .args(["-I", "tests/guests", "-o"])
             .arg(&program)
             .args(sources)
             .current_dir(root())
@@ -104,6 +105,19 @@ fn the_same_answers_as_in_a_virtual_machine() {
             ],
         ),
         ("page", "guest-sdk/examples/page.c", &[&["-X", "GET", "/"]]),
+        (
+            "idioms",
+            "tests/guests/idioms.c",
+            &[
+                &["-i", "/headers"],
+                &["/long"],
+                &["/embedded"],
+                &["/log"],
+                &["/cacheable"],
+                &["/linux"],
+                &["-i", "-d", "data", "-H", "Content-Type: a/b", "/"],
+            ],
+        ),
     ] {
         let folder = Folder::new(guest);
         let program = folder.build(C, &[source]);
@@ -127,6 +141,61 @@ fn lines(bytes: &[u8]) -> Vec<String> {
         })
         .map(str::to_owned)
         .collect()
+}
+
+#[test]
+fn the_wrapper_for_cpp() {
+    kvm_or_skip!();
+    let folder = Folder::new("wrapper");
+    // Its main() fails if what it tests is wrong.
+    let program = folder.build(CXX, &["tests/guests/wrapper.cc"]);
+    for arguments in [
+        &["-i", "-H", "X-A: b", "/a?name=Ann+Lee"][..],
+        &[
+            "-i",
+            "-d",
+            "body",
+            "-H",
+            "Content-Type: a/b",
+            "--arg",
+            "A",
+            "/",
+        ],
+        &["-i", "/send"],
+        &["-i", "/throw"],
+        &["/log"],
+    ] {
+        let output = native(&program, arguments);
+        let expected = in_a_machine("wrapper", arguments);
+        assert_eq!(lines(&output.stdout), lines(&expected), "{arguments:?}");
+        assert!(!expected.is_empty(), "{arguments:?}");
+    }
+    assert_eq!(native(&program, &["/throw"]).stdout, b"failed: /throw\n");
+}
+
+/// As sources for the C++ VMOD are written, in C and in C++.
+#[test]
+fn the_idioms_of_the_other_vmods_programs() {
+    kvm_or_skip!();
+    for (guest, compiler) in [("idioms", C), ("idioms-cxx", &["c++", "-x", "c++"])] {
+        let folder = Folder::new(guest);
+        let program = folder.build(compiler, &["tests/guests/idioms.c"]);
+        for (url, answer) in [
+            ("/headers", "12 X-Asked: yes, absent, 0, 3, GET\n"),
+            ("/long", "1 -2 8192\n"),
+            ("/embedded", "The bytes of a file,\nas they are.\n"),
+            ("/linux", "0\n"),
+        ] {
+            let got = native(&program, &[url]).stdout;
+            assert_eq!(String::from_utf8_lossy(&got), answer, "{guest} {url}");
+            let got = in_a_machine(guest, &[url]);
+            assert_eq!(String::from_utf8_lossy(&got), answer, "{guest} {url}");
+        }
+        assert_eq!(in_a_machine(guest, &["/memory"]), b"1\n");
+        // What reads the environment sees that this is no virtual machine.
+        let linux = Command::new(guest_path(guest)).output().unwrap();
+        assert_eq!(linux.stdout, b"Hello Linux World!\n");
+    }
 }
 
 #[test]
