@@ -93,6 +93,7 @@ vtc! {
     site
     slow_body
     stream
+    streaming
     target
     tenants_json
     uncacheable

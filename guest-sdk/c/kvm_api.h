@@ -391,11 +391,14 @@ struct kvm_stream_part {
 };
 KVM_ASSERT(stream_part_size, sizeof(struct kvm_stream_part) == 16);
 
-/* Gives the next part of the body, at most `max` bytes, when `written` of `total` bytes have been taken. */
+/* Gives the next part of the body, at most `max` bytes, when `written` of `total` bytes have been taken. NULL or 0 bytes end
+ * a body of unknown length (total is 0 then); one of known length that ends early fails. */
 typedef struct kvm_stream_part (*kvm_stream_func)(void *arg, size_t max, size_t written, size_t total);
 
-/* Ends the request with a body of content_length bytes that the callback makes part by part.
- * Not offered by this host yet: the request fails. */
+/* Answers the request with a body of content_length bytes, or of a length that is not known yet if that is 0: status, content
+ * type and headers go out at once, and the callback makes the body part by part, whenever the client takes more. It runs as
+ * if this function called it, so `arg` may point to variables of the handler. All of it is within the request's time. If it
+ * fails, the client sees the connection break off, and nothing is cached. */
 static inline __attribute__((noreturn)) void
 begin_streaming_response(int16_t status, const char *content_type, size_t content_type_len,
 			 size_t content_length, kvm_stream_func callback, void *arg)

@@ -54,6 +54,7 @@ struct kvm_mock_state {
 	int serving;  /* this process answers a request */
 	int answered; /* a pipe's end: there it says that it has */
 	int include;  /* -i */
+	int begun;    /* the response's head is out */
 	struct kvm_request request;
 	struct kvm_mock_lines sent, answer;
 	struct kvm_header headers[KVM_MOCK_MOST_HEADERS];
@@ -369,7 +370,7 @@ KVM_MOCK long kvm_mock_change(uintptr_t where, const char *field, size_t len, bo
 	char *line;
 	int kept = 0;
 
-	if (!lines || !kvm_mock.serving)
+	if (!lines || !kvm_mock.serving || (kvm_mock.begun && lines == &kvm_mock.answer))
 		return -1;
 	if (name_len == 0 || (append && !colon) || memchr(field, '\n', len) || memchr(field, '\r', len))
 		kvm_mock_fails("a header field has the form \"Name: value\"");
@@ -426,9 +427,8 @@ KVM_MOCK void kvm_mock_extra(const struct kvm_response_extra *extra)
 		kvm_mock_change(KVM_RESPONSE, extra->headers[i].field, extra->headers[i].field_len, true);
 }
 
-KVM_MOCK __attribute__((noreturn)) void kvm_mock_respond(int status, const char *type, size_t type_len,
-							 const void *body, size_t len,
-							 const struct kvm_response_extra *extra)
+/* Status and headers; without a length if that is not known. */
+KVM_MOCK void kvm_mock_head(int status, const char *type, size_t type_len, const size_t *len)
 {
 	char text[80];
 
@@ -436,9 +436,10 @@ KVM_MOCK __attribute__((noreturn)) void kvm_mock_respond(int status, const char 
 		fprintf(stderr, "main() failed: a response without a request\n");
 		_exit(1);
 	}
+	if (kvm_mock.begun)
+		kvm_mock_fails("another response in the callback of one");
 	if (status < 200 || status > 599)
 		kvm_mock_fails("a status is 200 to 599");
-	kvm_mock_extra(extra);
 	if (kvm_mock.include) {
 		snprintf(text, sizeof text, "HTTP/1.1 %d\r\n", status);
 		kvm_mock_write(text, strlen(text));
@@ -451,13 +452,55 @@ KVM_MOCK __attribute__((noreturn)) void kvm_mock_respond(int status, const char 
 			kvm_mock_write(kvm_mock.answer.line[i], strlen(kvm_mock.answer.line[i]));
 			kvm_mock_write("\r\n", 2);
 		}
-		snprintf(text, sizeof text, "Content-Length: %zu\r\n\r\n", len);
-		kvm_mock_write(text, strlen(text));
+		if (len) {
+			snprintf(text, sizeof text, "Content-Length: %zu\r\n", *len);
+			kvm_mock_write(text, strlen(text));
+		}
+		kvm_mock_write("\r\n", 2);
 	}
-	kvm_mock_write(body, len);
+}
+
+KVM_MOCK __attribute__((noreturn)) void kvm_mock_end(void)
+{
 	fflush(NULL);
 	/* The pipe has room for a byte. */
 	_exit(write(kvm_mock.answered, "", 1) == 1 ? 0 : 1);
+}
+
+KVM_MOCK __attribute__((noreturn)) void kvm_mock_respond(int status, const char *type, size_t type_len,
+							 const void *body, size_t len,
+							 const struct kvm_response_extra *extra)
+{
+	if (kvm_mock.serving)
+		kvm_mock_extra(extra);
+	kvm_mock_head(status, type, type_len, &len);
+	kvm_mock_write(body, len);
+	kvm_mock_end();
+}
+
+KVM_MOCK __attribute__((noreturn)) void kvm_mock_stream(int status, const char *type, size_t type_len, size_t len,
+							kvm_stream_func callback, void *arg)
+{
+	const size_t most = 64 << 10;
+	size_t written = 0;
+
+	kvm_mock_head(status, type, type_len, len ? &len : NULL);
+	kvm_mock.begun = 1;
+	while (!len || written < len) {
+		const size_t max = len && len - written < most ? len - written : most;
+		const struct kvm_stream_part part = callback(arg, max, written, len);
+
+		if (!part.data || part.len == 0) {
+			if (len)
+				kvm_mock_fails("the callback ended a response before its length");
+			break;
+		}
+		if (part.len > max)
+			kvm_mock_fails("the callback gave more than it was asked for");
+		kvm_mock_write(part.data, part.len);
+		written += part.len;
+	}
+	kvm_mock_end();
 }
 
 /* ------------------------------------------------------------------ the host's side of a call */
@@ -484,7 +527,7 @@ KVM_MOCK long kvm_mock_call(unsigned number, uintptr_t a0, uintptr_t a1, uintptr
 		kvm_mock_respond((int16_t)a0, (const char *)a1, a2, (const void *)a3, a4,
 				 (const struct kvm_response_extra *)a5);
 	case KVM_HC_SET_CACHEABLE:
-		return kvm_mock.serving ? 0 : -1;
+		return kvm_mock.serving && !kvm_mock.begun ? 0 : -1;
 	case KVM_HC_HTTP_APPEND:
 	case KVM_HC_HTTP_SET:
 		return kvm_mock_change(a0, (const char *)a1, a2, number == KVM_HC_HTTP_APPEND);
@@ -502,6 +545,7 @@ KVM_MOCK long kvm_mock_call(unsigned number, uintptr_t a0, uintptr_t a1, uintptr
 	case KVM_HC_BREAKPOINT:
 		return 0;
 	case KVM_HC_BEGIN_STREAMING_RESPONSE:
+		kvm_mock_stream((int16_t)a0, (const char *)a1, a2, a3, (kvm_stream_func)a4, (void *)a5);
 	case KVM_HC_STORAGE_NORETURN:
 		kvm_mock_fails("the host does not know this call");
 	default:

@@ -11,12 +11,13 @@ use crate::fetch::caching::Caching;
 use crate::fetch::held::Held;
 use crate::fetch::plain;
 use crate::fetch::response::Response;
+use crate::fetch::streamed::Streamed;
 use crate::tenants::room::Taken;
 use crate::tenants::tenant::Tenant;
 use crate::tenants::version::Version;
 use crate::varnish::counters::count;
 use crate::varnish::fetch::Fetch;
-use crate::varnish::logging::{self, Output, Written};
+use crate::varnish::logging::{self, LateOutput, Output, Written};
 
 /// How a body in gzip begins (RFC 1952, 2.3.1): its magic number, and deflate, the only method.
 const GZIP: [u8; 3] = [0x1f, 0x8b, 8];
@@ -175,6 +176,10 @@ pub fn hand_over(
     }
     if let Some(coming) = answer.take_coming() {
         return Ok(Response::coming(coming, announced));
+    }
+    if let Some(streaming) = answer.take_streaming().filter(|_| has_body && !head) {
+        let output = LateOutput::new(tenant.name(), tenant.settings.values.stdout);
+        return Ok(Response::streamed(Streamed::new(streaming, output)));
     }
     if !is_sent {
         return Ok(Response::without_body());

@@ -9,9 +9,11 @@ use crate::fetch::request::{Asked, Input};
 use crate::fetch::serve::{self, Extent};
 use crate::fetch::unanswered::Unanswered;
 use crate::fetch::{answer, body};
+use crate::tenants::room::Taken;
 use crate::tenants::tenant::{NotReady, Release, Tenant};
 use crate::tenants::version::Version;
 use crate::varnish::fetch::Fetch;
+use crate::varnish::logging::LateOutput;
 
 /// An answer, which nobody has taken yet.
 pub struct Answered {
@@ -23,6 +25,8 @@ pub struct Answered {
     pub took: Duration,
     /// Which program it is of, if its clients are to know.
     pub version: Option<Version>,
+    /// What its body has of the room for responses, if it had to be made whole.
+    pub room: Taken,
 }
 
 /// What a program is asked.
@@ -65,7 +69,7 @@ pub fn ask(
         true => asked.whole(),
         false => asked,
     };
-    let (answer, deadline) = if is_own && tenant.settings.server {
+    let (mut answer, deadline) = if is_own && tenant.settings.server {
         serve::ask(fetch, tenant, &program, &asked, time, extent)?
     } else {
         let asked = match is_own {
@@ -78,12 +82,22 @@ pub fn ask(
         })?;
         (answer, deadline)
     };
+    let mut room = Taken::nothing(&tenant.responses);
+    if extent == Extent::Whole {
+        let mut output = LateOutput::new(tenant.name(), tenant.settings.values.stdout);
+        let made = answer.complete(&mut output, |more| room.take(more));
+        if let Err(failure) = made {
+            answer::log_failure(fetch, tenant, &failure);
+            return Err(failure.into());
+        }
+    }
     let left = deadline.saturating_duration_since(Instant::now());
     Ok(Answered {
         took: limit.saturating_sub(left),
         answer,
         deadline,
         version: tenant.settings.values.version_header.then_some(version),
+        room,
     })
 }
 

@@ -13,6 +13,7 @@ pub mod plain;
 pub mod request;
 pub mod response;
 pub mod serve;
+pub mod streamed;
 pub mod synth;
 pub mod text;
 pub mod unanswered;

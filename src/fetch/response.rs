@@ -8,6 +8,7 @@ use forkvm::{Coming, Failure, Piece};
 use varnish::vcl::VclError;
 
 use crate::fetch::held::Held;
+use crate::fetch::streamed::Streamed;
 use crate::tenants::room::Taken;
 
 /// How often it is looked whether anybody still wants a body, while nothing of it comes.
@@ -36,6 +37,8 @@ enum Body {
     /// Ours, and how much has been read.
     Own(Cow<'static, [u8]>, usize),
     Guest(Held),
+    /// A program makes it as it is read.
+    Streamed(Box<Streamed>),
     /// A server's that is still being made, and how long it will be, if that is known.
     Coming(Coming, Option<u64>),
 }
@@ -56,6 +59,11 @@ impl Response {
         Self::of(Body::Guest(body), Some(room))
     }
 
+    /// A program's that is made while it is read.
+    pub fn streamed(body: Streamed) -> Self {
+        Self::of(Body::Streamed(Box::new(body)), None)
+    }
+
     /// A server's that is still being made, of this length if that is known.
     pub fn coming(body: Coming, announced: Option<u64>) -> Self {
         Self::of(Body::Coming(body, announced), None)
@@ -73,7 +81,8 @@ impl Response {
     pub fn keep(&self) -> Result<(), VclError> {
         match &self.body {
             Body::Guest(held) => held.keep(),
-            Body::None | Body::Own(..) | Body::Coming(..) => Ok(()),
+            // Nobody can keep what is not made yet.
+            Body::None | Body::Own(..) | Body::Streamed(_) | Body::Coming(..) => Ok(()),
         }
     }
 
@@ -84,30 +93,33 @@ impl Response {
         buf: &mut [u8],
         is_wanted: impl Fn() -> bool,
     ) -> Result<usize, VclError> {
-        match &mut self.body {
-            Body::None => Ok(0),
+        let failure = match &mut self.body {
+            Body::None => return Ok(0),
             Body::Own(bytes, at) => {
                 let rest = &bytes[*at..];
                 let len = buf.len().min(rest.len());
                 buf[..len].copy_from_slice(&rest[..len]);
                 *at += len;
-                Ok(len)
+                return Ok(len);
             }
-            Body::Guest(held) => held.read(buf),
+            Body::Guest(held) => return held.read(buf),
+            Body::Streamed(streamed) => match streamed.read(buf) {
+                Ok(read) => return Ok(read),
+                Err(failure) => failure,
+            },
             Body::Coming(coming, _) => loop {
                 match coming.read(buf, LOOK) {
                     Ok(Piece::Bytes(n)) => return Ok(n),
                     Ok(Piece::End) => return Ok(0),
                     Ok(Piece::NotYet) if is_wanted() => {}
                     Ok(Piece::NotYet) => return Ok(0),
-                    Err(failure) => {
-                        let error = VclError::new(failure.to_string());
-                        self.late = Some(Late::Failed(failure));
-                        return Err(error);
-                    }
+                    Err(failure) => break failure,
                 }
             },
-        }
+        };
+        let error = VclError::new(failure.to_string());
+        self.late = Some(Late::Failed(failure));
+        Err(error)
     }
 
     /// Bytes that are left, unless it is still being made.
@@ -116,15 +128,17 @@ impl Response {
             Body::None => Some(0),
             Body::Own(bytes, at) => Some(bytes.len() - at),
             Body::Guest(held) => Some(held.left()),
-            Body::Coming(..) => None,
+            Body::Streamed(_) | Body::Coming(..) => None,
         }
     }
 
     /// How long it is in all, if that is known before it begins.
     pub fn announced(&self) -> Option<usize> {
-        match &self.body {
-            Body::Coming(_, announced) => announced.and_then(|len| usize::try_from(len).ok()),
-            _ => self.left(),
-        }
+        let announced = match &self.body {
+            Body::Coming(_, announced) => *announced,
+            Body::Streamed(streamed) => streamed.announced(),
+            _ => return self.left(),
+        };
+        announced.and_then(|len| usize::try_from(len).ok())
     }
 }

@@ -46,6 +46,7 @@ fn make(
     Answered {
         mut answer,
         version,
+        mut room,
         ..
     }: Answered,
     status: Option<u16>,
@@ -59,8 +60,7 @@ fn make(
         true => answer.body_len(),
         false => 0,
     };
-    let mut room = Taken::nothing(&tenant.responses);
-    if !room.take(len) {
+    if !room.take_all(len) {
         let no_room = forkvm::Failure::NoRoom { len };
         answer::log_busy(fetch, tenant, &no_room.to_string());
         return None;

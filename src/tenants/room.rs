@@ -42,6 +42,11 @@ impl Taken {
         self.take_if(more, |_, _| true)
     }
 
+    /// Takes what it lacks of so many bytes in all, if that is free.
+    pub fn take_all(&mut self, bytes: u64) -> bool {
+        self.take(bytes.saturating_sub(self.bytes))
+    }
+
     /// Takes `more` bytes, unless it would have more than it leaves free.
     ///
     /// So however many are slow to come to an end, there is always room for one more, if for a shorter one each time.

@@ -79,6 +79,17 @@ impl Problem {
     }
 }
 
+/// Why a response was not printed to its end.
+#[derive(Debug, thiserror::Error)]
+enum NotPrinted {
+    /// Standard output takes no more.
+    #[error(transparent)]
+    Output(#[from] io::Error),
+    /// The program failed while it made the body.
+    #[error(transparent)]
+    Failed(#[from] forkvm::Failure),
+}
+
 impl Run {
     /// Runs the requests. 0 for responses, 22 with `-f` for one of 400 and up, 1 for a failure.
     pub fn execute(&self) -> ExitCode {
@@ -134,9 +145,12 @@ impl Run {
             if failed {
                 err!("forkvm: {url}: status {}", answer.status());
             }
-            match self.print(&mut answer, failed, index > 0) {
+            match self.print(&mut answer, failed, index > 0, &mut terminal) {
                 // Whoever reads has seen enough ("| head").
-                Err(error) if error.kind() == io::ErrorKind::BrokenPipe => break,
+                Err(NotPrinted::Output(error)) if error.kind() == io::ErrorKind::BrokenPipe => {
+                    break;
+                }
+                Err(NotPrinted::Failed(failure)) => return Err(Problem::of(tenant, &failure)),
                 printed => printed?,
             }
         }
@@ -221,7 +235,13 @@ impl Run {
     }
 
     /// Prints an answer, after a newline if it is not the first.
-    fn print(&self, answer: &mut Answer, without_body: bool, newline: bool) -> io::Result<()> {
+    fn print(
+        &self,
+        answer: &mut Answer,
+        without_body: bool,
+        newline: bool,
+        terminal: &mut Terminal<'_>,
+    ) -> Result<(), NotPrinted> {
         let mut stdout = io::stdout().lock();
         if newline {
             stdout.write_all(b"\n")?;
@@ -235,17 +255,29 @@ impl Run {
                 stdout
                     .write_all(&[header.name.as_bytes(), b": ", &header.value, b"\r\n"].concat())?;
             }
-            write!(stdout, "Content-Length: {}\r\n\r\n", answer.body_len())?;
+            if let Some(len) = answer.announced_len() {
+                write!(stdout, "Content-Length: {len}\r\n")?;
+            }
+            stdout.write_all(b"\r\n")?;
         }
         if !without_body {
             let mut piece = vec![0; 64 << 10];
+            let mut streaming = answer.take_streaming();
             loop {
-                match answer.read_body(&mut piece) {
-                    0 => break,
-                    n => stdout.write_all(&piece[..n])?,
+                let n = match &mut streaming {
+                    Some(streaming) => streaming.read(&mut piece, terminal)?,
+                    None => answer.read_body(&mut piece),
+                };
+                if n == 0 {
+                    break;
+                }
+                stdout.write_all(&piece[..n])?;
+                if streaming.is_some() {
+                    stdout.flush()?;
                 }
             }
         }
-        stdout.flush()
+        stdout.flush()?;
+        Ok(())
     }
 }

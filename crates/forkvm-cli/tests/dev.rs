@@ -6,7 +6,7 @@ mod common;
 #[path = "peer/dev.rs"]
 mod serving;
 
-use std::io::Write;
+use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::process::Command;
 
@@ -55,6 +55,48 @@ fn requests_are_the_programs() {
         "{head}"
     );
     dev.await_error("GET /status/404 404");
+}
+
+/// Also one that has no end, and never one that breaks off as whole.
+#[test]
+fn responses_come_while_they_are_made() {
+    kvm_or_skip!();
+    let dev = Dev::start(
+        "stream",
+        &guest_path("stream"),
+        &["--max-request-time", "5"],
+    );
+    let text = dev.get("/parts?len=5000&announced=5000");
+    assert!(text.contains("Content-Length: 5000\r\n"), "{text}");
+    let bytes = dev.send_for_bytes(
+        b"GET /parts?len=100000&announced=100000 HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n",
+    );
+    assert!(bytes.ends_with(&[b"\r\n\r\n", &common::sums::pattern(100_000)[..]].concat()));
+    let text = dev.get("/parts?len=100000");
+    assert!(text.contains("Transfer-Encoding: chunked\r\n"), "{text}");
+    assert!(text.ends_with("\r\n0\r\n\r\n"), "{text}");
+    let head = dev.request("HEAD", "/crash?announced=1000", "", b"");
+    assert!(
+        head.contains("Content-Length: 1000\r\n") && body(&head).is_empty(),
+        "{head}"
+    );
+    let text = dev.get("/crash?len=1000000&good=500000");
+    assert_eq!(status(&text), "200");
+    assert!(!text.ends_with("\r\n0\r\n\r\n"), "{text}");
+    dev.await_error("GET /crash?len=1000000&good=500000: request failed: page fault writing 0x0");
+    // Whoever leaves it is no failure; who does not read has until its deadline.
+    for seconds in [0, 7] {
+        let mut client = TcpStream::connect(&dev.address).unwrap();
+        client
+            .write_all(b"GET /endless?part=60000 HTTP/1.1\r\nHost: x\r\n\r\n")
+            .unwrap();
+        let mut start = [0; 12];
+        client.read_exact(&mut start).unwrap();
+        assert_eq!(&start, b"HTTP/1.1 200");
+        std::thread::sleep(std::time::Duration::from_secs(seconds));
+    }
+    dev.await_error("had not read the response at the request's deadline");
+    assert_eq!(body(&dev.get("/kept")), "0\n");
 }
 
 #[test]

@@ -104,6 +104,15 @@ fn the_same_answers_as_in_a_virtual_machine() {
                 &["-i", "--arg", "A", "/die"],
             ],
         ),
+        (
+            "stream",
+            "tests/guests/stream.c",
+            &[
+                &["-i", "/parts?len=3000"],
+                &["-i", "/parts?len=200000&part=100000&announced=200000"],
+                &["/asked?announced=500"],
+            ],
+        ),
         ("page", "guest-sdk/examples/page.c", &[&["-X", "GET", "/"]]),
         (
             "idioms",

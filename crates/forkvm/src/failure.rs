@@ -274,6 +274,11 @@ pub enum Failure {
         "its client did not read the response until the request's deadline (max_request_time), and there was no more room for it (max_response_memory)"
     )]
     NotRead,
+    /// It was still being made at its deadline, since whoever reads it takes their time.
+    #[error(
+        "its client had not read the response at the request's deadline (max_request_time), and the program makes the rest only as it is read"
+    )]
+    ReadSlowly,
     /// The client should try again (503 with Retry-After).
     #[error("no room for {len} bytes of its response beside the others' (max_response_memory)")]
     NoRoom {
@@ -314,7 +319,7 @@ impl Failure {
 
     /// True if it is the client's, not the guest's.
     pub fn is_of_client(&self) -> bool {
-        matches!(self, Self::BadRequest(_) | Self::NotRead)
+        matches!(self, Self::BadRequest(_) | Self::NotRead | Self::ReadSlowly)
     }
 
     /// True if the guest ran out of time.

@@ -108,7 +108,7 @@ pub use linux::{
 };
 pub use machine::probe::{KvmReport, KvmUnavailable, probe};
 pub use pool::queue::{Place, Queue};
-pub use program::{Answer, Coming, Exchange, Later, Piece, Program, Stats};
+pub use program::{Answer, Coming, Exchange, Later, Piece, Program, Stats, Streaming};
 pub use request::{CachePolicy, Header, Host, Quiet, Request, Stream};
 pub use server::http_client::{BadRequest, Upload, piped_head};
 pub use server::{

@@ -124,6 +124,11 @@ fn rust_programs() {
         assert_eq!(tenant.get("/caught").text(), "caught\n", "{name}");
         assert_eq!(tenant.get("/fork").text(), "1\n", "{name}");
         assert_eq!(tenant.get("/alloc").text(), "499999500000\n", "{name}");
+        let parts = tenant.get("/parts");
+        assert_eq!(parts.text().lines().count(), 10_000, "{name}");
+        assert!(parts.text().ends_with("\nline 9999\n"), "{name}");
+        assert_eq!(parts.header("X-A"), Some("b"), "{name}");
+        assert_eq!(parts.cache.unwrap().ttl, 86_400.0, "{name}");
         assert_eq!(tenant.get("/sleep").text(), "slept\n", "{name}");
         assert!(
             tenant.get("/thread").text().starts_with("refused: "),

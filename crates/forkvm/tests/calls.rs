@@ -233,7 +233,7 @@ fn calls_that_never_return_fail_by_their_names() {
     for (number, name) in [
         ("10001", "wait_for_requests() again"),
         ("10002", "wait_for_requests_paused() again"),
-        ("10012", "begin_streaming_response() which is not there yet"),
+        ("10012", "status 0 is not between 200 and 599"),
         (
             "10013",
             "storage_noreturn() outside of a live update's handlers",

@@ -5,6 +5,7 @@ use std::panic::{catch_unwind, AssertUnwindSafe};
 use std::process::exit;
 use std::sync::OnceLock;
 
+use crate::response::Parts;
 use crate::{Failure, Request, RequestBuilder, Response, ON_ERROR, ON_REQUEST};
 
 /// Whether this is an ordinary process, as under `cargo test`. The host names the tenant in every program's environment.
@@ -101,7 +102,7 @@ pub(crate) fn serve() -> ! {
 pub(crate) fn answer(response: &Response) -> ! {
     let mut text = Vec::new();
     if Arguments::or_exit().include {
-        head(&mut text, response);
+        head(&mut text, response, Some(response.body().len()));
     }
     text.extend_from_slice(response.body());
     // Whoever reads it may have left.
@@ -109,7 +110,37 @@ pub(crate) fn answer(response: &Response) -> ! {
     exit(0)
 }
 
-fn head(text: &mut Vec<u8>, response: &Response) {
+/// The same with a body in parts.
+pub(crate) fn answer_in_parts<P: AsRef<[u8]>, I: Iterator<Item = P>>(
+    response: &Response,
+    len: Option<usize>,
+    mut parts: Parts<I>,
+) -> ! {
+    let mut text = Vec::new();
+    if Arguments::or_exit().include {
+        head(&mut text, response, len);
+    }
+    let mut written = 0;
+    loop {
+        let _ = std::io::stdout().write_all(&text);
+        let left = len.map_or(usize::MAX, |len| len - written);
+        text = parts.next(left.min(MOST_PART)).to_vec();
+        written += text.len();
+        if text.is_empty() {
+            break;
+        }
+    }
+    if len.is_some_and(|len| len != written) {
+        eprintln!("request failed: the response has ended after {written} bytes");
+        exit(1)
+    }
+    exit(0)
+}
+
+/// How much the host asks for at a time.
+const MOST_PART: usize = 64 << 10;
+
+fn head(text: &mut Vec<u8>, response: &Response, len: Option<usize>) {
     let mut line = |line: String| text.extend_from_slice(format!("{line}\r\n").as_bytes());
     line(format!("HTTP/1.1 {}", response.status_code()));
     if !response.content_type().is_empty() {
@@ -118,7 +149,10 @@ fn head(text: &mut Vec<u8>, response: &Response) {
     for (name, value) in response.headers() {
         line(format!("{name}: {value}"));
     }
-    line(format!("Content-Length: {}\r\n", response.body().len()));
+    if let Some(len) = len {
+        line(format!("Content-Length: {len}"));
+    }
+    line(String::new());
 }
 
 #[cfg(test)]
@@ -167,6 +201,7 @@ mod tests {
         head(
             &mut text,
             &Response::text("abc").status(404).header("X", "y"),
+            Some(3),
         );
         let expected = "HTTP/1.1 404\r\nContent-Type: text/plain; charset=utf-8\r\nX: y\r\nContent-Length: 3\r\n\r\n";
         assert_eq!(String::from_utf8_lossy(&text), expected);

@@ -6,7 +6,10 @@ use crate::native;
 
 pub(crate) const REGISTER_FUNC: u32 = 0x10000;
 pub(crate) const WAIT_FOR_REQUESTS: u32 = 0x10001;
+pub(crate) const SET_CACHEABLE: u32 = 0x10005;
 pub(crate) const BACKEND_RESPONSE: u32 = 0x10010;
+pub(crate) const BEGIN_STREAMING_RESPONSE: u32 = 0x10012;
+pub(crate) const HTTP_APPEND: u32 = 0x10020;
 pub(crate) const GET_MEMINFO: u32 = 0x10A00;
 pub(crate) const IS_STORAGE: u32 = 0x10706;
 pub(crate) const LOG: u32 = 0x7F000;
@@ -89,6 +92,12 @@ pub(crate) struct ResponseExtra {
     pub grace: f32,
     pub keep: f32,
     pub reserved: [u64; 4],
+}
+
+#[repr(C)]
+pub(crate) struct StreamPart {
+    pub data: *const u8,
+    pub len: usize,
 }
 
 const _: () = {

@@ -110,6 +110,64 @@ impl Response {
         self.cache
     }
 
+    /// Answers the request with a body of these parts, each of which is asked for when the client takes more; `len` is how
+    /// long it is in all, if that is known. The response's own body does not count. If that is not what comes, or `parts`
+    /// panics, the client sees the connection break off, and nothing is cached.
+    ///
+    /// ```no_run
+    /// use forkvm_guest::{serve, Response};
+    ///
+    /// serve(|_| {
+    ///     let lines = (1..=1000).map(|n| format!("line {n}\n"));
+    ///     Response::text("").send_parts(None, lines)
+    /// });
+    /// ```
+    pub fn send_parts<P: AsRef<[u8]>>(
+        self,
+        len: Option<usize>,
+        parts: impl IntoIterator<Item = P>,
+    ) -> ! {
+        let parts = Parts::new(parts.into_iter());
+        if native::is_native() {
+            native::answer_in_parts(&self, len, parts);
+        }
+        self.begin(len, parts)
+    }
+
+    fn begin<P: AsRef<[u8]>, I: Iterator<Item = P>>(
+        self,
+        len: Option<usize>,
+        mut parts: Parts<I>,
+    ) -> ! {
+        const RESPONSE: usize = 1;
+        let [ttl, grace, keep] = self
+            .cache
+            .unwrap_or_default()
+            .map(|time| usize::try_from(time.as_millis()).unwrap_or(usize::MAX));
+        // SAFETY: the host reads all of it before each call ends. The last does not come back; the callback is called with
+        // `parts`, which stays where it is.
+        unsafe {
+            for field in &self.headers {
+                let (field, len) = (field.as_ptr() as usize, field.len());
+                raw::hypercall(raw::HTTP_APPEND, [RESPONSE, field, len, 0, 0, 0]);
+            }
+            let cached = self.cache.is_some().into();
+            raw::hypercall(raw::SET_CACHEABLE, [cached, ttl, grace, keep, 0, 0]);
+            raw::hypercall(
+                raw::BEGIN_STREAMING_RESPONSE,
+                [
+                    self.status.into(),
+                    address(self.content_type.as_bytes()),
+                    self.content_type.len(),
+                    len.unwrap_or(0),
+                    next_part::<P, I> as *const () as usize,
+                    &mut parts as *mut Parts<I> as usize,
+                ],
+            );
+        }
+        std::process::abort()
+    }
+
     /// Answers the request. Handlers return the response instead; this is for code deep below one.
     pub fn send(self) -> ! {
         if native::is_native() {
@@ -158,6 +216,64 @@ impl Response {
     }
 }
 
+/// What is still to come of a body in parts.
+pub(crate) struct Parts<I: Iterator> {
+    rest: I,
+    /// The part that is sent, from here on.
+    part: Option<I::Item>,
+    from: usize,
+}
+
+impl<P: AsRef<[u8]>, I: Iterator<Item = P>> Parts<I> {
+    fn new(rest: I) -> Self {
+        Parts {
+            rest,
+            part: None,
+            from: 0,
+        }
+    }
+
+    /// What comes next, at most `max` bytes; nothing at the end.
+    pub(crate) fn next<'a>(&'a mut self, max: usize) -> &'a [u8]
+    where
+        P: 'a,
+    {
+        while self.left() == 0 {
+            self.from = 0;
+            self.part = self.rest.next();
+            if self.part.is_none() {
+                return &[];
+            }
+        }
+        let from = self.from;
+        self.from += self.left().min(max);
+        match &self.part {
+            Some(part) => &part.as_ref()[from..self.from],
+            None => &[],
+        }
+    }
+
+    /// Bytes of the part that are still to be sent.
+    fn left(&self) -> usize {
+        let len = self.part.as_ref().map_or(0, |part| part.as_ref().len());
+        len - self.from.min(len)
+    }
+}
+
+extern "C" fn next_part<P: AsRef<[u8]>, I: Iterator<Item = P>>(
+    parts: *mut Parts<I>,
+    max: usize,
+    _written: usize,
+    _total: usize,
+) -> raw::StreamPart {
+    // SAFETY: it is what send_parts() has given the host, which calls this while that function waits, one at a time.
+    let part = unsafe { (*parts).next(max) };
+    raw::StreamPart {
+        data: part.as_ptr(),
+        len: part.len(),
+    }
+}
+
 /// Where the bytes are. An empty slice may point to where nothing is, which the host need not put up with.
 fn address(bytes: &[u8]) -> usize {
     static NOTHING: u8 = 0;
@@ -171,6 +287,16 @@ fn address(bytes: &[u8]) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn parts_are_no_longer_than_asked_for() {
+        let mut parts = Parts::new(["abc", "", "defgh"].into_iter());
+        assert_eq!(parts.next(10), b"abc");
+        assert_eq!(parts.next(4), b"defg");
+        assert_eq!(parts.next(4), b"h");
+        assert_eq!(parts.next(4), b"");
+        assert_eq!(parts.next(4), b"");
+    }
 
     #[test]
     fn a_test_looks_at_it() {

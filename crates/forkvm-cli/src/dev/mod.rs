@@ -2,6 +2,7 @@
 
 mod load;
 mod serve;
+mod streamed;
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;

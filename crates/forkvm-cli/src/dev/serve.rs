@@ -5,7 +5,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use forkvm::{Answer, Failure, Header, Request};
-use http_body_util::{BodyExt, Full, Limited};
+use http_body_util::channel::Channel;
+use http_body_util::{BodyExt, Either, Full, Limited};
 use hyper::body::{Bytes, Incoming};
 use hyper::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER};
 use hyper::http::request::Parts;
@@ -17,6 +18,7 @@ use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 
 use super::load::Loaded;
+use super::streamed;
 use crate::settings::Terminal;
 
 /// Most connections at once; others wait.
@@ -33,6 +35,9 @@ const OF_CONNECTION: [&str; 6] = [
     "transfer-encoding",
     "upgrade",
 ];
+
+/// A response's body: all there, or still being made.
+type Body = Either<Full<Bytes>, Channel<Bytes, Failure>>;
 
 /// A request as a blocking thread gets it.
 struct Asked {
@@ -89,7 +94,7 @@ async fn respond(
     loaded: &Arc<Loaded>,
     request: hyper::Request<Incoming>,
     given: Given,
-) -> Response<Full<Bytes>> {
+) -> Response<Body> {
     let (head, body) = request.into_parts();
     let what = format!("{} {}", head.method, head.uri);
     let most = loaded.config().limits.max_request_memory as usize;
@@ -155,8 +160,8 @@ impl Refused {
         }
     }
 
-    fn response(self) -> Response<Full<Bytes>> {
-        let mut response = Response::new(Full::from(self.client));
+    fn response(self) -> Response<Body> {
+        let mut response = Response::new(Either::Left(Full::from(self.client)));
         *response.status_mut() = self.status;
         let headers = response.headers_mut();
         let text = HeaderValue::from_static("text/plain; charset=utf-8");
@@ -179,7 +184,7 @@ impl From<Failure> for Refused {
 }
 
 /// Has the program answer. Blocks.
-fn ask(loaded: &Loaded, asked: &Asked) -> Result<Response<Full<Bytes>>, Refused> {
+fn ask(loaded: &Arc<Loaded>, asked: &Asked) -> Result<Response<Body>, Refused> {
     let not_ready = || Refused::busy("the program has not started, see above".into());
     let program = loaded.program().ok_or_else(not_ready)?;
     let url = asked.head.uri.path_and_query();
@@ -200,7 +205,7 @@ fn ask(loaded: &Loaded, asked: &Asked) -> Result<Response<Full<Bytes>>, Refused>
     if let Some(failure) = answer.failure() {
         err!("forkvm: answered by on_error: {failure}");
     }
-    response(answer, asked.head.method == Method::HEAD)
+    response(loaded, answer, &asked.head)
 }
 
 /// A header as the program sees it. Names have the usual spelling: which one the client used is lost by now.
@@ -213,14 +218,20 @@ fn header<'a>((name, value): (&HeaderName, &'a HeaderValue)) -> Header<'a> {
 }
 
 /// The program's answer as a response; without its body to HEAD.
-fn response(mut answer: Answer, head: bool) -> Result<Response<Full<Bytes>>, Refused> {
+fn response(
+    loaded: &Arc<Loaded>,
+    mut answer: Answer,
+    asked: &Parts,
+) -> Result<Response<Body>, Refused> {
     let unsendable = |what: &dyn std::fmt::Display| {
         Refused::failed(format!("its response can't be sent: {what}"))
     };
     let status = StatusCode::from_u16(answer.status()).map_err(|error| unsendable(&error))?;
     let has_body = !matches!(answer.status(), 204 | 304);
+    let is_sent = has_body && asked.method != Method::HEAD;
+    let streaming = answer.take_streaming().filter(|_| is_sent);
     let mut body = Vec::new();
-    if has_body && !head {
+    if is_sent {
         let len = usize::try_from(answer.body_len()).map_err(|error| unsendable(&error))?;
         body.try_reserve_exact(len)
             .map_err(|error| Refused::busy(error.to_string()))?;
@@ -233,11 +244,18 @@ fn response(mut answer: Answer, head: bool) -> Result<Response<Full<Bytes>>, Ref
             }
         }
     }
-    let mut response = Response::new(Full::from(body));
+    let body = match streaming {
+        Some(streaming) => {
+            let what = format!("{} {}", asked.method, asked.uri);
+            Either::Right(streamed::send(streaming, loaded.clone(), what))
+        }
+        None => Either::Left(Full::from(body)),
+    };
+    let mut response = Response::new(body);
     *response.status_mut() = status;
     let headers = response.headers_mut();
-    if has_body {
-        headers.insert(CONTENT_LENGTH, answer.body_len().into());
+    if let Some(len) = answer.announced_len().filter(|_| has_body) {
+        headers.insert(CONTENT_LENGTH, len.into());
     }
     if !answer.content_type().is_empty() {
         let value = HeaderValue::from_bytes(answer.content_type());

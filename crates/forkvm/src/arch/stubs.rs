@@ -35,7 +35,8 @@ pub const PORT_EXCEPTION: u16 = 0x80;
 /// A page fault's port.
 pub const PORT_PAGE_FAULT: u16 = PORT_EXCEPTION + 14;
 
-/// Hypercall number of the stub a returning handler lands in. Outside the numbers of the guest interface.
+/// Hypercall number of the stub a returning function lands in; RDI and RDX hold its result. Outside the numbers of the guest
+/// interface.
 pub const HANDLER_RETURNED: u32 = 0x7f00_0001;
 /// Hypercall number of the stub `main()` returns to; RDI holds its result.
 pub const MAIN_RETURNED: u32 = 0x7f00_0002;
@@ -111,6 +112,7 @@ global_asm!(
     "  mov r11, [rip + forkvm_user_stubs - {cleared_offset} + 16]",
     "  jmp [rip + forkvm_user_stubs - {cleared_offset} + 24]",
     "forkvm_handler_returned:",
+    "  mov rdi, rax",
     "  mov eax, {handler_returned}",
     "  out {hypercall}, eax",
     "  ud2",
@@ -300,7 +302,7 @@ pub struct Addresses {
     pub remove: u64,
     /// Clears the selectors, then goes on as [`Cleared`] says. Needs FSGSBASE.
     pub clear_selectors: u64,
-    /// Return address of a request's handler.
+    /// Return address of a request's handler, and of other functions that the host calls.
     pub handler_returned: u64,
     /// Return address of `main()`.
     pub main_returned: u64,

@@ -12,7 +12,7 @@ use crate::call::structure::{self, Written, not_written};
 use crate::call::wait_point::{Circumstances, WaitPoint, WayIn};
 use crate::failure::Cause;
 use crate::machine::Machine;
-use crate::memory::user::UserMemory;
+use crate::memory::user::{BadAddress, UserMemory};
 
 /// Bytes kept free below the frozen stack pointer: the red zone of the SysV ABI (AMD64 supplement, 3.2.2).
 const RED_ZONE: u64 = 128;
@@ -169,12 +169,7 @@ impl WaitPoint {
         machine: &mut Machine,
         [rdi, rsi, rdx, rcx, r8]: [u64; 5],
     ) -> Result<kvm_regs, Cause> {
-        let rsp = (self.regs.rsp.wrapping_sub(RED_ZONE) & !15).wrapping_sub(8);
-        // The 0 ends a debugger's backtrace.
-        let frame = [stubs::addresses().handler_returned, 0].map(u64::to_le_bytes);
-        machine
-            .memory
-            .write(rsp, frame.as_flattened())
+        let rsp = push_frame(machine, self.regs.rsp)
             .map_err(|bad| Cause::Machine(format!("the stack at the time of waiting: {bad}")))?;
         Ok(kvm_regs {
             rdi,
@@ -187,4 +182,14 @@ impl WaitPoint {
             ..Default::default()
         })
     }
+}
+
+/// Puts a return address below this stack pointer, as if the code that has it had made a call. Gives the stack pointer at the
+/// function's entry.
+pub fn push_frame(machine: &mut Machine, rsp: u64) -> Result<u64, BadAddress> {
+    let rsp = (rsp.wrapping_sub(RED_ZONE) & !15).wrapping_sub(8);
+    // The 0 ends a debugger's backtrace.
+    let frame = [stubs::addresses().handler_returned, 0].map(u64::to_le_bytes);
+    machine.memory.write(rsp, frame.as_flattened())?;
+    Ok(rsp)
 }

@@ -11,6 +11,11 @@ const MOST_HEADER_BYTES: usize = 64 << 10;
 /// The response, where a guest says which message it means.
 pub const RESPONSE: u64 = 1;
 
+/// Whether it means the request.
+pub fn is_request(message: u64) -> bool {
+    matches!(message, 0 | 4)
+}
+
 /// Headers that belong to the connection or the message's framing, which are the host's (RFC 9110, 7.6.1; RFC 9112, 6).
 const NOT_THE_GUESTS: [&str; 10] = [
     "connection",
@@ -110,35 +115,56 @@ pub fn strip_named_by_connection(headers: &mut Vec<Header<'_>>) {
 }
 
 /// One request's messages, as far as the guest has changed them.
+#[derive(Debug)]
 pub struct Exchange<'a> {
     /// The request.
-    pub request: &'a Request<'a>,
+    pub request: Request<'a>,
+    method: Cow<'a, str>,
     /// Its headers; a copy once the guest changes them.
     request_headers: Cow<'a, [Header<'a>]>,
     /// The response's headers so far.
     pub response_headers: Vec<Header<'static>>,
     /// Set by `set_cacheable` or the response itself.
     pub cache: Option<CachePolicy>,
+    /// The response's head is on its way: nothing changes it any more.
+    pub is_answered: bool,
 }
 
 impl<'a> Exchange<'a> {
     /// A request that the guest has not seen yet.
     pub fn new(request: &'a Request<'a>) -> Self {
+        let method = match request.method {
+            "" => "GET",
+            method => method,
+        };
         Self {
-            request,
+            request: *request,
+            method: Cow::Borrowed(method),
             request_headers: Cow::Borrowed(request.headers),
             response_headers: Vec::new(),
             cache: None,
+            is_answered: false,
+        }
+    }
+
+    /// What of it the program can still ask for when whoever brought the request may have left: its method and headers.
+    pub fn to_kept(&self) -> Exchange<'static> {
+        let own = |header: &Header<'_>| {
+            Header::new(header.name.clone().into_owned(), header.value.to_vec())
+        };
+        Exchange {
+            request: Request::default(),
+            method: Cow::Owned(self.method.clone().into_owned()),
+            request_headers: self.request_headers.iter().map(own).collect(),
+            response_headers: self.response_headers.clone(),
+            cache: self.cache,
+            is_answered: self.is_answered,
         }
     }
 
     /// The method, never empty.
-    pub fn method(&self) -> &'a str {
-        if self.request.method.is_empty() {
-            "GET"
-        } else {
-            self.request.method
-        }
+    pub fn method(&self) -> &str {
+        &self.method
     }
 
     fn headers(&self, message: u64) -> Option<&[Header<'_>]> {

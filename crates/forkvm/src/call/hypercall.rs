@@ -3,10 +3,11 @@
 
 use crate::arch::stubs::HANDLER_RETURNED;
 use crate::call::http::{self, Exchange};
+use crate::call::stream::Stream;
 use crate::failure::Cause;
 use crate::machine::Machine;
 use crate::memory::user::UserMemory;
-use crate::request::{CachePolicy, Header, Host, Stream};
+use crate::request::{CachePolicy, Header, Host, Stream as Output};
 
 pub const REGISTER_FUNC: u32 = 0x10000;
 pub const WAIT_FOR_REQUESTS: u32 = 0x10001;
@@ -44,19 +45,37 @@ const EFAULT: i64 = -(libc::EFAULT as i64);
 const EPERM: i64 = -(libc::EPERM as i64);
 const ENOSYS: i64 = -(libc::ENOSYS as i64);
 
-/// Everything but the body of a guest's response; the body stays in guest memory.
-#[derive(Debug, Clone, PartialEq)]
+/// Everything but the body of a guest's response; the body stays in guest memory, or is not made yet.
+#[derive(Debug)]
 pub struct Response {
     pub status: u16,
     pub content_type: Vec<u8>,
     pub headers: Vec<Header<'static>>,
     pub cache: Option<CachePolicy>,
-    /// User address and length of the body, checked to be readable.
-    pub body: (u64, u64),
+    pub body: Body,
+}
+
+/// A response's body.
+#[derive(Debug)]
+pub enum Body {
+    /// It is there: user address and length, checked to be readable.
+    Whole(u64, u64),
+    /// The program makes it part by part.
+    Streamed(Box<Stream>),
+}
+
+impl Body {
+    /// How long it will be, if that is known.
+    pub fn len(&self) -> Option<u64> {
+        match self {
+            Self::Whole(_, len) => Some(*len),
+            Self::Streamed(stream) => stream.len(),
+        }
+    }
 }
 
 /// What comes of a hypercall.
-#[derive(Debug, PartialEq)]
+#[derive(Debug)]
 pub enum Outcome {
     /// Resume with this in RAX.
     Return(i64),
@@ -73,10 +92,11 @@ pub fn during_request(
 ) -> Result<Outcome, Cause> {
     let regs = machine.vcpu().regs();
     let result = match number {
-        BACKEND_RESPONSE => {
-            let response = response(machine, exchange).map_err(Cause::BadResponse)?;
+        BACKEND_RESPONSE | BEGIN_STREAMING_RESPONSE => {
+            let response = response(number, machine, exchange)?;
             return Ok(Outcome::Respond(response));
         }
+        SET_CACHEABLE | HTTP_APPEND | HTTP_SET if is_too_late(number, regs.rdi, exchange) => EPERM,
         HANDLER_RETURNED => return Err(Cause::NoResponse),
         SET_CACHEABLE => {
             let seconds = |milliseconds: u64| (milliseconds as i64).max(0) as f32 / 1000.0;
@@ -109,7 +129,7 @@ pub fn common(number: u32, machine: &mut Machine, host: &mut dyn Host) -> Result
     Ok(match number {
         LOG => match machine.memory.read_vec(regs.rdi, regs.rsi.min(LOG_LIMIT)) {
             Ok(text) => {
-                host.output(Stream::Log, &text);
+                host.output(Output::Log, &text);
                 0
             }
             Err(_) => EFAULT,
@@ -137,12 +157,8 @@ pub fn common(number: u32, machine: &mut Machine, host: &mut dyn Host) -> Result
         WAIT_FOR_REQUESTS_PAUSED => {
             return Err(Cause::BadCall("wait_for_requests_paused", AGAIN));
         }
-        BACKEND_RESPONSE => {
-            return Err(Cause::BadCall("backend_response", "outside of a request"));
-        }
-        BEGIN_STREAMING_RESPONSE => {
-            let why = "which is not there yet; answer by backend_response()";
-            return Err(Cause::BadCall("begin_streaming_response", why));
+        BACKEND_RESPONSE | BEGIN_STREAMING_RESPONSE => {
+            return Err(Cause::BadCall(name_of(number), "outside of a request"));
         }
         STORAGE_NORETURN => {
             let why = "outside of a live update's handlers";
@@ -153,39 +169,73 @@ pub fn common(number: u32, machine: &mut Machine, host: &mut dyn Host) -> Result
     })
 }
 
-/// Reads the registers and structures of `backend_response`.
-fn response(machine: &mut Machine, exchange: &mut Exchange<'_>) -> Result<Response, String> {
+/// Reads the registers and structures of `backend_response` (status, type, its length, content, its length, extra), or of
+/// `begin_streaming_response` (status, type, its length, the content's length or 0, callback, its argument).
+fn response(
+    number: u32,
+    machine: &mut Machine,
+    exchange: &mut Exchange<'_>,
+) -> Result<Response, Cause> {
+    if exchange.is_answered {
+        let why = "again, in the callback of a response that has begun";
+        return Err(Cause::BadCall(name_of(number), why));
+    }
     let regs = machine.vcpu().regs();
-    let (type_address, type_len, body, body_len, extra) =
-        (regs.rsi, regs.rdx, regs.rcx, regs.r8, regs.r9);
+    let (status, content_type) = head(machine).map_err(Cause::BadResponse)?;
+    let body = if number == BACKEND_RESPONSE {
+        let (body, len, extra) = (regs.rcx, regs.r8, regs.r9);
+        let memory = &machine.memory;
+        memory
+            .check_readable(body, len)
+            .map_err(|bad| Cause::BadResponse(format!("content of {len} bytes at {bad}")))?;
+        if extra != 0 {
+            extra_fields(machine, exchange, extra).map_err(Cause::BadResponse)?;
+        }
+        Body::Whole(body, len)
+    } else {
+        let length = Some(regs.rcx).filter(|&length| length > 0);
+        Body::Streamed(Box::new(Stream::begin(exchange, &regs, length)))
+    };
+    Ok(Response {
+        status,
+        content_type,
+        headers: std::mem::take(&mut exchange.response_headers),
+        cache: exchange.cache,
+        body,
+    })
+}
+
+fn name_of(number: u32) -> &'static str {
+    match number {
+        BACKEND_RESPONSE => "backend_response",
+        _ => "begin_streaming_response",
+    }
+}
+
+/// Whether a call would change the head of a response that is on its way.
+fn is_too_late(number: u32, message: u64, exchange: &Exchange<'_>) -> bool {
+    exchange.is_answered && (number == SET_CACHEABLE || !http::is_request(message))
+}
+
+/// Reads a response's status and content type.
+fn head(machine: &mut Machine) -> Result<(u16, Vec<u8>), String> {
+    let regs = machine.vcpu().regs();
     let status = regs.rdi as i16;
     if !(200..=599).contains(&status) {
         return Err(format!("status {status} is not between 200 and 599"));
     }
-    if type_len >= CONTENT_TYPE_LIMIT {
-        return Err(format!("a content type of {type_len} bytes"));
+    let (address, len) = (regs.rsi, regs.rdx);
+    if len >= CONTENT_TYPE_LIMIT {
+        return Err(format!("a content type of {len} bytes"));
     }
     let content_type = machine
         .memory
-        .read_vec(type_address, type_len)
+        .read_vec(address, len)
         .map_err(|bad| format!("content type at {bad}"))?;
     if !http::is_field_value(&content_type) {
         return Err("the content type has control characters".into());
     }
-    machine
-        .memory
-        .check_readable(body, body_len)
-        .map_err(|bad| format!("content of {body_len} bytes at {bad}"))?;
-    if extra != 0 {
-        extra_fields(machine, exchange, extra)?;
-    }
-    Ok(Response {
-        status: status as u16,
-        content_type,
-        headers: std::mem::take(&mut exchange.response_headers),
-        cache: exchange.cache,
-        body: (body, body_len),
-    })
+    Ok((status as u16, content_type))
 }
 
 /// Reads the optional 56-byte structure of a response: headers@0, u16 count@8, bool cached@10, floats ttl@12,

@@ -5,6 +5,8 @@ mod entry;
 pub mod handlers;
 pub mod http;
 pub mod hypercall;
+mod part;
+pub mod stream;
 mod structure;
 mod wait_point;
 

@@ -82,7 +82,7 @@ struct Lengths {
 }
 
 impl<'a> Pieces<'a> {
-    fn of<'r: 'a>(exchange: &Exchange<'r>, circumstances: Circumstances<'a>) -> Self {
+    fn of<'r: 'a>(exchange: &'a Exchange<'r>, circumstances: Circumstances<'a>) -> Self {
         let request = exchange.request;
         let content_type = request
             .headers

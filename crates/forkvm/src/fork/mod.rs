@@ -12,7 +12,8 @@ use crate::arch::regs::RFLAGS;
 use crate::arch::stubs::{self, PORT_HYPERCALL};
 use crate::call::Circumstances;
 use crate::call::http::{self, Exchange};
-use crate::call::hypercall::Response;
+use crate::call::hypercall::{Body, Response};
+use crate::call::stream::Stream;
 use crate::debug::Debugger;
 use crate::failure::{Cause, DEBUG};
 use crate::fork::shrink::ShrinkPolicy;
@@ -161,6 +162,12 @@ impl Fork {
             &mut Quiet,
             None,
         );
+        let result = result.and_then(|response| match response.body {
+            Body::Whole(..) => Ok(()),
+            Body::Streamed(mut stream) => self
+                .next_part(&mut stream, u64::MAX, deadline, &mut Quiet)
+                .map(drop),
+        });
         let usable = self.reset().is_ok();
         if result.is_err() || !usable {
             master.warm_ups.failed(Instant::now());
@@ -193,17 +200,31 @@ impl Fork {
         let _ = self.machine.memory.mapping().drop_private_pages();
     }
 
-    /// Copies from the body of a response of this fork.
-    pub fn read_body(&self, response: &Response, position: u64, buf: &mut [u8]) -> usize {
-        let (address, len) = response.body;
+    /// Copies from a piece of its memory, of this address and length, from this position on: of a response that it has
+    /// made. Returns how much that is, 0 at the piece's end.
+    pub fn read_piece(&self, (address, len): (u64, u64), position: u64, buf: &mut [u8]) -> usize {
         let n = buf
             .len()
             .min(usize::try_from(len.saturating_sub(position)).unwrap_or(usize::MAX));
-        // The range was checked when the guest responded, and the guest has not run since.
+        // The range was checked when the guest gave it, and the guest has not run since.
         match self.machine.memory.read(address + position, &mut buf[..n]) {
             Ok(()) => n,
             Err(_) => 0,
         }
+    }
+
+    /// Has its program make the next part of a response of `most` bytes at most ([`Stream::next_part`]).
+    pub fn next_part(
+        &mut self,
+        stream: &mut Stream,
+        most: u64,
+        deadline: Instant,
+        host: &mut dyn Host,
+    ) -> Result<Option<(u64, u64)>, Cause> {
+        let result = self.machine.watched_on(deadline, |machine| {
+            stream.next_part(most, machine, deadline, host)
+        });
+        self.conclude(result)
     }
 
     fn run(
@@ -226,8 +247,15 @@ impl Fork {
                 debugged,
             )
         });
-        self.over_limit = self.machine.over_memory_limit();
         self.debug_registers_dirty |= debugger.is_some_and(|debugger| debugger.has_stopped());
+        let mut response = self.conclude(result)?;
+        http::strip_connection_headers(&mut response.headers);
+        Ok(response)
+    }
+
+    /// Notes what its reset has to know of a run that is over, and finds what has really ended it.
+    fn conclude<T>(&mut self, result: Result<T, Cause>) -> Result<T, Cause> {
+        self.over_limit = self.machine.over_memory_limit();
         if let Err(Cause::Exception(exception)) = &result {
             self.debug_registers_dirty |= exception.vector == DEBUG;
         }
@@ -240,9 +268,7 @@ impl Fork {
         {
             return Err(Cause::MemoryLimit);
         }
-        let mut response = result?;
-        http::strip_connection_headers(&mut response.headers);
-        Ok(response)
+        result
     }
 
     /// Puts the fork back to the master's state. After an error it is not to be used again, also after a panic on the

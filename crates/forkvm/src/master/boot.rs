@@ -12,7 +12,9 @@ use crate::arch::regs::{RFLAGS, user_sregs};
 use crate::arch::stubs::{self, EntryBlock, MAIN_RETURNED, STATE_SAVED};
 use crate::call::handlers::Handlers;
 use crate::call::http::Exchange;
-use crate::call::hypercall::{self, REGISTER_FUNC, WAIT_FOR_REQUESTS, WAIT_FOR_REQUESTS_PAUSED};
+use crate::call::hypercall::{
+    self, Body, REGISTER_FUNC, WAIT_FOR_REQUESTS, WAIT_FOR_REQUESTS_PAUSED,
+};
 use crate::call::{Circumstances, WaitPoint, WayIn};
 use crate::config::WarmUp;
 use crate::failure::{BREAKPOINT, BootError, Cause};
@@ -221,14 +223,21 @@ impl Booting {
                 .vcpu()
                 .clear_events_at_next_run(wait_point.events);
             self.machine.watched(deadline, |machine| {
-                wait_point.call(
+                let response = wait_point.call(
                     machine,
                     &mut exchange,
                     circumstances,
                     deadline,
                     output,
                     None,
-                )
+                )?;
+                match response.body {
+                    Body::Whole(..) => Ok(()),
+                    // There may be no end of it.
+                    Body::Streamed(mut stream) => stream
+                        .next_part(u64::MAX, machine, deadline, output)
+                        .map(drop),
+                }
             })?;
             self.deadline += self.machine.kept();
             if !self.machine.settle() {

@@ -54,6 +54,15 @@ pub struct Master {
 }
 
 impl Master {
+    /// One phrase on how a request's run ended.
+    pub fn describe(&self, cause: &Cause) -> String {
+        let limits = &self.config.limits;
+        let time = format!("{:?} (max_request_time)", limits.max_request_time);
+        let memory = format!("{} bytes (max_request_memory)", limits.max_request_memory);
+        let stack = self.wait_point.layout.stack_window();
+        cause.describe(&self.symbols, &stack, &time, &memory)
+    }
+
     /// Loads an ELF file, runs its `main()`, has it take over its predecessor's state, and freezes it.
     pub fn boot(
         file: &[u8],

@@ -1,31 +1,52 @@
 //! What a request was answered.
 
+use std::sync::Arc;
+use std::time::Instant;
+
 use crate::call::http;
-use crate::call::hypercall::Response;
+use crate::call::hypercall;
 use crate::failure::Failure;
 use crate::master::Master;
 use crate::program::coming::Coming;
+use crate::program::counters::Counters;
 use crate::program::lease::Lease;
-use crate::request::{CachePolicy, Header};
+use crate::program::streaming::Streaming;
+use crate::request::{CachePolicy, Header, Host};
 use crate::server::Server;
-use crate::server::response::Head;
+use crate::server::response;
+
+/// How much of a body is copied at a time.
+const PIECE: usize = 64 << 10;
 
 /// A guest's answer. It holds the fork; dropping it resets the fork.
 #[derive(Debug)]
 pub struct Answer {
-    response: Response,
+    head: Head,
     body: Body,
+    /// The length of its body; 0 if it is still being made.
+    len: u64,
     /// The length of its body that it tells.
     announced: Option<u64>,
     position: u64,
     failure: Option<Failure>,
 }
 
+/// All but the body.
+#[derive(Debug)]
+struct Head {
+    status: u16,
+    content_type: Vec<u8>,
+    headers: Vec<Header<'static>>,
+    cache: Option<CachePolicy>,
+}
+
 /// Where the body is.
 #[derive(Debug)]
 enum Body {
-    /// In the fork's memory.
-    Guest(Lease<Master>),
+    /// In the fork's memory, at this address.
+    Guest(Lease<Master>, u64),
+    /// A program makes it while it is read.
+    Streaming(Box<Streaming>),
     /// A server's came through its connection.
     Host(
         Vec<u8>,
@@ -38,16 +59,32 @@ enum Body {
 }
 
 impl Answer {
-    /// A program's, perhaps after this failure.
+    /// A program's, perhaps after this failure. A body that is still being made has until `deadline`.
     pub(super) fn of_guest(
+        counters: &Arc<Counters>,
         lease: Lease<Master>,
-        response: Response,
+        response: hypercall::Response,
         failure: Option<Failure>,
+        deadline: Instant,
     ) -> Self {
+        let announced = response.body.len();
+        let (body, len) = match response.body {
+            hypercall::Body::Whole(address, len) => (Body::Guest(lease, address), len),
+            hypercall::Body::Streamed(stream) => {
+                let streaming = Streaming::new(counters.clone(), lease, stream, deadline);
+                (Body::Streaming(Box::new(streaming)), 0)
+            }
+        };
         Self {
-            announced: Some(response.body.1),
-            response,
-            body: Body::Guest(lease),
+            head: Head {
+                status: response.status,
+                content_type: response.content_type,
+                headers: response.headers,
+                cache: response.cache,
+            },
+            announced,
+            body,
+            len,
             position: 0,
             failure,
         }
@@ -56,13 +93,14 @@ impl Answer {
     /// A server's, to a request whose method is HEAD or not.
     pub(super) fn of_server(
         lease: Lease<Server>,
-        head: Head,
+        head: response::Head,
         body: Vec<u8>,
         to_head: bool,
     ) -> Self {
         let (length, len) = (head.length, body.len() as u64);
         Self {
-            response: response(head, len),
+            head: of_server(head),
+            len,
             announced: if to_head { length } else { Some(len) },
             body: Body::Host(body, Some(lease)),
             position: 0,
@@ -71,10 +109,11 @@ impl Answer {
     }
 
     /// A server's, whose body is still being made.
-    pub(super) fn of_server_in_pieces(head: Head, coming: Coming) -> Self {
+    pub(super) fn of_server_in_pieces(head: response::Head, coming: Coming) -> Self {
         Self {
             announced: head.length,
-            response: response(head, 0),
+            head: of_server(head),
+            len: 0,
             body: Body::Coming(coming),
             position: 0,
             failure: None,
@@ -99,24 +138,62 @@ impl Answer {
         }
     }
 
+    /// Takes the body, if a program makes it while it is read: the other functions know nothing of it.
+    pub fn take_streaming(&mut self) -> Option<Box<Streaming>> {
+        match std::mem::replace(&mut self.body, Body::Taken) {
+            Body::Streaming(streaming) => Some(streaming),
+            body => {
+                self.body = body;
+                None
+            }
+        }
+    }
+
+    /// Has a body be made to its end that a program makes while it is read, and keeps it, for who wants it in one piece. `room`
+    /// is asked for so many bytes more of memory.
+    ///
+    /// # Errors
+    /// The program failed, or there is no room.
+    pub fn complete(
+        &mut self,
+        host: &mut dyn Host,
+        mut room: impl FnMut(u64) -> bool,
+    ) -> Result<(), Failure> {
+        let Body::Streaming(streaming) = &mut self.body else {
+            return Ok(());
+        };
+        let (mut bytes, mut piece) = (Vec::new(), vec![0; PIECE]);
+        while let read @ 1.. = streaming.read(&mut piece, host)? {
+            if !room(read as u64) || bytes.try_reserve(read).is_err() {
+                let len = (bytes.len() + read) as u64;
+                return Err(Failure::NoRoom { len });
+            }
+            bytes.extend_from_slice(&piece[..read]);
+        }
+        self.len = bytes.len() as u64;
+        self.announced = Some(self.len);
+        self.body = Body::Host(bytes, None);
+        Ok(())
+    }
+
     /// The status, 200 to 599.
     pub fn status(&self) -> u16 {
-        self.response.status
+        self.head.status
     }
 
     /// The content type; may be empty, and then a header. Free of control characters.
     pub fn content_type(&self) -> &[u8] {
-        &self.response.content_type
+        &self.head.content_type
     }
 
     /// The other headers: valid names and values, none that belong to the connection or to framing.
     pub fn headers(&self) -> &[Header<'static>] {
-        &self.response.headers
+        &self.head.headers
     }
 
     /// How long it may be cached; `None` if the guest did not allow that, or only by its headers.
     pub fn cache(&self) -> Option<CachePolicy> {
-        self.response.cache
+        self.head.cache
     }
 
     /// The failure before, if this is the answer of `on_error`.
@@ -126,7 +203,7 @@ impl Answer {
 
     /// Length of the whole body in bytes. 0 if it is still being made.
     pub fn body_len(&self) -> u64 {
-        self.response.body.1
+        self.len
     }
 
     /// What Content-Length is to be: the body's length, or for HEAD what it would be for GET, if that is known.
@@ -153,9 +230,9 @@ impl Answer {
 
     fn copy_body(&self, position: u64, buf: &mut [u8]) -> usize {
         match &self.body {
-            Body::Guest(lease) => lease
-                .look()
-                .map_or(0, |fork| fork.read_body(&self.response, position, buf)),
+            Body::Guest(lease, address) => lease.look().map_or(0, |fork| {
+                fork.read_piece((*address, self.len), position, buf)
+            }),
             Body::Host(bytes, _) => {
                 let rest = usize::try_from(position)
                     .ok()
@@ -166,21 +243,20 @@ impl Answer {
                 len
             }
             Body::Coming(coming) => coming.look(buf),
-            Body::Taken => 0,
+            Body::Streaming(_) | Body::Taken => 0,
         }
     }
 }
 
-fn response(head: Head, len: u64) -> Response {
+fn of_server(head: response::Head) -> Head {
     let mut headers = head.headers;
     http::strip_named_by_connection(&mut headers);
     http::strip_connection_headers(&mut headers);
-    Response {
+    Head {
         status: head.status,
         // It is among the headers.
         content_type: Vec::new(),
         headers,
         cache: None,
-        body: (0, len),
     }
 }

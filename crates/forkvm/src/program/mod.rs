@@ -5,6 +5,7 @@ mod coming;
 mod counters;
 mod exchange;
 mod lease;
+mod streaming;
 
 use std::any::Any;
 use std::sync::Arc;
@@ -28,6 +29,7 @@ use crate::program::counters::Counters;
 pub use crate::program::counters::Stats;
 pub use crate::program::exchange::{Exchange, Later};
 use crate::program::lease::Lease;
+pub use crate::program::streaming::Streaming;
 use crate::request::{Host, Quiet, Request};
 use crate::server::http_client::{self, Upload};
 use crate::server::{
@@ -350,14 +352,21 @@ impl Program {
             .call(request, deadline, host, debugger.as_mut())
             .and_then(|response| self.bounded(response))
         {
-            Ok(response) => return Ok(Answer::of_guest(lease, response, None)),
+            Ok(response) => {
+                // The time in a debugger is not the request's.
+                let deadline = match &debugger {
+                    Some(debugger) if debugger.has_stopped() => {
+                        Instant::now() + self.config().limits.max_request_time
+                    }
+                    _ => deadline,
+                };
+                return Ok(self.answer_of(lease, response, None, deadline));
+            }
             Err(cause) => cause,
         };
         let stopped = cause == Cause::Stopped;
         let master = lease.pool().origin().clone();
-        let failure = self
-            .counters
-            .failed(cause.clone(), describe(&master, &cause));
+        let failure = self.counters.failed(cause.clone(), master.describe(&cause));
         let handlers = &master.wait_point.handlers;
         // Whoever had it end wants no answer.
         if stopped || handlers.get(Handlers::ON_ERROR).is_none() {
@@ -381,17 +390,29 @@ impl Program {
             .call_on_error(request, &failure.to_string(), deadline, host)
             .and_then(|response| self.bounded(response))
         {
-            Ok(response) => Ok(Answer::of_guest(lease, response, Some(failure))),
+            Ok(response) => Ok(self.answer_of(lease, response, Some(failure), deadline)),
             Err(second) => {
-                let second = format!("on_error failed: {}", describe(&master, &second));
+                let second = format!("on_error failed: {}", master.describe(&second));
                 Err(failed_again(failure, &second))
             }
         }
     }
 
+    fn answer_of(
+        &self,
+        lease: Lease<Master>,
+        response: Response,
+        failure: Option<Failure>,
+        deadline: Instant,
+    ) -> Answer {
+        Answer::of_guest(&self.counters, lease, response, failure, deadline)
+    }
+
     /// A response that is longer than allowed is a failure like any other.
     fn bounded(&self, response: Response) -> Result<Response, Cause> {
-        let (len, most) = (response.body.1, self.config().limits.max_response_size);
+        // One whose length is not known yet is looked at while it is made.
+        let len = response.body.len().unwrap_or(0);
+        let most = self.config().limits.max_response_size;
         match len > most {
             true => Err(Cause::LongResponse { len, most }),
             false => Ok(response),
@@ -477,14 +498,6 @@ impl Program {
             Err(TakeError::NoFork(reason)) => Err(Failure::NoFork { reason }),
         }
     }
-}
-
-fn describe(master: &Master, cause: &Cause) -> String {
-    let limits = &master.config.limits;
-    let time = format!("{:?} (max_request_time)", limits.max_request_time);
-    let memory = format!("{} bytes (max_request_memory)", limits.max_request_memory);
-    let stack = master.wait_point.layout.stack_window();
-    cause.describe(&master.symbols, &stack, &time, &memory)
 }
 
 /// What of a configuration a server has to know, once it is checked. An error says which setting is wrong.

@@ -20,7 +20,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use forkvm::{
-    BootError, CachePolicy, Config, Failure, Header, Host, Program, Quiet, Request, Stream,
+    Answer, BootError, CachePolicy, Config, Failure, Header, Host, Program, Quiet, Request, Stream,
+    Streaming,
 };
 
 /// Ends the test at once where there is no KVM: a skip, but a failure in CI.
@@ -154,14 +155,10 @@ impl Tenant {
         host: &mut dyn Host,
     ) -> Result<Reply, Failure> {
         let mut answer = self.0.answer(request, deadline, host)?;
-        let len = usize::try_from(answer.body_len()).unwrap();
-        let mut body = vec![0; len + 1];
-        let mut read = 0;
-        while let n @ 1.. = answer.read_body(&mut body[read..]) {
-            read += n;
-        }
-        assert_eq!(read, len, "the body's length was announced otherwise");
-        body.truncate(read);
+        let body = match answer.take_streaming() {
+            Some(mut streaming) => read_streaming(&mut streaming, host)?,
+            None => read_whole(&mut answer),
+        };
         Ok(Reply {
             status: answer.status(),
             content_type: String::from_utf8_lossy(answer.content_type()).into_owned(),
@@ -249,6 +246,26 @@ impl Tenant {
         assert_eq!(stats.idle, stats.forks, "not all forks are idle: {stats:?}");
         assert_eq!(self.differing_pages(), 0, "pages differ from the master's");
     }
+}
+
+fn read_whole(answer: &mut Answer) -> Vec<u8> {
+    let len = usize::try_from(answer.body_len()).unwrap();
+    let mut body = vec![0; len + 1];
+    let mut read = 0;
+    while let n @ 1.. = answer.read_body(&mut body[read..]) {
+        read += n;
+    }
+    assert_eq!(read, len, "the body's length was announced otherwise");
+    body.truncate(read);
+    body
+}
+
+fn read_streaming(streaming: &mut Streaming, host: &mut dyn Host) -> Result<Vec<u8>, Failure> {
+    let (mut body, mut piece) = (Vec::new(), vec![0; 10_000]);
+    while let n @ 1.. = streaming.read(&mut piece, host)? {
+        body.extend_from_slice(&piece[..n]);
+    }
+    Ok(body)
 }
 
 /// Makes headers.

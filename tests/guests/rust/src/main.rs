@@ -81,6 +81,14 @@ fn handle(state: &mut State, request: &Request) -> Response {
             Err(error) => Response::text(format!("refused: {error}\n")),
         },
         "/args" => Response::text(format!("{:?}\n", std::env::args().collect::<Vec<_>>())),
+        "/parts" => {
+            let lines = (0..10_000).map(|n| format!("line {n}\n"));
+            let day = Duration::from_secs(86_400);
+            Response::text("")
+                .header("X-A", "b")
+                .cache(day, Duration::ZERO, Duration::ZERO)
+                .send_parts(None, lines)
+        }
         "/missing" => Response::empty(404),
         "/cached" => Response::text("cached\n").cache(
             Duration::from_secs(60),

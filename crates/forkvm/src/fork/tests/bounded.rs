@@ -1,7 +1,7 @@
 //! What a request may cost the host: counted in the pages a fork has dirtied when the request is over.
 
 use crate::config::Config;
-use crate::fork::tests::testing::{deadline, frozen, get};
+use crate::fork::tests::testing::{deadline, frozen, get, text};
 use crate::fork::*;
 use crate::memory::guest::NotRead;
 use crate::request::Quiet;
@@ -86,9 +86,7 @@ fn permissions_that_are_there_already_are_not_tried_by_writing() {
     };
     let mut fork = Fork::new(master).unwrap();
     let response = get(&mut fork, "/protect-own").unwrap();
-    let mut text = [0; 32];
-    let n = fork.read_body(&response, 0, &mut text);
-    assert_eq!(&text[..n], b"mprotect done\n");
+    assert_eq!(text(&fork, &response), "mprotect done\n");
     // The program's array alone has 256.
     let dirtied = fork.machine.memory.dirty_len();
     assert!(dirtied < 100, "{dirtied} pages");

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use self::ops::{ENDINGS, Ending, Finale, Op};
 use crate::arch::layout::{KERNEL_STACK, USER_STUBS};
-use crate::fork::tests::testing::{deadline, emulated, get};
+use crate::fork::tests::testing::{deadline, emulated, get, text};
 use crate::fork::*;
 use crate::request::Quiet;
 
@@ -66,9 +66,7 @@ impl Fork {
     /// What a request sees of the machine.
     fn probe(&mut self) -> Result<String, Cause> {
         let response = get(self, "/probe")?;
-        let mut text = vec![0; response.body.1 as usize];
-        self.read_body(&response, 0, &mut text);
-        Ok(String::from_utf8(text).unwrap())
+        Ok(text(self, &response))
     }
 
     /// The look at a fork that has been reset somehow. `None` if all is as at first.

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
-use crate::call::hypercall::Response;
+use crate::call::hypercall::{Body, Response};
 use crate::config::Config;
 use crate::failure::Cause;
 use crate::fork::Fork;
@@ -48,4 +48,14 @@ pub fn get(fork: &mut Fork, url: &str) -> Result<Response, Cause> {
         ..Default::default()
     };
     fork.call(&request, deadline(), &mut Quiet, None)
+}
+
+/// What a response's body is, as text.
+pub fn text(fork: &Fork, response: &Response) -> String {
+    let Body::Whole(address, len) = response.body else {
+        panic!("{response:?}");
+    };
+    let mut text = vec![0; len as usize];
+    fork.read_piece((address, len), 0, &mut text);
+    String::from_utf8(text).unwrap()
 }
