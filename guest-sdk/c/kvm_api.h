@@ -549,9 +549,27 @@ static inline long make_ephemeral(bool ephemeral)
 	return kvm_hypercall(KVM_HC_MAKE_EPHEMERAL, ephemeral, 0, 0, 0, 0, 0);
 }
 
-/* A tenant with storage runs its program twice: once forked for requests, and once as a single machine that
- * is never reset, the storage VM, which the others call. Not offered by this host yet: -ENOSYS, but for
- * storage_return() and storage_noreturn() in the handlers of a live update. */
+/* A tenant with storage (its setting `storage`) runs its program twice: once forked for requests, and once as a single machine
+ * that is never reset, the storage VM, which the others call. Whatever it keeps in memory stays:
+ *
+ *     static long hits;
+ *
+ *     static void count(size_t n, struct virtbuffer *buffers, size_t result_len)
+ *     {
+ *         hits++;
+ *         storage_return(&hits, sizeof hits);
+ *     }
+ *
+ *     int main(void)
+ *     {
+ *         storage_allow(count);
+ *         ...
+ *     }
+ *
+ * and in a request: long hits; storage_call(count, NULL, 0, &hits, sizeof hits);
+ *
+ * A function that crashes or takes too long ends the storage VM, which begins again as main() has left it, or with what the last
+ * live update has carried over. */
 
 /* A piece of memory, as passed to the storage VM. */
 struct virtbuffer {
@@ -560,7 +578,8 @@ struct virtbuffer {
 };
 KVM_ASSERT(virtbuffer_size, sizeof(struct virtbuffer) == 16);
 
-/* Runs in the storage VM with the caller's buffers; ends with storage_return() of at most result_len bytes. */
+/* Runs in the storage VM with copies of the caller's buffers, which are there until it returns. Its result is what it gives to
+ * storage_return(), at most result_len bytes. */
 typedef void (*kvm_storage_func)(size_t n, struct virtbuffer *buffers, size_t result_len);
 typedef void (*kvm_storage_task_func)(void *data, size_t len);
 
@@ -570,14 +589,14 @@ static inline bool is_storage(void)
 	return kvm_hypercall(KVM_HC_IS_STORAGE, 0, 0, 0, 0, 0, 0) == 1;
 }
 
-/* Lets requests call `func`. In the storage VM's main() only. */
+/* Lets requests call `func` and have it run as a task. In main() only: that of the storage VM counts. */
 static inline long storage_allow(kvm_storage_func func)
 {
 	return kvm_hypercall(KVM_HC_STORAGE_ALLOW, (uintptr_t)func, 0, 0, 0, 0, 0);
 }
 
 /* Calls `func` in the storage VM with up to 64 buffers and waits for its result. Calls are served one after
- * another. Gives the result's length, -1 when the call failed. */
+ * another. Gives the result's length, 0 without a result or without room for one, -1 when the call failed (the log says why). */
 static inline long storage_callv(kvm_storage_func func, size_t n, const struct virtbuffer *buffers,
 				 void *result, size_t result_len)
 {
@@ -596,7 +615,8 @@ static inline long storage_call(kvm_storage_func func, const void *data, size_t 
 	return storage_callv(func, 1, &buffer, result, result_len);
 }
 
-/* In the storage VM: hands the result to the caller. This call comes back, so there can be work after it. */
+/* In the storage VM: hands the result to the caller. This call comes back, so there can be work after it, which the caller waits
+ * for. Gives the length, -1 when it is more than the caller has room for. */
 static inline long storage_return(const void *data, size_t len)
 {
 	return kvm_hypercall(KVM_HC_STORAGE_RETURN, (uintptr_t)data, len, 0, 0, 0, 0);
@@ -610,7 +630,8 @@ static inline __attribute__((noreturn)) void storage_noreturn(const void *data, 
 }
 
 /* Runs `func` in the storage VM later, without waiting: after start_ms, and if period_ms is not 0 again and
- * again. Gives the task's number. */
+ * again, with a copy of the data (at most 64 KiB). Gives the task's number, -1 when there are 256 already. A request can only
+ * have a function run that is allowed, as by storage_allow((kvm_storage_func)func). A task that fails is not run again. */
 static inline long storage_task(kvm_storage_task_func func, const void *data, size_t len, uint64_t start_ms,
 				uint64_t period_ms)
 {
@@ -618,6 +639,7 @@ static inline long storage_task(kvm_storage_task_func func, const void *data, si
 			     0);
 }
 
+/* Takes a task off the list: 0, or -1 when it is not on it. */
 static inline long storage_task_stop(long task)
 {
 	return kvm_hypercall(KVM_HC_STORAGE_TASK_STOP, (uintptr_t)task, 0, 0, 0, 0, 0);

@@ -12,7 +12,7 @@ use std::sync::{Arc, LazyLock};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use forkvm::{BootError, Program};
+use forkvm::{BootError, Program, StorageKind, TakeOver};
 use parking_lot::Mutex;
 use varnish::vcl::LogTag;
 
@@ -122,7 +122,12 @@ fn awaited<T>(
     tenant: &Tenant,
     begin: impl FnOnce(SyncSender<Result<T, Refused>>) -> Result<(), Refused>,
 ) -> Result<T, Refused> {
-    let limit = tenant.settings.config.limits.max_boot_time * 2 + SLACK;
+    // Of its storage, too, whose state may go over besides.
+    let boots = match tenant.settings.values.storage {
+        StorageKind::None => 2,
+        _ => 5,
+    };
+    let limit = tenant.settings.config.limits.max_boot_time * boots + SLACK;
     let (result, done) = mpsc::sync_channel(1);
     begin(result)?;
     match done.recv_timeout(limit) {
@@ -337,12 +342,17 @@ impl Change<'_> {
         }
 
         let (program, boot) = self.boot(elf)?;
+        let taken = self.take_over(&program)?;
         self.store(elf, how)?;
         let state = program.restored_state();
         tenant.settle(Release {
-            program,
+            program: program.clone(),
             version: elf.version,
         });
+        match taken {
+            Some(taken) => taken.complete(),
+            None => program.begin_tasks(),
+        }
         let ready = self.start.elapsed();
         tenant.set_unfit(None);
         Ok(Done {
@@ -365,6 +375,17 @@ impl Change<'_> {
             program.fill(forks, Instant::now() + limit);
         }
         Ok((program, boot))
+    }
+
+    /// Has a program's storage take over from the one before. From now until the switch requests wait.
+    fn take_over(&self, program: &Arc<Program>) -> Result<Option<TakeOver<'_>>, BootFailure> {
+        let Some(running) = &self.running else {
+            return Ok(None);
+        };
+        match boot::take_over(self.tenant, program, &running.program) {
+            Err(failure) if may_go_without_state(self.tenant, &failure) => Ok(None),
+            result => result.map(Some),
+        }
     }
 
     /// Stores a program. The path's own is whole where it is, so that one goes live all the same if that fails.
@@ -461,6 +482,17 @@ fn latest(tenant: &Tenant) -> Result<(Option<Release>, Option<Version>), Refused
     }
 }
 
+/// Whether an update goes on though no state goes over; says so.
+fn may_go_without_state(tenant: &Tenant, failure: &BootFailure) -> bool {
+    let may = matches!(failure.error, BootError::State { .. })
+        && tenant.settings.values.update_without_state;
+    if may {
+        let text = format!("goes on without state: {}", failure.reason);
+        logging::log(LogTag::Notice, tenant.name(), &text);
+    }
+    may
+}
+
 fn boot(
     tenant: &Tenant,
     running: Option<&Release>,
@@ -471,12 +503,7 @@ fn boot(
     let mut place = Place::take();
     let result = boot::start(tenant, elf, before, purpose, &mut place);
     match result {
-        Err(failure) if matches!(failure.error, BootError::State { .. }) => {
-            if !tenant.settings.values.update_without_state {
-                return Err(failure);
-            }
-            let text = format!("goes on without state: {}", failure.reason);
-            logging::log(LogTag::Notice, tenant.name(), &text);
+        Err(failure) if may_go_without_state(tenant, &failure) => {
             // From the beginning: half a state may be worse than none.
             boot::start(tenant, elf, None, purpose, &mut place)
         }

@@ -7,7 +7,7 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use forkvm::{BootError, Config, Host, Program, Stream};
+use forkvm::{BootError, Config, Host, Program, Stream, TakeOver};
 use varnish::vcl::LogTag;
 
 use crate::file;
@@ -189,6 +189,22 @@ struct Boot<'a> {
     place: &'a mut Place,
 }
 
+impl Boot<'_> {
+    /// Ends the output, and says what came of it.
+    fn conclude<T>(self, tenant: &Tenant, result: Result<T, BootError>) -> Result<T, BootFailure> {
+        let written = self.output.finish();
+        if written.dropped && tenant.is_first_dropped() {
+            logging::log(LogTag::Notice, tenant.name(), logging::DROPPED);
+        }
+        let stderr = written.stderr;
+        result.map_err(|error| BootFailure {
+            reason: error.to_string(),
+            error,
+            stderr,
+        })
+    }
+}
+
 impl Host for Boot<'_> {
     fn output(&mut self, stream: Stream, bytes: &[u8]) {
         self.output.output(stream, bytes);
@@ -236,16 +252,22 @@ pub fn start(
         Some(before) => before.boot_successor(elf, config, &mut boot),
         None => Program::boot(elf, config, &mut boot),
     };
-    let written = boot.output.finish();
-    if written.dropped && tenant.is_first_dropped() {
-        logging::log(LogTag::Notice, tenant.name(), logging::DROPPED);
-    }
-    let stderr = written.stderr;
-    result.map_err(|error| BootFailure {
-        reason: error.to_string(),
-        error,
-        stderr,
-    })
+    boot.conclude(tenant, result)
+}
+
+/// Has a program's storage take over the state of the one before.
+pub fn take_over<'a>(
+    tenant: &Tenant,
+    program: &Arc<Program>,
+    before: &'a Arc<Program>,
+) -> Result<TakeOver<'a>, BootFailure> {
+    let place = &mut Place::take();
+    let mut boot = Boot {
+        output: Output::of_boot(tenant.name(), tenant.settings.values.stdout),
+        place,
+    };
+    let result = program.take_over(before, &mut boot);
+    boot.conclude(tenant, result)
 }
 
 /// Boots an unmodified server, which has no state to take over. What it is booted from may be a folder's archive.

@@ -71,7 +71,7 @@ fn every_setting_is_taken_over() {
                 "state_dir": "/var/lib", "keep_versions": 0, "update_without_state": true, "watch": true,
                 "version_header": true, "allow_debug": true, "debug_address": "127.0.0.1:1",
                 "debug_timeout": 8, "debug_exceptions": true,
-                "storage": false, "shared_memory": 0, "ephemeral": true
+                "storage": "fork", "max_storage_time": 12, "shared_memory": 0, "ephemeral": true
             }
         }"#,
     )[..] else {
@@ -108,7 +108,9 @@ fn every_setting_is_taken_over() {
             max_request_memory: 5 << 20,
             req_mem_limit_after_reset: 6 << 20,
             max_response_size: 10 << 20,
+            max_storage_time: Duration::from_secs(12),
         },
+        storage: forkvm::StorageKind::Fork,
         ..Config::new("all")
     };
     assert_eq!(settings.config, config);
@@ -320,6 +322,22 @@ fn what_is_wrong_is_said() {
     }
 }
 
+#[test]
+fn storage_is_a_machine_or_a_fork() {
+    use forkvm::StorageKind::{Fork, Machine, None};
+    for (value, kind) in [("false", None), ("true", Machine), (r#""fork""#, Fork)] {
+        let text = format!(
+            r#"{{ "a": {{ "filename": "/p", "storage": {value}, "max_storage_time": 2.5 }} }}"#
+        );
+        let [tenant] = &tenants(&text)[..] else {
+            panic!("{text}");
+        };
+        assert_eq!(tenant.config.storage, kind);
+        let time = std::time::Duration::from_millis(2500);
+        assert_eq!(tenant.config.limits.max_storage_time, time);
+    }
+}
+
 /// What a program relies on, and does not get, is its tenant's failure; the others are there.
 #[test]
 fn what_is_not_there_fails_its_tenant_alone() {
@@ -329,10 +347,6 @@ fn what_is_not_there_fails_its_tenant_alone() {
         (
             r#""concurrency": 256"#,
             "concurrency is 256, must be 1 to 255",
-        ),
-        (
-            r#""storage": true"#,
-            "storage is true, which is not supported",
         ),
         (
             r#""shared_memory": 1"#,
@@ -356,11 +370,11 @@ fn what_is_not_there_fails_its_tenant_alone() {
         ),
         (
             r#""group": "needs""#,
-            "storage is true, which is not supported",
+            "ephemeral is false, but every request starts from the frozen program",
         ),
     ] {
         let text = format!(
-            r#"{{ "needs": {{ "storage": true }}, "a": {{ "filename": "/p", {entry} }}, "b": {{ "filename": "/p" }} }}"#
+            r#"{{ "needs": {{ "ephemeral": false }}, "a": {{ "filename": "/p", {entry} }}, "b": {{ "filename": "/p" }} }}"#
         );
         let tenants = tenants(&text);
         let faults: Vec<_> = tenants

@@ -187,6 +187,41 @@ impl Kind for Flag {
     }
 }
 
+/// Whether a program has storage: true, false or "fork", in VCL as one string.
+pub enum StorageKind {}
+
+impl Kind for StorageKind {
+    type Given<'a> = &'a [u8];
+    type Default = &'static str;
+    type Bounds = ();
+    type Checked = forkvm::StorageKind;
+
+    fn default(default: &'static str) -> &'static [u8] {
+        default.as_bytes()
+    }
+
+    fn of_json(value: &Value) -> Result<&[u8], String> {
+        match value {
+            Value::Bool(true) => Ok(b"true"),
+            Value::Bool(false) => Ok(b"false"),
+            Value::String(text) => Ok(text.as_bytes()),
+            _ => Err("must be true, false or \"fork\"".into()),
+        }
+    }
+
+    fn check(text: &&[u8], (): ()) -> Result<forkvm::StorageKind, String> {
+        match *text {
+            b"true" => Ok(forkvm::StorageKind::Machine),
+            b"false" => Ok(forkvm::StorageKind::None),
+            b"fork" => Ok(forkvm::StorageKind::Fork),
+            other => {
+                let other = other.escape_ascii();
+                Err(format!("is \"{other}\", must be true, false or \"fork\""))
+            }
+        }
+    }
+}
+
 /// The kinds that are one string, in VCL as in JSON.
 macro_rules! strings {
     ($($(#[$doc:meta])* $kind:ident -> $checked:ty: $check:expr;)*) => {$(

@@ -16,11 +16,10 @@ const RELIED_ON: [&str; 5] = [
     "websocket_server",
 ];
 /// What the C++ VMOD knows, and no program relies on.
-const NONE_HERE: [&str; 23] = [
+const NONE_HERE: [&str; 22] = [
     "start",
     "hugepages",
     "address_space",
-    "max_storage_time",
     "control_ephemeral",
     "blackout_area",
     "smp",
@@ -125,9 +124,6 @@ pub fn set<'a>(given: &mut Given<'a>, key: &str, value: &'a Value) -> Result<Mea
         "warmup" => set_warm_up(given, value)?,
         // What a program can't do without must not be passed over.
         "uri" => return not_there("can't be fetched, only a filename can be read"),
-        "storage" if Flag::of_json(value)? => {
-            return not_there("is true, which is not supported");
-        }
         "shared_memory" if Time::of_json(value)? != 0.0 => {
             return not_there("is not 0, which is not supported");
         }
@@ -144,7 +140,7 @@ pub fn set<'a>(given: &mut Given<'a>, key: &str, value: &'a Value) -> Result<Mea
         "allowed_paths" if has_writable(value) => {
             return not_there("has a writable path, but programs can only read");
         }
-        "storage" | "shared_memory" | "ephemeral" => {}
+        "shared_memory" | "ephemeral" => {}
         "remote_debug_on_exception" => {
             given.set("debug_exceptions", value)?;
         }

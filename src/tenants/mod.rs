@@ -20,6 +20,7 @@ pub mod serving;
 pub mod settings;
 pub mod signature;
 pub mod snapshots;
+pub mod storage;
 pub mod store;
 pub mod table;
 pub mod tenant;

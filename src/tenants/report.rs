@@ -4,6 +4,7 @@
 use std::sync::atomic::Ordering;
 use std::time::SystemTime;
 
+use forkvm::StorageStats;
 use serde_json::json;
 
 use crate::tenants::tenant::{State, Tenant};
@@ -56,12 +57,25 @@ pub fn details(tenant: &Tenant) -> String {
         }
         State::Ready(release) => {
             let stats = release.program.stats();
-            let figures = format!(
+            let mut figures = format!(
                 " version={} forks={} idle={}",
                 release.version.short(),
                 stats.forks,
                 stats.idle
             );
+            if let Some(storage) = stats.storage {
+                let StorageStats {
+                    calls,
+                    failures,
+                    restarts,
+                    tasks,
+                    task_failures,
+                    ..
+                } = storage;
+                figures += &format!(
+                    " storage_calls={calls} storage_failures={failures} storage_restarts={restarts} tasks={tasks} task_failures={task_failures}"
+                );
+            }
             ("ready", figures, String::new())
         }
     };
@@ -94,6 +108,15 @@ pub fn details_json(tenant: &Tenant) -> String {
             figures["version"] = release.version.to_string().into();
             figures["forks"] = stats.forks.into();
             figures["idle"] = stats.idle.into();
+            if let Some(storage) = stats.storage {
+                figures["storage"] = json!({
+                    "calls": storage.calls,
+                    "failures": storage.failures,
+                    "restarts": storage.restarts,
+                    "tasks": storage.tasks,
+                    "task_failures": storage.task_failures,
+                });
+            }
         }
     }
     figures.to_string()

@@ -3,12 +3,13 @@
 
 use std::path::{Path, PathBuf};
 
-use forkvm::{Config, Debugging, Limits, Queue, WarmUp};
+use forkvm::{Config, Debugging, Limits, Owner, Queue, StorageKind, WarmUp};
 use serde_json::Value;
 
 use crate::tenants::keys::Key;
 use crate::tenants::kinds::{self, Kind};
 use crate::tenants::name;
+use crate::tenants::storage::Keeper;
 use crate::tenants::table::*;
 
 /// A setting's name, and what is wrong with it.
@@ -197,6 +198,10 @@ fn responses_fit(values: &Values) -> Result<(), Problem> {
 fn is_of_kind(server: bool, values: &Values) -> Result<(), Problem> {
     if server {
         return match &values.folder {
+            _ if values.storage != StorageKind::None => Err((
+                "storage",
+                "is set, but a server has none: its requests call nothing".into(),
+            )),
             _ if values.allow_debug => Err((
                 "allow_debug",
                 "is set, but a server can't be debugged (debugging.md says what helps)".into(),
@@ -278,6 +283,7 @@ fn config(name: String, values: &Values) -> Config {
             max_request_memory: values.max_request_memory,
             req_mem_limit_after_reset: values.req_mem_limit_after_reset,
             max_response_size: values.max_response_size,
+            max_storage_time: values.max_storage_time,
         },
         warm_up: warm_up(values),
         warm_up_time: values.warmup_time,
@@ -289,6 +295,8 @@ fn config(name: String, values: &Values) -> Config {
             exceptions: values.debug_exceptions,
             only: false,
         },
+        storage: values.storage,
+        storage_owner: Owner::new(Keeper::new(name.clone(), values.stdout)),
         ..Config::new(name)
     }
 }

@@ -82,6 +82,16 @@ macro_rules! settings {
             /// time.
             concurrency: Count(1..=255) = 2;
 
+            /// Whether the program has storage, a machine that its requests call and that keeps
+            /// its state: ``true`` for a second machine of the program, which is booted for that
+            /// (``KVM_TYPE=storage``), ``"fork"`` for a fork of the program that is never reset.
+            /// Whatever a request has the storage do, later requests can see.
+            storage: StorageKind = "false";
+
+            /// Longest time of a call of the storage, and of a task's run; at most 1 h. A call
+            /// is part of its request's *max_request_time*.
+            max_storage_time: Time(0.001..=HOUR) = 10.0;
+
             /// Arguments of ``main()`` after ``argv[0]``, which is the name. They are
             /// separated by white space; ``"..."`` and ``'...'`` hold words together,
             /// and ``\`` takes the next character as it is, except between single

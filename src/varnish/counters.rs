@@ -42,6 +42,15 @@ pub struct Counters {
     /// Live updates and rollbacks that failed, and changed nothing
     #[counter]
     pub update_failures: AtomicU64,
+    /// Storages that were started again, because they had failed
+    #[counter]
+    pub storage_restarts: AtomicU64,
+    /// Runs of storages' tasks
+    #[counter]
+    pub storage_tasks: AtomicU64,
+    /// Tasks that failed, and were taken off the list
+    #[counter]
+    pub storage_task_failures: AtomicU64,
 }
 
 static COUNTERS: OnceLock<&Counters> = OnceLock::new();

@@ -4,8 +4,8 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use clap::Args;
-use forkvm::{Config, Host, Stream};
+use clap::{Args, ValueEnum};
+use forkvm::{Config, Host, StorageKind, Stream};
 
 /// The settings of a program, as kvm.tenant() has them.
 #[derive(Debug, Args)]
@@ -40,6 +40,21 @@ pub struct Settings {
     /// Longest body of a response, in MiB, at most 64 GiB. A longer one is the program's failure.
     #[arg(long, value_name = "MIB", default_value_t = 64, value_parser = |text: &str| parse_mebibytes(text, 0))]
     pub max_response_size: u64,
+    /// Gives the program storage: a second machine of it that keeps its state, or a fork of it that does.
+    #[arg(long, value_name = "KIND", num_args = 0..=1, require_equals = true, default_missing_value = "machine")]
+    pub storage: Option<Storage>,
+    /// Longest time of a call of the storage, in seconds.
+    #[arg(long, value_name = "SECONDS", default_value = "10", value_parser = parse_seconds)]
+    pub max_storage_time: Duration,
+}
+
+/// Kinds of storage.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub enum Storage {
+    /// Booted for that.
+    Machine,
+    /// Of the program as it is frozen.
+    Fork,
 }
 
 impl Settings {
@@ -54,6 +69,12 @@ impl Settings {
         config.limits.max_request_time = self.max_request_time;
         config.limits.max_memory = self.max_memory.saturating_mul(1 << 20);
         config.limits.max_request_memory = self.max_request_memory.saturating_mul(1 << 20);
+        config.limits.max_storage_time = self.max_storage_time;
+        config.storage = match self.storage {
+            None => StorageKind::None,
+            Some(Storage::Machine) => StorageKind::Machine,
+            Some(Storage::Fork) => StorageKind::Fork,
+        };
         config.limits.max_response_size = self.max_response_size.saturating_mul(1 << 20);
         config
     }

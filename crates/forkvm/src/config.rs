@@ -8,6 +8,7 @@ use crate::linux::AllowedPath;
 use crate::pool::limits::PoolLimits;
 use crate::pool::queue::Queue;
 use crate::request::{Header, Request};
+use crate::storage::owner::{Owner, StorageKind};
 
 /// Longest time of any setting, so that a deadline can always be told.
 const LONGEST: Duration = Duration::from_secs(365 * 24 * 3600);
@@ -30,6 +31,8 @@ pub struct Limits {
     pub req_mem_limit_after_reset: u64,
     /// Longest response body. A longer one is a failure. Setting `max_response_size`.
     pub max_response_size: u64,
+    /// Longest time of a call of storage, never more than what is left of the request's, and of a task's run. `max_storage_time`.
+    pub max_storage_time: Duration,
 }
 
 impl Default for Limits {
@@ -42,6 +45,7 @@ impl Default for Limits {
             max_request_memory: 64 << 20,
             req_mem_limit_after_reset: 8 << 20,
             max_response_size: 64 << 20,
+            max_storage_time: Duration::from_secs(10),
         }
     }
 }
@@ -115,6 +119,10 @@ pub struct Config {
     pub drop_connections: bool,
     /// Live debugging. Settings `allow_debug`, `debug_address`, `debug_timeout`, `debug_exceptions`.
     pub debugging: Debugging,
+    /// Whether it has a machine that keeps its state. Setting `storage`.
+    pub storage: StorageKind,
+    /// Who is told what happens in that.
+    pub storage_owner: Owner,
     /// Time, memory and size limits.
     pub limits: Limits,
 }
@@ -154,6 +162,7 @@ impl Config {
             ("max_boot_time", limits.max_boot_time),
             ("max_request_time", limits.max_request_time),
             ("max_wait", limits.max_wait),
+            ("max_storage_time", limits.max_storage_time),
             ("debug_timeout", self.debugging.timeout),
             ("idle_time", self.idle_time),
         ];
@@ -194,6 +203,8 @@ impl Config {
             warm_up_time: Duration::ZERO,
             drop_connections: false,
             debugging: Debugging::default(),
+            storage: StorageKind::None,
+            storage_owner: Owner::default(),
             limits: Limits::default(),
         }
     }

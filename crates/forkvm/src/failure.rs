@@ -258,6 +258,12 @@ pub enum Failure {
         /// How many may wait.
         waiting: usize,
     },
+    /// Another program was to take its place, which took longer than the request's time. The client should try again (503
+    /// with Retry-After).
+    #[error(
+        "another program is taking over the storage, which was not done by the request's deadline (max_request_time)"
+    )]
+    Replaced,
     /// The guest failed.
     #[error("request failed: {what}")]
     Guest {
@@ -311,6 +317,7 @@ impl Failure {
             self,
             Self::Busy { .. }
                 | Self::QueueFull { .. }
+                | Self::Replaced
                 | Self::NoRoom { .. }
                 | Self::NoFork { .. }
                 | Self::NotDebugged { busy: true, .. }

@@ -94,6 +94,7 @@ mod random;
 mod request;
 mod saved;
 mod server;
+mod storage;
 mod surroundings;
 
 pub use call::http::{HeaderError, parse_header};
@@ -108,6 +109,7 @@ pub use linux::{
 };
 pub use machine::probe::{KvmReport, KvmUnavailable, probe};
 pub use pool::queue::{Place, Queue};
+pub use program::take_over::TakeOver;
 pub use program::{Answer, Coming, Exchange, Later, Piece, Program, Stats, Streaming};
 pub use request::{CachePolicy, Header, Host, Quiet, Request, Stream};
 pub use server::http_client::{BadRequest, Upload, piped_head};
@@ -115,4 +117,6 @@ pub use server::{
     Awaited, Closed, Connection, NotServing, NotWarm, Server, ServerFork, ServerLimits, Snapshot,
     SnapshotError, Spent,
 };
+pub use storage::StorageStats;
+pub use storage::owner::{Owner, StorageEvent, StorageKind, StorageOwner};
 pub use surroundings::{SEARCH_PATH, program_paths, system_paths};

@@ -35,6 +35,7 @@ mod native;
 mod raw;
 mod request;
 mod response;
+pub mod storage;
 
 use std::ffi::{c_char, CStr};
 use std::panic::{catch_unwind, AssertUnwindSafe};

@@ -11,7 +11,12 @@ pub(crate) const BACKEND_RESPONSE: u32 = 0x10010;
 pub(crate) const BEGIN_STREAMING_RESPONSE: u32 = 0x10012;
 pub(crate) const HTTP_APPEND: u32 = 0x10020;
 pub(crate) const GET_MEMINFO: u32 = 0x10A00;
+pub(crate) const STORAGE_RETURN: u32 = 0x10011;
 pub(crate) const IS_STORAGE: u32 = 0x10706;
+pub(crate) const STORAGE_ALLOW: u32 = 0x10707;
+pub(crate) const STORAGE_CALLV: u32 = 0x10708;
+pub(crate) const STORAGE_TASK: u32 = 0x10709;
+pub(crate) const STORAGE_TASK_STOP: u32 = 0x1070A;
 pub(crate) const LOG: u32 = 0x7F000;
 pub(crate) const IS_DEBUG: u32 = 0x7FDEB;
 
@@ -55,6 +60,13 @@ pub(crate) struct Header {
     pub field: *const u8,
     pub colon: u32,
     pub len: u32,
+}
+
+/// A piece of memory that storage is called with.
+#[repr(C)]
+pub(crate) struct Buffer {
+    pub data: *const u8,
+    pub len: usize,
 }
 
 #[repr(C)]
@@ -105,6 +117,7 @@ const _: () = {
     assert!(size_of::<*const c_void>() == 8);
     assert!(size_of::<Header>() == 16);
     assert!(offset_of!(Header, colon) == 8 && offset_of!(Header, len) == 12);
+    assert!(size_of::<Buffer>() == 16);
     assert!(size_of::<Request>() == 104);
     assert!(offset_of!(Request, method_len) == 32 && offset_of!(Request, content_type_len) == 38);
     assert!(offset_of!(Request, content) == 40 && offset_of!(Request, headers) == 56);

@@ -111,11 +111,23 @@ impl Loaded {
                 }
                 .map_err(|error| error.to_string())
             });
-        match booted {
-            Ok(program) => {
+        let taken = booted.and_then(|program| {
+            let taken = before
+                .as_ref()
+                .map(|before| program.take_over(before, &mut terminal));
+            match taken.transpose() {
+                Ok(taken) => Ok((program, taken)),
+                Err(error) => Err(error.to_string()),
+            }
+        });
+        match taken {
+            Ok((program, taken)) => {
                 let took = start.elapsed().as_secs_f64() * 1e3;
                 err!("forkvm: {path} is ready ({took:.0} ms)");
                 *self.program.lock().unwrap_or_else(PoisonError::into_inner) = Some(program);
+                if let Some(taken) = taken {
+                    taken.complete();
+                }
             }
             Err(what) if before.is_some() => {
                 err!("forkvm: {path}: {what}; the one before goes on");

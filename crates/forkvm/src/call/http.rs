@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 
+use crate::call::stored::Access;
 use crate::request::{CachePolicy, Header, Request};
 
 /// Most headers a guest may have in either message, and bytes of all of them: bounds for the host's memory.
@@ -128,6 +129,8 @@ pub struct Exchange<'a> {
     pub cache: Option<CachePolicy>,
     /// The response's head is on its way: nothing changes it any more.
     pub is_answered: bool,
+    /// The program's storage, if it may call it.
+    pub storage: Option<Access<'a>>,
 }
 
 impl<'a> Exchange<'a> {
@@ -142,6 +145,7 @@ impl<'a> Exchange<'a> {
             method: Cow::Borrowed(method),
             request_headers: Cow::Borrowed(request.headers),
             response_headers: Vec::new(),
+            storage: None,
             cache: None,
             is_answered: false,
         }
@@ -159,6 +163,7 @@ impl<'a> Exchange<'a> {
             response_headers: self.response_headers.clone(),
             cache: self.cache,
             is_answered: self.is_answered,
+            storage: None,
         }
     }
 

@@ -3,6 +3,7 @@
 
 use crate::arch::stubs::HANDLER_RETURNED;
 use crate::call::http::{self, Exchange};
+use crate::call::storage::{self, STORAGE_ALLOW};
 use crate::call::stream::Stream;
 use crate::failure::Cause;
 use crate::machine::Machine;
@@ -116,7 +117,10 @@ pub fn during_request(
             let method = exchange.method().as_bytes().to_vec();
             copy_out(machine, regs.rdi, regs.rsi, &method)
         }
-        _ => common(number, machine, host)?,
+        _ => match storage::hypercall(number, machine, exchange.storage, host) {
+            Some(result) => result,
+            None => common(number, machine, host)?,
+        },
     };
     Ok(Outcome::Return(result))
 }
@@ -150,7 +154,10 @@ pub fn common(number: u32, machine: &mut Machine, host: &mut dyn Host) -> Result
                 ENOSYS
             }
         }
-        IS_STORAGE | IS_DEBUG | BREAKPOINT => 0,
+        IS_STORAGE => machine.is_storage.into(),
+        IS_DEBUG | BREAKPOINT => 0,
+        // It is too late for that.
+        STORAGE_ALLOW => EPERM,
         // There is no response yet.
         SET_CACHEABLE => EPERM,
         WAIT_FOR_REQUESTS => return Err(Cause::BadCall("wait_for_requests", AGAIN)),
@@ -161,7 +168,7 @@ pub fn common(number: u32, machine: &mut Machine, host: &mut dyn Host) -> Result
             return Err(Cause::BadCall(name_of(number), "outside of a request"));
         }
         STORAGE_NORETURN => {
-            let why = "outside of a live update's handlers";
+            let why = "outside of a storage call and of a live update's handlers";
             return Err(Cause::BadCall("storage_noreturn", why));
         }
         OLD_BACKEND_RESPONSE => return Err(Cause::OldApi),

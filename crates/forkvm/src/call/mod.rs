@@ -6,6 +6,8 @@ pub mod handlers;
 pub mod http;
 pub mod hypercall;
 mod part;
+pub mod storage;
+pub mod stored;
 pub mod stream;
 mod structure;
 mod wait_point;

@@ -8,6 +8,8 @@ use crate::arch::regs::RFLAGS;
 use crate::arch::stubs::HANDLER_RETURNED;
 use crate::call::entry;
 use crate::call::hypercall::{self, Outcome};
+use crate::call::storage;
+use crate::call::stored::Access;
 use crate::call::stream::Stream;
 use crate::failure::Cause;
 use crate::machine::{Event, Machine};
@@ -24,6 +26,7 @@ impl Stream {
         &mut self,
         most: u64,
         machine: &mut Machine,
+        access: Option<Access<'_>>,
         deadline: Instant,
         host: &mut dyn Host,
     ) -> Result<Option<(u64, u64)>, Cause> {
@@ -34,7 +37,7 @@ impl Stream {
         let wanted = left.unwrap_or(MOST_PART).min(MOST_PART);
         let total = self.length.unwrap_or(0);
         self.enter(machine, [self.argument, wanted, self.written, total])?;
-        let (data, len) = self.run(machine, deadline, host)?;
+        let (data, len) = self.run(machine, access, deadline, host)?;
         if data == 0 || len == 0 {
             self.is_over = true;
             return self.end();
@@ -91,6 +94,7 @@ impl Stream {
     fn run(
         &mut self,
         machine: &mut Machine,
+        access: Option<Access<'_>>,
         deadline: Instant,
         host: &mut dyn Host,
     ) -> Result<(u64, u64), Cause> {
@@ -102,6 +106,10 @@ impl Stream {
             if number == HANDLER_RETURNED {
                 let regs = machine.vcpu().regs();
                 return Ok((regs.rdi, regs.rdx));
+            }
+            if let Some(result) = storage::hypercall(number, machine, access, host) {
+                machine.vcpu().set_result(result as u64);
+                continue;
             }
             match hypercall::during_request(number, machine, exchange, host)? {
                 Outcome::Return(result) => machine.vcpu().set_result(result as u64),

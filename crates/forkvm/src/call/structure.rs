@@ -14,6 +14,8 @@ const REQUEST_STRUCT_LEN: u64 = 104;
 const HEADER_ENTRY_LEN: u64 = 16;
 /// Where the request starts in the request area, behind the entry block.
 const STRUCT_OFFSET: u64 = 64;
+/// What is longer is written to the heap.
+pub const LONGEST_IN_AREA: u64 = REQUEST_AREA_LEN - STRUCT_OFFSET;
 /// `kvm_request.info_flags`: a warm-up request.
 const INFO_WARM_UP: u16 = 1;
 
@@ -208,8 +210,8 @@ impl RequestStruct {
 }
 
 /// A place for `len` bytes: the request area, else fresh pages of the heap.
-fn place(machine: &mut Machine, layout: &Layout, len: u64) -> Result<Place, Cause> {
-    if len <= REQUEST_AREA_LEN - STRUCT_OFFSET {
+pub fn place(machine: &mut Machine, layout: &Layout, len: u64) -> Result<Place, Cause> {
+    if len <= LONGEST_IN_AREA {
         let physical = REQUEST_AREA + STRUCT_OFFSET;
         return Ok(Place {
             address: monitor(physical),
@@ -237,19 +239,19 @@ pub fn not_written(error: WriteError) -> Cause {
 
 /// A run of guest memory being filled.
 #[derive(Debug, Clone, Copy)]
-struct Place {
-    address: u64,
+pub struct Place {
+    pub address: u64,
     physical: u64,
 }
 
 impl Place {
     /// Leaves room.
-    fn skip(&mut self, len: u64) {
+    pub fn skip(&mut self, len: u64) {
         (self.address, self.physical) = (self.address + len, self.physical + len);
     }
 
     /// Writes bytes and returns their user address.
-    fn bytes(&mut self, memory: &mut GuestMemory, bytes: &[u8]) -> Result<u64, Cause> {
+    pub fn bytes(&mut self, memory: &mut GuestMemory, bytes: &[u8]) -> Result<u64, Cause> {
         let address = self.address;
         memory
             .write_physical(self.physical, bytes)

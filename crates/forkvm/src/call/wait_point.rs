@@ -4,6 +4,7 @@ use kvm_bindings::{kvm_regs, kvm_sregs, kvm_vcpu_events};
 
 use crate::arch::layout::Layout;
 use crate::call::handlers::Handlers;
+use crate::call::stored::Stored;
 use crate::machine::probe::KvmReport;
 
 /// A way for requests to enter the frozen program, which chose it in `main()`. What each of them takes is in `entry.rs`.
@@ -26,6 +27,8 @@ pub struct WaitPoint {
     pub events: kvm_vcpu_events,
     /// What can be called.
     pub handlers: Handlers,
+    /// What of it requests may call, where it is storage.
+    pub allowed: Vec<u64>,
     /// How a request gets in.
     pub way_in: WayIn,
     /// Where memory lies.
@@ -41,4 +44,6 @@ pub struct Circumstances<'a> {
     pub failure: Option<&'a str>,
     /// A warm-up request.
     pub warm_up: bool,
+    /// The program's storage, if it may call it.
+    pub storage: Option<&'a dyn Stored>,
 }

@@ -13,6 +13,7 @@ use crate::arch::stubs::{self, PORT_HYPERCALL};
 use crate::call::Circumstances;
 use crate::call::http::{self, Exchange};
 use crate::call::hypercall::{Body, Response};
+use crate::call::stored::{Access, Stored};
 use crate::call::stream::Stream;
 use crate::debug::Debugger;
 use crate::failure::{Cause, DEBUG};
@@ -117,11 +118,16 @@ impl Fork {
     pub fn call(
         &mut self,
         request: &Request<'_>,
+        storage: Option<&dyn Stored>,
         deadline: Instant,
         host: &mut dyn Host,
         debugger: Option<&mut Debugger<'_>>,
     ) -> Result<Response, Cause> {
-        self.run(request, Circumstances::default(), deadline, host, debugger)
+        let circumstances = Circumstances {
+            storage,
+            ..Default::default()
+        };
+        self.run(request, circumstances, deadline, host, debugger)
     }
 
     /// Runs the program's `on_error` handler for a request that failed.
@@ -129,11 +135,13 @@ impl Fork {
         &mut self,
         request: &Request<'_>,
         failure: &str,
+        storage: Option<&dyn Stored>,
         deadline: Instant,
         host: &mut dyn Host,
     ) -> Result<Response, Cause> {
         let circumstances = Circumstances {
             failure: Some(failure),
+            storage,
             ..Default::default()
         };
         self.run(request, circumstances, deadline, host, None)
@@ -165,7 +173,7 @@ impl Fork {
         let result = result.and_then(|response| match response.body {
             Body::Whole(..) => Ok(()),
             Body::Streamed(mut stream) => self
-                .next_part(&mut stream, u64::MAX, deadline, &mut Quiet)
+                .next_part(&mut stream, u64::MAX, None, deadline, &mut Quiet)
                 .map(drop),
         });
         let usable = self.reset().is_ok();
@@ -188,7 +196,7 @@ impl Fork {
         let wait_point = &self.master.wait_point;
         self.machine.set_slice(host.slice());
         let state = self.machine.watched(deadline, |machine| {
-            wait_point.give_state(machine, most, deadline, host)
+            wait_point.give_state(machine, most, None, deadline, host)
         })?;
         let kept = self.machine.kept();
         Ok(HandedOver { state, kept })
@@ -218,11 +226,13 @@ impl Fork {
         &mut self,
         stream: &mut Stream,
         most: u64,
+        storage: Option<&dyn Stored>,
         deadline: Instant,
         host: &mut dyn Host,
     ) -> Result<Option<(u64, u64)>, Cause> {
+        let access = storage.map(|storage| Access { storage, deadline });
         let result = self.machine.watched_on(deadline, |machine| {
-            stream.next_part(most, machine, deadline, host)
+            stream.next_part(most, machine, access, deadline, host)
         });
         self.conclude(result)
     }
@@ -235,7 +245,16 @@ impl Fork {
         host: &mut dyn Host,
         mut debugger: Option<&mut Debugger<'_>>,
     ) -> Result<Response, Cause> {
+        // A debugger may put the end off, by so much at most; each call of storage has a deadline of its own besides.
+        let stopped_time = match debugger {
+            Some(_) => self.master.config.debugging.timeout,
+            None => Duration::ZERO,
+        };
         let mut exchange = Exchange::new(request);
+        exchange.storage = circumstances.storage.map(|storage| Access {
+            storage,
+            deadline: deadline + stopped_time,
+        });
         let (wait_point, debugged) = (&self.master.wait_point, debugger.as_deref_mut());
         let result = self.machine.watched(deadline, |machine| {
             wait_point.call(

@@ -482,6 +482,11 @@ impl Linux {
         crate::linux::memory::map_for_engine(&mut self.heap, memory, len)
     }
 
+    /// Takes away what [`Linux::map_for_engine`] has given.
+    pub fn unmap_for_engine(&mut self, address: u64, len: u64, memory: &mut dyn UserMemory) {
+        crate::linux::memory::unmap_for_engine(&mut self.heap, memory, address, len);
+    }
+
     /// Gets a master ready to be frozen: memory that the program had and freed is cleared now, once, so that no
     /// request has to clear (and dirty) it before using it again. To be called while the memory may still be written.
     pub fn before_freeze(&mut self, memory: &mut dyn UserMemory) -> Result<(), Full> {

@@ -62,7 +62,10 @@ impl Machine {
             Outcome::Block(wait) => match wait.time {
                 Some(time) => match self.sleep(time, deadline, host) {
                     None => wait.result,
-                    ended => return ended,
+                    ended => {
+                        // One that is run on all the same has been woken too early.
+                        return self.return_from_call(-i64::from(libc::EINTR)).or(ended);
+                    }
                 },
                 // It is the machine's only task: nobody can end the wait.
                 None => return Some(Cause::Deadlock(wait.on.why_never())),

@@ -80,6 +80,8 @@ pub struct Machine {
     pub random: Random,
     /// Which of its program's forks it is, for the program to see. 0 before the freeze.
     pub fork_number: u32,
+    /// It is its program's storage, and not one for requests.
+    pub is_storage: bool,
     /// How often it came back from `KVM_RUN`, ever.
     pub exits: u64,
     host: &'static KvmHost,
@@ -174,6 +176,7 @@ impl Machine {
             linux,
             random: Random::new()?,
             fork_number: 0,
+            is_storage: false,
             exits: 0,
             host,
             dispatches,

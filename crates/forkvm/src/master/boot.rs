@@ -15,6 +15,7 @@ use crate::call::http::Exchange;
 use crate::call::hypercall::{
     self, Body, REGISTER_FUNC, WAIT_FOR_REQUESTS, WAIT_FOR_REQUESTS_PAUSED,
 };
+use crate::call::storage::{self, MOST_FUNCTIONS, STORAGE_ALLOW};
 use crate::call::{Circumstances, WaitPoint, WayIn};
 use crate::config::WarmUp;
 use crate::failure::{BREAKPOINT, BootError, Cause};
@@ -22,6 +23,7 @@ use crate::linux::Linux;
 use crate::machine::probe::{KvmHost, KvmReport};
 use crate::machine::{Event, Machine, MachineError};
 use crate::master::handover::Predecessor;
+use crate::master::role::Role;
 use crate::memory::guest::GuestMemory;
 use crate::memory::mapping::Mapping;
 use crate::memory::user::{BadAddress, UserMemory};
@@ -63,6 +65,8 @@ pub struct Booting {
     pub handlers: Handlers,
     /// `main()`, until it is entered.
     pub main: Option<Patch>,
+    /// What the storage may be called for, if it becomes that.
+    pub allowed: Vec<u64>,
     /// When its program is to be ready.
     pub deadline: Instant,
 }
@@ -95,15 +99,26 @@ impl Booting {
             machine,
             handlers: Handlers::default(),
             main,
+            allowed: Vec::new(),
             deadline: Instant::now() + time,
         })
     }
 
     /// Runs until the program waits for requests: it is ready, whatever becomes of them. `None` if `main()` returned 0.
-    pub fn run_main(&mut self, output: &mut dyn Host) -> Result<Option<WayIn>, Cause> {
-        let (deadline, handlers, main) = (self.deadline, &mut self.handlers, &mut self.main);
+    pub fn run_main(
+        &mut self,
+        role: Role<'_>,
+        output: &mut dyn Host,
+    ) -> Result<Option<WayIn>, Cause> {
+        self.machine.is_storage = role.is_storage;
+        let deadline = self.deadline;
+        let mut registered = Registered {
+            handlers: &mut self.handlers,
+            allowed: &mut self.allowed,
+            main: &mut self.main,
+        };
         let result = self.machine.watched(deadline, |machine| {
-            run_until_waiting(machine, handlers, main, deadline, output)
+            run_until_waiting(machine, &mut registered, role, deadline, output)
         });
         // The watchdog looks now and then; a main() that ended between two looks may be late all the same.
         self.deadline += self.machine.kept();
@@ -148,6 +163,7 @@ impl Booting {
             sregs,
             events,
             handlers: self.handlers,
+            allowed: std::mem::take(&mut self.allowed),
             way_in,
             layout: layout.clone(),
             report,
@@ -160,6 +176,7 @@ impl Booting {
         &mut self,
         wait_point: &WaitPoint,
         predecessor: Predecessor<'_>,
+        role: Role<'_>,
         failed: impl Fn(Cause) -> BootError,
         output: &mut dyn Host,
     ) -> Result<Option<u64>, BootError> {
@@ -171,7 +188,7 @@ impl Booting {
         let Some(state) = handed_over.state else {
             return Ok(None);
         };
-        self.take_state(wait_point, &state, output)
+        self.take_state(wait_point, &state, role, output)
             .map_err(failed)?;
         Ok(Some(state.len() as u64))
     }
@@ -181,6 +198,7 @@ impl Booting {
         &mut self,
         wait_point: &WaitPoint,
         state: &[u8],
+        role: Role<'_>,
         output: &mut dyn Host,
     ) -> Result<(), Cause> {
         let deadline = self.deadline;
@@ -189,7 +207,7 @@ impl Booting {
             .vcpu()
             .clear_events_at_next_run(wait_point.events);
         self.machine.watched(deadline, |machine| {
-            wait_point.take_state(machine, state, deadline, output)
+            wait_point.take_state(machine, state, role.access(deadline), deadline, output)
         })?;
         self.deadline += self.machine.kept();
         if self.machine.settle() {
@@ -235,7 +253,7 @@ impl Booting {
                     Body::Whole(..) => Ok(()),
                     // There may be no end of it.
                     Body::Streamed(mut stream) => stream
-                        .next_part(u64::MAX, machine, deadline, output)
+                        .next_part(u64::MAX, machine, None, deadline, output)
                         .map(drop),
                 }
             })?;
@@ -309,10 +327,31 @@ impl Booting {
     }
 }
 
+/// What `main()` says about itself, and where it begins.
+struct Registered<'a> {
+    handlers: &'a mut Handlers,
+    allowed: &'a mut Vec<u64>,
+    main: &'a mut Option<Patch>,
+}
+
+impl Registered<'_> {
+    /// `storage_allow(function)`.
+    fn allow(&mut self, function: u64) -> i64 {
+        if self.allowed.contains(&function) {
+            return 0;
+        }
+        if self.allowed.len() >= MOST_FUNCTIONS {
+            return -i64::from(libc::ENOSPC);
+        }
+        self.allowed.push(function);
+        0
+    }
+}
+
 fn run_until_waiting(
     machine: &mut Machine,
-    handlers: &mut Handlers,
-    main: &mut Option<Patch>,
+    registered: &mut Registered<'_>,
+    role: Role<'_>,
     deadline: Instant,
     output: &mut dyn Host,
 ) -> Result<Option<WayIn>, Cause> {
@@ -323,8 +362,9 @@ fn run_until_waiting(
             // RIP is just past the `int3`.
             Err(Cause::Exception(exception))
                 if exception.vector == BREAKPOINT
-                    && let Some(patch) =
-                        main.take_if(|main| main.address.wrapping_add(1) == exception.rip) =>
+                    && let Some(patch) = registered
+                        .main
+                        .take_if(|main| main.address.wrapping_add(1) == exception.rip) =>
             {
                 enter_main(machine, patch, exception.rsp)?;
                 continue;
@@ -337,8 +377,15 @@ fn run_until_waiting(
             WAIT_FOR_REQUESTS_PAUSED => return Ok(Some(WayIn::Paused(regs.rdi))),
             MAIN_RETURNED if regs.rdi as i32 == 0 => return Ok(None),
             MAIN_RETURNED => return Err(Cause::MainReturned(regs.rdi as i32)),
-            REGISTER_FUNC => handlers.register(regs.rdi, regs.rsi),
-            _ => hypercall::common(number, machine, output)?,
+            REGISTER_FUNC => registered.handlers.register(regs.rdi, regs.rsi),
+            STORAGE_ALLOW => registered.allow(regs.rdi),
+            _ => {
+                let access = role.access(deadline + machine.kept());
+                match storage::hypercall(number, machine, access, output) {
+                    Some(result) => result,
+                    None => hypercall::common(number, machine, output)?,
+                }
+            }
         };
         machine.vcpu().set_result(result as u64);
     }

@@ -9,6 +9,8 @@ use crate::arch::stubs::HANDLER_RETURNED;
 use crate::call::WaitPoint;
 use crate::call::handlers::Handlers;
 use crate::call::hypercall::{self, STORAGE_NORETURN, STORAGE_RETURN};
+use crate::call::storage;
+use crate::call::stored::Access;
 use crate::failure::{BootError, Cause};
 use crate::machine::{Event, Machine};
 use crate::memory::user::UserMemory;
@@ -33,6 +35,7 @@ impl WaitPoint {
         &self,
         machine: &mut Machine,
         most: u64,
+        access: Option<Access<'_>>,
         deadline: Instant,
         host: &mut dyn Host,
     ) -> Result<Option<Vec<u8>>, Cause> {
@@ -42,6 +45,7 @@ impl WaitPoint {
         self.enter_function(machine, handler, [0; 5])?;
         let number = run_until(
             machine,
+            access,
             deadline,
             host,
             &[STORAGE_RETURN, STORAGE_NORETURN, HANDLER_RETURNED],
@@ -69,6 +73,7 @@ impl WaitPoint {
         &self,
         machine: &mut Machine,
         state: &[u8],
+        access: Option<Access<'_>>,
         deadline: Instant,
         host: &mut dyn Host,
     ) -> Result<(), Cause> {
@@ -79,7 +84,7 @@ impl WaitPoint {
         let ends = [STORAGE_RETURN, STORAGE_NORETURN, HANDLER_RETURNED];
         let mut taken = false;
         loop {
-            let number = run_until(machine, deadline, host, &ends)?;
+            let number = run_until(machine, access, deadline, host, &ends)?;
             if number == HANDLER_RETURNED {
                 return if taken {
                     Ok(())
@@ -114,6 +119,7 @@ impl WaitPoint {
 /// Runs a handler up to one of these hypercalls, and serves all others.
 fn run_until(
     machine: &mut Machine,
+    access: Option<Access<'_>>,
     deadline: Instant,
     host: &mut dyn Host,
     ends: &[u32],
@@ -122,7 +128,10 @@ fn run_until(
         match machine.run(deadline, host)? {
             Event::Hypercall(number) if ends.contains(&number) => return Ok(number),
             Event::Hypercall(number) => {
-                let result = hypercall::common(number, machine, host)?;
+                let result = match storage::hypercall(number, machine, access, host) {
+                    Some(result) => result,
+                    None => hypercall::common(number, machine, host)?,
+                };
                 machine.vcpu().set_result(result as u64);
             }
             Event::SystemCall | Event::Idle(_) | Event::Sent => {}

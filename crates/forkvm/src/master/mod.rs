@@ -5,6 +5,7 @@ mod boot;
 pub mod freeze;
 pub mod handover;
 pub mod numbers;
+pub mod role;
 pub mod warm_ups;
 
 use std::fs::File;
@@ -24,6 +25,7 @@ use crate::machine::probe::{self, KvmHost};
 use crate::master::boot::{Booting, Patch};
 use crate::master::handover::Predecessor;
 use crate::master::numbers::Numbers;
+use crate::master::role::Role;
 use crate::master::warm_ups::WarmUps;
 use crate::memory::learned::Learned;
 use crate::memory::mapping::Mapping;
@@ -67,17 +69,20 @@ impl Master {
     pub fn boot(
         file: &[u8],
         config: Config,
+        role: Role<'_>,
         predecessor: Option<Predecessor<'_>>,
         output: &mut dyn Host,
     ) -> Result<Self, BootError> {
-        let boot = Boot::plan(file, &config)?;
+        let boot = Boot::plan(file, &config, role)?;
         let (memfd, mut booting) = boot.load()?;
         let wait_point = boot.run_main(&mut booting, output)?;
         let restored = match predecessor {
             Some(predecessor) => boot.restore(&mut booting, &wait_point, predecessor, output)?,
             None => None,
         };
-        boot.warm_up(&mut booting, &wait_point, output)?;
+        if !role.is_storage {
+            boot.warm_up(&mut booting, &wait_point, output)?;
+        }
         let deadline = booting.deadline;
         let linux = booting.finish().map_err(BootError::Host)?;
         // Page tables stay, since the processor may write to them; before them is nothing that programs use.
@@ -107,6 +112,7 @@ impl Master {
 struct Boot<'a> {
     file: &'a [u8],
     config: &'a Config,
+    role: Role<'a>,
     host: &'static KvmHost,
     image: Image,
     layout: Layout,
@@ -114,7 +120,7 @@ struct Boot<'a> {
 
 impl<'a> Boot<'a> {
     /// Looks at the file and says where everything is to lie.
-    fn plan(file: &'a [u8], config: &'a Config) -> Result<Self, BootError> {
+    fn plan(file: &'a [u8], config: &'a Config, role: Role<'a>) -> Result<Self, BootError> {
         config
             .check()
             .map_err(|bad| BootError::Setting(bad.to_string()))?;
@@ -125,6 +131,7 @@ impl<'a> Boot<'a> {
         Ok(Self {
             file,
             config,
+            role,
             host,
             image,
             layout,
@@ -141,12 +148,19 @@ impl<'a> Boot<'a> {
         let memory = Mapping::shared(&memfd, self.layout.memory_len()).map_err(no_machine)?;
         crate::arch::monitor::install(&memory, self.host.entry).map_err(no_machine)?;
         loader::load(&memory, &self.layout, &self.image, self.file).map_err(no_machine)?;
-        let rsp = put_stack(&memory, &self.layout, &self.image, self.config, self.host)
-            .map_err(no_machine)?
-            .ok_or_else(|| {
-                let what = "main_arguments and environment are longer than half the stack";
-                BootError::Setting(what.into())
-            })?;
+        let rsp = put_stack(
+            &memory,
+            &self.layout,
+            &self.image,
+            self.config,
+            self.role,
+            self.host,
+        )
+        .map_err(no_machine)?
+        .ok_or_else(|| {
+            let what = "main_arguments and environment are longer than half the stack";
+            BootError::Setting(what.into())
+        })?;
         // `main()` runs into an int3 at its first instruction, where its return address is replaced by ours.
         let main = start::find_main(&self.image, self.file)
             .map(|main| Patch::apply(&memory, main))
@@ -174,7 +188,7 @@ impl<'a> Boot<'a> {
         output: &mut dyn Host,
     ) -> Result<WaitPoint, BootError> {
         booting.machine.set_slice(output.slice());
-        let waits = booting.run_main(output).map_err(|cause| {
+        let waits = booting.run_main(self.role, output).map_err(|cause| {
             BootError::of(cause, |cause| BootError::Main {
                 what: self.describe(&cause) + advice(&cause, self.file),
                 cause,
@@ -189,7 +203,8 @@ impl<'a> Boot<'a> {
         handlers.post_symbol = symbol("my_post_backend");
         let way_in = match waits {
             Some(way_in) => way_in,
-            None if handlers.any() => WayIn::Handler,
+            // It may be called for nothing but its storage functions.
+            None if handlers.any() || self.role.is_storage => WayIn::Handler,
             None => {
                 return Err(BootError::NoHandler {
                     stripped: self.image.symbols.is_empty(),
@@ -213,7 +228,7 @@ impl<'a> Boot<'a> {
         output: &mut dyn Host,
     ) -> Result<Option<u64>, BootError> {
         let failed = |cause| BootError::of(cause, |cause| BootError::State(self.describe(&cause)));
-        booting.restore(wait_point, predecessor, failed, output)
+        booting.restore(wait_point, predecessor, self.role, failed, output)
     }
 
     fn warm_up(
@@ -298,6 +313,7 @@ fn put_stack(
     layout: &Layout,
     image: &Image,
     config: &Config,
+    role: Role<'_>,
     host: &KvmHost,
 ) -> std::io::Result<Option<u64>> {
     let mut arguments = vec![config.name.clone()];
@@ -305,7 +321,14 @@ fn put_stack(
     let mut environment = vec![
         format!("KVM_NAME={}", config.name),
         format!("KVM_GROUP={}", config.group),
-        "KVM_TYPE=request".into(),
+        format!(
+            "KVM_TYPE={}",
+            if role.is_storage {
+                "storage"
+            } else {
+                "request"
+            }
+        ),
         "KVM_STATE=".into(),
         format!("KVM_DEBUG={}", u8::from(config.debugging.only)),
         "LC_ALL=C".into(),

@@ -224,6 +224,19 @@ impl GuestMemory {
         Ok(())
     }
 
+    /// Checks that the program can write a whole range.
+    pub fn check_writable(&self, address: u64, len: u64) -> Result<(), BadAddress> {
+        let end = address.checked_add(len).ok_or(BadAddress(address))?;
+        let mut at = address;
+        while at < end {
+            if !self.can_write(at) {
+                return Err(BadAddress(at));
+            }
+            at = page_end(at);
+        }
+        Ok(())
+    }
+
     /// Writes over memory that the program can at least read, as a debugger does: its code, too.
     pub fn overwrite(&mut self, address: u64, bytes: &[u8]) -> Result<(), BadAddress> {
         self.check_readable(address, bytes.len() as u64)?;

@@ -1,7 +1,7 @@
 //! A program's forks: handed out last in, first out, so that a hot one is used again; made in the background when a
 //! request finds none idle; given up when idle for long.
 
-mod keeper;
+pub mod keeper;
 pub mod limits;
 mod origin;
 pub mod queue;

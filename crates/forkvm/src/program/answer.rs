@@ -14,6 +14,7 @@ use crate::program::streaming::Streaming;
 use crate::request::{CachePolicy, Header, Host};
 use crate::server::Server;
 use crate::server::response;
+use crate::storage::Storage;
 
 /// How much of a body is copied at a time.
 const PIECE: usize = 64 << 10;
@@ -59,9 +60,10 @@ enum Body {
 }
 
 impl Answer {
-    /// A program's, perhaps after this failure. A body that is still being made has until `deadline`.
+    /// A program's, which has these counters and this storage, perhaps after this failure. A body that is still being made has until
+    /// `deadline`.
     pub(super) fn of_guest(
-        counters: &Arc<Counters>,
+        (counters, storage): (&Arc<Counters>, Option<&Arc<Storage>>),
         lease: Lease<Master>,
         response: hypercall::Response,
         failure: Option<Failure>,
@@ -71,7 +73,8 @@ impl Answer {
         let (body, len) = match response.body {
             hypercall::Body::Whole(address, len) => (Body::Guest(lease, address), len),
             hypercall::Body::Streamed(stream) => {
-                let streaming = Streaming::new(counters.clone(), lease, stream, deadline);
+                let streaming =
+                    Streaming::new(counters.clone(), lease, stream, storage.cloned(), deadline);
                 (Body::Streaming(Box::new(streaming)), 0)
             }
         };

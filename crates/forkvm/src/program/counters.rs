@@ -3,6 +3,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::failure::{Cause, Failure};
+use crate::storage::StorageStats;
 
 /// Only grow.
 #[derive(Debug, Default)]
@@ -30,6 +31,8 @@ pub struct Stats {
     pub timeouts: u64,
     /// Requests turned away because all forks were busy, or too many requests waited for one.
     pub busy: u64,
+    /// Those of its storage, if it has that.
+    pub storage: Option<StorageStats>,
 }
 
 impl Counters {

@@ -6,6 +6,8 @@ mod counters;
 mod exchange;
 mod lease;
 mod streaming;
+pub mod take_over;
+mod turnstile;
 
 use std::any::Any;
 use std::sync::Arc;
@@ -14,6 +16,7 @@ use std::time::{Duration, Instant};
 
 use crate::call::handlers::Handlers;
 use crate::call::hypercall::Response;
+use crate::call::stored::Stored;
 use crate::config::Config;
 use crate::debug::{Debugger, Gate};
 use crate::exec::Sandbox;
@@ -30,11 +33,13 @@ pub use crate::program::counters::Stats;
 pub use crate::program::exchange::{Exchange, Later};
 use crate::program::lease::Lease;
 pub use crate::program::streaming::Streaming;
+use crate::program::turnstile::{Turnstile, Way};
 use crate::request::{Host, Quiet, Request};
 use crate::server::http_client::{self, Upload};
 use crate::server::{
     Closed, Connection, Server, ServerFork, ServerLimits, Snapshot, SnapshotError, Times,
 };
+use crate::storage::{self, Storage};
 
 /// Time `on_error` gets beyond the request's deadline, which a timeout has used up.
 const ON_ERROR_TIME: Duration = Duration::from_secs(1);
@@ -45,6 +50,10 @@ pub struct Program {
     forks: Forks,
     counters: Arc<Counters>,
     debug_gate: Gate,
+    /// What its requests may call, if it has that.
+    storage: Option<Arc<Storage>>,
+    /// The way in for them.
+    way_in: Turnstile<Program>,
 }
 
 /// The forks.
@@ -72,11 +81,14 @@ impl Program {
     /// # Errors
     /// See [`BootError`]: no KVM, not a program for us, a failing `main()`, nothing to call, stopped by `host`.
     pub fn boot(elf: &[u8], config: Config, host: &mut dyn Host) -> Result<Arc<Self>, BootError> {
-        Self::of(Master::boot(elf, config, None, host)?)
+        let program = Self::of(storage::boot::boot(elf, config, None, host)?)?;
+        program.begin_tasks();
+        Ok(program)
     }
 
     /// Boots the program that is to take this one's place. It gets this one's state, if both have handlers for that
-    /// (`on_live_update` here, `on_live_restore` there). This one goes on as before.
+    /// (`on_live_update` here, `on_live_restore` there). This one goes on as before. Its storage's state goes over by
+    /// [`Program::take_over`].
     ///
     /// # Errors
     /// As [`Program::boot`], and [`BootError::State`].
@@ -88,7 +100,7 @@ impl Program {
     ) -> Result<Arc<Self>, BootError> {
         let most = config.limits.max_memory;
         let state = |deadline, host: &mut dyn Host| self.give_state(most, deadline, host);
-        Self::of(Master::boot(elf, config, Some(&state), host)?)
+        Self::of(storage::boot::boot(elf, config, Some(&state), host)?)
     }
 
     /// Runs an unmodified server until it waits for a connection, and freezes it there. Of `config` its program's name, arguments,
@@ -136,26 +148,35 @@ impl Program {
         keep: Option<Box<dyn Any + Send + Sync>>,
     ) -> Result<Arc<Self>, ForkError> {
         let pool = Pool::new(server, config.pool_limits())?;
-        Ok(Self::with(Forks::Server(Box::new(Serving {
+        let serving = Serving {
             pool,
             config,
             _keep: keep,
-        }))))
+        };
+        Ok(Self::with(Forks::Server(Box::new(serving)), None))
     }
 
-    fn of(master: Master) -> Result<Arc<Self>, BootError> {
+    fn of((master, storage): (Arc<Master>, Option<Arc<Storage>>)) -> Result<Arc<Self>, BootError> {
         let limits = master.config.pool_limits();
-        let pool = Pool::new(Arc::new(master), limits)
-            .map_err(|error| BootError::Host(error.to_string()))?;
-        Ok(Self::with(Forks::Handlers(pool)))
+        let pool = Pool::new(master, limits).map_err(|error| BootError::Host(error.to_string()))?;
+        Ok(Self::with(Forks::Handlers(pool), storage))
     }
 
-    fn with(forks: Forks) -> Arc<Self> {
+    fn with(forks: Forks, storage: Option<Arc<Storage>>) -> Arc<Self> {
         Arc::new(Self {
             forks,
             counters: Arc::default(),
             debug_gate: Gate::default(),
+            storage,
+            way_in: Turnstile::new(),
         })
+    }
+
+    /// Its storage's tasks may run: it is in service, and takes over from nobody. [`Program::boot`] has done so.
+    pub fn begin_tasks(&self) {
+        if let Some(storage) = &self.storage {
+            storage.begin_tasks();
+        }
     }
 
     /// This program's state, in a fork of its own: those of the pool are for requests.
@@ -202,6 +223,9 @@ impl Program {
 
     /// Bytes of state that it got from the program before, if it did.
     pub fn restored_state(&self) -> Option<u64> {
+        if let Some(bytes) = self.storage.as_ref().and_then(|storage| storage.restored()) {
+            return Some(bytes);
+        }
         match &self.forks {
             Forks::Handlers(pool) => pool.origin().restored,
             Forks::Server(_) => None,
@@ -239,6 +263,11 @@ impl Program {
         deadline: Instant,
         host: &mut dyn Host,
     ) -> Result<Answer, Failure> {
+        let _inside = match self.way_in(deadline)? {
+            Some(Way::There(successor)) => return successor.answer(request, deadline, host),
+            Some(Way::Here(inside)) => Some(inside),
+            None => None,
+        };
         match &self.forks {
             Forks::Handlers(pool) => {
                 let lease = self.lease(pool, deadline, host)?;
@@ -248,6 +277,14 @@ impl Program {
             Forks::Server(_) => self
                 .exchange(request, Upload::Whole, deadline, host)?
                 .answer(deadline, None, host),
+        }
+    }
+
+    /// Where a request is to be answered, which need not be here if there is storage.
+    fn way_in(&self, deadline: Instant) -> Result<Option<Way<'_, Self>>, Failure> {
+        match &self.storage {
+            Some(_) => self.way_in.enter(&self.config().queue, deadline).map(Some),
+            None => Ok(None),
         }
     }
 
@@ -349,7 +386,7 @@ impl Program {
         self.counters.requests.fetch_add(1, Ordering::Relaxed);
         let cause = match lease
             .fork()?
-            .call(request, deadline, host, debugger.as_mut())
+            .call(request, self.stored(), deadline, host, debugger.as_mut())
             .and_then(|response| self.bounded(response))
         {
             Ok(response) => {
@@ -387,7 +424,7 @@ impl Program {
         let deadline = over + ON_ERROR_TIME;
         match lease
             .fork()?
-            .call_on_error(request, &failure.to_string(), deadline, host)
+            .call_on_error(request, &failure.to_string(), self.stored(), deadline, host)
             .and_then(|response| self.bounded(response))
         {
             Ok(response) => Ok(self.answer_of(lease, response, Some(failure), deadline)),
@@ -405,7 +442,14 @@ impl Program {
         failure: Option<Failure>,
         deadline: Instant,
     ) -> Answer {
-        Answer::of_guest(&self.counters, lease, response, failure, deadline)
+        let of = (&self.counters, self.storage.as_ref());
+        Answer::of_guest(of, lease, response, failure, deadline)
+    }
+
+    fn stored(&self) -> Option<&dyn Stored> {
+        self.storage
+            .as_deref()
+            .map(|storage| storage as &dyn Stored)
     }
 
     /// A response that is longer than allowed is a failure like any other.
@@ -438,6 +482,7 @@ impl Program {
             forks: pool.forks,
             idle: pool.idle,
             created: pool.created,
+            storage: self.storage.as_ref().map(|storage| storage.stats()),
             ..self.counters.stats()
         }
     }
@@ -496,6 +541,15 @@ impl Program {
                 })
             }
             Err(TakeError::NoFork(reason)) => Err(Failure::NoFork { reason }),
+        }
+    }
+}
+
+/// Its tasks end with it.
+impl Drop for Program {
+    fn drop(&mut self) {
+        if let Some(storage) = &self.storage {
+            storage.stop_tasks();
         }
     }
 }

@@ -3,14 +3,38 @@
 use std::collections::HashMap;
 use std::fmt::Write;
 use std::panic::catch_unwind;
+use std::sync::Mutex;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use forkvm_guest::{on_error, serve, Request, Response};
+use forkvm_guest::{on_error, serve, storage, Request, Response};
 
 struct State {
     squares: HashMap<String, u64>,
     requests: u32,
     started: Instant,
+}
+
+/// What the storage remembers.
+static REMEMBERED: Mutex<Vec<String>> = Mutex::new(Vec::new());
+
+fn remember(call: &storage::Call) -> Vec<u8> {
+    let mut all = REMEMBERED
+        .lock()
+        .unwrap_or_else(|poisoned| poisoned.into_inner());
+    let [url, body] = [0, 1].map(|nth| call.buffers().nth(nth).unwrap_or_default());
+    all.push(format!("{} {}", String::from_utf8_lossy(url), body.len()));
+    format!("{}\n", all.join(", ")).into_bytes()
+}
+
+fn panics(_: &storage::Call) -> Vec<u8> {
+    panic!("a panic on purpose")
+}
+
+fn tick(data: &[u8]) {
+    let mut all = REMEMBERED
+        .lock()
+        .unwrap_or_else(|poisoned| poisoned.into_inner());
+    all.push(format!("tick {}", data.len()));
 }
 
 /// Something every request does: look up, sort, format, read the clocks.
@@ -54,6 +78,20 @@ fn handle(state: &mut State, request: &Request) -> Response {
             Ok(()) => Response::text("no panic\n").status(500),
             Err(_) => Response::text("caught\n"),
         },
+        "/storage" => {
+            let told = storage::call(remember, &[url.as_bytes(), request.body()], 1000);
+            Response::text(told.map_or("failed\n".into(), |told| {
+                String::from_utf8_lossy(&told).into_owned()
+            }))
+        }
+        "/storage-panics" => {
+            let told = storage::call(panics, &[], 10);
+            Response::text(format!("{told:?}\n"))
+        }
+        "/later" => {
+            let task = storage::task(tick, b"12345", Duration::ZERO, None);
+            Response::text(format!("{}\n", task.is_some()))
+        }
         "/fork" => Response::text(format!("{}\n", forkvm_guest::fork_number())),
         "/panic" => panic!("a panic on purpose"),
         "/index" => Response::text(format!("{}\n", [1, 2, 3][url.len()])),
@@ -114,6 +152,9 @@ fn main() {
         started: Instant::now(),
     };
     println!("rust: set up");
+    storage::allow(remember);
+    storage::allow(panics);
+    storage::allow_task(tick);
     on_error(|failure| {
         let why = if failure.exception.is_empty() {
             "without a text"

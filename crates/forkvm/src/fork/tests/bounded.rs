@@ -72,7 +72,7 @@ fn a_body_costs_no_more_than_the_request_may() {
         body: &body,
         ..Default::default()
     };
-    let result = fork.call(&request, deadline(), &mut Quiet, None);
+    let result = fork.call(&request, None, deadline(), &mut Quiet, None);
     assert!(matches!(result, Err(Cause::MemoryLimit)), "{result:?}");
     assert!(fork.reset().is_ok());
     assert_eq!(fork.differing_pages(), 0);

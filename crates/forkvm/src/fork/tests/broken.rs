@@ -60,7 +60,7 @@ impl Fork {
             body: &body,
             ..Default::default()
         };
-        self.call(&request, deadline(), &mut Quiet, None)
+        self.call(&request, None, deadline(), &mut Quiet, None)
     }
 
     /// What a request sees of the machine.

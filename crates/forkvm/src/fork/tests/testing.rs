@@ -9,6 +9,7 @@ use crate::config::Config;
 use crate::failure::Cause;
 use crate::fork::Fork;
 use crate::master::Master;
+use crate::master::role::Role;
 use crate::request::{Quiet, Request};
 
 #[path = "../../../tests/common/pace.rs"]
@@ -31,7 +32,7 @@ pub fn frozen(guest: &str, change: impl FnOnce(&mut Config)) -> Option<Arc<Maste
     config.limits.max_boot_time = ENOUGH;
     change(&mut config);
     Some(Arc::new(
-        Master::boot(&elf, config, None, &mut Quiet).unwrap(),
+        Master::boot(&elf, config, Role::requests(None), None, &mut Quiet).unwrap(),
     ))
 }
 
@@ -47,7 +48,7 @@ pub fn get(fork: &mut Fork, url: &str) -> Result<Response, Cause> {
         url: url.as_bytes(),
         ..Default::default()
     };
-    fork.call(&request, deadline(), &mut Quiet, None)
+    fork.call(&request, None, deadline(), &mut Quiet, None)
 }
 
 /// What a response's body is, as text.

@@ -451,5 +451,15 @@ pub fn map_for_engine(heap: &mut Heap, memory: &mut dyn UserMemory, len: u64) ->
     Some(heap.address(Window::Mmap, pages.start))
 }
 
+/// Takes away what [`map_for_engine`] has given, as munmap(2) would.
+pub fn unmap_for_engine(heap: &mut Heap, memory: &mut dyn UserMemory, address: u64, len: u64) {
+    let end = address.saturating_add(len.max(1));
+    if let Some((Window::Mmap, pages)) = heap.locate(address..end)
+        && heap.make_room().is_ok()
+    {
+        heap.unmap(pages, memory);
+    }
+}
+
 #[cfg(test)]
 mod tests;

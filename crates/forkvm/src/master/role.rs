@@ -1,0 +1,38 @@
+//! What a program is booted for.
+
+use std::time::Instant;
+
+use crate::call::stored::{Access, Stored};
+
+/// What a machine is to be.
+#[derive(Debug, Clone, Copy)]
+pub struct Role<'a> {
+    /// The storage; else the one that requests' forks are of.
+    pub is_storage: bool,
+    /// What `main()` may call: the storage, if there is another machine that is it, or if this one is, its list of tasks.
+    pub storage: Option<&'a dyn Stored>,
+}
+
+impl<'a> Role<'a> {
+    /// To answer requests.
+    pub fn requests(storage: Option<&'a dyn Stored>) -> Self {
+        Self {
+            is_storage: false,
+            storage,
+        }
+    }
+
+    /// To be the storage, with these tasks.
+    pub fn storage(tasks: &'a dyn Stored) -> Self {
+        Self {
+            is_storage: true,
+            storage: Some(tasks),
+        }
+    }
+
+    /// What may be called until a deadline.
+    pub fn access(self, deadline: Instant) -> Option<Access<'a>> {
+        let storage = self.storage?;
+        Some(Access { storage, deadline })
+    }
+}

@@ -1,0 +1,230 @@
+//! The machine that is a program's storage: a fork of a frozen one that is never reset.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use crate::arch::stubs::HANDLER_RETURNED;
+use crate::call::hypercall::{self, STORAGE_NORETURN, STORAGE_RETURN};
+use crate::call::storage::{self, Given};
+use crate::call::stored::{Access, NewTask, NotStored, StorageCall};
+use crate::failure::Cause;
+use crate::fork::ForkError;
+use crate::machine::{Event, Machine};
+use crate::master::Master;
+use crate::master::handover::HandedOver;
+use crate::memory::guest::GuestMemory;
+use crate::memory::mapping::Mapping;
+use crate::request::Host;
+use crate::storage::tasks::Tasks;
+
+/// What a function of the storage's has returned: the result's length, or why there is none.
+type Returned = Result<u64, NotStored>;
+
+/// The machine.
+#[derive(Debug)]
+pub struct Live {
+    machine: Machine,
+    master: Arc<Master>,
+    tasks: Arc<Tasks>,
+    /// The function that it runs was to be done by its caller's deadline, and may go on until this time.
+    unfinished: Option<(Given, Instant)>,
+}
+
+impl Live {
+    /// Forks the frozen machine. Nothing of what it writes is recorded: it is not put back.
+    pub fn new(master: Arc<Master>, tasks: Arc<Tasks>) -> Result<Self, ForkError> {
+        let mapping = Mapping::fork(&master.file, master.memory.len(), &master.unused)?;
+        let memory = GuestMemory::booting(mapping);
+        let mut machine = Machine::new(master.host, memory, master.linux.clone(), None, false)?;
+        machine.is_storage = true;
+        machine.vcpu().set_sregs(&master.wait_point.sregs)?;
+        Ok(Self {
+            machine,
+            master,
+            tasks,
+            unfinished: None,
+        })
+    }
+
+    /// How often it came back from `KVM_RUN`.
+    pub fn exits(&self) -> u64 {
+        self.machine.exits
+    }
+
+    /// Calls a function for a caller, who waits until `deadline`; the function may go on until `end`, by [`Live::finish`]. After an
+    /// error the machine is not to be used again, unless it [is unfinished](Live::is_unfinished).
+    pub fn call(
+        &mut self,
+        call: &StorageCall,
+        caller: &mut GuestMemory,
+        (deadline, end): (Instant, Instant),
+        host: &mut dyn Host,
+    ) -> Result<Returned, Cause> {
+        let most = self.master.config.limits.max_request_memory;
+        let wait_point = &self.master.wait_point;
+        let given = match call.give(caller, &mut self.machine, wait_point, most) {
+            Ok(given) => given,
+            Err(refused) => return Ok(Err(refused)),
+        };
+        let arguments = call.arguments(&given);
+        let take = |memory: &_, at, len| call.take(caller, memory, at, len);
+        let result = self.run((call.function, arguments), deadline.min(end), host, take);
+        match &result {
+            Err(Cause::Timeout) if Instant::now() < end => self.unfinished = Some((given, end)),
+            _ => given.free(&mut self.machine),
+        }
+        result
+    }
+
+    /// Whether the function may go on that its caller does not wait for any more.
+    pub fn is_unfinished(&self) -> bool {
+        self.unfinished.is_some()
+    }
+
+    /// Runs that to its end.
+    pub fn finish(&mut self, host: &mut dyn Host) -> Result<(), Cause> {
+        let Some((given, end)) = self.unfinished.take() else {
+            return Ok(());
+        };
+        let tasks = self.tasks.clone();
+        let machine = &mut self.machine;
+        let done = machine.watched(end, |machine| {
+            serve(machine, access(&tasks, end), host, |_, _, len| Ok(len))
+        });
+        self.settle(done).map(|_| given.free(&mut self.machine))
+    }
+
+    /// Runs a task. The same holds after an error.
+    pub fn run_task(
+        &mut self,
+        task: &NewTask,
+        deadline: Instant,
+        host: &mut dyn Host,
+    ) -> Result<Returned, Cause> {
+        let given = match task.give(&mut self.machine, &self.master.wait_point) {
+            Ok(given) => given,
+            Err(refused) => return Ok(Err(refused)),
+        };
+        let arguments = task.arguments(&given);
+        // Nobody waits for a result.
+        let returned = self.run((task.function, arguments), deadline, host, |_, _, _| Ok(0))?;
+        given.free(&mut self.machine);
+        Ok(returned)
+    }
+
+    /// Runs `on_live_update`, whose state may have `most` bytes.
+    pub fn give_state(
+        &mut self,
+        most: u64,
+        deadline: Instant,
+        host: &mut dyn Host,
+    ) -> Result<HandedOver, Cause> {
+        let tasks = self.tasks.clone();
+        let state = self.at_wait_point(deadline, host, |machine, master, host| {
+            let access = Some(access(&tasks, deadline));
+            let wait_point = &master.wait_point;
+            wait_point.give_state(machine, most, access, deadline, host)
+        })?;
+        let kept = self.machine.kept();
+        Ok(HandedOver { state, kept })
+    }
+
+    /// Runs `on_live_restore` with the state of the storage before.
+    pub fn take_state(
+        &mut self,
+        state: &[u8],
+        deadline: Instant,
+        host: &mut dyn Host,
+    ) -> Result<(), Cause> {
+        let tasks = self.tasks.clone();
+        self.at_wait_point(deadline, host, |machine, master, host| {
+            let access = Some(access(&tasks, deadline));
+            let wait_point = &master.wait_point;
+            wait_point.take_state(machine, state, access, deadline, host)
+        })
+    }
+
+    fn run(
+        &mut self,
+        (function, arguments): (u64, [u64; 5]),
+        deadline: Instant,
+        host: &mut dyn Host,
+        take: impl FnMut(&GuestMemory, u64, u64) -> Returned,
+    ) -> Result<Returned, Cause> {
+        let tasks = self.tasks.clone();
+        self.at_wait_point(deadline, host, |machine, master, host| {
+            let wait_point = &master.wait_point;
+            wait_point.enter_function(machine, function, arguments)?;
+            serve(machine, access(&tasks, deadline), host, take)
+        })
+    }
+
+    /// Does something with the machine as it was when its program waited, but for its memory and its personality's state.
+    fn at_wait_point<T>(
+        &mut self,
+        deadline: Instant,
+        host: &mut dyn Host,
+        work: impl FnOnce(&mut Machine, &Master, &mut dyn Host) -> Result<T, Cause>,
+    ) -> Result<T, Cause> {
+        let (machine, master) = (&mut self.machine, &*self.master);
+        machine
+            .vcpu()
+            .set_sregs_at_next_run(master.wait_point.sregs);
+        let events = master.wait_point.events;
+        machine.vcpu().clear_events_at_next_run(events);
+        machine.set_slice(host.slice());
+        let done = machine.watched(deadline, |machine| work(machine, master, host));
+        self.settle(done)
+    }
+
+    fn settle<T>(&mut self, done: Result<T, Cause>) -> Result<T, Cause> {
+        match done {
+            Ok(_) if !self.machine.settle() => Err(Cause::Machine("it can't go on".into())),
+            done => done,
+        }
+    }
+}
+
+fn access(tasks: &Arc<Tasks>, deadline: Instant) -> Access<'_> {
+    Access {
+        storage: tasks,
+        deadline,
+    }
+}
+
+/// Serves a function up to its end. `take` takes its result: the first one that fits.
+fn serve(
+    machine: &mut Machine,
+    access: Access<'_>,
+    host: &mut dyn Host,
+    mut take: impl FnMut(&GuestMemory, u64, u64) -> Returned,
+) -> Result<Returned, Cause> {
+    const REFUSED: u64 = -1_i64 as u64;
+    let mut returned = None;
+    loop {
+        let Event::Hypercall(number) = machine.run(access.deadline, host)? else {
+            continue;
+        };
+        let result = match number {
+            HANDLER_RETURNED => break,
+            STORAGE_RETURN | STORAGE_NORETURN if matches!(returned, Some(Ok(_))) => REFUSED,
+            STORAGE_RETURN | STORAGE_NORETURN => {
+                let regs = machine.vcpu().regs();
+                let (at, len) = (regs.rdi, regs.rsi);
+                let taken = take(&machine.memory, at, len);
+                let result = if taken.is_ok() { len } else { REFUSED };
+                returned = Some(taken);
+                result
+            }
+            _ => match storage::hypercall(number, machine, Some(access), host) {
+                Some(result) => result as u64,
+                None => hypercall::common(number, machine, host)? as u64,
+            },
+        };
+        if number == STORAGE_NORETURN {
+            break;
+        }
+        machine.vcpu().set_result(result);
+    }
+    Ok(returned.unwrap_or(Ok(0)))
+}

@@ -1,0 +1,93 @@
+//! Storage as the engine's user has it: of which kind it is, and what it needs beside the requests that call it.
+
+use std::any::Any;
+use std::fmt;
+use std::sync::Arc;
+
+use crate::request::{Host, Quiet};
+
+/// Whether a program has storage.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum StorageKind {
+    /// None.
+    #[default]
+    None,
+    /// A second machine of the program, booted for that.
+    Machine,
+    /// A fork of the frozen program that is never reset.
+    Fork,
+}
+
+/// Something that happens in a program's storage outside of requests, or that the user may want to count.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum StorageEvent {
+    /// It has failed, and is started again from its last hand-over, else from its frozen state: why it failed.
+    Failed(String),
+    /// It could not be started again: why. The next call tries once more.
+    Down(String),
+    /// A task has run.
+    TaskRan,
+    /// A task has failed, and is taken off the list: why.
+    TaskFailed(String),
+}
+
+/// Who has a program with storage.
+pub trait StorageOwner: Send + Sync {
+    /// Where the output goes of what runs outside of requests.
+    fn host(&self) -> Box<dyn Host> {
+        Box::new(Quiet)
+    }
+
+    /// Waits for a task's turn, if tasks take turns with something else. It is dropped when the task is done or has had a slice of
+    /// time, whichever comes first: what runs on has the storage, and so must wait for nobody.
+    fn turn(&self) -> Box<dyn Any> {
+        Box::new(())
+    }
+
+    /// Told of what happens. It has to be quick.
+    fn event(&self, event: &StorageEvent) {
+        let _ = event;
+    }
+}
+
+/// One that wants to know nothing.
+struct Nobody;
+
+impl StorageOwner for Nobody {}
+
+/// A storage's owner, in a configuration.
+#[derive(Clone)]
+pub struct Owner(Arc<dyn StorageOwner>);
+
+impl Owner {
+    /// This one.
+    pub fn new(owner: impl StorageOwner + 'static) -> Self {
+        Self(Arc::new(owner))
+    }
+
+    /// The owner.
+    pub(crate) fn get(&self) -> &dyn StorageOwner {
+        &*self.0
+    }
+}
+
+impl Default for Owner {
+    fn default() -> Self {
+        Self::new(Nobody)
+    }
+}
+
+impl fmt::Debug for Owner {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Owner")
+    }
+}
+
+/// Who is told is no setting.
+impl PartialEq for Owner {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
+}
+
+impl Eq for Owner {}
