@@ -85,6 +85,7 @@ vtc! {
     refused_body
     reload
     retry
+    segments
     server
     server_site
     server_settings

@@ -256,8 +256,8 @@ static inline long set_backend_request(kvm_request_func handler)
 	return register_func(KVM_SLOT_REQUEST, (uintptr_t)handler);
 }
 
-/* Called for each part of a POST body as it comes in; returns `len` to go on.
- * Not offered by this host yet: registering it fails. */
+/* Called for each segment of a request's body as it comes in, at most 64 KiB, and returns `len` to go on; then once more with a
+ * `len` of 0, and ends with a response. One before that is the answer at once. It wins over the others for what has a body. */
 static inline long set_backend_stream_post(kvm_stream_post_func handler)
 {
 	return register_func(KVM_SLOT_STREAM_POST, (uintptr_t)handler);

@@ -92,6 +92,22 @@ KVM_MOCK void kvm_mock_write(const void *data, size_t len)
 	}
 }
 
+/* Calls the handler for bodies by segments. */
+KVM_MOCK void kvm_mock_segments(const struct kvm_request *request, kvm_stream_post_func handler)
+{
+	const size_t most = 64 << 10;
+	size_t offset = 0, len;
+
+	do {
+		len = request->content_len - offset < most ? request->content_len - offset : most;
+		if (handler(request->url, request->arg, request->content_type, len ? request->content + offset : NULL, len,
+			    offset) != (long)len)
+			kvm_mock_fails("the handler did not take a segment");
+		offset += len;
+	} while (len > 0);
+	kvm_mock_fails("the handler returned without a response");
+}
+
 /* Calls the handler for the request, as the host chooses it. */
 KVM_MOCK void kvm_mock_handle(const struct kvm_request *request)
 {
@@ -102,6 +118,10 @@ KVM_MOCK void kvm_mock_handle(const struct kvm_request *request)
 	const kvm_post_func on_post = (kvm_post_func)kvm_mock.handler[KVM_SLOT_POST];
 	const kvm_request_func on_request = (kvm_request_func)kvm_mock.handler[KVM_SLOT_REQUEST];
 
+	const kvm_stream_post_func on_segment = (kvm_stream_post_func)kvm_mock.handler[KVM_SLOT_STREAM_POST];
+
+	if (on_segment && (body || (sends && !on_get && !on_request)))
+		kvm_mock_segments(request, on_segment);
 	if (on_request)
 		on_request(request);
 	else if (on_post && (body || (sends && !on_get)))
@@ -512,7 +532,7 @@ KVM_MOCK long kvm_mock_call(unsigned number, uintptr_t a0, uintptr_t a1, uintptr
 	case KVM_HC_REGISTER_FUNC:
 		if (kvm_mock.serving)
 			return -EPERM;
-		if (a0 >= KVM_MOCK_SLOTS || a0 == KVM_SLOT_STREAM_POST || a0 == KVM_SLOT_SOCKET_PAUSE)
+		if (a0 >= KVM_MOCK_SLOTS || a0 == KVM_SLOT_SOCKET_PAUSE)
 			return -ENOSYS;
 		kvm_mock.handler[a0] = a1;
 		return 0;

@@ -69,7 +69,8 @@ pub fn ask(
         true => asked.whole(),
         false => asked,
     };
-    let (mut answer, deadline) = if is_own && tenant.settings.server {
+    let takes_pieces = tenant.settings.server || program.takes_segments() && fetch.has_body();
+    let (mut answer, deadline) = if is_own && takes_pieces {
         serve::ask(fetch, tenant, &program, &asked, time, extent)?
     } else {
         let asked = match is_own {

@@ -1,4 +1,4 @@
-//! A request to a tenant's unmodified server: its body goes in while it comes, and no fork waits for one that is short.
+//! A request to a tenant's unmodified server, or to a program that takes bodies by segments: its body goes in while it comes, and no fork waits for one that is short.
 #![forbid(unsafe_code)]
 
 use std::io::{self, Write};
@@ -79,6 +79,7 @@ pub fn ask(
         fetch.log(LogTag::VclLog, &record);
     }
     let failure = match &result {
+        Ok((answer, _)) => answer.failure(),
         Err(Unanswered::Failed(failure)) => Some(failure),
         _ => None,
     };
@@ -122,6 +123,8 @@ enum Stage {
         _room: Taken,
         discard: Discard,
     },
+    /// It has failed, and the rest is dropped so that the client hears of it.
+    Failed(Discard),
     /// None of these: it failed.
     Over,
 }
@@ -139,7 +142,7 @@ impl Holder for Uploading {
 impl Sending<'_> {
     /// Takes a piece of the body.
     fn take(&mut self, piece: &[u8]) -> Result<(), Unanswered> {
-        if let Stage::Answered { discard, .. } = &mut self.stage {
+        if let Stage::Answered { discard, .. } | Stage::Failed(discard) = &mut self.stage {
             let discarded = discard.write(piece).map(drop);
             return discarded.map_err(|error| BadBody::Unreadable(error.to_string()).into());
         }
@@ -246,7 +249,9 @@ impl Sending<'_> {
                 let exchange = held.0.lock().take();
                 exchange.ok_or_else(|| self.is_slow())?
             }
-            Stage::Answered { .. } | Stage::Over => return Err(not_as_announced()),
+            Stage::Answered { .. } | Stage::Failed(_) | Stage::Over => {
+                return Err(not_as_announced());
+            }
         };
         if self
             .announced
@@ -281,11 +286,18 @@ fn not_as_announced() -> Unanswered {
 
 impl Write for Sending<'_> {
     fn write(&mut self, piece: &[u8]) -> io::Result<usize> {
-        self.take(piece).map_err(|stopped| {
-            let error = io::Error::other(stopped.to_string());
-            self.stopped = Some(stopped);
-            error
-        })?;
+        match self.take(piece) {
+            Ok(()) => {}
+            Err(stopped @ Unanswered::Failed(_)) => {
+                self.stopped = Some(stopped);
+                self.stage = Stage::Failed(Discard::new());
+            }
+            Err(stopped) => {
+                let error = io::Error::other(stopped.to_string());
+                self.stopped.get_or_insert(stopped);
+                return Err(error);
+            }
+        }
         Ok(piece.len())
     }
 

@@ -134,9 +134,9 @@ macro_rules! settings {
             /// can reach later ones.
             volumes: Volumes = "";
 
-            /// Of a server: longest body of a request, which goes to the server as it comes, and
-            /// is held by nobody; at most 64 GB. (A program's is held, and limited by
-            /// *max_request_memory*.)
+            /// Of a server, or a program that takes bodies by segments (slot 4): longest body of a
+            /// request, which goes to it as it comes, and is held by nobody; at most 64 GB. (Other
+            /// programs' are held, and limited by *max_request_memory*.)
             max_body_size: Size(0..=64 * GIB) = 64 * MIB;
 
             /// Of a server: most connections that ``return (pipe)`` gives it at once, at most

@@ -113,6 +113,16 @@ fn the_same_answers_as_in_a_virtual_machine() {
                 &["/asked?announced=500"],
             ],
         ),
+        (
+            "segments",
+            "tests/guests/segments.c",
+            &[
+                &["-i", "-d", "abc", "--arg", "A", "/segments"],
+                &["-i", "-d", "@tests/guests/segments.c", "/early"],
+                &["-d", "abc", "/early-parts"],
+                &["-X", "POST", "/"],
+            ],
+        ),
         ("page", "guest-sdk/examples/page.c", &[&["-X", "GET", "/"]]),
         (
             "idioms",

@@ -135,6 +135,13 @@ pub enum Cause {
         /// What it may have.
         most: u64,
     },
+    /// Its handler did not take a segment of the request's body: what it returned, and how long that was.
+    RefusedBody {
+        /// What it returned.
+        taken: i64,
+        /// What it was given, in bytes.
+        len: u64,
+    },
     /// It set an invalid header: why.
     BadHeader(String),
     /// It made a hypercall that can't be made so: which, and why.
@@ -190,6 +197,9 @@ impl Cause {
             Self::LongResponse { len, most } => {
                 format!("its response has {len} bytes, more than {most} (max_response_size)")
             }
+            Self::RefusedBody { taken, len } => format!(
+                "its handler for bodies that come in segments returned {taken} for one of {len} bytes"
+            ),
             Self::BadHeader(what) => format!("it set an invalid header: {what}"),
             Self::BadCall(call, why) => format!("it called {call}() {why}"),
             Self::BadState(what) => what.clone(),

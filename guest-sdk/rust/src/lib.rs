@@ -46,10 +46,27 @@ pub use request::{Header, Request, RequestBuilder};
 pub use response::Response;
 
 type OnRequest = Box<dyn FnMut(&Request) -> Response + Send>;
+type OnBody = Box<dyn FnMut(&Segment<'_>) -> Option<Response> + Send>;
 type OnError = Box<dyn FnMut(&Failure) -> Response + Send>;
 
 static ON_REQUEST: Mutex<Option<OnRequest>> = Mutex::new(None);
+static ON_BODY: Mutex<Option<OnBody>> = Mutex::new(None);
 static ON_ERROR: Mutex<Option<OnError>> = Mutex::new(None);
+
+/// A segment of a request's body, or its end.
+#[derive(Debug, Clone, Copy)]
+pub struct Segment<'a> {
+    /// The request's URL.
+    pub url: &'a CStr,
+    /// The text that VCL passed along.
+    pub arg: &'a CStr,
+    /// The body's type, or "".
+    pub content_type: &'a CStr,
+    /// At most 64 KiB; empty at the body's end.
+    pub data: &'a [u8],
+    /// How much of the body came before.
+    pub offset: usize,
+}
 
 /// What an error handler gets to know of the request that failed.
 #[derive(Debug, Clone)]
@@ -66,6 +83,37 @@ extern "C" fn request_entry(request: *const raw::Request) {
     // SAFETY: the host passes a request that stays as it is until we answer.
     let request = unsafe { Request::from_raw(request) };
     answer(|| Some(ON_REQUEST.lock().ok()?.as_mut()?(&request)));
+}
+
+extern "C" fn segment_entry(
+    url: *const c_char,
+    arg: *const c_char,
+    content_type: *const c_char,
+    data: *const u8,
+    len: usize,
+    offset: usize,
+) -> isize {
+    // SAFETY: the host passes NUL-terminated texts, and so many bytes if that is not 0, that stay as they are until we return.
+    let segment = unsafe {
+        Segment {
+            url: CStr::from_ptr(url),
+            arg: CStr::from_ptr(arg),
+            content_type: CStr::from_ptr(content_type),
+            data: match len {
+                0 => &[],
+                _ => std::slice::from_raw_parts(data, len),
+            },
+            offset,
+        }
+    };
+    let taken = catch_unwind(AssertUnwindSafe(|| {
+        Some(ON_BODY.lock().ok()?.as_mut()?(&segment))
+    }));
+    match taken {
+        Ok(Some(Some(response))) => response.send(),
+        Ok(Some(None)) => isize::try_from(len).unwrap_or(-1),
+        Ok(None) | Err(_) => std::process::abort(),
+    }
 }
 
 extern "C" fn error_entry(url: *const c_char, arg: *const c_char, exception: *const c_char) {
@@ -119,6 +167,17 @@ fn register(slot: usize, entry: usize) {
 pub fn on_request(handler: impl FnMut(&Request) -> Response + Send + 'static) {
     register(raw::SLOT_REQUEST, request_entry as *const () as usize);
     if let Ok(mut slot) = ON_REQUEST.lock() {
+        *slot = Some(Box::new(handler));
+    }
+}
+
+/// Sets the handler for request bodies that come segment by segment: it is called for each, and at the end of the body with an
+/// empty one, where it has to answer. An answer before ends it. To be called before [`wait_for_requests`].
+///
+/// Requests without a body go to [`on_request`]'s handler. Outside of a virtual machine there are no segments.
+pub fn on_body(handler: impl FnMut(&Segment<'_>) -> Option<Response> + Send + 'static) {
+    register(raw::SLOT_STREAM_POST, segment_entry as *const () as usize);
+    if let Ok(mut slot) = ON_BODY.lock() {
         *slot = Some(Box::new(handler));
     }
 }

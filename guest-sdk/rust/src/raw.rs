@@ -21,6 +21,7 @@ pub(crate) const LOG: u32 = 0x7F000;
 pub(crate) const IS_DEBUG: u32 = 0x7FDEB;
 
 pub(crate) const SLOT_REQUEST: usize = 3;
+pub(crate) const SLOT_STREAM_POST: usize = 4;
 pub(crate) const SLOT_ON_ERROR: usize = 5;
 
 /// Linux's number for a call that is not there.

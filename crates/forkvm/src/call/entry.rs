@@ -19,8 +19,8 @@ const RED_ZONE: u64 = 128;
 
 /// Where the program goes on.
 enum Entry {
-    /// In a function with these arguments: RDI, RSI, RDX, RCX, R8.
-    Call(u64, [u64; 5]),
+    /// In a function with these arguments: RDI, RSI, RDX, RCX, R8, R9.
+    Call(u64, [u64; 6]),
     /// Where it waits, as if its hypercall returned 0.
     Resume,
 }
@@ -48,7 +48,7 @@ impl WaitPoint {
         &self,
         machine: &mut Machine,
         function: u64,
-        arguments: [u64; 5],
+        arguments: [u64; 6],
     ) -> Result<(), Cause> {
         self.enter_at(machine, Entry::Call(function, arguments))
             .map(|_| ())
@@ -66,7 +66,7 @@ impl WaitPoint {
             .handlers
             .get(Handlers::ON_ERROR)
             .ok_or(Cause::NoResponse)?;
-        let arguments = [written.url, written.arg, written.failure, 0, 0];
+        let arguments = [written.url, written.arg, written.failure, 0, 0, 0];
         Ok(Entry::Call(function, arguments))
     }
 
@@ -106,22 +106,26 @@ impl WaitPoint {
         } = structure::write(machine, &self.layout, exchange, circumstances)?;
         let handlers = &self.handlers;
         if let Some(function) = handlers.get(Handlers::REQUEST) {
-            return Ok(Entry::Call(function, [request, 0, 0, 0, 0]));
+            return Ok(Entry::Call(function, [request, 0, 0, 0, 0, 0]));
         }
         let get = handlers.get(Handlers::GET);
         // A POST without a body is asked like a GET where that can be: programs for this interface rely on it.
         let posts = matches!(exchange.method(), "POST" | "PUT" | "PATCH") && get.is_none();
         if body_len > 0 || posts {
+            // Bodies come to it by segments (post.rs). This is the end of one that is empty.
+            if let Some(function) = handlers.get(Handlers::STREAM_POST) {
+                return Ok(Entry::Call(function, [url, arg, content_type, 0, 0, 0]));
+            }
             if let Some(function) = handlers.get(Handlers::POST) {
-                let arguments = [url, arg, content_type, body, body_len];
+                let arguments = [url, arg, content_type, body, body_len, 0];
                 return Ok(Entry::Call(function, arguments));
             }
             if let Some(function) = handlers.post_symbol {
-                return Ok(Entry::Call(function, [url, body, body_len, 0, 0]));
+                return Ok(Entry::Call(function, [url, body, body_len, 0, 0, 0]));
             }
         }
         match get {
-            Some(function) => Ok(Entry::Call(function, [url, arg, 0, 0, 0])),
+            Some(function) => Ok(Entry::Call(function, [url, arg, 0, 0, 0, 0])),
             None if handlers.any() => Err(Cause::NotForThis),
             None => Err(Cause::NothingToCall),
         }
@@ -167,7 +171,7 @@ impl WaitPoint {
     fn call_frame(
         &self,
         machine: &mut Machine,
-        [rdi, rsi, rdx, rcx, r8]: [u64; 5],
+        [rdi, rsi, rdx, rcx, r8, r9]: [u64; 6],
     ) -> Result<kvm_regs, Cause> {
         let rsp = push_frame(machine, self.regs.rsp)
             .map_err(|bad| Cause::Machine(format!("the stack at the time of waiting: {bad}")))?;
@@ -177,6 +181,7 @@ impl WaitPoint {
             rdx,
             rcx,
             r8,
+            r9,
             rsp,
             rflags: RFLAGS,
             ..Default::default()

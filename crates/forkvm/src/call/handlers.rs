@@ -18,6 +18,8 @@ impl Handlers {
     pub const POST: usize = 2;
     /// Slot of the handler for any method: `f(const kvm_request *)`.
     pub const REQUEST: usize = 3;
+    /// Slot of the handler for bodies that come segment by segment: `f(url, arg, content_type, segment, len, offset)`.
+    pub const STREAM_POST: usize = 4;
     /// Slot of the handler for failed requests: `f(url, arg, failure)`.
     pub const ON_ERROR: usize = 5;
     /// Slot of the handler that hands the state over before a live update: `f()`.
@@ -27,10 +29,11 @@ impl Handlers {
 
     /// Registers a function. 0, or an errno for a slot whose function would never be called.
     pub fn register(&mut self, slot: u64, function: u64) -> i64 {
-        const SERVED: [usize; 6] = [
+        const SERVED: [usize; 7] = [
             Handlers::GET,
             Handlers::POST,
             Handlers::REQUEST,
+            Handlers::STREAM_POST,
             Handlers::ON_ERROR,
             Handlers::ON_LIVE_UPDATE,
             Handlers::ON_LIVE_RESTORE,
@@ -54,7 +57,7 @@ impl Handlers {
 
     /// True if there is something to call for some request.
     pub fn any(&self) -> bool {
-        let slots = [Self::GET, Self::POST, Self::REQUEST];
+        let slots = [Self::GET, Self::POST, Self::REQUEST, Self::STREAM_POST];
         self.post_symbol.is_some() || slots.iter().any(|&slot| self.get(slot).is_some())
     }
 

@@ -2,10 +2,12 @@
 //! served until it responds.
 
 mod entry;
+mod function;
 pub mod handlers;
 pub mod http;
 pub mod hypercall;
 mod part;
+pub mod post;
 pub mod storage;
 pub mod stored;
 pub mod stream;

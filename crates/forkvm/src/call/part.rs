@@ -5,14 +5,12 @@ use std::time::Instant;
 use kvm_bindings::kvm_regs;
 
 use crate::arch::regs::RFLAGS;
-use crate::arch::stubs::HANDLER_RETURNED;
 use crate::call::entry;
-use crate::call::hypercall::{self, Outcome};
-use crate::call::storage;
+use crate::call::function::{self, Ended};
 use crate::call::stored::Access;
 use crate::call::stream::Stream;
 use crate::failure::Cause;
-use crate::machine::{Event, Machine};
+use crate::machine::Machine;
 use crate::memory::user::USER_END;
 use crate::request::Host;
 
@@ -37,7 +35,11 @@ impl Stream {
         let wanted = left.unwrap_or(MOST_PART).min(MOST_PART);
         let total = self.length.unwrap_or(0);
         self.enter(machine, [self.argument, wanted, self.written, total])?;
-        let (data, len) = self.run(machine, access, deadline, host)?;
+        let ended = function::run(machine, &mut self.exchange, access, deadline, host)?;
+        let Ended::Returned(data, len) = ended else {
+            // No answer is let through for a response that has begun.
+            return Err(Cause::NoResponse);
+        };
         if data == 0 || len == 0 {
             self.is_over = true;
             return self.end();
@@ -88,35 +90,6 @@ impl Stream {
             ..Default::default()
         });
         Ok(())
-    }
-
-    /// Runs the callback until it returns: what it returns, in RAX and RDX.
-    fn run(
-        &mut self,
-        machine: &mut Machine,
-        access: Option<Access<'_>>,
-        deadline: Instant,
-        host: &mut dyn Host,
-    ) -> Result<(u64, u64), Cause> {
-        let exchange = &mut self.exchange;
-        loop {
-            let Event::Hypercall(number) = machine.run(deadline, host)? else {
-                continue;
-            };
-            if number == HANDLER_RETURNED {
-                let regs = machine.vcpu().regs();
-                return Ok((regs.rdi, regs.rdx));
-            }
-            if let Some(result) = storage::hypercall(number, machine, access, host) {
-                machine.vcpu().set_result(result as u64);
-                continue;
-            }
-            match hypercall::during_request(number, machine, exchange, host)? {
-                Outcome::Return(result) => machine.vcpu().set_result(result as u64),
-                // None is let through for a response that has begun.
-                Outcome::Respond(_) => return Err(Cause::NoResponse),
-            }
-        }
     }
 }
 

@@ -163,11 +163,12 @@ impl Given {
 
 impl StorageCall {
     /// How many buffers there are, and the room for the result.
-    pub fn arguments(&self, given: &Given) -> [u64; 5] {
+    pub fn arguments(&self, given: &Given) -> [u64; 6] {
         [
             self.buffers.len() as u64,
             given.address,
             self.result.len,
+            0,
             0,
             0,
         ]
@@ -252,8 +253,8 @@ impl NewTask {
     }
 
     /// The function's arguments.
-    pub fn arguments(&self, given: &Given) -> [u64; 5] {
-        [given.address, self.data.len() as u64, 0, 0, 0]
+    pub fn arguments(&self, given: &Given) -> [u64; 6] {
+        [given.address, self.data.len() as u64, 0, 0, 0, 0]
     }
 }
 

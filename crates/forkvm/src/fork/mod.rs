@@ -13,6 +13,7 @@ use crate::arch::stubs::{self, PORT_HYPERCALL};
 use crate::call::Circumstances;
 use crate::call::http::{self, Exchange};
 use crate::call::hypercall::{Body, Response};
+use crate::call::post::Post;
 use crate::call::stored::{Access, Stored};
 use crate::call::stream::Stream;
 use crate::debug::Debugger;
@@ -219,6 +220,36 @@ impl Fork {
             Ok(()) => n,
             Err(_) => 0,
         }
+    }
+
+    /// Begins a request whose body comes segment by segment.
+    pub fn begin_post(&mut self, request: &Request<'_>, deadline: Instant) -> Result<Post, Cause> {
+        let wait_point = &self.master.wait_point;
+        let result = self
+            .machine
+            .watched(deadline, |machine| wait_point.begin_post(machine, request));
+        self.conclude(result)
+    }
+
+    /// Has its program take a segment, or the end of such a body ([`WaitPoint::post`](crate::call::WaitPoint::post)).
+    pub fn post(
+        &mut self,
+        post: &mut Post,
+        segment: &[u8],
+        storage: Option<&dyn Stored>,
+        deadline: Instant,
+        host: &mut dyn Host,
+    ) -> Result<Option<Response>, Cause> {
+        let access = storage.map(|storage| Access { storage, deadline });
+        let wait_point = &self.master.wait_point;
+        let result = self.machine.watched_on(deadline, |machine| {
+            wait_point.post(machine, post, segment, access, deadline, host)
+        });
+        let mut response = self.conclude(result)?;
+        if let Some(response) = &mut response {
+            http::strip_connection_headers(&mut response.headers);
+        }
+        Ok(response)
     }
 
     /// Has its program make the next part of a response of `most` bytes at most ([`Stream::next_part`]).

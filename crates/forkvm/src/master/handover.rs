@@ -42,7 +42,7 @@ impl WaitPoint {
         let Some(handler) = self.handlers.get(Handlers::ON_LIVE_UPDATE) else {
             return Ok(None);
         };
-        self.enter_function(machine, handler, [0; 5])?;
+        self.enter_function(machine, handler, [0; 6])?;
         let number = run_until(
             machine,
             access,
@@ -80,7 +80,7 @@ impl WaitPoint {
         let Some(handler) = self.handlers.get(Handlers::ON_LIVE_RESTORE) else {
             return Ok(());
         };
-        self.enter_function(machine, handler, [state.len() as u64, 0, 0, 0, 0])?;
+        self.enter_function(machine, handler, [state.len() as u64, 0, 0, 0, 0, 0])?;
         let ends = [STORAGE_RETURN, STORAGE_NORETURN, HANDLER_RETURNED];
         let mut taken = false;
         loop {

@@ -123,10 +123,20 @@ impl Answer {
         }
     }
 
-    /// Gives a server's fork back now: it is not needed for what is there already.
+    /// Gives the fork back now, of a body that is there: a program's is copied, if there is memory for that.
     pub fn release(&mut self) {
-        if let Body::Host(_, lease) = &mut self.body {
-            lease.take();
+        match &mut self.body {
+            Body::Host(_, lease) => drop(lease.take()),
+            Body::Guest(..) => {
+                let mut bytes = Vec::new();
+                let len = usize::try_from(self.len).unwrap_or(usize::MAX);
+                if bytes.try_reserve_exact(len).is_ok() {
+                    bytes.resize(len, 0);
+                    self.copy_body(0, &mut bytes);
+                    self.body = Body::Host(bytes, None);
+                }
+            }
+            Body::Streaming(_) | Body::Coming(_) | Body::Taken => {}
         }
     }
 

@@ -2,9 +2,12 @@
 
 mod answer;
 mod coming;
+mod conclusion;
+mod conversation;
 mod counters;
 mod exchange;
 mod lease;
+mod posting;
 mod streaming;
 pub mod take_over;
 mod turnstile;
@@ -15,7 +18,6 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use crate::call::handlers::Handlers;
-use crate::call::hypercall::Response;
 use crate::call::stored::Stored;
 use crate::config::Config;
 use crate::debug::{Debugger, Gate};
@@ -28,10 +30,14 @@ use crate::master::handover::HandedOver;
 use crate::pool::{Origin, Pool, PoolStats, TakeError, Taken};
 pub use crate::program::answer::Answer;
 pub use crate::program::coming::{Coming, Piece};
+use crate::program::conclusion::{Owner, conclude, stored};
+use crate::program::conversation::Conversation;
+pub use crate::program::conversation::Later;
 use crate::program::counters::Counters;
 pub use crate::program::counters::Stats;
-pub use crate::program::exchange::{Exchange, Later};
+pub use crate::program::exchange::Exchange;
 use crate::program::lease::Lease;
+use crate::program::posting::Posting;
 pub use crate::program::streaming::Streaming;
 use crate::program::turnstile::{Turnstile, Way};
 use crate::request::{Host, Quiet, Request};
@@ -40,9 +46,6 @@ use crate::server::{
     Closed, Connection, Server, ServerFork, ServerLimits, Snapshot, SnapshotError, Times,
 };
 use crate::storage::{self, Storage};
-
-/// Time `on_error` gets beyond the request's deadline, which a timeout has used up.
-const ON_ERROR_TIME: Duration = Duration::from_secs(1);
 
 /// A frozen program and its pool of forks.
 #[derive(Debug)]
@@ -269,6 +272,9 @@ impl Program {
             None => None,
         };
         match &self.forks {
+            Forks::Handlers(_) if self.takes_segments() && !request.body.is_empty() => self
+                .exchange(request, Upload::Whole, deadline, host)?
+                .answer(deadline, None, host),
             Forks::Handlers(pool) => {
                 let lease = self.lease(pool, deadline, host)?;
                 let debugger = self.config().debugging.allowed.then(|| self.debugger(pool));
@@ -288,8 +294,19 @@ impl Program {
         }
     }
 
-    /// Begins a request in a fork of a server, whose body may come later. As [`Program::answer`] otherwise; a server is not asked again
-    /// if it fails.
+    /// Whether it has a handler for bodies that come segment by segment, so that [`Program::exchange`] is for requests with one.
+    pub fn takes_segments(&self) -> bool {
+        match &self.forks {
+            Forks::Handlers(pool) => {
+                let handlers = &pool.origin().wait_point.handlers;
+                handlers.get(Handlers::STREAM_POST).is_some()
+            }
+            Forks::Server(_) => false,
+        }
+    }
+
+    /// Begins a request in a fork of a server, or of a program that [takes segments](Program::takes_segments), whose body may come
+    /// later. As [`Program::answer`] otherwise; a server is not asked again if it fails.
     ///
     /// # Errors
     /// See [`Failure`].
@@ -300,10 +317,16 @@ impl Program {
         deadline: Instant,
         host: &mut dyn Host,
     ) -> Result<Exchange, Failure> {
+        if let Forks::Handlers(pool) = &self.forks {
+            let lease = self.lease(pool, deadline, host)?;
+            let posting = Posting::begin(self.owner(), lease, request, deadline, host)?;
+            return Ok(Exchange::with_program(posting));
+        }
         let lease = self.lease(self.servers()?, deadline, host)?;
         let most = self.config().limits.max_response_size;
         let of = (self.clone() as _, self.counters.clone());
-        Exchange::begin(of, lease, (request, upload), deadline, most)
+        let begun = Conversation::begin(of, lease, (request, upload), deadline, most)?;
+        Ok(Exchange::with_server(begun))
     }
 
     /// The forks of a server.
@@ -364,6 +387,10 @@ impl Program {
         if !self.config().debugging.allowed {
             return Err(refused(false));
         }
+        if self.takes_segments() && !request.body.is_empty() {
+            host.note("debugger: a handler that takes bodies by segments is not stopped at");
+            return self.answer(request, deadline, host);
+        }
         let permit = self.debug_gate.enter().ok_or_else(|| refused(true))?;
         let debugger = self.debugger(pool).at_entry(permit);
         let lease = Lease::own(pool.clone())?;
@@ -384,83 +411,26 @@ impl Program {
         mut debugger: Option<Debugger<'_>>,
     ) -> Result<Answer, Failure> {
         self.counters.requests.fetch_add(1, Ordering::Relaxed);
-        let cause = match lease
+        let result = lease
             .fork()?
-            .call(request, self.stored(), deadline, host, debugger.as_mut())
-            .and_then(|response| self.bounded(response))
-        {
-            Ok(response) => {
-                // The time in a debugger is not the request's.
-                let deadline = match &debugger {
-                    Some(debugger) if debugger.has_stopped() => {
-                        Instant::now() + self.config().limits.max_request_time
-                    }
-                    _ => deadline,
-                };
-                return Ok(self.answer_of(lease, response, None, deadline));
-            }
-            Err(cause) => cause,
-        };
-        let stopped = cause == Cause::Stopped;
-        let master = lease.pool().origin().clone();
-        let failure = self.counters.failed(cause.clone(), master.describe(&cause));
-        let handlers = &master.wait_point.handlers;
-        // Whoever had it end wants no answer.
-        if stopped || handlers.get(Handlers::ON_ERROR).is_none() {
-            return Err(failure);
-        }
-        if let Err(error) = lease.fork()?.reset() {
-            return Err(failed_again(
-                failure,
-                &format!("on_error can't be called: {error}"),
-            ));
-        }
-        let now = Instant::now();
+            .call(request, self.stored(), deadline, host, debugger.as_mut());
         // The time in a debugger is not the request's.
-        let over = match debugger {
-            Some(debugger) if debugger.has_stopped() => now,
-            _ => deadline.min(now),
-        };
-        let deadline = over + ON_ERROR_TIME;
-        match lease
-            .fork()?
-            .call_on_error(request, &failure.to_string(), self.stored(), deadline, host)
-            .and_then(|response| self.bounded(response))
-        {
-            Ok(response) => Ok(self.answer_of(lease, response, Some(failure), deadline)),
-            Err(second) => {
-                let second = format!("on_error failed: {}", master.describe(&second));
-                Err(failed_again(failure, &second))
+        let deadline = match &debugger {
+            Some(debugger) if debugger.has_stopped() => {
+                Instant::now() + self.config().limits.max_request_time
             }
-        }
+            _ => deadline,
+        };
+        conclude(self.owner(), lease, result, request, deadline, host)
     }
 
-    fn answer_of(
-        &self,
-        lease: Lease<Master>,
-        response: Response,
-        failure: Option<Failure>,
-        deadline: Instant,
-    ) -> Answer {
-        let of = (&self.counters, self.storage.as_ref());
-        Answer::of_guest(of, lease, response, failure, deadline)
+    /// What an answer of a program's is to know of it.
+    fn owner(&self) -> Owner<'_> {
+        (&self.counters, self.storage.as_ref())
     }
 
     fn stored(&self) -> Option<&dyn Stored> {
-        self.storage
-            .as_deref()
-            .map(|storage| storage as &dyn Stored)
-    }
-
-    /// A response that is longer than allowed is a failure like any other.
-    fn bounded(&self, response: Response) -> Result<Response, Cause> {
-        // One whose length is not known yet is looked at while it is made.
-        let len = response.body.len().unwrap_or(0);
-        let most = self.config().limits.max_response_size;
-        match len > most {
-            true => Err(Cause::LongResponse { len, most }),
-            false => Ok(response),
-        }
+        stored(self.storage.as_ref())
     }
 
     /// Whether a request would find a fork, or a place to wait for one.
@@ -578,15 +548,4 @@ fn server_limits(config: &Config) -> Result<ServerLimits, String> {
         warm_up_time: config.warm_up_time,
         drop_connections: config.drop_connections,
     })
-}
-
-/// A failure that is not all: what else went wrong is told with it.
-fn failed_again(first: Failure, second: &str) -> Failure {
-    match first {
-        Failure::Guest { cause, what } => Failure::Guest {
-            cause,
-            what: format!("{what}; then {second}"),
-        },
-        other => other,
-    }
 }

@@ -146,7 +146,7 @@ impl Live {
 
     fn run(
         &mut self,
-        (function, arguments): (u64, [u64; 5]),
+        (function, arguments): (u64, [u64; 6]),
         deadline: Instant,
         host: &mut dyn Host,
         take: impl FnMut(&GuestMemory, u64, u64) -> Returned,

@@ -6,7 +6,7 @@ use std::panic::catch_unwind;
 use std::sync::Mutex;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use forkvm_guest::{on_error, serve, storage, Request, Response};
+use forkvm_guest::{on_body, on_error, serve, storage, Request, Response};
 
 struct State {
     squares: HashMap<String, u64>,
@@ -163,5 +163,16 @@ fn main() {
         };
         Response::text(format!("failed: {} {why}\n", failure.url)).status(500)
     });
+    let by_segments = std::env::args().any(|argument| argument == "--segments");
+    if by_segments {
+        let mut seen = Vec::new();
+        on_body(move |segment| {
+            seen.push((segment.offset, segment.data.len()));
+            segment
+                .data
+                .is_empty()
+                .then(|| Response::text(format!("{:?} {seen:?}\n", segment.url)))
+        });
+    }
     serve(move |request| handle(&mut state, request))
 }
