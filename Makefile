@@ -19,7 +19,7 @@ GUEST_CRATES := guest-sdk/rust tests/guests/rust
 SERVERS_IN_RUST := tests/servers/std.rs tests/servers/axum/src/main.rs
 SCRIPTS := $(wildcard scripts/*.sh scripts/svm/*.sh guest-sdk/*.sh) .ci/run
 
-.PHONY: help demo demo-check test test-conformance test-servers test-svm soak check bench install build guests test-guests setup clean
+.PHONY: help demo demo-check test test-conformance test-servers test-svm fuzz soak check bench install build guests test-guests setup clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -47,6 +47,9 @@ test-svm: setup guests test-guests ## the engine's tests on a stock kernel's KVM
 test-conformance: build ## CPython's and Go's own tests, natively and in the machine (docs/conformance.md)
 	@scripts/conformance-setup.sh
 	FORKVM=$(BUILT)/forkvm scripts/conformance.py
+
+fuzz: guests test-guests ## the fuzz targets, each for SECONDS_EACH=600 (TARGETS="headers responses": some of them); their corpora are replayed by make test
+	GUESTS_DIR=$(GUESTS) scripts/fuzz.sh
 
 # One test at a time, and nothing else on the machine: what the machine has left is looked at.
 soak: build guests test-guests ## long runs through Varnish: requests that look for secrets (N=1000000), UPDATES=5000, KILLS=200; each TIME= seconds at most

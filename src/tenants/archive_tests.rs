@@ -473,6 +473,44 @@ proptest! {
     }
 }
 
+/// A fuzz target (crates/forkvm/fuzz/strangers.rs): whatever comes, nothing is made outside of the folder, no link leads out of it, and it
+/// stays within its limits.
+#[test]
+fn archives() {
+    bolero::check!().for_each(|archive| {
+        let target = Target::new();
+        let limits = Limits {
+            bytes: 64 << 10,
+            files: 20,
+        };
+        let _ = target.unpack_within(archive, limits);
+        let (mut bytes, mut files) = (0, 0);
+        check_beneath(&target.folder, &target.folder);
+        for path in all_beneath(&target.folder) {
+            files += 1;
+            let metadata = fs::symlink_metadata(path).unwrap();
+            bytes += if metadata.is_file() {
+                metadata.len()
+            } else {
+                0
+            };
+        }
+        assert!(files <= limits.files as usize && bytes <= limits.bytes);
+    });
+}
+
+fn all_beneath(folder: &Path) -> Vec<PathBuf> {
+    let mut all = Vec::new();
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.symlink_metadata().unwrap().is_dir() {
+            all.extend(all_beneath(&path));
+        }
+        all.push(path);
+    }
+    all
+}
+
 /// No link in there leads out.
 fn check_beneath(folder: &Path, top: &Path) {
     for entry in fs::read_dir(folder).unwrap() {

@@ -5,6 +5,8 @@ pub mod aside;
 pub mod boot;
 pub mod document;
 pub mod entries;
+#[cfg(test)]
+mod fuzz;
 pub mod keys;
 pub mod kinds;
 pub mod meaning;

@@ -14,7 +14,9 @@ pub const MAX_LEN: usize = 246;
 pub fn canonical(name: &[u8]) -> Option<Cow<'_, str>> {
     let name = name.strip_suffix(b".").unwrap_or(name);
     let valid = |c: u8| c.is_ascii_alphanumeric() || b"._-:[]@+~".contains(&c);
+    // Of two dots at the end one would be left, and so another name be made of the same one again.
     if name.is_empty()
+        || name.ends_with(b".")
         || name.len() > MAX_LEN
         || !name.iter().all(|&c| valid(c))
         || port(name).is_some()
@@ -60,6 +62,7 @@ mod tests {
         for bad in [
             &b""[..],
             b".",
+            b"a..",
             b"a b",
             b"a\nb",
             b"a\0",

@@ -81,6 +81,9 @@ mod debug;
 mod exec;
 mod failure;
 mod fork;
+#[cfg(test)]
+#[path = "../fuzz/strangers.rs"]
+mod fuzz;
 mod image;
 #[allow(unsafe_code)]
 mod kvm;

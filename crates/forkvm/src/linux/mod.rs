@@ -24,7 +24,7 @@ mod state;
 mod table;
 mod tasks;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 mod time;
 mod told;
 mod trace;

@@ -16,7 +16,8 @@ pub const MMAP: u64 = 0x7000_0000_0000;
 pub const HEAP_LEN: u64 = 64 * 4096;
 /// Where tests put arguments: a piece of memory beside the heap.
 pub const SCRATCH: u64 = 0x10_0000;
-const SCRATCH_LEN: u64 = 64 * 4096;
+/// Its length.
+pub const SCRATCH_LEN: u64 = 64 * 4096;
 
 /// User memory with optional heap windows, both onto the same bytes.
 pub struct TestMemory {

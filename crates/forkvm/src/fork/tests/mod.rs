@@ -4,6 +4,8 @@ mod bounded;
 mod broken;
 #[allow(unsafe_code)]
 mod dead;
+#[path = "../../../fuzz/hypercalls.rs"]
+mod fuzz;
 mod poisoned;
 pub(crate) mod testing;
 mod warm;
