@@ -29,6 +29,8 @@ pub enum Place {
     Public,
     /// This address, public or not.
     Address(IpAddr),
+    /// All addresses that begin with so many bits of this one, public or not.
+    Range(IpAddr, u8),
     /// The public addresses that a name has, which is in lower case; of `localhost`, the loopback's.
     Name(String),
     /// Those of all names beneath this one.
@@ -38,16 +40,20 @@ pub enum Place {
 /// A text names nothing of the network.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "{0}: give a name, `*.NAME`, an address ([…] around one of IPv6) or `*`, and `:PORT` behind it for one port only"
+    "{0}: give a name, `*.NAME`, an address ([…] around one of IPv6), a range of them (ADDRESS/BITS) or `*`, and `:PORT` behind it \
+     for one port only"
 )]
 pub struct BadRule(String);
 
 impl FromStr for NetRule {
     type Err = BadRule;
 
-    /// `HOST`, `*.HOST`, `ADDRESS` or `*`, each with `:PORT` behind it or without; `[ADDRESS]:PORT`.
+    /// `HOST`, `*.HOST`, `ADDRESS`, `ADDRESS/BITS` or `*`, each with `:PORT` behind it or without; `[ADDRESS]:PORT`.
     fn from_str(text: &str) -> Result<Self, BadRule> {
         let bad = || BadRule(text.to_owned());
+        if text.contains('/') {
+            return range(text).ok_or_else(bad);
+        }
         let (named, port) = rule::parse(text).ok_or_else(bad)?;
         let place = match named {
             Named::Address(ip) => Place::Address(ip),
@@ -59,6 +65,53 @@ impl FromStr for NetRule {
         };
         Ok(Self { place, port })
     }
+}
+
+/// `ADDRESS/BITS` or `ADDRESS/BITS:PORT`. `None` for others, also where the address says more than those bits.
+fn range(text: &str) -> Option<NetRule> {
+    let (address, rest) = text.split_once('/')?;
+    let bracketed = address
+        .strip_prefix('[')
+        .and_then(|ip| ip.strip_suffix(']'));
+    let ip: IpAddr = bracketed.unwrap_or(address).parse().ok()?;
+    let (bits, port) = match rest.split_once(':') {
+        Some((bits, port)) => (bits, Some(port.parse().ok()?)),
+        None => (rest, None),
+    };
+    let bits: u8 = bits.parse().ok()?;
+    // Those of IPv4 are not named in IPv6's clothes.
+    let good = ip == ip.to_canonical() && bits <= width(ip) && after(ip, bits) == 0;
+    good.then_some(NetRule {
+        place: Place::Range(ip, bits),
+        port,
+    })
+}
+
+/// Bits of an address.
+fn width(ip: IpAddr) -> u8 {
+    match ip {
+        IpAddr::V4(_) => 32,
+        IpAddr::V6(_) => 128,
+    }
+}
+
+/// An address as a number of 128 bits, from its first one on.
+fn number(ip: IpAddr) -> u128 {
+    match ip {
+        IpAddr::V4(ip) => u128::from(ip.to_bits()) << 96,
+        IpAddr::V6(ip) => ip.to_bits(),
+    }
+}
+
+/// What an address has after so many bits.
+fn after(ip: IpAddr, bits: u8) -> u128 {
+    number(ip).checked_shl(bits.into()).unwrap_or(0)
+}
+
+/// Whether two addresses of one family have so many bits in common.
+fn begin_alike(one: IpAddr, other: IpAddr, bits: u8) -> bool {
+    let differs = number(one) ^ number(other);
+    width(one) == width(other) && differs.leading_zeros() >= bits.into()
 }
 
 /// A name as names are compared. `None` if it is none of a host.
@@ -80,6 +133,7 @@ impl Place {
         let loopback = [Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()];
         match self {
             Self::Address(own) => *own == ip,
+            Self::Range(own, bits) => begin_alike(*own, ip, *bits),
             Self::Name(name) => name == "localhost" && loopback.contains(&ip),
             Self::Public | Self::Beneath(_) => false,
         }
@@ -92,7 +146,7 @@ impl Place {
             Self::Beneath(own) => name
                 .strip_suffix(own.as_str())
                 .is_some_and(|rest| rest.ends_with('.')),
-            Self::Public | Self::Address(_) => false,
+            Self::Public | Self::Address(_) | Self::Range(..) => false,
         }
     }
 }
@@ -187,7 +241,7 @@ impl Allowed {
                 Place::Public => reached = true,
                 place if names_of.iter().any(|name| place.is_named(name)) => reached = true,
                 Place::Name(name) => asked.push(name.clone()),
-                Place::Address(_) | Place::Beneath(_) => {}
+                Place::Address(_) | Place::Range(..) | Place::Beneath(_) => {}
             }
         }
         if !is_public(to.ip()) || (reached || !asked.is_empty()) && ours(to.ip()) {
@@ -250,6 +304,7 @@ mod tests {
     fn rules_are_read() {
         let rule = |place, port| Ok(NetRule { place, port });
         let address = |text: &str| Place::Address(text.parse().unwrap());
+        let range = |text: &str, bits| Place::Range(text.parse().unwrap(), bits);
         let name = |text: &str| Place::Name(text.to_owned());
         for (text, expected) in [
             ("*", rule(Place::Public, None)),
@@ -266,6 +321,11 @@ mod tests {
             ("[fd00::2]", rule(address("fd00::2"), None)),
             ("[fd00::2]:53", rule(address("fd00::2"), Some(53))),
             ("::ffff:10.0.0.1", rule(address("10.0.0.1"), None)),
+            ("10.0.0.0/8", rule(range("10.0.0.0", 8), None)),
+            ("10.1.2.3/32:80", rule(range("10.1.2.3", 32), Some(80))),
+            ("0.0.0.0/0", rule(range("0.0.0.0", 0), None)),
+            ("fd00::/8", rule(range("fd00::", 8), None)),
+            ("[fd00::2]/128:53", rule(range("fd00::2", 128), Some(53))),
         ] {
             assert_eq!(text.parse::<NetRule>(), expected, "{text}");
         }
@@ -291,6 +351,15 @@ mod tests {
             "*a.example",
             "*.10.0.0.1",
             "*.[::1]",
+            "10.0.0.0/33",
+            "10.0.0.1/8",
+            "10.0.0.0/",
+            "10.0.0.0/-1",
+            "10.0.0.0/8:",
+            "::/129",
+            "::ffff:10.0.0.0/104",
+            "a/8",
+            "/8",
         ] {
             assert!(text.parse::<NetRule>().is_err(), "{text}");
         }
@@ -400,6 +469,35 @@ mod tests {
                 "{to}"
             );
         }
+    }
+
+    #[test]
+    fn ranges_are_named_themselves() {
+        let some = rules(&["10.0.0.0/9:80", "fd00::/8", "192.0.2.1/32"]);
+        for to in [
+            "10.127.255.255:80",
+            "[::ffff:10.0.0.0]:80",
+            "[fdff::1]:9",
+            "192.0.2.1:1",
+        ] {
+            assert_eq!(verdict(&some, to, &[]), Verdict::Allowed, "{to}");
+        }
+        for to in [
+            "10.128.0.0:80",
+            "10.0.0.1:81",
+            "[fe00::1]:9",
+            "192.0.2.0:1",
+            "127.0.0.1:80",
+        ] {
+            let not_public = Verdict::Denied(Why::NotPublic);
+            assert_eq!(verdict(&some, to, &[]), not_public, "{to}");
+        }
+        // Not the other family's.
+        let all = rules(&["::/0"]);
+        assert_eq!(verdict(&all, "[::1]:1", &[]), Verdict::Allowed);
+        let not_public = Verdict::Denied(Why::NotPublic);
+        assert_eq!(verdict(&all, "127.0.0.1:1", &[]), not_public);
+        assert_eq!(verdict(&all, "[::ffff:127.0.0.1]:1", &[]), not_public);
     }
 
     #[test]
