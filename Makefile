@@ -65,7 +65,7 @@ check: setup ## formatting, lints, import circles, shell syntax, file names
 	$(ENV) cargo clippy --workspace --all-targets -- -D warnings
 	for d in $(GUEST_CRATES); do (cd $$d && cargo fmt --check && \
 	  CARGO_TARGET_DIR=$(TARGET)/guest-crates cargo clippy -q --all-targets -- -D warnings) || exit; done
-	scripts/circles.py src crates/forkvm/src crates/forkvm-cli/src
+	scripts/circles.py src crates/forkvm/src crates/forkvm-cli/src crates/forkvm-fetch/src
 	for f in $(SCRIPTS); do bash -n $$f || exit; done
 	if command -v shellcheck >/dev/null; then shellcheck -x $(SCRIPTS); fi
 

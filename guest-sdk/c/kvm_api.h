@@ -123,7 +123,12 @@ enum kvm_hypercall_number {
 	KVM_HC_STORAGE_TASK = 0x10709,
 	KVM_HC_STORAGE_TASK_STOP = 0x1070A,
 	KVM_HC_GET_MEMINFO = 0x10A00,
-	KVM_HC_FETCH = 0x20000, /* no function here: the layout of its structures is not settled */
+	KVM_HC_FETCH = 0x20000,
+	KVM_HC_SELF_REQUEST = 0x20001,
+	KVM_HC_FETCH_BEGIN = 0x20010,
+	KVM_HC_FETCH_HEAD = 0x20011,
+	KVM_HC_FETCH_READ = 0x20012,
+	KVM_HC_FETCH_CLOSE = 0x20013,
 	KVM_HC_LOG = 0x7F000,
 	KVM_HC_IS_DEBUG = 0x7FDEB,
 	KVM_HC_BREAKPOINT = 0x7F7F7
@@ -643,6 +648,146 @@ static inline long storage_task(kvm_storage_task_func func, const void *data, si
 static inline long storage_task_stop(long task)
 {
 	return kvm_hypercall(KVM_HC_STORAGE_TASK_STOP, (uintptr_t)task, 0, 0, 0, 0, 0);
+}
+
+/* ------------------------------------------------------------------ fetching by HTTP, by the host */
+
+/* The host fetches what the tenant's `allow_net` names, and nothing else, within the request's time. Each of these calls gives a
+ * negative errno when it fails, and the log says why: -EACCES what may not be reached, -EINVAL a URL or a header that is none,
+ * -EFAULT a bad pointer, -EMSGSIZE a body that is too long (max_fetch_size, or the buffer), -ECONNREFUSED nobody there, -EPROTO
+ * no HTTP or no TLS, -ETIMEDOUT, -ELOOP redirects in circles, -EAGAIN too many at once. A response of any status is a success. */
+
+/* What is posted, and what has come. Zero it first: struct curl_op op = {0}; */
+struct curl_op {
+	uint32_t status;         /* out: the response's status */
+	uint32_t post_buflen;    /* the length of */
+	const void *post_buffer; /* what is posted; NULL: a GET */
+	char *headers;           /* a buffer for the response's header lines; NULL: the host allocates it */
+	uint32_t headers_length; /* its length; out: how much of it there is */
+	uint32_t unused;
+	void *content;           /* a buffer for the body; NULL: the host allocates it */
+	uint32_t content_length; /* its length; out: the body's */
+	uint32_t ctlen;          /* out: the length of */
+	char ctype[128];         /* out: the content type, NUL-terminated */
+};
+KVM_ASSERT(curl_op_size, sizeof(struct curl_op) == 176);
+KVM_ASSERT(curl_op_headers, offsetof(struct curl_op, headers) == 16);
+KVM_ASSERT(curl_op_content, offsetof(struct curl_op, content) == 32);
+KVM_ASSERT(curl_op_ctype, offsetof(struct curl_op, ctype) == 48);
+
+/* Request headers, "Key: value" each. */
+#define KVM_CURL_FIELDS 12
+struct curl_fields {
+	const char *ptr[KVM_CURL_FIELDS];
+	uint16_t len[KVM_CURL_FIELDS];
+};
+KVM_ASSERT(curl_fields_size, sizeof(struct curl_fields) == 120);
+
+struct curl_options {
+	const char *interface; /* NULL: it can't be chosen here */
+	const char *unused;
+	int8_t follow_location;  /* redirects are followed, ten at most */
+	int8_t dummy_fetch;      /* the body is read, and not kept */
+	int8_t tcp_fast_open;    /* only a hint */
+	int8_t dont_verify_host; /* whatever name the certificate has, if the tenant may (fetch_unverified) */
+	uint32_t unused2;
+};
+KVM_ASSERT(curl_options_size, sizeof(struct curl_options) == 24);
+
+/* Fetches a URL and waits for all of it. 0, or a negative errno. fields and options may be NULL. What the host allocates is
+ * the program's to munmap(), and gone after the request in any case. */
+static inline long sys_fetch(const char *url, size_t url_len, struct curl_op *op, const struct curl_fields *fields,
+			     const struct curl_options *options)
+{
+	return kvm_hypercall(KVM_HC_FETCH, (uintptr_t)url, url_len, (uintptr_t)op, (uintptr_t)fields,
+			     (uintptr_t)options, 0);
+}
+static inline long fetch(const char *url, size_t url_len, struct curl_op *op, const struct curl_fields *fields,
+			 const struct curl_options *options)
+{
+	return sys_fetch(url, url_len, op, fields, options);
+}
+
+/* The same from the Varnish that this program runs in, by its path ("/page?query"), where its VCL allows that. */
+static inline long sys_self_request(const char *path, size_t path_len, struct curl_op *op,
+				    const struct curl_fields *fields, const struct curl_options *options)
+{
+	return kvm_hypercall(KVM_HC_SELF_REQUEST, (uintptr_t)path, path_len, (uintptr_t)op, (uintptr_t)fields,
+			     (uintptr_t)options, 0);
+}
+static inline long self_request(const char *path, size_t path_len, struct curl_op *op,
+				const struct curl_fields *fields, const struct curl_options *options)
+{
+	return sys_self_request(path, path_len, op, fields, options);
+}
+
+/* Adds a header to those of a fetch; false if there are twelve. */
+static inline bool curl_add_field(struct curl_fields *fields, const char *field)
+{
+	int i;
+
+	for (i = 0; i < KVM_CURL_FIELDS; i++) {
+		if (!fields->ptr[i]) {
+			fields->ptr[i] = field;
+			fields->len[i] = (uint16_t)__builtin_strlen(field);
+			return true;
+		}
+	}
+	return false;
+}
+
+/* In parts: what several requests at a time, or a long body, need. These calls are this host's own. At most eight are open at a
+ * time, in a request only, and they end with it. */
+struct kvm_fetch {
+	const char *url; /* or, with `own`, a path of this Varnish's */
+	uint32_t url_len;
+	uint32_t method_len;
+	const char *method; /* NULL: GET, or POST with a body */
+	const struct kvm_response_header *headers;
+	uint16_t num_headers; /* at most 64 */
+	bool follow;          /* redirects are followed */
+	bool unverified;      /* as dont_verify_host */
+	bool own;
+	const void *body; /* NULL: none */
+	size_t body_len;
+	uint64_t reserved;
+};
+KVM_ASSERT(fetch_size, sizeof(struct kvm_fetch) == 64);
+KVM_ASSERT(fetch_method, offsetof(struct kvm_fetch, method) == 16);
+KVM_ASSERT(fetch_num_headers, offsetof(struct kvm_fetch, num_headers) == 32);
+KVM_ASSERT(fetch_own, offsetof(struct kvm_fetch, own) == 36);
+KVM_ASSERT(fetch_body, offsetof(struct kvm_fetch, body) == 40);
+
+struct kvm_fetch_head {
+	uint32_t status;
+	uint32_t headers_len; /* bytes of the header lines */
+	int64_t content_len;  /* of the body; -1 if that is not known yet */
+};
+KVM_ASSERT(fetch_head_size, sizeof(struct kvm_fetch_head) == 16);
+
+/* Begins a fetch and does not wait for it. Gives its number, from 1 on. */
+static inline long fetch_begin(const struct kvm_fetch *what)
+{
+	return kvm_hypercall(KVM_HC_FETCH_BEGIN, (uintptr_t)what, 0, 0, 0, 0, 0);
+}
+
+/* Waits for the response's head. Its lines, each with its line end, are copied to `headers` if that is not NULL; -EMSGSIZE if they
+ * don't fit. 0, or a negative errno. */
+static inline long fetch_head(long number, struct kvm_fetch_head *head, char *headers, size_t room)
+{
+	return kvm_hypercall(KVM_HC_FETCH_HEAD, (uintptr_t)number, (uintptr_t)head, (uintptr_t)headers, room, 0, 0);
+}
+
+/* Waits for more of the body, and gives how many bytes are in `buf` now; 0 at its end. */
+static inline long fetch_read(long number, void *buf, size_t len)
+{
+	return kvm_hypercall(KVM_HC_FETCH_READ, (uintptr_t)number, (uintptr_t)buf, len, 0, 0, 0);
+}
+
+/* Ends it, wherever it is. Its number may be another one's then. */
+static inline long fetch_close(long number)
+{
+	return kvm_hypercall(KVM_HC_FETCH_CLOSE, (uintptr_t)number, 0, 0, 0, 0, 0);
 }
 
 /* ------------------------------------------------------------------ about this machine */

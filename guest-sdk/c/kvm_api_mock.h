@@ -13,7 +13,7 @@
  * As in the virtual machine, exit handlers and destructors do not run when main() returns. That needs glibc and a program
  * that is linked dynamically (without -static); with another C library main() has to end with wait_for_requests(). C has
  * to be gcc's or clang's own dialect (-std=gnu99 or later). What has no sense here gives -ENOSYS: storage, live update, shared
- * memory, regular expressions, get_meminfo().
+ * memory, regular expressions, fetches, get_meminfo().
  *
  * kvm_api.h includes this file. The definitions are weak, so several sources of a program may include it.
  */

@@ -92,6 +92,30 @@ KVM_EXPORT void my_post_backend(const char *url, const uint8_t *data, size_t len
 	on_post(url, url, url, data, len);
 }
 
+static void fetches(void)
+{
+	struct curl_op op;
+	struct curl_fields fields;
+	struct curl_options options;
+	struct kvm_fetch what;
+	struct kvm_fetch_head head;
+
+	__builtin_memset(&op, 0, sizeof op);
+	__builtin_memset(&fields, 0, sizeof fields);
+	__builtin_memset(&options, 0, sizeof options);
+	__builtin_memset(&what, 0, sizeof what);
+	options.follow_location = curl_add_field(&fields, "X-A: b");
+	fetch("http://a/", 9, &op, &fields, &options);
+	sys_fetch("http://a/", 9, &op, NULL, NULL);
+	self_request("/", 1, &op, NULL, NULL);
+	sys_self_request("/", 1, &op, NULL, NULL);
+	what.url = "http://a/";
+	what.url_len = 9;
+	fetch_head(fetch_begin(&what), &head, op.ctype, sizeof op.ctype);
+	fetch_read(1, op.ctype, sizeof op.ctype);
+	fetch_close(1);
+}
+
 int main(void)
 {
 	struct kvm_request request;
@@ -111,6 +135,7 @@ int main(void)
 	set_on_live_restore(on_restore);
 	register_func(KVM_SLOT_GET, (uintptr_t)on_get);
 	make_ephemeral(true);
+	fetches();
 	get_meminfo(&info);
 	kvm_log("text", 4);
 	kvm_log_str("text");

@@ -80,10 +80,12 @@ mod config;
 mod debug;
 mod exec;
 mod failure;
+mod fetch;
 mod fork;
 #[cfg(test)]
 #[path = "../fuzz/strangers.rs"]
 mod fuzz;
+mod header;
 mod image;
 #[allow(unsafe_code)]
 mod kvm;
@@ -105,10 +107,14 @@ pub use config::{Config, Limits, WarmUp};
 pub use debug::{BadDebugAddress, DebugAddress, Debugging};
 pub use exec::{Ended, NotRun, Sandbox, exec};
 pub use failure::{BootError, Cause, Exception, Failure};
+pub use fetch::{
+    FetchError, FetchHead, FetchRequest, FetchTarget, Fetcher, Fetching, LOOP_HEADER, LOOP_NAME,
+};
 pub use image::elf::{ElfError, check as check_elf};
 pub use image::exec::{Command, ExecError};
 pub use linux::{
-    AllowedPath, BadListenRule, BadRule, BadVolume, ListenRule, NetPlace, NetRule, Volume,
+    AllowedPath, BadListenRule, BadRule, BadVolume, ListenRule, NetPlace, NetRule, Reach, Volume,
+    addresses, host_name,
 };
 pub use machine::probe::{KvmReport, KvmUnavailable, probe};
 pub use pool::queue::{Place, Queue};

@@ -1,30 +1,13 @@
 //! A request as the engine takes it, and what its user gets back beside the body.
 
-use std::borrow::Cow;
 use std::ops::ControlFlow;
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-/// A header line: field name and value, both without line ends. Those of a request may be borrowed from whoever received
-/// it; those of a response are the guest's, copied.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Header<'a> {
-    /// Field name, as sent.
-    pub name: Cow<'a, str>,
-    /// Field value. Bytes, since HTTP allows any but CR, LF and NUL.
-    pub value: Cow<'a, [u8]>,
-}
-
-impl<'a> Header<'a> {
-    /// A header with this name and value.
-    pub fn new(name: impl Into<Cow<'a, str>>, value: impl Into<Cow<'a, [u8]>>) -> Self {
-        Self {
-            name: name.into(),
-            value: value.into(),
-        }
-    }
-}
+use crate::fetch::Fetcher;
+pub use crate::header::Header;
 
 /// One request to a program. Everything is copied into guest memory, nothing is kept.
 #[derive(Debug, Clone, Copy, Default)]
@@ -79,6 +62,11 @@ pub trait Host {
     /// Takes a line about a system call of an unmodified program and its result.
     fn trace(&mut self, line: &str) {
         let _ = line;
+    }
+
+    /// Who fetches for the program. Unless it is overridden nobody does.
+    fn fetcher(&self) -> Option<Arc<dyn Fetcher>> {
+        None
     }
 
     /// How long a program that boots may have the processor before [`Host::give_way`] is called. `None`, as it is unless

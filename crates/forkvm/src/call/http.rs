@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 
+use crate::call::fetches::Fetches;
 use crate::call::stored::Access;
 use crate::request::{CachePolicy, Header, Request};
 
@@ -131,6 +132,8 @@ pub struct Exchange<'a> {
     pub is_answered: bool,
     /// The program's storage, if it may call it.
     pub storage: Option<Access<'a>>,
+    /// What it has fetched in parts.
+    pub fetches: Fetches,
 }
 
 impl<'a> Exchange<'a> {
@@ -147,6 +150,7 @@ impl<'a> Exchange<'a> {
             response_headers: Vec::new(),
             storage: None,
             cache: None,
+            fetches: Fetches::default(),
             is_answered: false,
         }
     }
@@ -164,6 +168,7 @@ impl<'a> Exchange<'a> {
             cache: self.cache,
             is_answered: self.is_answered,
             storage: None,
+            fetches: Fetches::default(),
         }
     }
 

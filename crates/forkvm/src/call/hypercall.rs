@@ -2,6 +2,7 @@
 //! meaning as in docs/guest-abi.md.
 
 use crate::arch::stubs::HANDLER_RETURNED;
+use crate::call::fetch;
 use crate::call::http::{self, Exchange};
 use crate::call::storage::{self, STORAGE_ALLOW};
 use crate::call::stream::Stream;
@@ -91,6 +92,9 @@ pub fn during_request(
     exchange: &mut Exchange<'_>,
     host: &mut dyn Host,
 ) -> Result<Outcome, Cause> {
+    if let Some(result) = fetch::during_request(number, machine, exchange, host) {
+        return result.map(Outcome::Return);
+    }
     let regs = machine.vcpu().regs();
     let result = match number {
         BACKEND_RESPONSE | BEGIN_STREAMING_RESPONSE => {
@@ -129,6 +133,9 @@ pub fn during_request(
 /// the program's run: its author has written nothing that could follow.
 pub fn common(number: u32, machine: &mut Machine, host: &mut dyn Host) -> Result<i64, Cause> {
     const AGAIN: &str = "again, instead of ending what it was called for";
+    if let Some(result) = fetch::anywhere(number, machine, None, host) {
+        return result;
+    }
     let regs = machine.vcpu().regs();
     Ok(match number {
         LOG => match machine.memory.read_vec(regs.rdi, regs.rsi.min(LOG_LIMIT)) {

@@ -2,6 +2,8 @@
 //! served until it responds.
 
 mod entry;
+mod fetch;
+mod fetches;
 mod function;
 pub mod handlers;
 pub mod http;

@@ -31,9 +31,10 @@ mod trace;
 
 pub use self::call::{Call, NewThread, Outcome, Retried};
 pub use self::net::address::Address;
-pub use self::net::allowed::{BadRule, NetRule, Place as NetPlace};
+pub use self::net::allowed::{BadRule, NetRule, Place as NetPlace, host_name};
 pub use self::net::listening::{BadListenRule, ListenRule};
 pub use self::net::outside::{ConnectionId, Listener, ListenerId};
+pub use self::net::reach::{Reach, addresses};
 pub use self::saved::{NotRestored, NotSaved, SavedLinux};
 pub use self::setup::{AllowedPath, BadVolume, HeapLayout, Setup, Volume};
 pub use self::state::Linux;

@@ -41,6 +41,9 @@ use crate::memory::space::Space;
 use crate::random::Random;
 use crate::request::Host;
 
+/// How often a machine that boots looks for what comes from outside.
+const LOOK_OUTSIDE: Duration = Duration::from_millis(20);
+
 /// What the vCPU loop leaves to its caller. The guest goes on from there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Event {
@@ -124,6 +127,8 @@ pub struct Machine {
     slice: Option<Duration>,
     /// How long others have kept it from running since [`Machine::watched`] began: its deadline is so much later.
     kept: Duration,
+    /// When what it runs for has to be over, without what it is kept.
+    deadline: Instant,
 }
 
 /// A machine could not be made.
@@ -199,6 +204,7 @@ impl Machine {
             turn_ends: None,
             slice: None,
             kept: Duration::ZERO,
+            deadline: Instant::now(),
         })
     }
 
@@ -228,6 +234,7 @@ impl Machine {
         }
         self.poisoned = true;
         self.kept = Duration::ZERO;
+        self.deadline = deadline;
         self.watch.arm(self.turn_end(deadline));
         let watched = Watched(self);
         let result = work(&mut *watched.0);
@@ -245,7 +252,37 @@ impl Machine {
     /// Sets another deadline, for the same request.
     pub fn rearm(&mut self, deadline: Instant) {
         self.watch.disarm();
+        self.deadline = deadline;
         self.watch.arm(deadline);
+    }
+
+    /// When what it runs for has to be over.
+    pub fn deadline(&self) -> Instant {
+        self.deadline + self.kept
+    }
+
+    /// Waits for something outside, by `next`, which is told until when: until the deadline, and `None` if that came first. While the
+    /// program boots others have the processor meanwhile.
+    pub fn await_host<T, E>(
+        &mut self,
+        host: &mut dyn Host,
+        mut next: impl FnMut(Instant) -> Result<Option<T>, E>,
+    ) -> Result<Result<Option<T>, E>, Cause> {
+        loop {
+            let now = Instant::now();
+            let end = self.deadline();
+            let until = match self.slice {
+                Some(slice) => end.min(now + slice),
+                None => end,
+            };
+            match next(until) {
+                Ok(None) if Instant::now() < end => {}
+                come => return Ok(come),
+            }
+            if self.give_way(LOOK_OUTSIDE, host).is_break() {
+                return Err(Cause::Stopped);
+            }
+        }
     }
 
     /// Shares the processor with others from now on, by slices of this length ([`Host::give_way`]). Gives what it was

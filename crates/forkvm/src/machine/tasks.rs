@@ -13,7 +13,7 @@ use crate::failure::Cause;
 use crate::image::exec::Command;
 use crate::linux::{Call, ConnectionId, NewThread, Outcome, Retried};
 use crate::machine::waiting::wait_until;
-use crate::machine::{Event, Machine};
+use crate::machine::{Event, LOOK_OUTSIDE, Machine};
 use crate::request::Host;
 
 /// The id of no task.
@@ -22,9 +22,6 @@ const NOBODY: i32 = 0;
 const SPINS: u32 = 5;
 /// How long a task runs while another one could.
 pub(super) const SLICE: Duration = Duration::from_millis(10);
-/// How often a machine that boots looks for what comes from outside.
-const LOOK_OUTSIDE: Duration = Duration::from_millis(20);
-
 /// What there is to go on with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Found {

@@ -18,6 +18,7 @@ pub mod options;
 pub mod outgoing;
 pub mod outside;
 pub mod packet;
+pub mod reach;
 pub mod readiness;
 mod rule;
 pub mod serving;

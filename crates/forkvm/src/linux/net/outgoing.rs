@@ -418,7 +418,7 @@ fn family_of(ip: IpAddr) -> AddressFamily {
 }
 
 /// Whether an address is one of the host's own: others can't be bound to. Where that can't be told, it may be.
-fn is_of_this_host(ip: IpAddr) -> bool {
+pub fn is_of_this_host(ip: IpAddr) -> bool {
     let flags = SocketFlags::CLOEXEC;
     match rustix::net::socket_with(family_of(ip), SocketType::DGRAM, flags, None) {
         Ok(socket) => {

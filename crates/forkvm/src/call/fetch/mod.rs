@@ -1,0 +1,107 @@
+//! Hypercalls by which programs have something fetched: in one call as the first KVM VMOD has it (`whole`), and in parts, several
+//! at a time (`parts`). What they give is read here, and what they get is written here; who fetches it is the host's
+//! [`Fetcher`](crate::fetch::Fetcher).
+
+mod asked;
+mod failed;
+mod kept;
+mod parts;
+mod whole;
+
+use crate::call::fetch::asked::MOST_URL;
+use crate::call::fetch::failed::Failed;
+use crate::call::http::Exchange;
+use crate::failure::Cause;
+use crate::machine::Machine;
+use crate::request::{Host, Request, Stream};
+
+const FETCH: u32 = 0x20000;
+const SELF_REQUEST: u32 = 0x20001;
+const FETCH_BEGIN: u32 = 0x20010;
+const FETCH_HEAD: u32 = 0x20011;
+const FETCH_READ: u32 = 0x20012;
+const FETCH_CLOSE: u32 = 0x20013;
+
+/// How much of where something is fetched from is shown.
+const MOST_SHOWN: usize = 100;
+
+/// Carries out a call of a request's. `None` if it is not about fetching.
+pub fn during_request(
+    number: u32,
+    machine: &mut Machine,
+    exchange: &mut Exchange<'_>,
+    host: &mut dyn Host,
+) -> Option<Result<i64, Cause>> {
+    let request = Some(exchange.request);
+    match number {
+        FETCH_BEGIN => {
+            let result = parts::begin(machine, &mut exchange.fetches, request, host);
+            Some(finish(machine, host, None, result))
+        }
+        FETCH_HEAD => {
+            let result = parts::head(machine, &mut exchange.fetches, host);
+            Some(finish(machine, host, None, result))
+        }
+        FETCH_READ => {
+            let result = parts::read(machine, &mut exchange.fetches, host);
+            Some(finish(machine, host, None, result))
+        }
+        FETCH_CLOSE => {
+            let result = parts::close(machine, &mut exchange.fetches);
+            Some(finish(machine, host, None, result))
+        }
+        _ => anywhere(number, machine, request, host),
+    }
+}
+
+/// The same where there is no request; `None` as well for what only a request can do.
+pub fn anywhere(
+    number: u32,
+    machine: &mut Machine,
+    request: Option<&Request<'_>>,
+    host: &mut dyn Host,
+) -> Option<Result<i64, Cause>> {
+    let result = match number {
+        FETCH | SELF_REQUEST => whole::fetch(machine, request, number == SELF_REQUEST, host),
+        FETCH_BEGIN..=FETCH_CLOSE => Err(Failed::NoRequest),
+        _ => return None,
+    };
+    let regs = machine.vcpu().regs();
+    let url = machine.memory.read_vec(regs.rdi, regs.rsi.min(MOST_URL));
+    let shown = url.ok().filter(|_| number == FETCH);
+    Some(finish(machine, host, shown.as_deref(), result))
+}
+
+/// The result for the program. What is its author's or the operator's to mend is logged.
+fn finish(
+    machine: &Machine,
+    host: &mut dyn Host,
+    url: Option<&[u8]>,
+    result: Result<i64, Failed>,
+) -> Result<i64, Cause> {
+    match result {
+        Ok(result) => Ok(result),
+        Err(Failed::Over(cause)) => Err(cause),
+        // The next look at that ends the request, and says so.
+        Err(_) if machine.over_memory_limit() => Ok(-i64::from(libc::ENOMEM)),
+        Err(failed) => {
+            let from = url.map_or(String::new(), |url| format!(" of {}", origin(url)));
+            let line = format!("fetch{from} failed: {failed}");
+            host.output(Stream::Log, line.as_bytes());
+            Ok(-i64::from(failed.errno()))
+        }
+    }
+}
+
+/// Of a URL what can be shown: no name or password of a user's, no path, no query.
+fn origin(url: &[u8]) -> String {
+    let start = url.windows(3).position(|three| three == b"://");
+    let (scheme, rest) = url.split_at(start.map_or(0, |start| start + 3));
+    let end = rest.iter().position(|byte| b"/?#".contains(byte));
+    let authority = &rest[..end.unwrap_or(rest.len())];
+    let at = authority.iter().rposition(|&byte| byte == b'@');
+    let host = &authority[at.map_or(0, |at| at + 1)..];
+    let shown = [scheme, host].concat();
+    let shown = shown.get(..MOST_SHOWN).unwrap_or(&shown);
+    shown.escape_ascii().to_string()
+}
