@@ -75,6 +75,7 @@ vtc! {
     drop_in
     examples
     failure
+    fetch
     headers
     held
     import
@@ -86,6 +87,7 @@ vtc! {
     reload
     retry
     segments
+    self_request
     server
     server_site
     server_settings

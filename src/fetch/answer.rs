@@ -17,7 +17,7 @@ use crate::tenants::tenant::Tenant;
 use crate::tenants::version::Version;
 use crate::varnish::counters::count;
 use crate::varnish::fetch::Fetch;
-use crate::varnish::logging::{self, LateOutput, Output, Written};
+use crate::varnish::logging::{self, Output, Written};
 
 /// How a body in gzip begins (RFC 1952, 2.3.1): its magic number, and deflate, the only method.
 const GZIP: [u8; 3] = [0x1f, 0x8b, 8];
@@ -34,7 +34,8 @@ pub fn ask(
     count_request(tenant);
     let mut output = Output::of_request(tenant.name(), tenant.settings.values.stdout, |record| {
         fetch.log(LogTag::VclLog, record)
-    });
+    })
+    .with_fetcher(tenant.fetches.clone());
     let result = run(&mut output);
     let written = output.finish();
     let failure = match &result {
@@ -178,7 +179,7 @@ pub fn hand_over(
         return Ok(Response::coming(coming, announced));
     }
     if let Some(streaming) = answer.take_streaming().filter(|_| has_body && !head) {
-        let output = LateOutput::new(tenant.name(), tenant.settings.values.stdout);
+        let output = tenant.late_output();
         return Ok(Response::streamed(Streamed::new(streaming, output)));
     }
     if !is_sent {

@@ -13,7 +13,6 @@ use crate::tenants::room::Taken;
 use crate::tenants::tenant::{NotReady, Release, Tenant};
 use crate::tenants::version::Version;
 use crate::varnish::fetch::Fetch;
-use crate::varnish::logging::LateOutput;
 
 /// An answer, which nobody has taken yet.
 pub struct Answered {
@@ -85,7 +84,7 @@ pub fn ask(
     };
     let mut room = Taken::nothing(&tenant.responses);
     if extent == Extent::Whole {
-        let mut output = LateOutput::new(tenant.name(), tenant.settings.values.stdout);
+        let mut output = tenant.late_output();
         let made = answer.complete(&mut output, |more| room.take(more));
         if let Err(failure) = made {
             answer::log_failure(fetch, tenant, &failure);

@@ -9,13 +9,14 @@ use std::path::Path;
 use std::ptr;
 use std::sync::Arc;
 
-use varnish::ffi::{VCL_BACKEND, VCL_BOOL, VCL_BYTES, VCL_STRING, VclEvent};
+use varnish::ffi::{VCL_BACKEND, VCL_BOOL, VCL_BYTES, VCL_INT, VCL_STRING, VclEvent};
 use varnish::ffi::{VMOD_PRIV_METHODS_MAGIC, vmod_data, vmod_priv, vmod_priv_methods, vrt_ctx};
 use varnish::vcl::{Ctx, VclError};
 
 use crate::director::Director;
 use crate::order::{Debug, Order, Target, Upload};
 use crate::tenants::document;
+use crate::tenants::fetches;
 use crate::tenants::registry;
 use crate::tenants::settings::{Given, Settings};
 use crate::varnish::panics::{self, guard};
@@ -66,6 +67,7 @@ static FUNCTIONS: Vmod_vmod_kvm_Func = Vmod_vmod_kvm_Func {
     f_tenant_is_ready: Some(tenant_is_ready),
     f_has_room: Some(has_room),
     f_has_tenant: Some(has_tenant),
+    f_init_self_requests: Some(init_self_requests),
     f_version: Some(version),
 };
 
@@ -482,6 +484,21 @@ unsafe extern "C" fn has_room(
             Ok(said(ctx, &call("has_room", name), has_room))
         }
     })
+}
+
+/// `kvm.init_self_requests()`
+unsafe extern "C" fn init_self_requests(
+    ctx: *const vrt_ctx,
+    socket: VCL_STRING,
+    prefix: VCL_STRING,
+    most: VCL_INT,
+) {
+    run(ctx, || {
+        // SAFETY: as in tenant().
+        let (socket, prefix) = unsafe { (bytes(socket), bytes(prefix).unwrap_or_default()) };
+        fetches::init_own(socket.unwrap_or_default(), prefix, most.0)
+            .map_err(|bad| format!("kvm.init_self_requests(): {bad}").into())
+    });
 }
 
 /// `kvm.version()`

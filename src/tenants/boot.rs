@@ -7,7 +7,7 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use forkvm::{BootError, Config, Host, Program, Stream, TakeOver};
+use forkvm::{BootError, Config, Fetcher, Host, Program, Stream, TakeOver};
 use varnish::vcl::LogTag;
 
 use crate::file;
@@ -214,6 +214,10 @@ impl Host for Boot<'_> {
         self.output.note(line);
     }
 
+    fn fetcher(&self) -> Option<Arc<dyn Fetcher>> {
+        self.output.fetcher()
+    }
+
     fn slice(&self) -> Option<Duration> {
         Some(places::SLICE)
     }
@@ -241,7 +245,8 @@ pub fn start(
     let mut config = tenant.settings.config.clone();
     config.debugging.only = purpose == Purpose::Debugging;
     let mut boot = Boot {
-        output: Output::of_boot(tenant.name(), tenant.settings.values.stdout),
+        output: Output::of_boot(tenant.name(), tenant.settings.values.stdout)
+            .with_fetcher(tenant.fetches.clone()),
         place,
     };
     let result = match before {
@@ -263,7 +268,8 @@ pub fn take_over<'a>(
 ) -> Result<TakeOver<'a>, BootFailure> {
     let place = &mut Place::take();
     let mut boot = Boot {
-        output: Output::of_boot(tenant.name(), tenant.settings.values.stdout),
+        output: Output::of_boot(tenant.name(), tenant.settings.values.stdout)
+            .with_fetcher(tenant.fetches.clone()),
         place,
     };
     let result = program.take_over(before, &mut boot);

@@ -7,6 +7,7 @@ pub mod document;
 pub mod entries;
 #[cfg(test)]
 mod fuzz;
+pub mod fetches;
 pub mod keys;
 pub mod kinds;
 pub mod meaning;

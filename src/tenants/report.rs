@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering;
 use std::time::SystemTime;
 
 use forkvm::StorageStats;
+use forkvm_fetch::Stats;
 use serde_json::json;
 
 use crate::tenants::tenant::{State, Tenant};
@@ -81,10 +82,24 @@ pub fn details(tenant: &Tenant) -> String {
     };
     // Tabs separate varnishadm's columns, line ends its rows; and parts of a reason may be a program's.
     let why = logging::escape(why.replace(['\t', '\n', '\r'], " ").as_bytes());
+    let fetches = match fetched(tenant) {
+        Some(stats) => format!(
+            " fetches={} fetch_failures={}",
+            stats.fetches, stats.failures
+        ),
+        None => String::new(),
+    };
     format!(
-        "\n  {}: {state}{more} requests={requests} failures={failures}{why}",
+        "\n  {}: {state}{more} requests={requests} failures={failures}{fetches}{why}",
         tenant.name()
     )
+}
+
+/// What its programs have had fetched, if they may or have tried.
+fn fetched(tenant: &Tenant) -> Option<Stats> {
+    let stats = tenant.fetches.as_ref()?.stats();
+    let may = !tenant.settings.values.allow_net.is_empty();
+    (may || stats.fetches > 0).then_some(stats)
 }
 
 /// The same in JSON: an object.
@@ -94,6 +109,10 @@ pub fn details_json(tenant: &Tenant) -> String {
         "requests": tenant.requests.load(Ordering::Relaxed),
         "failures": tenant.failures.load(Ordering::Relaxed),
     });
+    if let Some(stats) = fetched(tenant) {
+        figures["fetches"] = stats.fetches.into();
+        figures["fetch_failures"] = stats.failures.into();
+    }
     match tenant.state() {
         State::Booting => figures["state"] = "booting".into(),
         State::Failed(failed) => {

@@ -3,13 +3,12 @@
 
 use std::path::{Path, PathBuf};
 
-use forkvm::{Config, Debugging, Limits, Owner, Queue, StorageKind, WarmUp};
+use forkvm::{Config, Debugging, Limits, Queue, StorageKind, WarmUp};
 use serde_json::Value;
 
 use crate::tenants::keys::Key;
 use crate::tenants::kinds::{self, Kind};
 use crate::tenants::name;
-use crate::tenants::storage::Keeper;
 use crate::tenants::table::*;
 
 /// A setting's name, and what is wrong with it.
@@ -214,7 +213,6 @@ fn is_of_kind(server: bool, values: &Values) -> Result<(), Problem> {
         ("folder", values.folder.is_some()),
         ("writable_paths", !values.writable_paths.is_empty()),
         ("volumes", !values.volumes.is_empty()),
-        ("allow_net", !values.allow_net.is_empty()),
         ("allow_listen", !values.allow_listen.is_empty()),
         ("drop_connections", values.drop_connections),
         ("snapshot", values.snapshot.is_some()),
@@ -296,7 +294,6 @@ fn config(name: String, values: &Values) -> Config {
             only: false,
         },
         storage: values.storage,
-        storage_owner: Owner::new(Keeper::new(name.clone(), values.stdout)),
         ..Config::new(name)
     }
 }

@@ -80,7 +80,7 @@ fn updates_are_stored_beside_the_program_or_where_it_is_said() {
 #[test]
 fn bad_settings_name_tenant_and_setting() {
     type Spoil = fn(&mut Given<'static>);
-    let spoils: [(&str, Spoil); 62] = [
+    let spoils: [(&str, Spoil); 66] = [
         ("name", |g| g.name = b""),
         ("name", |g| g.name = b"a b"),
         ("name", |g| g.name = &[b'a'; 247]),
@@ -139,7 +139,11 @@ fn bad_settings_name_tenant_and_setting() {
             g.writable_paths = List::Words(b"/run")
         }),
         ("volumes", |g| g.volumes = List::Words(b"/a:/b")),
-        ("allow_net", |g| g.allow_net = List::Words(b"*")),
+        ("allow_net", |g| g.allow_net = List::Words(b"10.0.0.0/33")),
+        ("max_fetch_size", |g| g.max_fetch_size = 1 << 32),
+        ("max_fetches", |g| g.max_fetches = -1),
+        ("max_fetch_time", |g| g.max_fetch_time = 0.0),
+        ("fetch_ca_file", |g| g.fetch_ca_file = b"ca.pem"),
         ("allow_listen", |g| g.allow_listen = List::Words(b"80")),
         ("drop_connections", |g| g.drop_connections = true),
         ("snapshot", |g| g.snapshot = b"/s"),

@@ -3,10 +3,12 @@
 #![forbid(unsafe_code)]
 
 use std::any::Any;
+use std::sync::Arc;
 
 use forkvm::{Host, StorageEvent, StorageOwner};
 use varnish::vcl::LogTag;
 
+use crate::tenants::fetches::Fetches;
 use crate::tenants::places::Place;
 use crate::varnish::counters::count;
 use crate::varnish::logging::{self, LateOutput};
@@ -15,12 +17,17 @@ use crate::varnish::logging::{self, LateOutput};
 pub struct Keeper {
     tenant: String,
     stdout: bool,
+    fetches: Option<Arc<Fetches>>,
 }
 
 impl Keeper {
-    /// Of the tenant of this name, whose standard output goes to the log, or does not.
-    pub fn new(tenant: String, stdout: bool) -> Self {
-        Self { tenant, stdout }
+    /// Of the tenant of this name, whose standard output goes to the log, or does not, and for which this is fetched.
+    pub fn new(tenant: String, stdout: bool, fetches: Option<Arc<Fetches>>) -> Self {
+        Self {
+            tenant,
+            stdout,
+            fetches,
+        }
     }
 
     fn log(&self, tag: LogTag, text: &str) {
@@ -30,7 +37,8 @@ impl Keeper {
 
 impl StorageOwner for Keeper {
     fn host(&self) -> Box<dyn Host> {
-        Box::new(LateOutput::new(&self.tenant, self.stdout))
+        let output = LateOutput::new(&self.tenant, self.stdout);
+        Box::new(output.with_fetcher(self.fetches.clone()))
     }
 
     /// Tasks begin in turn with boots.

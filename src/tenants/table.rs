@@ -159,11 +159,31 @@ macro_rules! settings {
             /// new name counts for 4 KB; at most 64 GB.
             max_volume_writes: Size(0..=64 * GIB) = GIB;
 
-            /// Of a server: where it may connect and send to, written like
-            /// *main_arguments*: names, addresses, or ``*`` for all that is public, each
-            /// with ``:PORT`` for one port only. Nothing unless named; what is not public
-            /// only by its address.
+            /// Where a program may have something fetched from (*PROGRAMS THAT FETCH*), or a
+            /// server connect and send to, written like *main_arguments*: names, ``*.NAME``
+            /// for all beneath one, addresses, ranges of them (``10.0.0.0/8``), or ``*`` for all that
+            /// is public, each with ``:PORT`` for one port only. Nothing unless named; what is
+            /// not public only by its address.
             allow_net: NetRules = "";
+
+            /// Of a program: longest body of what it has fetched, and of what it sends for
+            /// that; at most 4 GB.
+            max_fetch_size: Size(0..=4 * GIB - 1) = 16 * MIB;
+
+            /// Of a program: most fetches of the tenant's at once, at most 10,000.
+            max_fetches: Count(0..=10_000) = 64;
+
+            /// Of a program: longest time for a fetch, within *max_request_time*: by a shorter
+            /// one than that the program is told, and can answer in another way.
+            max_fetch_time: Time(0.001..=HOUR) = HOUR;
+
+            /// Of a program: absolute path of a file in PEM with certificates of authorities that
+            /// are good for its fetches by https besides the host's.
+            fetch_ca_file: PathOrNone = "";
+
+            /// Of a program: whether it may say of a fetch that the certificate's name does
+            /// not matter. The rest of the certificate does in any case.
+            fetch_unverified: Flag = false;
 
             /// Of a server: where it may listen, in its machine, written like *main_arguments*:
             /// ports, addresses, or ``ADDRESS:PORT``. Everywhere unless given.

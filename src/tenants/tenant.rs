@@ -6,16 +6,19 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant, SystemTime};
 
-use forkvm::{Failure, Program, Queue};
+use forkvm::{Failure, Owner, Program, Queue};
 use parking_lot::{Condvar, Mutex};
 
 use crate::file::Identity;
+use crate::tenants::fetches::Fetches;
 use crate::tenants::keys::{Denied, Proof};
 use crate::tenants::room::Room;
 use crate::tenants::settings::Settings;
 use crate::tenants::signature::{Action, Claim};
+use crate::tenants::storage::Keeper;
 use crate::tenants::store::Store;
 use crate::tenants::version::Version;
+use crate::varnish::logging::LateOutput;
 
 /// A tenant, shared by all VCLs that name it with the same settings and the same file.
 pub struct Tenant {
@@ -48,6 +51,8 @@ pub struct Tenant {
     pub bodies: Arc<Room>,
     /// Memory for responses' bodies, until Varnish has them and their clients have read most of them.
     pub responses: Arc<Room>,
+    /// Who fetches for its programs. A server has sockets for that.
+    pub fetches: Option<Arc<Fetches>>,
     /// Connections that are piped to it, which have places there.
     pub pipes: Queue,
     /// A request is being debugged.
@@ -117,14 +122,24 @@ pub enum NotReady {
 
 impl Tenant {
     /// A tenant whose program is about to be booted.
-    pub fn new(settings: Settings, identity: Option<Identity>) -> Self {
+    pub fn new(mut settings: Settings, identity: Option<Identity>) -> Self {
         static COUNT: AtomicU64 = AtomicU64::new(0);
         let config = &settings.config;
         let at_once = (config.concurrency as u64).saturating_add(1);
-        let bodies = config.limits.max_request_memory.saturating_mul(at_once);
+        let bodies = Room::new(config.limits.max_request_memory.saturating_mul(at_once));
+        let fetches = match settings.server {
+            true => None,
+            false => Fetches::new(&settings.values, &bodies)
+                .map_err(|fault| settings.fault.get_or_insert(fault))
+                .ok(),
+        };
+        let (name, stdout) = (settings.config.name.clone(), settings.values.stdout);
+        let keeper = Keeper::new(name, stdout, fetches.clone());
+        settings.config.storage_owner = Owner::new(keeper);
         Self {
             number: COUNT.fetch_add(1, Ordering::Relaxed),
-            bodies: Room::new(bodies),
+            bodies,
+            fetches,
             responses: Room::new(settings.values.max_response_memory),
             pipes: Queue::new(settings.values.max_pipes as usize),
             store: Store::new(
@@ -151,6 +166,11 @@ impl Tenant {
     /// Its name.
     pub fn name(&self) -> &str {
         &self.settings.config.name
+    }
+
+    /// Where its program's output goes when its fetch is over, or there is none; with who fetches for it.
+    pub fn late_output(&self) -> LateOutput {
+        LateOutput::new(self.name(), self.settings.values.stdout).with_fetcher(self.fetches.clone())
     }
 
     /// Whether an order may be carried out: what was sent is the tenant's key, or a signature with it of a request with

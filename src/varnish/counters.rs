@@ -27,6 +27,12 @@ pub struct Counters {
     /// Fetches that failed before a program was asked: unknown tenant, program not ready, request body unreadable
     #[counter]
     pub refused: AtomicU64,
+    /// Fetches that programs have asked for
+    #[counter]
+    pub fetches: AtomicU64,
+    /// Of these, those that came to nothing
+    #[counter]
+    pub fetch_failures: AtomicU64,
     /// Programs that became ready
     #[counter]
     pub boots: AtomicU64,

@@ -2,8 +2,9 @@
 #![forbid(unsafe_code)]
 
 use std::borrow::Cow;
+use std::sync::Arc;
 
-use forkvm::{Host, Stream};
+use forkvm::{Fetcher, Host, Stream};
 use varnish::vcl::LogTag;
 
 use crate::varnish::fetch::Fetch;
@@ -165,6 +166,8 @@ pub struct Output<'a, F: FnMut(&str)> {
     stderr: Lines,
     tail: Tail,
     records: Records<'a, F>,
+    /// Who fetches for the guest.
+    fetcher: Option<Arc<dyn Fetcher>>,
 }
 
 /// The output of a request whose response is still being made when its head has gone out. It is logged outside of the fetch's
@@ -177,9 +180,20 @@ impl LateOutput {
         let emit: fn(&str) = |record| write(LogTag::VclLog, record);
         Self(Some(Output::of_request(tenant.to_owned(), stdio, emit)))
     }
+
+    /// The same of a guest for whom somebody fetches.
+    pub fn with_fetcher(self, fetcher: Option<Arc<impl Fetcher + 'static>>) -> Self {
+        let mut this = self;
+        this.0 = this.0.take().map(|output| output.with_fetcher(fetcher));
+        this
+    }
 }
 
 impl Host for LateOutput {
+    fn fetcher(&self) -> Option<Arc<dyn Fetcher>> {
+        self.0.as_ref()?.fetcher()
+    }
+
     fn output(&mut self, stream: Stream, bytes: &[u8]) {
         if let Some(output) = &mut self.0 {
             output.output(stream, bytes);
@@ -219,7 +233,14 @@ impl<'a, F: FnMut(&str)> Output<'a, F> {
                 truncated: false,
                 emit,
             },
+            fetcher: None,
         }
+    }
+
+    /// The same of a guest for whom somebody fetches.
+    pub fn with_fetcher(mut self, fetcher: Option<Arc<impl Fetcher + 'static>>) -> Self {
+        self.fetcher = fetcher.map(|fetcher| fetcher as _);
+        self
     }
 
     /// Ends the output: logs what is left of lines without an end.
@@ -249,6 +270,10 @@ impl<F: FnMut(&str)> Host for Output<'_, F> {
     /// Whoever is to attach a debugger needs to know now; a transaction's records come when it is over.
     fn note(&mut self, line: &str) {
         log(LogTag::Notice, &self.records.tenant, line);
+    }
+
+    fn fetcher(&self) -> Option<Arc<dyn Fetcher>> {
+        self.fetcher.clone()
     }
 
     fn output(&mut self, stream: Stream, bytes: &[u8]) {

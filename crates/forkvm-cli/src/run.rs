@@ -7,7 +7,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use clap::Args;
-use forkvm::{Answer, DebugAddress, Debugging, Header, Program, Request};
+use forkvm::{Answer, DebugAddress, Debugging, Fetcher, Header, Program, Request};
+use forkvm_fetch::OwnSlot;
 
 use crate::settings::{Settings, Terminal, file_name, parse_seconds};
 
@@ -110,7 +111,8 @@ impl Run {
             return Err(Problem(twice.into()));
         }
         let body = self.body()?;
-        let program = self.boot()?;
+        let fetcher = self.settings.client(OwnSlot::default()).map_err(Problem)?;
+        let program = self.boot(fetcher.clone())?;
         let headers = self.headers();
         let method =
             self.request
@@ -130,6 +132,7 @@ impl Run {
             let mut terminal = Terminal {
                 program: &self.program,
                 tenant,
+                fetcher: fetcher.clone(),
             };
             let answer = if self.gdb.is_some() {
                 program.debug(&request, deadline, &mut terminal)
@@ -190,7 +193,7 @@ impl Run {
         Ok(elf)
     }
 
-    fn boot(&self) -> Result<Arc<Program>, Problem> {
+    fn boot(&self, fetcher: Arc<dyn Fetcher>) -> Result<Arc<Program>, Problem> {
         let elf = self.elf()?;
         let name = match self.is_from_stdin() {
             true => "stdin".into(),
@@ -211,6 +214,7 @@ impl Run {
         let mut terminal = Terminal {
             program: &self.program,
             tenant: &tenant,
+            fetcher,
         };
         Program::boot(&elf, config, &mut terminal).map_err(|error| Problem::of(&tenant, &error))
     }

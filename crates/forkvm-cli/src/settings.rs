@@ -2,10 +2,12 @@
 
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
-use forkvm::{Config, Host, StorageKind, Stream};
+use forkvm::{Config, Fetcher, Host, NetRule, Reach, StorageKind, Stream};
+use forkvm_fetch::{Client, OwnSlot};
 
 /// The settings of a program, as kvm.tenant() has them.
 #[derive(Debug, Args)]
@@ -46,6 +48,20 @@ pub struct Settings {
     /// Longest time of a call of the storage, in seconds.
     #[arg(long, value_name = "SECONDS", default_value = "10", value_parser = parse_seconds)]
     pub max_storage_time: Duration,
+    /// Where the program may have something fetched from, comma-separated: names, `*.NAME` for all beneath one, addresses or ranges of
+    /// them (10.0.0.0/8), each with `:PORT` for one port only; without a value all that is public. What is not is reached
+    /// only by an address that is named.
+    #[arg(long, value_name = "HOST[:PORT],…", num_args = 0..=1, require_equals = true, value_delimiter = ',', default_missing_value = "*")]
+    pub allow_net: Vec<NetRule>,
+    /// Longest body of what it has fetched, and of what it sends for that, in MiB.
+    #[arg(long, value_name = "MIB", default_value_t = 16, value_parser = |text: &str| parse_mebibytes(text, 0))]
+    pub max_fetch_size: u64,
+    /// A file in PEM with certificates of authorities that are good for its fetches by https besides the host's.
+    #[arg(long, value_name = "FILE")]
+    pub fetch_ca_file: Option<PathBuf>,
+    /// Let it say of a fetch that the name in the certificate does not matter.
+    #[arg(long)]
+    pub fetch_unverified: bool,
 }
 
 /// Kinds of storage.
@@ -58,6 +74,21 @@ pub enum Storage {
 }
 
 impl Settings {
+    /// Who fetches for the program; by way of `own` it asks whoever serves it.
+    pub fn client(&self, own: OwnSlot) -> Result<Arc<dyn Fetcher>, String> {
+        let client = Client::new(forkvm_fetch::Settings {
+            reach: Reach::new(self.allow_net.clone()),
+            max_size: self.max_fetch_size.saturating_mul(1 << 20),
+            ca_file: self.fetch_ca_file.clone(),
+            unverified: self.fetch_unverified,
+            own,
+            ..forkvm_fetch::Settings::default()
+        });
+        Ok(Arc::new(
+            client.map_err(|what| format!("--fetch-ca-file: {what}"))?,
+        ))
+    }
+
     /// As the engine takes them, for a program that is called so unless `--name` says otherwise.
     pub fn config(&self, name: String) -> Config {
         let mut config = Config::new(self.name.clone().unwrap_or(name));
@@ -111,9 +142,15 @@ pub struct Terminal<'a> {
     pub program: &'a Path,
     /// The name it goes by.
     pub tenant: &'a str,
+    /// Who fetches for it.
+    pub fetcher: Arc<dyn Fetcher>,
 }
 
 impl Host for Terminal<'_> {
+    fn fetcher(&self) -> Option<Arc<dyn Fetcher>> {
+        Some(self.fetcher.clone())
+    }
+
     fn note(&mut self, line: &str) {
         // A command to be copied names the file.
         let program = self.program.display().to_string();

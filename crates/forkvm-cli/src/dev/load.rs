@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use forkvm::{Config, Program};
+use forkvm::{Config, Fetcher, Program};
 
 use crate::settings::Terminal;
 
@@ -17,6 +17,7 @@ const INTERVAL: Duration = Duration::from_millis(200);
 pub struct Loaded {
     path: PathBuf,
     config: Config,
+    fetcher: Arc<dyn Fetcher>,
     program: Mutex<Option<Arc<Program>>>,
 }
 
@@ -42,17 +43,22 @@ impl Seen {
 
 impl Loaded {
     /// Nothing is loaded yet.
-    pub fn new(path: PathBuf, config: Config) -> Self {
+    pub fn new(path: PathBuf, config: Config, fetcher: Arc<dyn Fetcher>) -> Self {
         Self {
             path,
             config,
+            fetcher,
             program: Mutex::new(None),
         }
     }
 
-    /// The file.
-    pub fn path(&self) -> &Path {
-        &self.path
+    /// Where what it prints goes, and who fetches for it.
+    pub fn terminal(&self) -> Terminal<'_> {
+        Terminal {
+            program: &self.path,
+            tenant: &self.config.name,
+            fetcher: self.fetcher.clone(),
+        }
     }
 
     /// The settings.
@@ -95,10 +101,7 @@ impl Loaded {
     /// Boots the file, with the state of the program before if both have handlers for that. If it fails, that one stays.
     fn boot(&self) {
         let path = self.path.display();
-        let mut terminal = Terminal {
-            program: &self.path,
-            tenant: &self.config.name,
-        };
+        let mut terminal = self.terminal();
         let before = self.program();
         let start = Instant::now();
         let booted = std::fs::read(&self.path)

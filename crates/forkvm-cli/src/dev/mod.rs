@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use clap::Args;
 use forkvm::{Config, Queue};
+use forkvm_fetch::{Own, OwnSlot};
 use tokio::net::TcpListener;
 
 use crate::settings::{Settings, parse_seconds};
@@ -87,7 +88,11 @@ impl Dev {
             Some(most) => most.into(),
             None => Config::default_queue(config.concurrency),
         });
-        let loaded = Arc::new(Loaded::new(self.program, config));
+        let own = OwnSlot::default();
+        let asked = Own::new(None, &format!("http://{address}"), config.concurrency);
+        own.set(asked.map_err(|bad| bad.to_string())?);
+        let client = self.settings.client(own)?;
+        let loaded = Arc::new(Loaded::new(self.program, config, client));
         loaded.clone().keep_fresh().await;
         out!("forkvm: http://{address}/");
         let given = Given {

@@ -19,7 +19,6 @@ use tokio::sync::Semaphore;
 
 use super::load::Loaded;
 use super::streamed;
-use crate::settings::Terminal;
 
 /// Most connections at once; others wait.
 pub const MOST_CONNECTIONS: usize = 32;
@@ -197,10 +196,7 @@ fn ask(loaded: &Arc<Loaded>, asked: &Asked) -> Result<Response<Body>, Refused> {
         body: &asked.body,
     };
     let deadline = Instant::now() + loaded.config().limits.max_request_time;
-    let mut terminal = Terminal {
-        program: loaded.path(),
-        tenant: &loaded.config().name,
-    };
+    let mut terminal = loaded.terminal();
     let answer = program.answer(&request, deadline, &mut terminal)?;
     if let Some(failure) = answer.failure() {
         err!("forkvm: answered by on_error: {failure}");

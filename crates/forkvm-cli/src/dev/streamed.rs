@@ -9,7 +9,6 @@ use tokio::runtime::Handle;
 use tokio::time::timeout_at;
 
 use super::load::Loaded;
-use crate::settings::Terminal;
 
 /// How much of one is on its way at a time.
 const PIECE: usize = 64 << 10;
@@ -38,10 +37,7 @@ fn pass_on(
     sender: &mut Sender<Bytes, Failure>,
     runtime: &Handle,
 ) -> Result<(), Failure> {
-    let mut terminal = Terminal {
-        program: loaded.path(),
-        tenant: &loaded.config().name,
-    };
+    let mut terminal = loaded.terminal();
     let mut piece = vec![0; PIECE];
     let deadline = streaming.deadline().into();
     loop {

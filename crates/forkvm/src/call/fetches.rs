@@ -6,6 +6,13 @@ use crate::fetch::{FetchHead, Fetching};
 #[derive(Default)]
 pub struct Fetches(Vec<Option<Open>>);
 
+impl std::fmt::Debug for Fetches {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let open = self.0.iter().flatten().count();
+        write!(out, "Fetches({open} open)")
+    }
+}
+
 /// One of them.
 pub struct Open {
     /// What comes.

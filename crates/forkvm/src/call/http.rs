@@ -4,6 +4,7 @@ use std::borrow::Cow;
 
 use crate::call::fetches::Fetches;
 use crate::call::stored::Access;
+use crate::fetch::{LOOP_HEADER, LOOP_NAME};
 use crate::request::{CachePolicy, Header, Request};
 
 /// Most headers a guest may have in either message, and bytes of all of them: bounds for the host's memory.
@@ -134,6 +135,8 @@ pub struct Exchange<'a> {
     pub storage: Option<Access<'a>>,
     /// What it has fetched in parts.
     pub fetches: Fetches,
+    /// [`Exchange::loops`] of the request that is no longer there.
+    loops: usize,
 }
 
 impl<'a> Exchange<'a> {
@@ -151,12 +154,14 @@ impl<'a> Exchange<'a> {
             storage: None,
             cache: None,
             fetches: Fetches::default(),
+            loops: 0,
             is_answered: false,
         }
     }
 
     /// What of it the program can still ask for when whoever brought the request may have left: its method and headers.
-    pub fn to_kept(&self) -> Exchange<'static> {
+    /// What it has open goes on there.
+    pub fn to_kept(&mut self) -> Exchange<'static> {
         let own = |header: &Header<'_>| {
             Header::new(header.name.clone().into_owned(), header.value.to_vec())
         };
@@ -168,8 +173,18 @@ impl<'a> Exchange<'a> {
             cache: self.cache,
             is_answered: self.is_answered,
             storage: None,
-            fetches: Fetches::default(),
+            fetches: std::mem::take(&mut self.fetches),
+            loops: self.loops(),
         }
+    }
+
+    /// How often in a row its program has asked its own Varnish by now, as far as that has let its header through.
+    pub fn loops(&self) -> usize {
+        let named = |header: &&Header<'_>| header.name.eq_ignore_ascii_case(LOOP_HEADER);
+        let headers = self.request.headers.iter().filter(named);
+        let entries = headers.flat_map(|header| header.value.split(|&byte| byte == b','));
+        let own = entries.filter(|entry| entry.trim_ascii() == LOOP_NAME.as_bytes());
+        self.loops.max(own.count())
     }
 
     /// The method, never empty.

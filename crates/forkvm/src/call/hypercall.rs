@@ -133,7 +133,7 @@ pub fn during_request(
 /// the program's run: its author has written nothing that could follow.
 pub fn common(number: u32, machine: &mut Machine, host: &mut dyn Host) -> Result<i64, Cause> {
     const AGAIN: &str = "again, instead of ending what it was called for";
-    if let Some(result) = fetch::anywhere(number, machine, None, host) {
+    if let Some(result) = fetch::anywhere(number, machine, 0, host) {
         return result;
     }
     let regs = machine.vcpu().regs();

@@ -20,7 +20,7 @@ pub struct Stream {
 
 impl Stream {
     /// As a program begins one, of this length if it is known.
-    pub fn begin(exchange: &Exchange<'_>, regs: &kvm_regs, length: Option<u64>) -> Self {
+    pub fn begin(exchange: &mut Exchange<'_>, regs: &kvm_regs, length: Option<u64>) -> Self {
         let mut exchange = exchange.to_kept();
         exchange.is_answered = true;
         Self {

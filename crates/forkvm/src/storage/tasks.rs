@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use parking_lot::{Condvar, Mutex};
 
 use crate::call::stored::{NewTask, NotStored, Stored};
+use crate::fetch::Fetcher;
 use crate::request::{Host, Stream};
 
 /// Most tasks of a program.
@@ -199,6 +200,10 @@ impl Host for TaskHost<'_> {
 
     fn note(&mut self, line: &str) {
         self.of_owner.note(line);
+    }
+
+    fn fetcher(&self) -> Option<Arc<dyn Fetcher>> {
+        self.of_owner.fetcher()
     }
 
     fn slice(&self) -> Option<Duration> {

@@ -7,11 +7,11 @@ use crate::arch::layout::PAGE;
 use crate::call::fetch::failed::Failed;
 use crate::call::http;
 use crate::failure::Cause;
-use crate::fetch::{FetchError, FetchHead, FetchTarget, Fetcher, LOOP_HEADER, LOOP_NAME};
+use crate::fetch::{FetchError, FetchHead, FetchTarget, Fetcher};
 use crate::header::Header;
 use crate::machine::Machine;
 use crate::memory::user::{BadAddress, UserMemory};
-use crate::request::{Host, Request};
+use crate::request::Host;
 
 /// Longest URL, or path.
 pub const MOST_URL: u64 = 8 << 10;
@@ -25,12 +25,11 @@ pub fn fetcher(host: &dyn Host) -> Result<Arc<dyn Fetcher>, Failed> {
     host.fetcher().ok_or(FetchError::NotThere.into())
 }
 
-/// Where the program wants something from.
+/// Where the program wants something from; from its own Varnish, and how often in a row that was so by now.
 pub fn target(
     machine: &Machine,
     (address, len): (u64, u64),
-    request: Option<&Request<'_>>,
-    own: bool,
+    own: Option<usize>,
 ) -> Result<FetchTarget, Failed> {
     if len > MOST_URL {
         let what = format!("a URL of {len} bytes, more than {MOST_URL}");
@@ -40,22 +39,9 @@ pub fn target(
     let no_text = |_| FetchError::Bad("a URL that is not in ASCII".into());
     let url = String::from_utf8(bytes).map_err(no_text)?;
     Ok(match own {
-        false => FetchTarget::Url(url),
-        true => FetchTarget::Own {
-            path: url,
-            depth: request.map_or(0, depth),
-        },
+        None => FetchTarget::Url(url),
+        Some(depth) => FetchTarget::Own { path: url, depth },
     })
-}
-
-/// How often in a row a request's program has asked its own Varnish by now, as far as that has let its header through.
-pub fn depth(request: &Request<'_>) -> usize {
-    let named = |header: &&Header<'_>| header.name.eq_ignore_ascii_case(LOOP_HEADER);
-    let entries = request.headers.iter().filter(named);
-    entries
-        .flat_map(|header| header.value.split(|&byte| byte == b','))
-        .filter(|entry| entry.trim_ascii() == LOOP_NAME.as_bytes())
-        .count()
 }
 
 /// A header line of the program's. `None` for what is not the program's to say.

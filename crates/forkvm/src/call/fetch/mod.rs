@@ -13,7 +13,7 @@ use crate::call::fetch::failed::Failed;
 use crate::call::http::Exchange;
 use crate::failure::Cause;
 use crate::machine::Machine;
-use crate::request::{Host, Request, Stream};
+use crate::request::{Host, Stream};
 
 const FETCH: u32 = 0x20000;
 const SELF_REQUEST: u32 = 0x20001;
@@ -32,10 +32,13 @@ pub fn during_request(
     exchange: &mut Exchange<'_>,
     host: &mut dyn Host,
 ) -> Option<Result<i64, Cause>> {
-    let request = Some(exchange.request);
+    if !(FETCH..=FETCH_CLOSE).contains(&number) {
+        return None;
+    }
+    let loops = exchange.loops();
     match number {
         FETCH_BEGIN => {
-            let result = parts::begin(machine, &mut exchange.fetches, request, host);
+            let result = parts::begin(machine, &mut exchange.fetches, loops, host);
             Some(finish(machine, host, None, result))
         }
         FETCH_HEAD => {
@@ -50,7 +53,7 @@ pub fn during_request(
             let result = parts::close(machine, &mut exchange.fetches);
             Some(finish(machine, host, None, result))
         }
-        _ => anywhere(number, machine, request, host),
+        _ => anywhere(number, machine, loops, host),
     }
 }
 
@@ -58,11 +61,12 @@ pub fn during_request(
 pub fn anywhere(
     number: u32,
     machine: &mut Machine,
-    request: Option<&Request<'_>>,
+    loops: usize,
     host: &mut dyn Host,
 ) -> Option<Result<i64, Cause>> {
     let result = match number {
-        FETCH | SELF_REQUEST => whole::fetch(machine, request, number == SELF_REQUEST, host),
+        FETCH => whole::fetch(machine, None, host),
+        SELF_REQUEST => whole::fetch(machine, Some(loops), host),
         FETCH_BEGIN..=FETCH_CLOSE => Err(Failed::NoRequest),
         _ => return None,
     };

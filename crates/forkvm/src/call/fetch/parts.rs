@@ -9,7 +9,7 @@ use crate::call::fetches::{Fetches, Open};
 use crate::fetch::{FetchError, FetchHead, FetchRequest};
 use crate::machine::Machine;
 use crate::memory::user::UserMemory;
-use crate::request::{Host, Request};
+use crate::request::Host;
 
 /// Most headers of one.
 const MOST_HEADERS: u16 = 64;
@@ -39,7 +39,7 @@ fn head_of<'o>(
 pub fn begin(
     machine: &mut Machine,
     fetches: &mut Fetches,
-    request: Option<&Request<'_>>,
+    loops: usize,
     host: &mut dyn Host,
 ) -> Result<i64, Failed> {
     let at = machine.vcpu().regs().rdi;
@@ -56,8 +56,8 @@ pub fn begin(
     let (url, lengths, method, headers, flags, content, content_len) =
         (next(), next(), next(), next(), next(), next(), next());
     let flag = |at: u32| flags >> (8 * at) & 0xff != 0;
-    let own = flag(4);
-    let target = target(machine, (url, lengths & 0xffff_ffff), request, own)?;
+    let own = flag(4).then_some(loops);
+    let target = target(machine, (url, lengths & 0xffff_ffff), own)?;
     let sends = content != 0;
     let method = match (method, sends) {
         (0, false) => "GET".into(),

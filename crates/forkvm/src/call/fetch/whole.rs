@@ -10,7 +10,7 @@ use crate::fetch::{FetchError, FetchHead, FetchRequest, Fetching};
 use crate::header::Header;
 use crate::machine::Machine;
 use crate::memory::user::UserMemory;
-use crate::request::{Host, Request};
+use crate::request::Host;
 
 /// `curl_op`: what is posted, and what has come.
 const OP_LEN: usize = 176;
@@ -89,13 +89,12 @@ impl Options {
 /// `fetch`: (url, len, op, fields, options), and the same of a path of the program's own Varnish.
 pub fn fetch(
     machine: &mut Machine,
-    request: Option<&Request<'_>>,
-    own: bool,
+    own: Option<usize>,
     host: &mut dyn Host,
 ) -> Result<i64, Failed> {
     let regs = machine.vcpu().regs();
     let fetcher = fetcher(host)?;
-    let target = target(machine, (regs.rdi, regs.rsi), request, own)?;
+    let target = target(machine, (regs.rdi, regs.rsi), own)?;
     let op_at = regs.rdx;
     let op = Structure::<OP_LEN>::read(machine, op_at)?;
     // Nothing is fetched that could not be given.
