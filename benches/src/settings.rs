@@ -79,6 +79,7 @@ pub enum Row {
     Reset,
     Syscalls,
     Memory,
+    Fetch,
     Servers,
     Compute,
     Throughput,

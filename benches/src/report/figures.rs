@@ -98,6 +98,16 @@ pub fn of(report: &Report) -> BTreeMap<String, f64> {
         let mut wasm = report.compute.iter().filter_map(|row| row.wasm_over_native);
         figures.put("wasm_over_native", worst(&mut wasm));
     }
+    if let Some(fetch) = &report.fetch {
+        figures.put("fetch_none_us", fetch.call_us);
+        figures.put("fetch_warm_us", fetch.warm_us);
+        figures.put("fetch_warm_p99_us", fetch.warm_p99_us);
+        figures.put("fetch_cold_us", fetch.cold_us);
+        figures.put("fetch_cold_p99_us", fetch.cold_p99_us);
+        figures.put("fetch_socket_warm_us", fetch.socket_warm_us);
+        figures.put("fetch_socket_cold_us", fetch.socket_cold_us);
+        figures.put("fetch_cold_over_warm", fetch.cold_over_warm);
+    }
     for row in &report.throughput {
         let name = |what: &str| format!("{}_{}_{what}", row.way.name(), row.connections);
         figures.put(&name("rps"), row.requests_per_second);

@@ -16,6 +16,7 @@ use crate::machine::Machine;
 use crate::rows::RoundTrip;
 use crate::rows::call::Call;
 use crate::rows::compute::Compute;
+use crate::rows::fetch::Fetch;
 use crate::rows::idle::Idle;
 use crate::rows::memory::Memory;
 use crate::rows::reset::Reset;
@@ -50,6 +51,8 @@ pub struct Report {
     pub reset: Option<Reset>,
     pub syscalls: Option<Syscalls>,
     pub memory: Option<Memory>,
+    #[serde(default)]
+    pub fetch: Option<Fetch>,
     #[serde(default)]
     pub servers: Vec<ServerRow>,
     #[serde(default)]

@@ -99,6 +99,26 @@ pub fn of(report: &Report) -> Result<String> {
             &plots::latency(&report.throughput)?,
         )?;
     }
+    if let Some(fetch) = &report.fetch {
+        section(
+            &mut html,
+            "Fetches",
+            &format!(
+                "A request that fetches 1 KiB from loopback: {} µs over a warm connection (p99 {}), {} µs over a new one (p99 {}), {} times \
+                 as much (median of the batches' ratios); one that fetches nothing: {} µs. The same exchanges by a socket, without a \
+                 guest: {} µs and {} µs.",
+                number(fetch.warm_us),
+                number(fetch.warm_p99_us),
+                number(fetch.cold_us),
+                number(fetch.cold_p99_us),
+                number(fetch.cold_over_warm),
+                number(fetch.call_us),
+                number(fetch.socket_warm_us),
+                number(fetch.socket_cold_us)
+            ),
+            "",
+        )?;
+    }
     for row in &report.synth {
         section(
             &mut html,

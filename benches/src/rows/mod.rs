@@ -2,6 +2,7 @@
 
 pub mod call;
 pub mod compute;
+pub mod fetch;
 pub mod idle;
 pub mod memory;
 pub mod reset;
@@ -51,6 +52,10 @@ pub fn all(options: &Options) -> Result<()> {
     if options.wants(Row::Memory) {
         say("memory of idle forks, and of bare VMs");
         report.memory = Some(memory::run(options)?);
+    }
+    if options.wants(Row::Fetch) {
+        say("fetches, over warm and cold connections");
+        report.fetch = Some(fetch::run(options)?);
     }
     if options.wants(Row::Servers) {
         say("unmodified servers, natively and a fork for each connection");
