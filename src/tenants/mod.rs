@@ -5,9 +5,9 @@ pub mod aside;
 pub mod boot;
 pub mod document;
 pub mod entries;
+pub mod fetches;
 #[cfg(test)]
 mod fuzz;
-pub mod fetches;
 pub mod keys;
 pub mod kinds;
 pub mod meaning;

@@ -161,7 +161,7 @@ impl<'a> Exchange<'a> {
 
     /// What of it the program can still ask for when whoever brought the request may have left: its method and headers.
     /// What it has open goes on there.
-    pub fn to_kept(&mut self) -> Exchange<'static> {
+    pub fn keep(&mut self) -> Exchange<'static> {
         let own = |header: &Header<'_>| {
             Header::new(header.name.clone().into_owned(), header.value.to_vec())
         };

@@ -35,10 +35,10 @@ impl WaitPoint {
             body: &[],
             ..*request
         };
-        let exchange = Exchange::new(&request);
+        let mut exchange = Exchange::new(&request);
         let written = structure::write(machine, &self.layout, &exchange, Circumstances::default())?;
         Ok(Post {
-            exchange: exchange.to_kept(),
+            exchange: exchange.keep(),
             texts: [written.url, written.arg, written.content_type],
             segment: structure::place(machine, &self.layout, SEGMENT as u64)?,
             offset: 0,

@@ -21,7 +21,7 @@ pub struct Stream {
 impl Stream {
     /// As a program begins one, of this length if it is known.
     pub fn begin(exchange: &mut Exchange<'_>, regs: &kvm_regs, length: Option<u64>) -> Self {
-        let mut exchange = exchange.to_kept();
+        let mut exchange = exchange.keep();
         exchange.is_answered = true;
         Self {
             callback: regs.r8,
