@@ -308,6 +308,20 @@ static void do_main_file(void)
 	show("offset", lseek(main_file, 0, SEEK_CUR));
 }
 
+// Adds a byte to a file, which it makes if it is not there, and says how long it is then.
+static void do_change(void)
+{
+	const int fd = open(path, O_RDWR | O_CREAT | O_APPEND, 0644);
+	struct stat st;
+
+	if (show("open", fd < 0 ? -1 : 0) != 0)
+		return;
+	show("write", write(fd, "x", 1));
+	if (fstat(fd, &st) == 0)
+		say("size %ld ", (long)st.st_size);
+	close(fd);
+}
+
 static void do_write_file(void)
 {
 	show("create", open(path, O_WRONLY | O_CREAT, 0600));
@@ -706,6 +720,7 @@ static const struct {
 	{"/seek", do_seek},
 	{"/main-file", do_main_file},
 	{"/write-file", do_write_file},
+	{"/change", do_change},
 	{"/exe", do_exe},
 	{"/cwd", do_cwd},
 	{"/chdir", do_chdir},

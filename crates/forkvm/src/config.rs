@@ -1,5 +1,6 @@
 //! What a tenant may set: the program's surroundings and its limits.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::debug::Debugging;
@@ -102,6 +103,14 @@ pub struct Config {
     pub environment: Vec<String>,
     /// Files and folders the program may read; everything else does not exist for it. Setting `allowed_paths`.
     pub allowed_paths: Vec<AllowedPath>,
+    /// Folders, as the program sees them, where it may change files: in memory, until the request's end. Setting `writable_paths`.
+    pub writable_paths: Vec<PathBuf>,
+    /// Most bytes of what it changes there, for each fork. Setting `max_file_memory`.
+    pub max_file_memory: u64,
+    /// Most bytes that one request may write to the host's files ([`AllowedPath::writes`]). Setting `max_volume_writes`.
+    pub max_volume_writes: u64,
+    /// The heap may be executed. Setting `executable_heap`.
+    pub executable_heap: bool,
     /// The working directory the program sees. Setting `current_working_directory`.
     pub current_working_directory: String,
     /// Most forks of this program at once. Setting `concurrency`.
@@ -195,6 +204,10 @@ impl Config {
             main_arguments: Vec::new(),
             environment: Vec::new(),
             allowed_paths: Vec::new(),
+            writable_paths: Vec::new(),
+            max_file_memory: 64 << 20,
+            max_volume_writes: 1 << 30,
+            executable_heap: false,
             current_working_directory: "/".into(),
             concurrency: 2,
             queue: Queue::new(Self::default_queue(2)),

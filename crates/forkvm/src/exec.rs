@@ -180,6 +180,7 @@ pub(crate) fn setup(sandbox: &Sandbox) -> Setup {
             brk_window: 0,
             mmap_window: 0,
             len: 0,
+            executable: false,
         },
         stack: 0..0,
         executable: String::new(),
@@ -190,6 +191,7 @@ pub(crate) fn setup(sandbox: &Sandbox) -> Setup {
             .chain(sandbox.writable_paths.iter().cloned())
             .collect(),
         overlay_bytes: sandbox.overlay_bytes,
+        whole_system: true,
         volume_bytes: sandbox.volume_bytes,
         random_addresses: sandbox.random_addresses,
         current_working_directory: sandbox.current_working_directory.clone(),

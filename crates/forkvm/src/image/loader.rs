@@ -73,6 +73,7 @@ pub fn load(
     layout: &Layout,
     image: &Image,
     file: &[u8],
+    executable_heap: bool,
 ) -> Result<(), OutOfRange> {
     let mut tables = TablePages::new(layout.tables.clone());
     for range in monitor::ranges() {
@@ -87,14 +88,21 @@ pub fn load(
         protection: READ_WRITE,
     };
     tables.map(memory, &user(layout.stack_window().start, &layout.stack))?;
-    tables.map(
-        memory,
-        &user(
-            layout.brk_window,
-            &(layout.heap.start..layout.heap.start + heap),
-        ),
-    )?;
-    tables.map(memory, &user(MMAP_WINDOW, &layout.heap))?;
+    let heap = layout.heap.start..layout.heap.start + heap;
+    for window in [
+        user(layout.brk_window, &heap),
+        user(MMAP_WINDOW, &layout.heap),
+    ] {
+        let protection = Protection {
+            execute: executable_heap,
+            ..READ_WRITE
+        };
+        let window = MapRange {
+            protection,
+            ..window
+        };
+        tables.map(memory, &window)?;
+    }
     for run in &image.pages {
         tables.map(
             memory,

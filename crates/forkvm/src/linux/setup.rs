@@ -21,6 +21,8 @@ pub struct HeapLayout {
     pub mmap_window: u64,
     /// Length of both windows in bytes.
     pub len: u64,
+    /// What is in them may be executed.
+    pub executable: bool,
 }
 
 /// A file or folder of the host that a program may read, or change.
@@ -34,7 +36,7 @@ pub struct AllowedPath {
     pub beneath: bool,
     /// The program sees a symbolic link to `real` there.
     pub link: bool,
-    /// What an unmodified program changes there is changed in the host, at once and for good. Every other one can't change it.
+    /// What the program changes there is changed in the host, at once and for good.
     pub writes: bool,
 }
 
@@ -122,6 +124,8 @@ pub struct Setup {
     pub overlay_bytes: u64,
     /// Most bytes that it writes to the host's files ([`AllowedPath::writes`]).
     pub volume_bytes: u64,
+    /// There is what unmodified programs look for in /dev, /proc and /sys.
+    pub whole_system: bool,
     /// Where programs are loaded is chosen at random, as Linux does. Only of programs with an address space.
     pub random_addresses: bool,
     /// The working directory.

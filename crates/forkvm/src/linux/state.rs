@@ -62,7 +62,7 @@ impl Linux {
     pub fn new(setup: Setup) -> Self {
         let absolute = |path: &[u8]| Absolute::new(b"/", path);
         let directory = absolute(setup.current_working_directory.as_bytes());
-        let unmodified = !setup.writable_paths.is_empty();
+        let unmodified = setup.whole_system;
         let mut roots = Roots::open(&setup.allowed_paths, unmodified);
         if unmodified {
             roots.start_in(directory.clone());

@@ -10,6 +10,7 @@ pub mod warm_ups;
 
 use std::fs::File;
 use std::ops::Range;
+use std::path::Path;
 use std::sync::Arc;
 
 use crate::arch::layout::{Layout, MMAP_WINDOW, STACK_TOP, XSAVE_LEN};
@@ -147,7 +148,15 @@ impl<'a> Boot<'a> {
         })?;
         let memory = Mapping::shared(&memfd, self.layout.memory_len()).map_err(no_machine)?;
         crate::arch::monitor::install(&memory, self.host.entry).map_err(no_machine)?;
-        loader::load(&memory, &self.layout, &self.image, self.file).map_err(no_machine)?;
+        let executable_heap = self.config.executable_heap;
+        loader::load(
+            &memory,
+            &self.layout,
+            &self.image,
+            self.file,
+            executable_heap,
+        )
+        .map_err(no_machine)?;
         let rsp = put_stack(
             &memory,
             &self.layout,
@@ -174,7 +183,10 @@ impl<'a> Boot<'a> {
 
     fn linux(&self) -> Result<Linux, BootError> {
         let linux = Linux::new(setup(self.config, &self.layout));
-        if let Some((path, error)) = linux.unusable_paths().next() {
+        // What may be written to is made where the host has none.
+        let is_made = |path: &Path| self.config.writable_paths.iter().any(|made| made == path);
+        let unusable = linux.unusable_paths().find(|(path, _)| !is_made(path));
+        if let Some((path, error)) = unusable {
             let what = format!("allowed_paths: {}: {error}", path.display());
             return Err(BootError::Setting(what));
         }
@@ -285,13 +297,15 @@ fn advice(cause: &Cause, file: &[u8]) -> &'static str {
 
 fn setup(config: &Config, layout: &Layout) -> Setup {
     Setup {
-        writable_paths: Vec::new(),
-        overlay_bytes: 0,
-        volume_bytes: 0,
+        writable_paths: config.writable_paths.clone(),
+        overlay_bytes: config.max_file_memory,
+        volume_bytes: config.max_volume_writes,
+        whole_system: false,
         heap: HeapLayout {
             brk_window: layout.brk_window,
             mmap_window: MMAP_WINDOW,
             len: layout.heap.end - layout.heap.start,
+            executable: config.executable_heap,
         },
         stack: layout.stack_window(),
         executable: executable(config),

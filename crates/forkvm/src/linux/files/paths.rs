@@ -85,10 +85,7 @@ impl Roots {
         };
         for path in allowed {
             match Root::open(path) {
-                Ok(root) => roots.roots.push(Root {
-                    writes: root.writes && whole_system,
-                    ..root
-                }),
+                Ok(root) => roots.roots.push(root),
                 Err(errno) => roots.unusable.push((path.real.clone(), errno)),
             }
         }

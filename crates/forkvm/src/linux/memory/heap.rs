@@ -21,7 +21,7 @@ const ROOM: usize = 8;
 /// Most ranges of pages known to be used; beyond it the gaps between them count as used too.
 const MAX_USED: usize = 4 << 10;
 
-/// What every page of both windows allows from the start.
+/// What every page of both windows allows from the start, unless the heap may be executed.
 pub const READ_WRITE: Protection = Protection {
     read: true,
     write: true,
@@ -72,7 +72,7 @@ pub struct Heap {
     mappings: Ranges<Mapping>,
     // Pages that the program ever had. All others are still zero.
     used: Ranges<()>,
-    // Permissions in the page tables that are not READ_WRITE, for each window.
+    // Permissions in the page tables that are not those of the start, for each window.
     brk_tables: Ranges<Protection>,
     mmap_tables: Ranges<Protection>,
 }
@@ -308,9 +308,15 @@ impl Heap {
         if self.tables(window).len().saturating_add(2) > MAX_MAPPINGS {
             return Err(Full);
         }
+        let usual = self.usual();
+        // What may be executed stays so, as it was asked for by a setting.
+        let protection = Protection {
+            execute: protection.execute || protection.read && usual.execute,
+            ..protection
+        };
         memory.protect(self.address(window, pages.start), len, protection)?;
         let tables = self.tables_mut(window);
-        if protection == READ_WRITE {
+        if protection == usual {
             tables.remove(pages);
         } else {
             tables.insert(pages, protection);
@@ -329,7 +335,15 @@ impl Heap {
         let exceptions_allow = tables
             .overlapping(pages.clone())
             .all(|(_, allowed)| within(allowed));
-        exceptions_allow && (within(READ_WRITE) || tables.covers(pages))
+        exceptions_allow && (within(self.usual()) || tables.covers(pages))
+    }
+
+    /// What pages allow unless the program has asked for something else.
+    fn usual(&self) -> Protection {
+        Protection {
+            execute: self.layout.executable,
+            ..READ_WRITE
+        }
     }
 
     /// Fills pages with zeros, as far as they were ever used.

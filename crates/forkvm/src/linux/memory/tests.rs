@@ -275,6 +275,7 @@ fn mappings_are_bounded() {
         brk_window: BRK,
         mmap_window: MMAP,
         len: 1 << 32,
+        executable: false,
     };
     let mut linux = Linux {
         heap: crate::linux::kept::Kept::new(Heap::new(layout)),
