@@ -1,14 +1,17 @@
 //! A VCL's tenants, each a backend of its own, and how a fetch comes to one of them.
 #![forbid(unsafe_code)]
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ffi::CString;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Instant, SystemTime};
 
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
+use regex::{Regex, RegexBuilder};
+use serde::Serialize as _;
 use serde_json::json;
+use serde_json::ser::{PrettyFormatter, Serializer};
 use varnish::ffi::VCL_BACKEND;
 use varnish::vcl::{Ctx, LogTag, VclError};
 
@@ -20,7 +23,7 @@ use crate::file;
 use crate::order::{Order, Target};
 use crate::orders::update::{self, Source, Turn};
 use crate::orders::{debug, upload, watch};
-use crate::tenants::document::Described;
+use crate::tenants::document::{self, Definition, Described, Warnings};
 use crate::tenants::entries::BadDocument;
 use crate::tenants::keys::Denied;
 use crate::tenants::registry::Shared;
@@ -37,10 +40,22 @@ use crate::vdi::{self, Answer, Methods, Registered, Resolve, SICK, Vdi};
 /// The backends of a VCL's tenants, by their names. Written in vcl_init only.
 type Backends = RwLock<HashMap<String, Registered<Backend>>>;
 
+/// Longest compiled pattern, in bytes.
+const MOST_PATTERN: usize = 1 << 20;
+
 /// The director `kvm` of a VCL, which finds the backend that a fetch is for.
 pub struct Director {
     backends: Arc<Backends>,
+    /// What is known of those that were described in JSON.
+    definitions: Mutex<HashMap<String, Known>>,
     orders: Registered<Orders>,
+}
+
+/// A tenant that was described in JSON.
+struct Known {
+    definition: Definition,
+    /// Nothing of it can be changed any more.
+    started: bool,
 }
 
 /// The backend `kvm-orders` of a VCL: it carries out what needs a key, also for tenants that are sick.
@@ -67,7 +82,12 @@ impl Director {
             backends: backends.clone(),
         };
         let orders = Registered::new(ctx, c"kvm-orders", orders)?;
-        Registered::new(ctx, c"kvm", Self { backends, orders })
+        let director = Self {
+            backends,
+            definitions: Mutex::default(),
+            orders,
+        };
+        Registered::new(ctx, c"kvm", director)
     }
 
     /// Adds tenants, whose programs begin to boot: all, or none if a name is there twice.
@@ -94,7 +114,16 @@ impl Director {
                 Shared::Known(tenant) => tenant,
                 Shared::New(tenant, file) => {
                     watch::start();
-                    queue::enqueue(&tenant, file);
+                    let of = Arc::downgrade(&tenant);
+                    let boot = move || {
+                        if let Some(tenant) = of.upgrade() {
+                            queue::enqueue(&tenant, file);
+                        }
+                    };
+                    match tenant.settings.values.start {
+                        true => boot(),
+                        false => tenant.sleep(boot),
+                    }
                     tenant
                 }
             };
@@ -108,20 +137,26 @@ impl Director {
     }
 
     /// Adds all of the tenants that `call`, a call of VCL's, reads in a document, or none. Warnings are logged; if there is
-    /// an error, they are in it, a line each, since what was misspelt may be what is missing.
+    /// an error, they are in it, a line each, since what was misspelt may be what is missing. If it is `strict`, keys that nobody knows are an error.
     pub fn add_document(
         &self,
         ctx: &Ctx<'_>,
         call: &str,
-        read: impl FnOnce(&mut Vec<String>) -> Result<Vec<Described>, BadDocument>,
+        strict: bool,
+        read: impl FnOnce(&mut Warnings) -> Result<Vec<Described>, BadDocument>,
     ) -> Result<(), String> {
-        let mut warnings = Vec::new();
+        let mut warnings = Warnings::default();
         let read = read(&mut warnings).map_err(|bad| bad.to_string());
+        let read = match warnings.unknown {
+            0 => read,
+            _ if !strict => read,
+            unknown => Err(format!("{unknown} keys are unknown (strict)")),
+        };
         if let Err(bad) = read.and_then(|described| self.add_described(ctx, described)) {
-            warnings.insert(0, bad);
-            return Err(warnings.join("\n"));
+            warnings.lines.insert(0, bad);
+            return Err(warnings.lines.join("\n"));
         }
-        for warning in warnings {
+        for warning in warnings.lines {
             for record in logging::records(format!("kvm.{call}: {warning}").as_bytes()) {
                 logging::write(LogTag::Notice, &record);
             }
@@ -134,8 +169,19 @@ impl Director {
             .iter()
             .map(|tenant| (tenant.settings.config.name.clone(), tenant.line))
             .collect();
-        let settings = described.into_iter().map(|tenant| tenant.settings);
-        let added = self.add_all(ctx, settings.collect());
+        let (settings, definitions): (Vec<_>, Vec<_>) = described
+            .into_iter()
+            .map(|tenant| (tenant.settings, tenant.definition))
+            .unzip();
+        let added = self.add_all(ctx, settings);
+        if added.is_ok() {
+            let names = lines.iter().map(|(name, _)| name.clone());
+            let known = definitions.into_iter().map(|definition| Known {
+                definition,
+                started: false,
+            });
+            self.definitions.lock().extend(names.zip(known));
+        }
         added.map_err(|error| match error {
             NotAdded::BadSetting(bad) => {
                 let line = lines.iter().rfind(|(name, _)| *name == bad.tenant);
@@ -144,6 +190,62 @@ impl Director {
             }
             NotAdded::NoBackend(error) => error.to_string(),
         })
+    }
+
+    /// Gives a tenant that JSON has described other settings, or describes another one. In vcl_init only.
+    pub fn configure(&self, ctx: &Ctx<'_>, name: &[u8], json: &[u8]) -> Result<(), String> {
+        let name = name::canonical(name).ok_or("that is no name")?;
+        let known = match self.definitions.lock().get(&*name) {
+            Some(Known { started: true, .. }) => return Err("it has been started".into()),
+            Some(known) => Some(known.definition.clone()),
+            None if self.has(name.as_bytes()) => {
+                return Err("it is not described in JSON: its settings are in kvm.tenant()".into());
+            }
+            None => None,
+        };
+        self.add_document(ctx, "configure()", false, |warnings| {
+            let described = document::configured(&name, known, json, warnings)?;
+            // The one before, which nobody has asked for.
+            let before = self.backends.write().remove(&*name);
+            drop(before);
+            Ok(vec![described])
+        })
+    }
+
+    /// Has the tenant's program booted, which need not be asked for; unless somebody is to wait for it that is all. An error is one that
+    /// was waited for.
+    pub fn start(&self, name: &[u8], wait: bool) -> Result<(), String> {
+        let tenant = self.named(name).ok_or("no such tenant")?;
+        if let Some(known) = self.definitions.lock().get_mut(tenant.name()) {
+            known.started = true;
+        }
+        if !wait {
+            tenant.wake();
+            return Ok(());
+        }
+        let limit = tenant.settings.config.limits.max_boot_time;
+        match tenant.settled(Instant::now() + limit) {
+            State::Ready(_) => Ok(()),
+            State::Failed(failed) => Err(failed.reason.to_string()),
+            State::Booting => Err(format!("it is not ready after {limit:?} (max_boot_time)")),
+        }
+    }
+
+    /// Has the programs loaded anew whose tenants' names match a pattern, and says how many these are. Each serves until the
+    /// other is ready.
+    pub fn invalidate(&self, pattern: &[u8]) -> Result<usize, String> {
+        let matches = regex(pattern)?;
+        let backends = self.backends.read();
+        let tenants = backends.values().map(|backend| backend.director().tenant());
+        let found = tenants.filter(|tenant| {
+            matches.is_match(tenant.name()) && matches!(tenant.state(), State::Ready(_))
+        });
+        let begun = found.filter(|tenant| {
+            // One that is being updated is loaded anew just now. What comes of it is in the log.
+            let turn = Turn::take(tenant);
+            turn.is_ok_and(|turn| update::begin(tenant, Source::Path, turn, |_, _| {}).is_ok())
+        });
+        Ok(begun.count())
     }
 
     /// Whether there is such a tenant.
@@ -181,6 +283,27 @@ impl Director {
             true => Ok(backend.director().tenant().clone()),
             false => Err(backend.director().unusable()),
         }
+    }
+
+    /// The figures of the tenants whose names match a pattern, as JSON: in one line, or with so many spaces for each level.
+    pub fn stats(&self, pattern: &[u8], indentation: Option<usize>) -> Result<Vec<u8>, String> {
+        let matches = regex(pattern)?;
+        let backends = self.backends.read();
+        let found = backends.iter().filter(|(name, _)| matches.is_match(name));
+        let figures: BTreeMap<_, _> = found
+            .map(|(name, backend)| (name, report::figures(backend.director().tenant())))
+            .collect();
+        let mut text = Vec::new();
+        let written = match indentation {
+            None => serde_json::to_writer(&mut text, &figures),
+            Some(spaces) => {
+                let spaces = vec![b' '; spaces];
+                let pretty = PrettyFormatter::with_indent(&spaces);
+                figures.serialize(&mut Serializer::with_formatter(&mut text, pretty))
+            }
+        };
+        written.map_err(|error| error.to_string())?;
+        Ok(text)
     }
 
     /// Which program the tenant runs.
@@ -331,4 +454,13 @@ fn named(backends: &Backends, name: &[u8]) -> Option<Arc<Tenant>> {
     let name = name::of_host(name)?;
     let backends = backends.read();
     Some(backends.get(&*name)?.director().tenant().clone())
+}
+
+/// A pattern of VCL's.
+fn regex(pattern: &[u8]) -> Result<Regex, String> {
+    let pattern = str::from_utf8(pattern).map_err(|_| "the pattern is not UTF-8")?;
+    RegexBuilder::new(pattern)
+        .size_limit(MOST_PATTERN)
+        .build()
+        .map_err(|bad| format!("the pattern is none: {bad}"))
 }

@@ -25,10 +25,12 @@ use crate::vdi::Registered;
 use arguments::{bytes, given, given_program, given_server, sent, text};
 use call::{NO_STRING, call, is_so, registered, run, said, string};
 use direct::{chain, synth, to_string};
+use programs::{configure, invalidate_programs, library, main_arguments, start};
 
 mod arguments;
 mod call;
 mod direct;
+mod programs;
 mod vcc_if;
 
 use vcc_if::{
@@ -50,8 +52,14 @@ static FUNCTIONS: Vmod_vmod_kvm_Func = Vmod_vmod_kvm_Func {
     f_server: Some(server),
     f_load_tenants: Some(load_tenants),
     f_embed_tenants: Some(embed_tenants),
+    f_fetch_tenants: Some(fetch_tenants),
     f_backend: Some(backend),
     f_vm_backend: Some(vm_backend),
+    f_library: Some(library),
+    f_configure: Some(configure),
+    f_main_arguments: Some(main_arguments),
+    f_start: Some(start),
+    f_invalidate_programs: Some(invalidate_programs),
     f_program: Some(program),
     f_chain: Some(chain),
     f_to_string: Some(to_string),
@@ -64,6 +72,7 @@ static FUNCTIONS: Vmod_vmod_kvm_Func = Vmod_vmod_kvm_Func {
     f_live_update_file: Some(live_update_file),
     f_rollback: Some(rollback),
     f_program_version: Some(program_version),
+    f_stats: Some(stats),
     f_tenant_is_ready: Some(tenant_is_ready),
     f_has_room: Some(has_room),
     f_has_tenant: Some(has_tenant),
@@ -163,6 +172,7 @@ unsafe extern "C" fn load_tenants(
     ctx: *const vrt_ctx,
     vcl: *mut vmod_priv,
     file: VCL_STRING,
+    strict: VCL_BOOL,
 ) -> VCL_BOOL {
     is_so(ctx, || {
         // SAFETY: as in tenant().
@@ -170,7 +180,8 @@ unsafe extern "C" fn load_tenants(
             let file = Path::new(OsStr::from_bytes(bytes(file).unwrap_or_default()));
             let call = format!("load_tenants({file:?})");
             let director = registered(vcl)?.director();
-            let added = director.add_document(&Ctx::from_ptr(ctx), &call, |warnings| {
+            let strict = strict.0 != 0;
+            let added = director.add_document(&Ctx::from_ptr(ctx), &call, strict, |warnings| {
                 document::load(file, warnings)
             });
             Ok(said(ctx, &call, added))
@@ -178,8 +189,35 @@ unsafe extern "C" fn load_tenants(
     })
 }
 
+/// `kvm.fetch_tenants()`
+unsafe extern "C" fn fetch_tenants(
+    ctx: *const vrt_ctx,
+    vcl: *mut vmod_priv,
+    url: VCL_STRING,
+    strict: VCL_BOOL,
+) -> VCL_BOOL {
+    is_so(ctx, || {
+        // SAFETY: as in tenant().
+        unsafe {
+            let url = String::from_utf8_lossy(bytes(url).unwrap_or_default());
+            let call = format!("fetch_tenants({url:?})");
+            let director = registered(vcl)?.director();
+            let strict = strict.0 != 0;
+            let added = director.add_document(&Ctx::from_ptr(ctx), &call, strict, |warnings| {
+                document::fetch(&url, warnings)
+            });
+            Ok(said(ctx, &call, added))
+        }
+    })
+}
+
 /// `kvm.embed_tenants()`
-unsafe extern "C" fn embed_tenants(ctx: *const vrt_ctx, vcl: *mut vmod_priv, json: VCL_STRING) {
+unsafe extern "C" fn embed_tenants(
+    ctx: *const vrt_ctx,
+    vcl: *mut vmod_priv,
+    json: VCL_STRING,
+    strict: VCL_BOOL,
+) {
     run(ctx, || {
         // SAFETY: as in tenant().
         let (director, json) =
@@ -187,7 +225,10 @@ unsafe extern "C" fn embed_tenants(ctx: *const vrt_ctx, vcl: *mut vmod_priv, jso
         let call = "embed_tenants()";
         // SAFETY: varnishd called us with it.
         let ctx = unsafe { Ctx::from_ptr(ctx) };
-        let added = director.add_document(&ctx, call, |warnings| document::parse(json, warnings));
+        let strict = strict.0 != 0;
+        let added = director.add_document(&ctx, call, strict, |warnings| {
+            document::parse(json, warnings)
+        });
         Ok(added.map_err(|bad| format!("kvm.{call}: {bad}"))?)
     });
 }
@@ -435,6 +476,36 @@ unsafe extern "C" fn program_version(
                 return Ok(NO_STRING);
             };
             string(&mut Ctx::from_ptr(ctx), version.to_string().as_bytes())
+        }
+    });
+    done.unwrap_or(NO_STRING)
+}
+
+/// `kvm.stats()`
+unsafe extern "C" fn stats(
+    ctx: *const vrt_ctx,
+    vcl: *mut vmod_priv,
+    pattern: VCL_STRING,
+    indentation: VCL_INT,
+) -> VCL_STRING {
+    /// More spaces than anybody wants.
+    const MOST: usize = 16;
+    let done = run(ctx, || {
+        // SAFETY: as in tenant().
+        unsafe {
+            let pattern = bytes(pattern).unwrap_or_default();
+            let indentation = usize::try_from(indentation.0).ok().map(|n| n.min(MOST));
+            let figures = registered(vcl)?.director().stats(pattern, indentation);
+            let mut context = Ctx::from_ptr(ctx);
+            let text = figures
+                .and_then(|text| string(&mut context, &text).map_err(|error| error.to_string()));
+            Ok(match text {
+                Ok(text) => text,
+                Err(why) => {
+                    said(ctx, &call("stats", pattern), Err(why));
+                    NO_STRING
+                }
+            })
         }
     });
     done.unwrap_or(NO_STRING)

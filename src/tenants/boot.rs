@@ -15,6 +15,7 @@ use crate::tenants::archive;
 use crate::tenants::places::{self, Place};
 use crate::tenants::serving::Serving;
 use crate::tenants::snapshots;
+use crate::tenants::source::{self, NoFile};
 use crate::tenants::store::{StoreError, Stored};
 use crate::tenants::tenant::{Failed, Release, State, Tenant};
 use crate::tenants::version::Version;
@@ -52,12 +53,19 @@ pub fn boot(
         }));
     }
     let path = tenant.settings.path.display();
+    let file = match source::file_of(tenant, file, place) {
+        Ok(file) => Ok(file),
+        Err(NoFile::Failed(reason)) => Err(reason),
+        Err(NoFile::Stopped) => return Err(NotBooted::Stopped),
+    };
     let read = file.and_then(|file| {
-        let elf = read_file(tenant, &file)?;
-        Ok((file, Stored::new(elf)))
+        let elf = Stored::new(read_file(tenant, &file)?);
+        source::check(&tenant.settings.values, &elf)?;
+        Ok((file, elf))
     });
     let (origin, at_path, unreadable) = match read {
         Ok((file, elf)) => (Some(file), Some(elf), String::new()),
+        Err(reason) if tenant.settings.source.is_some() => (None, None, reason),
         Err(reason) => (None, None, format!("{path}: {reason}")),
     };
     let base = at_path.as_ref().map(|elf| elf.version);
@@ -298,8 +306,14 @@ pub enum Unread {
 /// The program that is at the tenant's path now.
 pub fn read_path(tenant: &Tenant) -> Result<Vec<u8>, Unread> {
     let path = tenant.settings.path.display();
-    let (file, _) = file::open(&tenant.settings.path)
-        .map_err(|reason| Unread::NotNow(format!("{path}: {reason}")))?;
+    let at_path = file::open(&tenant.settings.path)
+        .map(|(file, _)| file)
+        .map_err(|reason| format!("{path}: {reason}"));
+    let file = source::file_of(tenant, at_path, &mut Place::take());
+    let file = file.map_err(|none| match none {
+        NoFile::Failed(reason) => Unread::NotNow(reason),
+        NoFile::Stopped => Unread::NotNow("it was stopped".into()),
+    })?;
     read(file, tenant.settings.config.limits.max_memory).map_err(|error| {
         let reason = format!("{path}: {error}");
         match error.kind() {

@@ -3,14 +3,17 @@
 #![forbid(unsafe_code)]
 
 use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
 
 use serde_json::Value;
 
 use crate::file;
 use crate::tenants::entries::{self, BadDocument, Entry, Setting, Text};
 use crate::tenants::kinds;
-use crate::tenants::meaning::{Meaning, Refusal, set, unknown};
-use crate::tenants::settings::{self, BadSetting, Given, Settings};
+use crate::tenants::meaning::{Meaning, Refusal, of_part, set, unknown, without_effect};
+use crate::tenants::remote::{self, Patience};
+use crate::tenants::settings::{BadSetting, Given, Settings};
 
 /// Longest file.
 const FILE_LIMIT: u64 = 16 << 20;
@@ -19,6 +22,9 @@ const DEFAULT_GROUP: &str = "test";
 /// An entry with one of these is a tenant, any other a group.
 const TENANT_KEYS: [&str; 3] = ["group", "filename", "uri"];
 
+/// Whether a tenant boots when the VCL is loaded.
+const START: &str = "start";
+
 /// A tenant that a document describes.
 #[derive(Debug)]
 pub struct Described {
@@ -26,10 +32,87 @@ pub struct Described {
     pub settings: Settings,
     /// The line that it begins on.
     pub line: usize,
+    /// As it is described.
+    pub definition: Definition,
+}
+
+/// A tenant's description, of which something may be changed until it is started.
+#[derive(Debug, Clone)]
+pub struct Definition {
+    entry: Entry,
+    groups: Arc<Vec<Entry>>,
+}
+
+/// What is to be said about a document, a line each.
+#[derive(Debug, Default)]
+pub struct Warnings {
+    pub lines: Vec<String>,
+    /// How many are about keys that nobody knows.
+    pub unknown: usize,
+}
+
+/// Longest time to fetch a document.
+const FETCH_TIME: Duration = Duration::from_secs(10);
+
+/// Fetches a document. As [`parse`].
+pub fn fetch(url: &str, warnings: &mut Warnings) -> Result<Vec<Described>, BadDocument> {
+    parse(&fetched(url)?, warnings)
+}
+
+fn fetched(url: &str) -> Result<Vec<u8>, BadDocument> {
+    let patience = Patience {
+        first: FETCH_TIME,
+        all: FETCH_TIME,
+    };
+    let json = remote::load(url, FILE_LIMIT, patience);
+    json.map_err(|bad| BadDocument::File(bad.to_string()))
+}
+
+/// Fetches a library, or reads one from a file: a document whose tenants are started when they are first asked for, unless they
+/// say something else.
+pub fn library(uri: &str, warnings: &mut Warnings) -> Result<Vec<Described>, BadDocument> {
+    let json = match uri.strip_prefix("file://") {
+        Some(path) => file::read(Path::new(path), FILE_LIMIT).map_err(BadDocument::File)?,
+        None => fetched(uri)?,
+    };
+    read(&json, false, warnings)
+}
+
+/// A tenant with these settings, as a document has them, in the place of those that it has been described with; if it has not, all that
+/// it has, and it is started when it is first asked for.
+pub fn configured(
+    name: &str,
+    known: Option<Definition>,
+    json: &[u8],
+    warnings: &mut Warnings,
+) -> Result<Described, BadDocument> {
+    let json = entries::without_comments(json)?;
+    let given = Text::new(&json).settings(name)?;
+    warn(&given, warnings);
+    let line = given.line;
+    let Definition { mut entry, groups } = known.unwrap_or_else(|| Definition {
+        entry: Entry {
+            name: name.to_owned(),
+            line,
+            settings: vec![asleep(line)],
+        },
+        groups: Arc::default(),
+    });
+    entry.replace(given.settings);
+    described(entry, groups)
+}
+
+/// That a tenant is not started before it is asked for.
+fn asleep(line: usize) -> Setting {
+    Setting {
+        key: START.into(),
+        line,
+        value: Value::Bool(false),
+    }
 }
 
 /// Reads a file with a document. As [`parse`].
-pub fn load(path: &Path, warnings: &mut Vec<String>) -> Result<Vec<Described>, BadDocument> {
+pub fn load(path: &Path, warnings: &mut Warnings) -> Result<Vec<Described>, BadDocument> {
     if !path.is_absolute() {
         return Err(BadDocument::File("is not absolute".into()));
     }
@@ -40,50 +123,73 @@ pub fn load(path: &Path, warnings: &mut Vec<String>) -> Result<Vec<Described>, B
 }
 
 /// Reads a document, and has its tenants in their order. Comments are allowed. What means nothing is a warning.
-pub fn parse(json: &[u8], warnings: &mut Vec<String>) -> Result<Vec<Described>, BadDocument> {
+pub fn parse(json: &[u8], warnings: &mut Warnings) -> Result<Vec<Described>, BadDocument> {
+    read(json, true, warnings)
+}
+
+/// The same, whose tenants `start` unless it says something else of them.
+fn read(json: &[u8], start: bool, warnings: &mut Warnings) -> Result<Vec<Described>, BadDocument> {
     let json = entries::without_comments(json)?;
-    let (tenants, groups): (Vec<_>, Vec<_>) = Text::new(&json)
+    let (mut tenants, groups): (Vec<_>, Vec<_>) = Text::new(&json)
         .entries()?
         .into_iter()
         .partition(|entry| TENANT_KEYS.iter().any(|key| entry.setting(key).is_some()));
 
     for entry in groups.iter().chain(&tenants) {
-        for setting in &entry.settings {
-            let warn =
-                |(key, what)| format!("line {}: {:?}: {key} {what}", setting.line, entry.name);
-            warnings.extend(meaningless(setting).into_iter().map(warn));
+        warn(entry, warnings);
+    }
+    if !start {
+        for tenant in &mut tenants {
+            let group = group_of(tenant, &groups)?.entry();
+            let says = |entry: &Entry| entry.setting(START).is_some();
+            if !says(tenant) && !group.is_some_and(says) {
+                tenant.settings.push(asleep(tenant.line));
+            }
         }
     }
+    let groups = Arc::new(groups);
+    let tenants = tenants.into_iter();
     tenants
-        .iter()
-        .map(|tenant| {
-            Ok(Described {
-                settings: settings(tenant, &groups)?,
-                line: tenant.line,
-            })
-        })
+        .map(|entry| described(entry, groups.clone()))
         .collect()
 }
 
-/// What of a setting means nothing: its name, and why.
-fn meaningless(Setting { key, value, .. }: &Setting) -> Vec<(String, String)> {
-    match (set(&mut Given::new(b""), key, value), value) {
-        (Ok(Meaning::Setting), Value::Object(parts)) => parts
-            .keys()
-            .map(|part| format!("{key}.{part}"))
-            .filter(|part| !settings::NAMES.iter().any(|(_, name)| name == part))
-            .map(|part| {
-                let what = unknown(&part);
-                (part, what)
-            })
-            .collect(),
-        (Ok(Meaning::Setting), _) => Vec::new(),
-        (Ok(Meaning::NoneHere), _) => vec![(key.clone(), "has no effect".into())],
-        (Ok(Meaning::Unknown), _) => vec![(key.clone(), unknown(key))],
-        // In a group that no tenant is in, this is all that is wrong with it.
-        (Err(Refusal::Wrong(problem) | Refusal::NotThere(problem)), _) => {
-            vec![(key.clone(), problem)]
+fn described(entry: Entry, groups: Arc<Vec<Entry>>) -> Result<Described, BadDocument> {
+    Ok(Described {
+        settings: settings(&entry, &groups)?,
+        line: entry.line,
+        definition: Definition { entry, groups },
+    })
+}
+
+/// Says what of an entry means nothing.
+fn warn(entry: &Entry, warnings: &mut Warnings) {
+    for setting in &entry.settings {
+        for (key, what, unknown) in meaningless(setting) {
+            let line = setting.line;
+            let text = format!("line {line}: {:?}: {key} {what}", entry.name);
+            warnings.lines.push(text);
+            warnings.unknown += usize::from(unknown);
         }
+    }
+}
+
+/// What of a setting means nothing: its name, why, and whether nobody knows it.
+fn meaningless(Setting { key, value, .. }: &Setting) -> Vec<(String, String, bool)> {
+    let one = |what: String, unknown| vec![(key.clone(), what, unknown)];
+    match (set(&mut Given::new(b""), key, value), value) {
+        (Ok(Meaning::Setting), Value::Object(parts)) => {
+            let said = parts
+                .keys()
+                .filter_map(|part| Some((part, of_part(key, part)?)));
+            said.map(|(part, (what, unknown))| (format!("{key}.{part}"), what, unknown))
+                .collect()
+        }
+        (Ok(Meaning::Setting), _) => Vec::new(),
+        (Ok(Meaning::NoneHere(why)), _) => one(without_effect(why), false),
+        (Ok(Meaning::Unknown), _) => one(unknown(key), true),
+        // In a group that no tenant is in, this is all that is wrong with it.
+        (Err(Refusal::Wrong(problem) | Refusal::NotThere(problem)), _) => one(problem, false),
     }
 }
 
@@ -123,7 +229,7 @@ fn settings<'a>(tenant: &'a Entry, groups: &'a [Entry]) -> Result<Settings, BadD
     for setting in &tenant.settings {
         take(&mut given, setting)?;
     }
-    if given.path.is_empty() {
+    if given.path.is_empty() && given.uri.is_empty() {
         if fault.is_none() {
             return Err(bad(tenant.line, "filename", "is missing".into()));
         }

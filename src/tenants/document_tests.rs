@@ -7,12 +7,12 @@ use crate::tenants::entries::expand;
 use crate::tenants::keys::Key;
 
 fn tenants(text: &str) -> Vec<Settings> {
-    let tenants = parse(text.as_bytes(), &mut Vec::new()).unwrap();
+    let tenants = parse(text.as_bytes(), &mut Warnings::default()).unwrap();
     tenants.into_iter().map(|tenant| tenant.settings).collect()
 }
 
 fn error(text: &str) -> BadDocument {
-    parse(text.as_bytes(), &mut Vec::new()).unwrap_err()
+    parse(text.as_bytes(), &mut Warnings::default()).unwrap_err()
 }
 
 #[test]
@@ -82,6 +82,7 @@ fn every_setting_is_taken_over() {
         main_arguments: vec!["a b".into()],
         environment: vec!["A=b c".into()],
         allowed_paths: vec!["/etc".into()],
+        max_file_memory: 5 << 20,
         current_working_directory: "/tmp".into(),
         concurrency: 255,
         queue: Queue::new(9),
@@ -167,7 +168,7 @@ fn no_message_has_a_key() {
 
 #[test]
 fn what_means_nothing_is_a_warning() {
-    let mut warnings = Vec::new();
+    let mut warnings = Warnings::default();
     let document = parse(
         br#"{
             "g": { "hugepages": true, "typo": 1, "max_wait": "1s" },
@@ -181,13 +182,13 @@ fn what_means_nothing_is_a_warning() {
         &mut warnings,
     );
     assert_eq!(document.unwrap().len(), 1);
+    assert_eq!(warnings.unknown, 7);
     assert_eq!(
-        warnings,
+        warnings.lines,
         [
-            "line 2: \"g\": hugepages has no effect",
+            "line 2: \"g\": hugepages has no effect: memory has pages of 4 KB, since a reset copies those that were written to",
             "line 2: \"g\": typo is unknown",
             "line 2: \"g\": max_wait must be a number",
-            "line 4: \"a\": start has no effect",
             "line 6: \"a\": comment is unknown",
             "line 6: \"a\": max_bot_time is unknown, did you mean max_boot_time?",
             "line 7: \"a\": warmup.comment is unknown",
@@ -357,18 +358,6 @@ fn what_is_not_there_fails_its_tenant_alone() {
             "ephemeral is false, but every request starts from the frozen program",
         ),
         (
-            r#""executable_heap": true"#,
-            "executable_heap is set, which is not supported",
-        ),
-        (
-            r#""uri": "http://h/""#,
-            "uri can't be fetched, only a filename can be read",
-        ),
-        (
-            r#""allowed_paths": [{"real": "/tmp", "writable": true}]"#,
-            "allowed_paths has a writable path, but programs can only read",
-        ),
-        (
             r#""group": "needs""#,
             "ephemeral is false, but every request starts from the frozen program",
         ),
@@ -383,10 +372,6 @@ fn what_is_not_there_fails_its_tenant_alone() {
             .collect();
         assert_eq!(faults, [Some(fault), None], "{entry}");
     }
-    let [a] = &tenants(r#"{ "a": { "uri": "http://h/" } }"#)[..] else {
-        panic!()
-    };
-    assert!(a.fault.is_some());
     let [a, b] = &tenants(
         r#"{ "a": { "filename": "/p", "server": true, "allow_net": ["*"] },
              "b": { "filename": "/p", "server": { "port": 80 } } }"#,
@@ -431,6 +416,17 @@ fn allowed_paths_may_say_more() {
         path("/f", "/f", true, false),
     ];
     assert_eq!(tenant.config.allowed_paths, expected);
+    assert!(tenant.config.writable_paths.is_empty());
+    let [tenant] = &tenants(
+        r#"{ "a": { "filename": "/p", "allowed_paths": [
+            { "real": "/a", "virtual": "/b", "writable": true }, { "real": "/c", "writable": true, "persistent": true } ] } }"#,
+    )[..] else {
+        panic!()
+    };
+    let writes = |path: &AllowedPath| path.writes;
+    let lasting: Vec<_> = tenant.config.allowed_paths.iter().map(writes).collect();
+    assert_eq!(lasting, [false, true]);
+    assert_eq!(tenant.config.writable_paths, [Path::new("/b")]);
     for (entry, problem) in [
         ("1", "has an entry that must be a string"),
         ("{}", "has an object without real, virtual or prefix"),
@@ -445,6 +441,10 @@ fn allowed_paths_may_say_more() {
         (
             r#"{"real": "/a", "symlink": 1}"#,
             "has an object with symlink, which must be true or false",
+        ),
+        (
+            r#"{"real": "/a", "persistent": true}"#,
+            "has an object with persistent, which is nothing without writable",
         ),
         (
             r#"{"real": "/a", "virtual": "b"}"#,
@@ -484,12 +484,61 @@ fn paths_may_begin_with_a_variable() {
 #[test]
 fn text_that_is_not_utf_8_is_refused() {
     let text = b"{ \"a\": { \"filename\": \"/p\xe9\" } }";
-    let error = parse(text, &mut Vec::new()).unwrap_err();
+    let error = parse(text, &mut Warnings::default()).unwrap_err();
     assert!(matches!(error, BadDocument::Json(_)), "{error}");
 }
 
 #[test]
 fn a_file_is_named_by_an_absolute_path() {
-    let error = load(Path::new("tenants.json"), &mut Vec::new()).unwrap_err();
+    let error = load(Path::new("tenants.json"), &mut Warnings::default()).unwrap_err();
     assert_eq!(error.to_string(), "is not absolute");
+}
+
+#[test]
+fn a_library_waits_to_be_asked() {
+    let json = br#"{ "g": { "start": true }, "a": { "filename": "/p" }, "b": { "group": "g", "filename": "/p" },
+        "c": { "filename": "/p", "start": true } }"#;
+    let starts = |tenants: Vec<Described>| -> Vec<bool> {
+        let tenants = tenants.into_iter();
+        tenants.map(|tenant| tenant.settings.values.start).collect()
+    };
+    let warnings = &mut Warnings::default();
+    assert_eq!(
+        starts(read(json, false, warnings).unwrap()),
+        [false, true, true]
+    );
+    assert_eq!(starts(parse(json, warnings).unwrap()), [true; 3]);
+    assert!(warnings.lines.is_empty());
+}
+
+#[test]
+fn a_description_is_configured() {
+    let warnings = &mut Warnings::default();
+    let json = br#"{ "g": { "max_wait": 2, "concurrency": 3 }, "a": { "group": "g", "filename": "/p", "max_memory": 4 } }"#;
+    let tenant = read(json, false, warnings).unwrap().remove(0);
+    let change = br#"{ "concurrency": 5, /* its own */ "max_memory": 6 }"#;
+    let changed = configured("a", Some(tenant.definition), change, warnings).unwrap();
+    let again = configured(
+        "a",
+        Some(changed.definition),
+        br#"{ "start": true }"#,
+        warnings,
+    )
+    .unwrap();
+    let settings = again.settings;
+    assert_eq!(settings.config.limits.max_wait, Duration::from_secs(2));
+    assert_eq!(
+        (
+            settings.config.concurrency,
+            settings.config.limits.max_memory >> 20
+        ),
+        (5, 6)
+    );
+    assert!(settings.values.start);
+    let new = configured("b", None, br#"{ "filename": "/p", "typo": 1 }"#, warnings).unwrap();
+    assert!(!new.settings.values.start);
+    assert_eq!(warnings.unknown, 1);
+    for bad in [&b"[]"[..], b"1", b"{", b"{ \"concurrency\": \"x\" }"] {
+        assert!(configured("b", None, bad, warnings).is_err());
+    }
 }

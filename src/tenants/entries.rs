@@ -58,8 +58,9 @@ pub enum BadDocument {
 }
 
 /// Settings that are paths, which may begin with a variable of varnishd's environment.
-const PATH_KEYS: [&str; 8] = [
+const PATH_KEYS: [&str; 9] = [
     "filename",
+    "cold_start_file",
     "allowed_paths",
     "folder",
     "writable_paths",
@@ -72,6 +73,7 @@ const PATH_KEYS: [&str; 8] = [
 const VARIABLES: [&str; 2] = ["HOME", "PWD"];
 
 /// A tenant or a group.
+#[derive(Debug, Clone)]
 pub struct Entry {
     pub name: String,
     pub line: usize,
@@ -80,6 +82,7 @@ pub struct Entry {
 }
 
 /// A setting, as it is given.
+#[derive(Debug, Clone)]
 pub struct Setting {
     pub key: String,
     pub line: usize,
@@ -90,6 +93,13 @@ impl Entry {
     /// The setting of this name.
     pub fn setting(&self, key: &str) -> Option<&Setting> {
         self.settings.iter().find(|setting| setting.key == key)
+    }
+
+    /// Gives it these settings in the place of its own by their names.
+    pub fn replace(&mut self, settings: Vec<Setting>) {
+        self.settings
+            .retain(|own| settings.iter().all(|setting| setting.key != own.key));
+        self.settings.extend(settings);
     }
 }
 
@@ -154,6 +164,12 @@ impl<'j> Text<'j> {
             .into_iter()
             .map(|(name, value)| self.entry(name, value))
             .collect()
+    }
+
+    /// The document's object as the settings of a tenant.
+    pub fn settings(&self, name: &str) -> Result<Entry, BadDocument> {
+        let value: &RawValue = serde_json::from_slice(self.json).map_err(BadDocument::Json)?;
+        self.entry(name.to_owned(), value)
     }
 
     fn entry(&self, name: String, value: &'j RawValue) -> Result<Entry, BadDocument> {

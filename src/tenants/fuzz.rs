@@ -10,7 +10,7 @@ use super::{document, name};
 #[test]
 fn documents() {
     check!().for_each(|json| {
-        let mut warnings = Vec::new();
+        let mut warnings = document::Warnings::default();
         match document::parse(json, &mut warnings) {
             Ok(tenants) => {
                 for tenant in tenants {
@@ -18,9 +18,9 @@ fn documents() {
                     assert_eq!(name::canonical(name.as_bytes()).as_deref(), Some(&*name));
                 }
             }
-            Err(error) => warnings.push(error.to_string()),
+            Err(error) => warnings.lines.push(error.to_string()),
         }
-        for text in warnings {
+        for text in warnings.lines {
             let is_control = |c: char| c.is_control() && c != '\n';
             assert!(!text.contains(is_control), "{text:?}");
         }

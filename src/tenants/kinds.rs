@@ -13,6 +13,7 @@ use forkvm::{
 use serde_json::{Map, Value};
 
 use crate::tenants::keys::Key;
+use crate::tenants::version::{NotAVersion, Version};
 use crate::tenants::words;
 
 /// A kind of settings.
@@ -262,6 +263,16 @@ strings! {
     };
     /// A key, which is never shown. Nothing is none.
     Secret -> Key: |key| Ok(Key::given(key));
+    /// A SHA-256 in hex, or nothing.
+    Digest -> Option<Version>: |digest| match utf8(digest)? {
+        "" => Ok(None),
+        digest => digest.parse().map(Some).map_err(|bad: NotAVersion| bad.to_string()),
+    };
+    /// An MD5 in hex, or nothing.
+    Md5Digest -> Option<[u8; 16]>: |digest| match utf8(digest)? {
+        "" => Ok(None),
+        digest => md5_of_hex(digest).map(Some).ok_or_else(|| "is not an MD5: 32 hexadecimal digits".into()),
+    };
     /// Where gdb can connect.
     Address -> DebugAddress: |address| utf8(address)?
         .parse()
@@ -345,19 +356,20 @@ pub enum Allowed<'a> {
     /// In one string of VCL's.
     Words(&'a [u8]),
     /// In JSON's terms.
-    Paths(Vec<AllowedPath>),
+    Paths(Vec<Volume>),
 }
 
 /// Files and folders that a program may read. In JSON an array of paths, or of objects that say more of one: where it
 /// is (`real`), where the program finds it (`virtual`), whether with all beneath it (`prefix`, which may be that path
-/// itself), whether the program is to see a symbolic link (`symlink`).
+/// itself), whether the program is to see a symbolic link (`symlink`), and whether it may change it (`writable`): in memory, until
+/// the request's end, or in the host, for good (`persistent`).
 pub enum Paths {}
 
 impl Kind for Paths {
     type Given<'a> = Allowed<'a>;
     type Default = &'static str;
     type Bounds = ();
-    type Checked = Vec<AllowedPath>;
+    type Checked = Vec<Volume>;
 
     fn default(default: &'static str) -> Allowed<'static> {
         Allowed::Words(default.as_bytes())
@@ -370,7 +382,7 @@ impl Kind for Paths {
         let path = |item: &Value| match item {
             Value::Object(parts) => allowed_path(parts),
             path => string(path)
-                .map(AllowedPath::from)
+                .map(only_read)
                 .map_err(|problem| format!("has an entry that {problem}")),
         };
         Ok(Allowed::Paths(
@@ -378,15 +390,16 @@ impl Kind for Paths {
         ))
     }
 
-    fn check(given: &Allowed<'_>, (): ()) -> Result<Vec<AllowedPath>, String> {
-        let paths: Vec<AllowedPath> = match given {
+    fn check(given: &Allowed<'_>, (): ()) -> Result<Vec<Volume>, String> {
+        let paths: Vec<Volume> = match given {
             Allowed::Words(words) => {
                 let words = List::Words(words).split()?;
-                words.into_iter().map(Into::into).collect()
+                words.into_iter().map(only_read).collect()
             }
             Allowed::Paths(paths) => paths.clone(),
         };
-        for path in paths.iter().flat_map(|path| [&path.real, &path.seen]) {
+        let both = |volume: &'_ Volume| [volume.path.real.clone(), volume.path.seen.clone()];
+        for path in paths.iter().flat_map(both) {
             if !path.is_absolute() {
                 return Err(format!("has a path that is not absolute: {path:?}"));
             }
@@ -395,7 +408,15 @@ impl Kind for Paths {
     }
 }
 
-fn allowed_path(parts: &Map<String, Value>) -> Result<AllowedPath, String> {
+/// A path that is only read.
+fn only_read(path: impl Into<PathBuf>) -> Volume {
+    Volume {
+        path: AllowedPath::from(path),
+        overlaid: false,
+    }
+}
+
+fn allowed_path(parts: &Map<String, Value>) -> Result<Volume, String> {
     let wrong = |key: &str, problem| format!("has an object with {key}, which {problem}");
     let text = |key: &str| match parts.get(key) {
         Some(value) => string(value)
@@ -407,12 +428,21 @@ fn allowed_path(parts: &Map<String, Value>) -> Result<AllowedPath, String> {
         Some(value) => Flag::of_json(value).map_err(|problem| wrong(key, problem)),
         None => Ok(false),
     };
-    const KNOWN: [&str; 5] = ["real", "virtual", "prefix", "writable", "symlink"];
+    const KNOWN: [&str; 6] = [
+        "real",
+        "virtual",
+        "prefix",
+        "writable",
+        "persistent",
+        "symlink",
+    ];
     if let Some(key) = parts.keys().find(|key| !KNOWN.contains(&key.as_str())) {
         return Err(wrong(key, "is unknown".into()));
     }
-    // Refused elsewhere if it is true.
-    flag("writable")?;
+    let (writable, persistent) = (flag("writable")?, flag("persistent")?);
+    if persistent && !writable {
+        return Err(wrong("persistent", "is nothing without writable".into()));
+    }
     let (prefix, beneath) = match parts.get("prefix") {
         Some(Value::Bool(beneath)) => (None, *beneath),
         Some(_) => (text("prefix")?, true),
@@ -421,13 +451,24 @@ fn allowed_path(parts: &Map<String, Value>) -> Result<AllowedPath, String> {
     let (real, seen) = (text("real")?, text("virtual")?);
     let real = real.or(prefix).or(seen);
     let real = real.ok_or("has an object without real, virtual or prefix")?;
-    Ok(AllowedPath {
-        real: real.into(),
-        seen: seen.or(prefix).unwrap_or(real).into(),
-        beneath,
-        link: flag("symlink")?,
-        writes: false,
+    Ok(Volume {
+        path: AllowedPath {
+            real: real.into(),
+            seen: seen.or(prefix).unwrap_or(real).into(),
+            beneath,
+            link: flag("symlink")?,
+            writes: persistent,
+        },
+        overlaid: writable && !persistent,
     })
+}
+
+fn md5_of_hex(digits: &str) -> Option<[u8; 16]> {
+    if digits.len() != 32 || !digits.bytes().all(|c| c.is_ascii_hexdigit()) {
+        return None;
+    }
+    let number = u128::from_str_radix(digits, 16).ok()?;
+    Some(number.to_be_bytes())
 }
 
 fn utf8(text: &[u8]) -> Result<&str, String> {

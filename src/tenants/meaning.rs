@@ -7,45 +7,71 @@ use serde_json::Value;
 use crate::tenants::kinds::{Flag, Kind, Time};
 use crate::tenants::settings::{self, Given};
 
-/// What programs of the C++ VMOD rely on where it is set, and is not there.
-const RELIED_ON: [&str; 5] = [
-    "executable_heap",
-    "remapping",
-    "executable_remapping",
-    "server",
-    "websocket_server",
+/// What is to be done instead of a server beside the program.
+const NO_SERVER_BESIDE: &str = "asks for a server beside the program: an unmodified server is a tenant by \"server\": true, and \
+     WebSockets come to it by return (pipe)";
+/// Why memory is nowhere but where programs put it.
+const NO_REMAPPING: &str = "asks for memory at addresses of its own, which programs with handlers have not: link it as static-PIE, \
+     or run it as an unmodified server (\"server\": true)";
+/// What programs of the C++ VMOD rely on where it is set, and is not there: what to do.
+const RELIED_ON: [(&str, &str); 4] = [
+    ("remapping", NO_REMAPPING),
+    ("executable_remapping", NO_REMAPPING),
+    ("server", NO_SERVER_BESIDE),
+    ("websocket_server", NO_SERVER_BESIDE),
 ];
-/// What the C++ VMOD knows, and no program relies on.
-const NONE_HERE: [&str; 22] = [
-    "start",
-    "hugepages",
-    "address_space",
-    "control_ephemeral",
-    "blackout_area",
-    "smp",
-    "download",
-    "sha256",
-    "md5",
-    "cold_start_file",
-    "limit_workmem_after_req",
-    "ephemeral_keep_working_memory",
-    "hugepage_arena_size",
-    "request_hugepages",
-    "request_hugepage_arena_size",
-    "split_hugepages",
-    "transparent_hugepages",
-    "mmap_backed_files",
-    "relocate_fixed_mmap",
-    "verbose",
-    "verbose_syscalls",
-    "verbose_pagetables",
+/// Why huge pages change nothing.
+const SMALL_PAGES: &str =
+    "memory has pages of 4 KB, since a reset copies those that were written to";
+/// Why there is nothing to be verbose about.
+const LOGGED: &str = "the log says what fails; stdout = true logs what the program writes, forkvm run shows it by hand";
+/// What the C++ VMOD knows, and no program relies on: why it has no effect.
+const NONE_HERE: [(&str, &str); 17] = [
+    ("hugepages", SMALL_PAGES),
+    ("hugepage_arena_size", SMALL_PAGES),
+    ("request_hugepages", SMALL_PAGES),
+    ("request_hugepage_arena_size", SMALL_PAGES),
+    ("split_hugepages", SMALL_PAGES),
+    ("transparent_hugepages", SMALL_PAGES),
+    (
+        "control_ephemeral",
+        "each request starts from the frozen program",
+    ),
+    ("address_space", "a program has all of its address space"),
+    (
+        "blackout_area",
+        "nothing is put where the program has not asked for it",
+    ),
+    (
+        "smp",
+        "a fork has one processor; concurrency is how many run at once",
+    ),
+    ("download", "a uri is fetched whenever it has to be"),
+    (
+        "ephemeral_keep_working_memory",
+        "a fork keeps its memory up to req_mem_limit_after_reset",
+    ),
+    (
+        "mmap_backed_files",
+        "what is mapped of a file is read into the program's memory",
+    ),
+    (
+        "relocate_fixed_mmap",
+        "a mapping is at its fixed address, or fails",
+    ),
+    ("verbose", LOGGED),
+    ("verbose_syscalls", LOGGED),
+    ("verbose_pagetables", LOGGED),
 ];
+/// Parts of `warmup` that have no effect.
+const NO_PARTS: [(&str, &str); 1] = [("exact", "each warm-up request is made just as it is given")];
+
 /// Whether a key means something.
 pub enum Meaning {
     /// It does.
     Setting,
-    /// It does in the C++ VMOD.
-    NoneHere,
+    /// It does in the C++ VMOD: why not here.
+    NoneHere(&'static str),
     /// It does not.
     Unknown,
 }
@@ -99,14 +125,6 @@ fn nearest(key: &str) -> Option<&'static str> {
         .map(|(_, name)| name)
 }
 
-/// Whether an entry of `allowed_paths` is to be written to.
-fn has_writable(value: &Value) -> bool {
-    let paths = value.as_array().map(Vec::as_slice).unwrap_or_default();
-    paths
-        .iter()
-        .any(|path| path.get("writable") == Some(&Value::Bool(true)))
-}
-
 /// Whether a value asks for something, whatever its type.
 fn asks(value: &Value) -> bool {
     match value {
@@ -117,13 +135,35 @@ fn asks(value: &Value) -> bool {
     }
 }
 
+/// What is said of a key.
+fn named(keys: &[(&str, &'static str)], key: &str) -> Option<&'static str> {
+    let found = keys.iter().find(|(name, _)| *name == key);
+    found.map(|(_, what)| *what)
+}
+
+/// What is said of a part of an object that is a setting, if it is none: and whether nobody knows it.
+pub fn of_part(key: &str, part: &str) -> Option<(String, bool)> {
+    let name = format!("{key}.{part}");
+    if settings::NAMES.iter().any(|(_, known)| *known == name) {
+        return None;
+    }
+    Some(match named(&NO_PARTS, part).filter(|_| key == "warmup") {
+        Some(why) => (without_effect(why), false),
+        None => (unknown(&name), true),
+    })
+}
+
+/// What is said of a key that the C++ VMOD knows.
+pub fn without_effect(why: &str) -> String {
+    format!("has no effect: {why}")
+}
+
 /// Takes one setting over. The error says what is wrong with its value.
 pub fn set<'a>(given: &mut Given<'a>, key: &str, value: &'a Value) -> Result<Meaning, Refusal> {
     let not_there = |problem: &str| Err(Refusal::NotThere(problem.into()));
     match key {
         "warmup" => set_warm_up(given, value)?,
         // What a program can't do without must not be passed over.
-        "uri" => return not_there("can't be fetched, only a filename can be read"),
         "shared_memory" if Time::of_json(value)? != 0.0 => {
             return not_there("is not 0, which is not supported");
         }
@@ -134,18 +174,19 @@ pub fn set<'a>(given: &mut Given<'a>, key: &str, value: &'a Value) -> Result<Mea
         "server" if value.is_boolean() => {
             given.set(key, value)?;
         }
-        key if RELIED_ON.contains(&key) && asks(value) => {
-            return not_there("is set, which is not supported");
+        "limit_workmem_after_req" => {
+            given.set("req_mem_limit_after_reset", value)?;
         }
-        "allowed_paths" if has_writable(value) => {
-            return not_there("has a writable path, but programs can only read");
+        key if let Some(what) = named(&RELIED_ON, key) => {
+            if asks(value) {
+                return not_there(what);
+            }
         }
         "shared_memory" | "ephemeral" => {}
         "remote_debug_on_exception" => {
             given.set("debug_exceptions", value)?;
         }
-        key if RELIED_ON.contains(&key) => {}
-        key if NONE_HERE.contains(&key) => return Ok(Meaning::NoneHere),
+        key if let Some(why) = named(&NONE_HERE, key) => return Ok(Meaning::NoneHere(why)),
         // A name with a dot is a key of an object.
         key if !key.contains('.') && given.set(key, value)? => {}
         _ => return Ok(Meaning::Unknown),
@@ -165,7 +206,8 @@ fn set_warm_up<'a>(given: &mut Given<'a>, value: &'a Value) -> Result<(), String
     given.warmup_headers = default.warmup_headers;
     given.warmup_forks = default.warmup_forks;
     given.warmup_time = default.warmup_time;
-    for (key, value) in settings {
+    let settings = settings.iter();
+    for (key, value) in settings.filter(|(key, _)| named(&NO_PARTS, key).is_none()) {
         given
             .set(&format!("warmup.{key}"), value)
             .map_err(|problem| format!("has {key}, which {problem}"))?;

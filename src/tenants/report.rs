@@ -6,7 +6,7 @@ use std::time::SystemTime;
 
 use forkvm::StorageStats;
 use forkvm_fetch::Stats;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::tenants::tenant::{State, Tenant};
 use crate::varnish::logging;
@@ -41,6 +41,7 @@ pub fn short_json(tenant: &Tenant) -> String {
 fn health(tenant: &Tenant) -> (usize, &'static str) {
     match tenant.state() {
         State::Ready(_) => (1, "healthy"),
+        State::Booting if tenant.is_asleep() => (0, "asleep"),
         State::Booting => (0, "booting"),
         State::Failed(_) => (0, "sick"),
     }
@@ -51,6 +52,7 @@ pub fn details(tenant: &Tenant) -> String {
     let requests = tenant.requests.load(Ordering::Relaxed);
     let failures = tenant.failures.load(Ordering::Relaxed);
     let (state, more, why) = match tenant.state() {
+        State::Booting if tenant.is_asleep() => ("asleep", String::new(), String::new()),
         State::Booting => ("booting", String::new(), String::new()),
         State::Failed(failed) => {
             let since = format!(" since {}", httpdate::fmt_http_date(failed.since));
@@ -104,8 +106,14 @@ fn fetched(tenant: &Tenant) -> Option<Stats> {
 
 /// The same in JSON: an object.
 pub fn details_json(tenant: &Tenant) -> String {
+    let mut figures = figures(tenant);
+    figures["tenant"] = tenant.name().into();
+    figures.to_string()
+}
+
+/// What is counted of a tenant, and how its program is, as an object.
+pub fn figures(tenant: &Tenant) -> Value {
     let mut figures = json!({
-        "tenant": tenant.name(),
         "requests": tenant.requests.load(Ordering::Relaxed),
         "failures": tenant.failures.load(Ordering::Relaxed),
     });
@@ -114,6 +122,7 @@ pub fn details_json(tenant: &Tenant) -> String {
         figures["fetch_failures"] = stats.failures.into();
     }
     match tenant.state() {
+        State::Booting if tenant.is_asleep() => figures["state"] = "asleep".into(),
         State::Booting => figures["state"] = "booting".into(),
         State::Failed(failed) => {
             figures["state"] = "failed".into();
@@ -136,7 +145,16 @@ pub fn details_json(tenant: &Tenant) -> String {
                     "task_failures": storage.task_failures,
                 });
             }
+            // Since this program is there.
+            figures["program"] = json!({
+                "requests": stats.requests,
+                "failures": stats.failures,
+                "timeouts": stats.timeouts,
+                "busy": stats.busy,
+                "forks_made": stats.created,
+            });
+            figures["replaced"] = tenant.replaced().into();
         }
     }
-    figures.to_string()
+    figures
 }

@@ -88,6 +88,7 @@ impl Serving {
             .writable_paths
             .iter()
             .chain(overlaid.map(|volume| &volume.path.seen))
+            .chain(&config.writable_paths)
             .cloned();
         let bytes = |text: &str| text.as_bytes().to_vec();
         let path = path.to_string_lossy();

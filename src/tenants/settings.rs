@@ -3,7 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
-use forkvm::{Config, Debugging, Limits, Queue, StorageKind, WarmUp};
+use forkvm::{AllowedPath, Config, Debugging, Limits, Queue, StorageKind, WarmUp};
 use serde_json::Value;
 
 use crate::tenants::keys::Key;
@@ -84,6 +84,8 @@ settings!(structures);
 pub struct Settings {
     /// Where the program is.
     pub path: PathBuf,
+    /// Where it is fetched from, to be kept there.
+    pub source: Option<String>,
     /// Whether that is an unmodified server.
     pub server: bool,
     /// Who may update and debug it.
@@ -142,17 +144,24 @@ impl Settings {
         folder.is_some_and(|folder| self.path.starts_with(folder))
     }
 
+    /// Whether what is fetched has a place to be kept in.
+    pub fn is_kept(&self) -> bool {
+        !self.path.starts_with(NOWHERE)
+    }
+
     fn checked(given: &Given<'_>) -> Result<Self, Problem> {
         let name = name_of(given)?;
-        let path = path_of(given)?;
         let values = given.check_each()?;
+        let source = source(&values)?;
+        let path = path_of(given, &name, &values, source.is_some())?;
         responses_fit(&values)?;
         is_of_kind(given.server, &values)?;
         Ok(Self {
             key: key(&values)?,
             state_dir: state_dir(&values, &path),
-            config: config(name, &values),
+            config: config(name, given.server, &values),
             path,
+            source,
             server: given.server,
             values,
             fault: None,
@@ -173,12 +182,59 @@ fn name_of(given: &Given<'_>) -> Result<String, Problem> {
     }
 }
 
-fn path_of(given: &Given<'_>) -> Result<PathBuf, Problem> {
-    let checked = match given.path {
-        b"" => Err("is empty".into()),
-        path => kinds::Path::check(&path, ()),
+/// Where nothing is, as the passwd of most systems has it.
+const NOWHERE: &str = "/nonexistent";
+
+/// Where the program is: at its path, or where it is kept once it has been fetched, which may be nowhere.
+fn path_of(
+    given: &Given<'_>,
+    name: &str,
+    values: &Values,
+    fetched: bool,
+) -> Result<PathBuf, Problem> {
+    let path = match given.path {
+        b"" => None,
+        path => Some(kinds::Path::check(&path, ()).map_err(|problem| ("path", problem))?),
     };
-    checked.map(Into::into).map_err(|problem| ("path", problem))
+    if path.is_some() && values.cold_start_file.is_some() {
+        return Err(("cold_start_file", "and a path are both given".into()));
+    }
+    let local = values.uri.strip_prefix(LOCAL).map(str::to_owned);
+    let place = path.or(local).or_else(|| values.cold_start_file.clone());
+    match place {
+        Some(path) => Ok(path.into()),
+        None if fetched => {
+            let folder = values.state_dir.as_deref().unwrap_or(NOWHERE);
+            Ok(Path::new(folder).join(format!("{name}.program")))
+        }
+        None => Err(("path", "is empty".into())),
+    }
+}
+
+/// How a URI begins that is a path.
+const LOCAL: &str = "file://";
+
+/// Where the program has to be fetched from, if it has to be.
+fn source(values: &Values) -> Result<Option<String>, Problem> {
+    let uri = &values.uri;
+    let is = |scheme: &str| {
+        let start = uri.get(..scheme.len());
+        start.is_some_and(|start| start.eq_ignore_ascii_case(scheme))
+    };
+    match uri.as_str() {
+        "" => Ok(None),
+        _ if is("http://") || is("https://") => Ok(Some(uri.clone())),
+        _ if uri
+            .strip_prefix(LOCAL)
+            .is_some_and(|path| path.starts_with('/')) =>
+        {
+            Ok(None)
+        }
+        _ => Err((
+            "uri",
+            "is not http://..., https://... or file:///...".into(),
+        )),
+    }
 }
 
 /// The longest response must have room, or it never would have.
@@ -193,13 +249,17 @@ fn responses_fit(values: &Values) -> Result<(), Problem> {
     }
 }
 
-/// Debugging knows programs with handlers only, and only servers change files and reach the network.
+/// Debugging and storage are of programs with handlers only, and only servers reach the network.
 fn is_of_kind(server: bool, values: &Values) -> Result<(), Problem> {
     if server {
         return match &values.folder {
             _ if values.storage != StorageKind::None => Err((
                 "storage",
                 "is set, but a server has none: its requests call nothing".into(),
+            )),
+            _ if values.executable_heap => Err((
+                "executable_heap",
+                "is set, but a server says itself what of its memory may be executed".into(),
             )),
             _ if values.allow_debug => Err((
                 "allow_debug",
@@ -211,8 +271,6 @@ fn is_of_kind(server: bool, values: &Values) -> Result<(), Problem> {
     }
     let of_servers = [
         ("folder", values.folder.is_some()),
-        ("writable_paths", !values.writable_paths.is_empty()),
-        ("volumes", !values.volumes.is_empty()),
         ("allow_listen", !values.allow_listen.is_empty()),
         ("drop_connections", values.drop_connections),
         ("snapshot", values.snapshot.is_some()),
@@ -258,14 +316,39 @@ fn state_dir(values: &Values, path: &Path) -> PathBuf {
     }
 }
 
+/// What the program may read, and what it may change of that in memory. What a server has besides depends on what it is booted
+/// from (`serving.rs`).
+fn paths(server: bool, values: &Values) -> (Vec<AllowedPath>, Vec<PathBuf>) {
+    let given = values.allowed_paths.iter();
+    let given = given.chain(values.volumes.iter().filter(|_| !server));
+    let (mut allowed, mut writable) = (Vec::new(), Vec::new());
+    for volume in given {
+        if volume.overlaid {
+            writable.push(volume.path.seen.clone());
+        }
+        allowed.push(volume.path.clone());
+    }
+    if !server {
+        let folders = values.writable_paths.iter();
+        allowed.extend(folders.clone().map(AllowedPath::from));
+        writable.extend(folders.cloned());
+    }
+    (allowed, writable)
+}
+
 /// What the engine needs to know.
-fn config(name: String, values: &Values) -> Config {
+fn config(name: String, server: bool, values: &Values) -> Config {
     let concurrency = values.concurrency as usize;
+    let (allowed_paths, writable_paths) = paths(server, values);
     Config {
         group: values.group.clone(),
         main_arguments: values.main_arguments.clone(),
         environment: values.environment.clone(),
-        allowed_paths: values.allowed_paths.clone(),
+        allowed_paths,
+        writable_paths,
+        max_file_memory: values.max_file_memory.min(values.max_request_memory),
+        max_volume_writes: values.max_volume_writes,
+        executable_heap: values.executable_heap,
         current_working_directory: values.current_working_directory.clone(),
         concurrency,
         queue: Queue::new(match values.max_queue {

@@ -80,7 +80,7 @@ fn updates_are_stored_beside_the_program_or_where_it_is_said() {
 #[test]
 fn bad_settings_name_tenant_and_setting() {
     type Spoil = fn(&mut Given<'static>);
-    let spoils: [(&str, Spoil); 66] = [
+    let spoils: [(&str, Spoil); 70] = [
         ("name", |g| g.name = b""),
         ("name", |g| g.name = b"a b"),
         ("name", |g| g.name = &[b'a'; 247]),
@@ -135,10 +135,6 @@ fn bad_settings_name_tenant_and_setting() {
         }),
         // Of servers only, and what servers have not.
         ("folder", |g| g.folder = b"/app"),
-        ("writable_paths", |g| {
-            g.writable_paths = List::Words(b"/run")
-        }),
-        ("volumes", |g| g.volumes = List::Words(b"/a:/b")),
         ("allow_net", |g| g.allow_net = List::Words(b"10.0.0.0/33")),
         ("max_fetch_size", |g| g.max_fetch_size = 1 << 32),
         ("max_fetches", |g| g.max_fetches = -1),
@@ -151,6 +147,9 @@ fn bad_settings_name_tenant_and_setting() {
         ("keep_snapshot", |g| g.keep_snapshot = true),
         ("warmup_time", |g| g.warmup_time = 1.0),
         ("allow_debug", |g| (g.server, g.allow_debug) = (true, true)),
+        ("executable_heap", |g| {
+            (g.server, g.executable_heap) = (true, true)
+        }),
         ("folder", |g| (g.server, g.folder) = (true, b"app")),
         ("folder", |g| (g.server, g.folder) = (true, b"/")),
         ("folder", |g| (g.server, g.folder) = (true, b"/a/../..")),
@@ -169,6 +168,13 @@ fn bad_settings_name_tenant_and_setting() {
         ("allow_listen", |g| {
             (g.server, g.allow_listen) = (true, List::Words(b"x"));
         }),
+        ("uri", |g| g.uri = b"ftp://h/p"),
+        ("uri", |g| g.uri = b"file://relative"),
+        ("sha256", |g| g.sha256 = b"ba78"),
+        ("md5", |g| g.md5 = b"00112233445566778899aabbccddeef+"),
+        ("cold_start_file", |g| {
+            (g.uri, g.cold_start_file) = (b"http://h/p", b"/kept");
+        }),
         ("update_key", |g| {
             (g.update_key, g.update_key_file) = (b"a", b"/key");
         }),
@@ -183,4 +189,75 @@ fn bad_settings_name_tenant_and_setting() {
             "{error}"
         );
     }
+}
+
+#[test]
+fn what_is_fetched_has_a_place() {
+    let digest = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
+    let checked = |given: Given<'_>| Settings::check(&given).unwrap();
+    let fetched = Given {
+        uri: b"HTTPS://h/p",
+        sha256: digest.as_bytes(),
+        ..Given::new(b"a.b")
+    };
+    let nowhere = checked(fetched.clone());
+    assert_eq!(nowhere.source.as_deref(), Some("HTTPS://h/p"));
+    assert_eq!(nowhere.values.sha256, digest.parse().ok());
+    assert!(!nowhere.is_kept());
+    let places: [(Given<'_>, &str); 3] = [
+        (
+            Given {
+                state_dir: b"/state",
+                ..fetched.clone()
+            },
+            "/state/a.b.program",
+        ),
+        (
+            Given {
+                cold_start_file: b"/cold",
+                ..fetched.clone()
+            },
+            "/cold",
+        ),
+        (
+            Given {
+                path: b"/path",
+                ..fetched
+            },
+            "/path",
+        ),
+    ];
+    for (given, place) in places {
+        let settings = checked(given);
+        assert!(
+            settings.is_kept() && settings.path == Path::new(place),
+            "{place}"
+        );
+    }
+    let local = checked(Given {
+        uri: b"file:///srv/p",
+        ..Given::new(b"a")
+    });
+    assert_eq!((local.path.to_str(), local.source), (Some("/srv/p"), None));
+}
+
+#[test]
+fn what_a_program_may_change_it_may_read() {
+    let given = Given {
+        path: b"/p",
+        writable_paths: List::Words(b"/w"),
+        volumes: List::Words(b"/h:/over:overlay /r:/last:rw"),
+        max_file_memory: 1 << 30,
+        ..Given::new(b"a")
+    };
+    let config = Settings::check(&given).unwrap().config;
+    let seen: Vec<_> = config
+        .allowed_paths
+        .iter()
+        .map(|path| (path.seen.to_str(), path.writes))
+        .collect();
+    let expected = [("/over", false), ("/last", true), ("/w", false)];
+    assert_eq!(seen, expected.map(|(path, writes)| (Some(path), writes)));
+    assert_eq!(config.writable_paths, [Path::new("/over"), Path::new("/w")]);
+    assert_eq!(config.max_file_memory, config.limits.max_request_memory);
 }

@@ -351,7 +351,7 @@ impl Store {
             path: path.clone(),
             error,
         })?;
-        self.write(&path, &text)?;
+        write_whole(&path, &text)?;
         self.clean(&manifest);
         Ok(())
     }
@@ -370,24 +370,7 @@ impl Store {
         if self.has(elf.version) {
             return Ok(());
         }
-        self.write(&self.program(elf.version), &elf.elf)
-    }
-
-    /// Writes a file so that after a crash it is there as it was before, or as it is to be.
-    fn write(&self, path: &Path, bytes: &[u8]) -> Result<(), StoreError> {
-        let aside = path.with_extension("tmp");
-        let written = || -> io::Result<()> {
-            let mut file = to_write(true).open(&aside)?;
-            file.write_all(bytes)?;
-            file.sync_all()
-        };
-        written().map_err(|error| {
-            // A full disk should not stay full because of us.
-            let _ = fs::remove_file(&aside);
-            StoreError::io(&aside)(error)
-        })?;
-        fs::rename(&aside, path).map_err(StoreError::io(path))?;
-        sync_folder(&self.folder)
+        write_whole(&self.program(elf.version), &elf.elf)
     }
 
     /// Removes programs that are not to be kept, and what a crash has left. What can't be removed stays.
@@ -410,6 +393,23 @@ impl Store {
             }
         }
     }
+}
+
+/// Writes a file so that after a crash it is there as it was before, or as it is to be.
+pub fn write_whole(path: &Path, bytes: &[u8]) -> Result<(), StoreError> {
+    let aside = path.with_extension("tmp");
+    let written = || -> io::Result<()> {
+        let mut file = to_write(true).open(&aside)?;
+        file.write_all(bytes)?;
+        file.sync_all()
+    };
+    written().map_err(|error| {
+        // A full disk should not stay full because of us.
+        let _ = fs::remove_file(&aside);
+        StoreError::io(&aside)(error)
+    })?;
+    fs::rename(&aside, path).map_err(StoreError::io(path))?;
+    sync_folder(path.parent().unwrap_or(Path::new("/")))
 }
 
 /// Opens a file of ours, or makes it. A link in its place is an error: it could lead to any file that we may write.

@@ -107,6 +107,32 @@ macro_rules! settings {
             /// like *main_arguments*. Nothing else exists for it.
             allowed_paths: Paths = "";
 
+            /// Where the program is fetched from, in place of one at *path* (which may be empty
+            /// then): ``http://...`` or ``https://...``, when it is to be booted. ``file://...`` is a path.
+            /// It is kept at *path*, or in *cold_start_file*, or in *state_dir* as *NAME*.program, and the one that is
+            /// kept is used when none can be fetched, or needs not be since *sha256* says that it is the one. With none of
+            /// these places it is not kept. It may have *max_boot_time* to come, and *max_memory* bytes; one that could not be
+            /// fetched is tried again as one that did not boot.
+            uri: Text = "";
+
+            /// Whether the program boots when the VCL is loaded; otherwise when it is first asked for,
+            /// whose request waits for it as for any that boots.
+            start: Flag = true;
+
+            /// The SHA-256 of the program at *path* or *uri*, in hex. Another one is not booted. (Updates are
+            /// not meant.)
+            sha256: Digest = "";
+
+            /// The same by MD5, which is no protection from somebody who means harm: better have *sha256*.
+            md5: Md5Digest = "";
+
+            /// Where a program that is fetched is kept.
+            cold_start_file: PathOrNone = "";
+
+            /// Of a program with handlers: whether its heap and mappings may be executed, as is needed by
+            /// one that makes machine code while it answers.
+            executable_heap: Flag = false;
+
             /// Of a server: where it sees the folder of its application: an absolute path,
             /// such as ``/app``. An update may then be an archive of it (tar, tar.gz or zip,
             /// told by its content) in place of a program: it is unpacked in *state_dir*, and
@@ -122,12 +148,12 @@ macro_rules! settings {
             /// Most files, folders and links in one; at most 1,000,000.
             max_folder_files: Count(1..=1_000_000) = 50_000;
 
-            /// Of a server: folders where it may change files, like *allowed_paths*, besides
-            /// /tmp and /dev/shm. What it changes is kept in memory, and forgotten after the
+            /// Folders where the program may change files, like *allowed_paths*; a server
+            /// may in /tmp and /dev/shm besides. What it changes is kept in memory, and forgotten after the
             /// request.
             writable_paths: Folders = "";
 
-            /// Of a server: files and folders of the host, and where it sees them, as
+            /// Files and folders of the host, and where the program sees them, as
             /// ``HOST:GUEST``, written like *main_arguments*. They can be read; with
             /// ``:overlay`` after them also be changed, in memory until the request's end;
             /// with ``:rw`` be changed in the host, at once and for good, by which requests
@@ -151,11 +177,11 @@ macro_rules! settings {
             /// most a day.
             max_pipe_idle: Time(0.001..=DAY) = 60.0;
 
-            /// Of a server: memory for files that it changes, for each fork; never more
+            /// Memory for files that the program changes, for each fork; never more
             /// than *max_request_memory*; at most 64 GB.
             max_file_memory: Size(0..=64 * GIB) = 64 * MIB;
 
-            /// Of a server: most that one request may write to volumes that are ``:rw``; a
+            /// Most that one request may write to volumes that are ``:rw``; a
             /// new name counts for 4 KB; at most 64 GB.
             max_volume_writes: Size(0..=64 * GIB) = GIB;
 

@@ -37,6 +37,8 @@ pub struct Tenant {
     /// The stored program that did not boot with its settings, which is why it runs another one.
     unfit: Mutex<Option<Version>>,
     state: Mutex<State>,
+    /// What has its program booted, as long as nobody has asked for it.
+    asleep: Mutex<Option<Box<dyn FnOnce() + Send>>>,
     /// Programs that updates have replaced, until their last requests are done.
     replaced: Mutex<Vec<Weak<Program>>>,
     becomes_settled: Condvar,
@@ -153,6 +155,7 @@ impl Tenant {
             rejected: Mutex::new(None),
             unfit: Mutex::new(None),
             state: Mutex::new(State::Booting),
+            asleep: Mutex::new(None),
             replaced: Mutex::default(),
             becomes_settled: Condvar::new(),
             changed: Mutex::new(SystemTime::now()),
@@ -233,6 +236,24 @@ impl Tenant {
         *self.unfit.lock() = version;
     }
 
+    /// Its program is not booted before somebody asks for it, by `wake`.
+    pub fn sleep(&self, wake: impl FnOnce() + Send + 'static) {
+        *self.asleep.lock() = Some(Box::new(wake));
+    }
+
+    /// Somebody asks for its program.
+    pub fn wake(&self) {
+        let wake = self.asleep.lock().take();
+        if let Some(wake) = wake {
+            wake();
+        }
+    }
+
+    /// Whether nobody has asked for its program yet.
+    pub fn is_asleep(&self) -> bool {
+        self.asleep.lock().is_some()
+    }
+
     /// How far its program is now.
     pub fn state(&self) -> State {
         self.state.lock().clone()
@@ -291,6 +312,7 @@ impl Tenant {
     pub fn program(&self, deadline: Instant) -> Result<Release, NotReady> {
         let mut state = self.state();
         if matches!(state, State::Booting) {
+            self.wake();
             // The one that those are in, too, who wait for a fork.
             let queue = &self.settings.config.queue;
             let _place = queue.enter().ok_or(NotReady::QueueFull(queue.limit()))?;
@@ -305,6 +327,7 @@ impl Tenant {
 
     /// How far its program is at `deadline`, or before if it does not boot any more.
     pub fn settled(&self, deadline: Instant) -> State {
+        self.wake();
         let mut state = self.state.lock();
         let mut late = false;
         loop {
