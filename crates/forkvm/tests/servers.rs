@@ -5,6 +5,7 @@ mod common;
 #[path = "common/server.rs"]
 mod server;
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use common::{kvm_or_skip, scaled};
@@ -25,6 +26,22 @@ fn nothing_of_a_connection_is_left() {
         fork.reset().unwrap();
         assert_eq!(fork.differing_pages(), 0, "{round} {path}");
     }
+}
+
+/// KVM leaves this register as it is where an image of the vector state does not have it.
+#[test]
+fn rights_of_protection_keys_are_put_back() {
+    kvm_or_skip!();
+    let mut fork = ServerFork::new(boot("linux/server", limits())).unwrap();
+    let answers: BTreeSet<String> = (0..3)
+        .map(|_| {
+            let (result, answer) = ask(&mut fork, Client::get("/keys"));
+            assert_eq!(result, Ok(Closed::ByServer));
+            fork.reset().unwrap();
+            answer
+        })
+        .collect();
+    assert_eq!(answers.len(), 1, "{answers:?}");
 }
 
 #[test]

@@ -14,6 +14,7 @@
  *   POST /say     answers with the body, heads and all
  *   GET /selectors  those of DS, ES and GS, before it has loaded others
  *   GET /time     what CLOCK_MONOTONIC, CLOCK_BOOTTIME and CLOCK_REALTIME say, in seconds
+ *   GET /keys     what protection keys deny, before it has them deny otherwise
  *   GET /drip     answers a piece every 50 ms, for ever
  *   GET /used     "used N": of the processor's time, in milliseconds, while it slept for 500
  *   GET /compute  answers 150 pieces, and computes for 10 ms before each
@@ -34,6 +35,7 @@
 #define _GNU_SOURCE
 #include "listening.h"
 #include <arpa/inet.h>
+#include <cpuid.h>
 #include <fcntl.h>
 #include <netinet/in.h>
 #include <pthread.h>
@@ -86,6 +88,18 @@ static void ticking(char *body, size_t size)
     sigdelset(&set, SIGUSR1);
     int other = sigtimedwait(&set, &alarm, &(struct timespec){0, 0});
     snprintf(body, size, "%d %d %s\n", got, other, info.si_overrun > 900000000 ? "often" : "seldom");
+}
+
+/* What protection keys deny, as PKRU has it. */
+#define NO_KEYS ~0u
+static unsigned rights(void)
+{
+    unsigned a, b, c = 0, d;
+    if (__get_cpuid_count(7, 0, &a, &b, &c, &d) && c & bit_OSPKE)
+        __asm__ volatile("rdpkru" : "=a"(a), "=d"(d) : "c"(0));
+    else
+        a = NO_KEYS;
+    return a;
 }
 
 static void serve(int client)
@@ -195,6 +209,8 @@ static void serve(int client)
     __asm__ volatile("mov %%ds, %0; mov %%es, %1; mov %%gs, %2" : "=r"(ds), "=r"(es), "=r"(gs));
     if (!strcmp(path, "/selectors"))
         __asm__ volatile("mov %0, %%ds; mov %0, %%es; mov %0, %%gs" : : "r"(0x2b));
+    unsigned keys = rights();
+    if (!strcmp(path, "/keys") && keys != NO_KEYS) __asm__ volatile("wrpkru" : : "a"(keys ^ 0xc), "c"(0), "d"(0));
     char body[128], answer[256];
     clock_t used = clock();
     if (!strcmp(path, "/used")) nanosleep(&(struct timespec){0, 500000000}, NULL);
@@ -215,6 +231,7 @@ static void serve(int client)
     if (!strcmp(path, "/ticking")) ticking(body, sizeof(body)), n = strlen(body);
     if (!strcmp(path, "/used")) n = snprintf(body, sizeof(body), "used %ld\n", used * 1000 / CLOCKS_PER_SEC);
     if (!strcmp(path, "/selectors")) n = snprintf(body, sizeof(body), "%x %x %x\n", ds, es, gs);
+    if (!strcmp(path, "/keys")) n = snprintf(body, sizeof(body), "%x\n", keys);
     if (!strcmp(path, "/name")) n = snprintf(body, sizeof(body), "%s\n", getenv("NAME") ?: "");
     int m = snprintf(answer, sizeof(answer),
                      "HTTP/1.1 200 OK\r\nContent-Length: %d\r\nConnection: close\r\n\r\n%s", n, body);

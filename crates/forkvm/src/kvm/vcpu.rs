@@ -1,5 +1,6 @@
 //! A vCPU: running it, and its registers through the run page (`KVM_CAP_SYNC_REGS`), which costs no ioctl.
 
+use std::arch::x86_64::__cpuid_count;
 use std::os::fd::AsRawFd;
 use std::ptr::NonNull;
 use std::sync::Arc;
@@ -109,12 +110,19 @@ impl Drop for RunPage {
     }
 }
 
+/// XCR0's bit for PKRU (Intel SDM Vol. 1, 13.3).
+const XCR0_PKRU: u64 = 1 << 9;
+/// The word of an XSAVE image that says which parts are in it (Intel SDM Vol. 1, 13.4.2).
+const XSTATE_BV: usize = 512 / 4;
+
 /// A machine's one vCPU.
 #[derive(Debug)]
 pub struct Vcpu {
     // Before the descriptor, so that it is unmapped first.
     ring: Option<DirtyRing>,
     fd: VcpuFd,
+    /// Where an XSAVE image has PKRU, if programs have that register.
+    pkru_at: Option<usize>,
     /// An open vCPU is an open machine, which uses its memory.
     _memory: Arc<Mapping>,
 }
@@ -140,6 +148,7 @@ impl Vcpu {
         Ok(Self {
             ring,
             fd,
+            pkru_at: None,
             _memory: memory,
         })
     }
@@ -292,6 +301,16 @@ impl Vcpu {
         for (word, bytes) in image.region.iter_mut().zip(bytes.as_chunks::<4>().0) {
             *word = u32::from_le_bytes(*bytes);
         }
+        // KVM sets all that is not in an image to its initial value but this, which it leaves as it is.
+        if let Some(at) = self.pkru_at
+            && let Some(parts) = image.region.get_mut(XSTATE_BV)
+            && *parts & XCR0_PKRU as u32 == 0
+        {
+            *parts |= XCR0_PKRU as u32;
+            if let Some(pkru) = image.region.get_mut(at / 4) {
+                *pkru = 0;
+            }
+        }
         // SAFETY: KVM_GET_XSAVE has just shown that the image of this vCPU is no longer than `kvm_xsave`.
         unsafe { self.fd.set_xsave(image) }
     }
@@ -303,7 +322,9 @@ impl Vcpu {
     }
 
     /// Sets XCR0, by ioctl.
-    pub fn set_xcr0(&self, value: u64) -> Result<(), kvm_ioctls::Error> {
+    pub fn set_xcr0(&mut self, value: u64) -> Result<(), kvm_ioctls::Error> {
+        // CPUID.(EAX=0DH,ECX=9):EBX, in the standard format.
+        self.pkru_at = (value & XCR0_PKRU != 0).then(|| __cpuid_count(0xd, 9).ebx as usize);
         let mut xcrs = kvm_xcrs {
             nr_xcrs: 1,
             ..Default::default()

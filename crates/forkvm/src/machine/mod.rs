@@ -162,7 +162,7 @@ impl Machine {
             ring_entries,
         )?;
         let mut vcpu = vm.vcpu(&host.cpuid)?;
-        host.prepare(&vcpu, dispatches)?;
+        host.prepare(&mut vcpu, dispatches)?;
         if memory.space().is_some() {
             vcpu.sync_sregs();
         }

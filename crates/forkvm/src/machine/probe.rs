@@ -238,7 +238,7 @@ impl KvmHost {
     }
 
     /// Gives a new vCPU its CPUID-independent state: XCR0 and the MSRs of `syscall`, which leads to the dispatcher or out.
-    pub fn prepare(&self, vcpu: &Vcpu, dispatches: bool) -> Result<(), kvm_ioctls::Error> {
+    pub fn prepare(&self, vcpu: &mut Vcpu, dispatches: bool) -> Result<(), kvm_ioctls::Error> {
         let addresses = stubs::addresses();
         let (lstar, mask) = match (self.entry, dispatches) {
             (SyscallEntry::Ring3, true) => (dispatcher::addresses().ring3, 0),
@@ -292,7 +292,7 @@ fn remedy() -> &'static str {
 fn prepare(
     kvm: &Kvm,
     cpuid: &CpuId,
-    vcpu: &Vcpu,
+    vcpu: &mut Vcpu,
     lstar: u64,
     mask: u64,
     cstar: u64,
@@ -344,12 +344,12 @@ impl ProbeGuest {
             .try_for_each(|range| tables.map(&mapping, range))?;
         let vm =
             Vm::new(&host.kvm, mapping, UNLOGGED_END, None).map_err(failed("KVM_CREATE_VM"))?;
-        let vcpu = vm.vcpu(&host.cpuid).map_err(failed("KVM_CREATE_VCPU"))?;
+        let mut vcpu = vm.vcpu(&host.cpuid).map_err(failed("KVM_CREATE_VCPU"))?;
         let addresses = stubs::addresses();
         prepare(
             &host.kvm,
             &host.cpuid,
-            &vcpu,
+            &mut vcpu,
             addresses.syscall_ring3,
             0,
             addresses.syscall_32,
