@@ -6,93 +6,12 @@ mod common;
 mod executing;
 
 use std::os::unix::process::ExitStatusExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-use common::{Folder, guest_path, kvm_or_skip};
-use executing::{exec, text};
-
-/// A program of tests/guests/linux.
-fn program(name: &str) -> PathBuf {
-    guest_path(&format!("linux/{name}"))
-}
-
-/// Runs a program natively and in the machine, where each call exits and where the dispatcher answers some: output and exit status
-/// have to be the same.
-fn same(name: &str) {
-    for flags in [&["--no-dispatcher"][..], &[]] {
-        same_with(name, flags);
-    }
-}
-
-fn same_with(name: &str, flags: &[&str]) {
-    kvm_or_skip!();
-    let program = program(name);
-    let arguments = ["one", "", "two words"];
-    let native = Command::new(&program)
-        .args(arguments)
-        .env_clear()
-        .env("LINUX_TEST", "x=y")
-        .stdin(Stdio::null())
-        .output()
-        .unwrap();
-    let flags = [flags, &["--env", "LINUX_TEST=x=y"]].concat();
-    let machine = exec(&flags, &program, &arguments);
-    let said = |of: &Output| {
-        (
-            text(&of.stdout),
-            text(&of.stderr),
-            of.status.code(),
-            of.status.signal(),
-        )
-    };
-    let (machine, native) = (said(&machine), said(&native));
-    let first = machine
-        .0
-        .lines()
-        .zip(native.0.lines())
-        .find(|(a, b)| a != b);
-    assert!(
-        machine == native,
-        "{name} in the machine with {flags:?} and natively: the first lines that differ are {first:?};\n{:?}\n{:?}",
-        (machine.1, machine.2, machine.3, machine.0.len()),
-        (native.1, native.2, native.3, native.0.len()),
-    );
-}
-
-#[test]
-fn programs_start_alike_however_they_are_linked() {
-    for name in [
-        "start",
-        "start-no-pie",
-        "start-static",
-        "start-static-pie",
-        "start-musl",
-    ] {
-        same(name);
-    }
-}
-
-#[test]
-fn memory_calls() {
-    same("memory");
-}
-
-#[test]
-fn shared_mappings_of_files() {
-    same("shared");
-}
-
-#[test]
-fn threads_and_futexes() {
-    same("threads");
-}
-
-#[test]
-fn a_program_starts_anew_after_another() {
-    same("anew");
-}
+use common::{Folder, emulated, kvm_or_skip};
+use executing::{exec, program, text};
 
 #[test]
 fn ports_are_no_way_to_wild_addresses() {
@@ -118,11 +37,6 @@ fn calls_by_out() -> bool {
 }
 
 #[test]
-fn calls_leave_the_registers_as_they_do_natively() {
-    same("registers");
-}
-
-#[test]
 fn calls_are_rewritten_where_that_is_cheaper() {
     kvm_or_skip!();
     // Those that the dispatcher answers are cheaper as they are.
@@ -131,11 +45,6 @@ fn calls_are_rewritten_where_that_is_cheaper() {
         let expected = if cheaper { "e7 04\n" } else { "0f 05\n" };
         assert_eq!(text(&output.stdout), expected, "{flags:?}");
     }
-}
-
-#[test]
-fn signals_and_timers() {
-    same("signals");
 }
 
 /// As natively; and what happened is told.
@@ -157,6 +66,10 @@ fn faults_end_programs() {
         ("in-thread", "SIGSEGV", "page fault"),
         ("abort", "SIGABRT", ""),
     ] {
+        // Software emulation has none of the first, and a general protection fault for the second.
+        if emulated() && ["sse", "stack"].contains(&fault) {
+            continue;
+        }
         let native = Command::new(&program).arg(fault).output().unwrap();
         let number = native.status.signal().expect(fault);
         let output = exec(&[], &program, &[fault]);
@@ -199,103 +112,6 @@ fn a_program_has_its_time() {
     assert_eq!(output.status.code(), Some(126));
     let said = text(&output.stderr);
     assert!(said.contains("max_time"), "{said}");
-}
-
-/// What a test finds in its folder.
-fn furnish(folder: &Path) {
-    let given = folder.join("given");
-    std::fs::create_dir_all(given.join("sub")).unwrap();
-    std::fs::write(given.join("file"), "the host's").unwrap();
-    std::fs::write(given.join("other"), "the other").unwrap();
-    std::fs::write(given.join("sub/deep"), "deep").unwrap();
-    std::fs::write(given.join("big"), "b".repeat(400_000)).unwrap();
-    std::os::unix::fs::symlink("file", given.join("link")).unwrap();
-}
-
-/// Every file in a folder with its content, and every link.
-fn snapshot(folder: &Path) -> Vec<(PathBuf, u32, Vec<u8>)> {
-    use std::os::unix::fs::MetadataExt;
-    let mut all = Vec::new();
-    for entry in std::fs::read_dir(folder).unwrap() {
-        let path = entry.unwrap().path();
-        let found = path.symlink_metadata().unwrap();
-        if found.is_dir() {
-            all.extend(snapshot(&path));
-        }
-        let content = std::fs::read(&path).unwrap_or_default();
-        all.push((path, found.mode(), content));
-    }
-    all.sort();
-    all
-}
-
-#[test]
-fn files_are_changed_as_natively_and_nothing_reaches_the_host() {
-    kvm_or_skip!();
-    let program = program("files");
-    let (native, machine) = (Folder::new("files-native"), Folder::new("files-machine"));
-    furnish(&native.0);
-    furnish(&machine.0);
-    let before = snapshot(&machine.0);
-    let natively = Command::new(&program)
-        .env("FILES_TEST", &native.0)
-        .stdin(Stdio::null())
-        .output()
-        .unwrap();
-    let folder = machine.0.display();
-    let flags = [
-        &format!("--allow-write={folder}")[..],
-        "--env",
-        &format!("FILES_TEST={folder}"),
-    ];
-    let output = exec(&flags, &program, &[]);
-    assert_eq!(text(&output.stdout), text(&natively.stdout));
-    assert_eq!(text(&output.stderr), "");
-    assert_eq!(output.status.code(), natively.status.code());
-    assert!(text(&natively.stdout).ends_with("\n0 failed\n"));
-    assert_eq!(snapshot(&machine.0), before);
-    assert_ne!(snapshot(&native.0), before);
-}
-
-#[test]
-fn files_of_a_volume_are_changed_in_the_host_as_natively() {
-    kvm_or_skip!();
-    let program = program("files");
-    let (native, machine) = (Folder::new("volume-native"), Folder::new("volume-machine"));
-    furnish(&native.0);
-    furnish(&machine.0);
-    let run = |command: &mut Command| command.stdin(Stdio::null()).output().unwrap();
-    let natively = run(Command::new(&program).env("FILES_TEST", &native.0));
-    let volume = format!("--volume={}:/srv/data:rw", machine.0.display());
-    let output = exec(&[&volume, "--env=FILES_TEST=/srv/data"], &program, &[]);
-    assert_eq!(text(&output.stdout), text(&natively.stdout));
-    assert_eq!(text(&output.stderr), "");
-    assert_eq!(output.status.code(), natively.status.code());
-    let relative = |folder: &Path| {
-        let all = snapshot(folder).into_iter();
-        all.map(|(path, mode, content)| {
-            (path.strip_prefix(folder).unwrap().to_owned(), mode, content)
-        })
-        .collect::<Vec<_>>()
-    };
-    assert_eq!(relative(&machine.0), relative(&native.0));
-}
-
-#[test]
-fn proc_and_devices_are_there() {
-    same("proc");
-}
-
-/// Natively only root can do the same.
-#[test]
-fn users_are_who_they_say_they_are() {
-    kvm_or_skip!();
-    if rustix::process::geteuid().is_root() {
-        same("ids");
-    } else {
-        let output = exec(&[], &program("ids"), &[]);
-        assert!(text(&output.stdout).ends_with("\n0 failed\n"));
-    }
 }
 
 #[test]
@@ -432,11 +248,6 @@ fn calls_are_shown_on_request() {
 }
 
 #[test]
-fn clocks_tell_the_same_by_all_ways() {
-    same("clock");
-}
-
-#[test]
 fn the_time_costs_no_call_where_the_counter_tells_it() {
     kvm_or_skip!();
     let output = exec(&["--strace"], &program("clock"), &["1000"]);
@@ -447,16 +258,6 @@ fn the_time_costs_no_call_where_the_counter_tells_it() {
     } else {
         assert_eq!(calls, 1000);
     }
-}
-
-#[test]
-fn what_packets_say_beside_their_bytes() {
-    same("packets");
-}
-
-#[test]
-fn network_interfaces_are_the_loopback() {
-    same("interfaces");
 }
 
 /// What the C library asks of interfaces before it looks for an address has to be there for programs that may use it.
@@ -474,96 +275,6 @@ fn the_way_outside_is_an_interface() {
         text(&alone.stdout),
         "lo -\nlo 127.0.0.1\nlo ::1\n-2\n0 failed\n"
     );
-}
-
-#[test]
-fn sockets_of_all_kinds() {
-    same("sockets");
-}
-
-#[test]
-fn waiting_for_descriptors() {
-    same("epoll");
-}
-
-#[test]
-fn counters_timers_and_signals_as_descriptors() {
-    same("eventfd");
-}
-
-#[test]
-fn locks_of_files() {
-    same("locks");
-}
-
-#[test]
-fn writes_wait_for_room_in_pipes() {
-    same("pipes");
-}
-
-#[test]
-fn named_pipes_sockets_and_names_exchanged() {
-    same("named");
-}
-
-#[test]
-fn descriptors_of_the_process_and_waits_for_several_futexes() {
-    same("pidfd");
-}
-
-#[test]
-fn bytes_between_pipes_and_files() {
-    same("splice");
-}
-
-#[test]
-fn descriptors_go_through_sockets() {
-    same("rights");
-}
-
-#[test]
-fn reading_and_writing_in_all_forms() {
-    same("rw");
-}
-
-#[test]
-fn calls_with_paths() {
-    same("paths");
-}
-
-#[test]
-fn calls_with_descriptors() {
-    same("fdcalls");
-}
-
-#[test]
-fn calls_about_signals() {
-    same("sigcalls");
-}
-
-#[test]
-fn what_a_process_is() {
-    same("ids");
-}
-
-#[test]
-fn clocks_and_sleeps() {
-    same("times");
-}
-
-#[test]
-fn mapped_files_end() {
-    same("bus");
-}
-
-#[test]
-fn timers_of_a_process() {
-    same("timers");
-}
-
-#[test]
-fn how_tasks_are_scheduled() {
-    same("sched");
 }
 
 #[test]
