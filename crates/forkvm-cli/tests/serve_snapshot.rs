@@ -154,6 +154,32 @@ fn what_can_not_go_on_is_named() {
     assert!(refused(&[&from, &allow]).contains("its name or its mode was changed"));
 }
 
+/// What is damaged may be found out when it serves already.
+#[test]
+fn late_damage_ends_it() {
+    kvm_or_skip!();
+    let folder = Folder::new("snapshot-late");
+    let file = file(&folder);
+    take(&file, &[], &[&server()]);
+    let mut bytes = std::fs::read(&file).unwrap();
+    *bytes.last_mut().unwrap() ^= 1;
+    std::fs::write(&file, &bytes).unwrap();
+    let said = refused(&[&format!("--snapshot={file}")]);
+    assert!(
+        said.contains("its memory is not what its hash says"),
+        "{said}"
+    );
+    // The one before goes on.
+    take(&file, &[], &[&server()]);
+    let serving = Serving::spawn(&mut serving(&[&format!("--snapshot={file}")]));
+    let bad = format!("{file}.bad");
+    std::fs::write(&bad, &bytes).unwrap();
+    std::fs::rename(&bad, &file).unwrap();
+    serving.signal("HUP");
+    serving.has_said("the program before goes on");
+    assert_eq!(serving.get("/"), "count 1\n");
+}
+
 /// CLOCK_MONOTONIC stands still between freeze and load, by the vDSO as by the system call, and the time of day goes on.
 #[test]
 fn clocks_go_on_and_random_numbers_are_new() {

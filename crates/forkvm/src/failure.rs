@@ -158,6 +158,9 @@ pub enum Cause {
     NotForThis,
     /// It has no handler at all.
     NothingToCall,
+    /// A part of its memory did not come out of its snapshot, whose server says why
+    /// ([`Server::wait_until_whole`](crate::Server::wait_until_whole)).
+    Lost,
     /// The virtual machine failed: how.
     Machine(String),
 }
@@ -212,6 +215,7 @@ impl Cause {
             }
             Self::NotForThis => "it has a handler for POST only".into(),
             Self::NothingToCall => "it registered no handler, and has no symbol my_backend".into(),
+            Self::Lost => "its snapshot is damaged, or can't be read any more".into(),
             Self::Machine(what) => format!("the virtual machine failed: {what}"),
         }
     }

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use common::{Folder, kvm_or_skip};
-use forkvm::{Closed, Server, ServerFork, Snapshot, SnapshotError};
+use forkvm::{Cause, Closed, Server, ServerFork, ServerLimits, Snapshot, SnapshotError};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRng, TestRunner};
 use server::{Client, ask, boot_in, limits, sandbox};
@@ -23,6 +23,13 @@ fn file(folder: &Folder) -> PathBuf {
 }
 
 fn load(path: &Path) -> Result<Arc<Server>, SnapshotError> {
+    let server = load_some(path)?;
+    server.wait_until_whole()?;
+    Ok(server)
+}
+
+/// As much of it as has to be there at first.
+fn load_some(path: &Path) -> Result<Arc<Server>, SnapshotError> {
     Snapshot::open(path)?.load(&sandbox(MEMORY, PROGRAM), limits())
 }
 
@@ -55,6 +62,91 @@ fn a_server_of_a_file_is_as_the_one_that_was_booted() {
         assert!(answers[0].ends_with("count 1\n"), "{}", answers[0]);
         assert_eq!(answers[0], answers[1]);
     }
+}
+
+/// Forks that begin while memory still comes wait for what they touch, and are as others after their first reset since.
+#[test]
+fn forks_do_not_wait_for_all_of_it() {
+    kvm_or_skip!();
+    let folder = Folder::new("early");
+    let path = file(&folder);
+    boot_in(MEMORY, PROGRAM, limits()).save(&path, "").unwrap();
+    for _ in 0..20 {
+        drop_cached(&path);
+        let loaded = load_some(&path).unwrap();
+        let mut fork = ServerFork::new(loaded.clone()).unwrap();
+        for path in ["/", "/fill", "/threads"] {
+            let (result, answer) = ask(&mut fork, Client::get(path));
+            // Threads that spin are none that a connection ends with.
+            if path != "/threads" {
+                assert_eq!(result, Ok(Closed::ByServer), "{path}");
+                assert!(answer.ends_with("count 1\n"), "{answer}");
+                fork.reset().unwrap();
+            }
+        }
+        let mut fork = ServerFork::new(loaded.clone()).unwrap();
+        assert!(ask(&mut fork, Client::get("/")).1.ends_with("count 1\n"));
+        loaded.wait_until_whole().unwrap();
+        fork.reset().unwrap();
+        assert_eq!((fork.differing_pages(), fork.differing_entries()), (0, 0));
+        // One that is not used any more is not brought to its end.
+        drop(load_some(&path).unwrap());
+    }
+}
+
+#[test]
+fn what_requests_touch_comes_first() {
+    kvm_or_skip!();
+    let folder = Folder::new("touched");
+    let warm = ServerLimits {
+        warm_up: vec![b"GET / HTTP/1.1\r\n\r\n".to_vec()],
+        ..limits()
+    };
+    let booted = boot_in(MEMORY, PROGRAM, warm);
+    booted.save(&file(&folder), "").unwrap();
+    let exits = [booted, load_some(&file(&folder)).unwrap()].map(|server| {
+        let mut fork = ServerFork::new(server).unwrap();
+        let (result, answer) = ask(&mut fork, Client::get("/"));
+        assert_eq!(result, Ok(Closed::ByServer));
+        assert!(answer.ends_with("count 2\n"), "{answer}");
+        fork.spent().exits
+    });
+    // Pages that it had not touched: a look at the clock, and such.
+    assert!(exits[1] <= exits[0] + 4, "{exits:?}");
+}
+
+#[test]
+fn damage_that_is_found_late_fails_all_forks() {
+    kvm_or_skip!();
+    let folder = Folder::new("late");
+    let path = file(&folder);
+    boot_in(MEMORY, PROGRAM, limits()).save(&path, "").unwrap();
+    let mut bytes = std::fs::read(&path).unwrap();
+    *bytes.last_mut().unwrap() ^= 1;
+    std::fs::write(&path, &bytes).unwrap();
+    let mut began = 0;
+    for _ in 0..50 {
+        let Ok(loaded) = load_some(&path) else {
+            continue;
+        };
+        if let Ok(mut fork) = ServerFork::new(loaded.clone()) {
+            began += 1;
+            let (result, answer) = ask(&mut fork, Client::get("/"));
+            match result {
+                Ok(Closed::ByServer) => assert!(answer.ends_with("count 1\n"), "{answer}"),
+                result => assert_eq!(result, Err(Cause::Lost)),
+            }
+            let why = loaded.wait_until_whole().unwrap_err().to_string();
+            assert!(why.contains("damaged"), "{why}");
+            // Nor does it serve another one.
+            let _ = fork.reset();
+            assert_eq!(ask(&mut fork, Client::get("/")).0, Err(Cause::Lost));
+        }
+        assert!(loaded.wait_until_whole().is_err());
+        let why = ServerFork::new(loaded).unwrap_err().to_string();
+        assert!(why.contains("damaged"), "{why}");
+    }
+    println!("{began} forks began before it was found");
 }
 
 /// What is taken of one that was loaded is the same as what it was loaded from.
@@ -115,7 +207,7 @@ fn what_is_no_snapshot_of_ones_own_is_refused() {
     assert!(matches!(with(&longer), Err(SnapshotError::Damaged(_))));
     let mut other = good.clone();
     other[12] += 1;
-    assert!(matches!(with(&other), Err(SnapshotError::OtherVersion(2))));
+    assert!(matches!(with(&other), Err(SnapshotError::OtherVersion(3))));
     assert!(matches!(
         with(b"#!/bin/sh\nexec something or other\n"),
         Err(SnapshotError::NoSnapshot)

@@ -5,6 +5,7 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
+use forkvm::Server;
 use sd_notify::NotifyState;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::JoinSet;
@@ -58,6 +59,7 @@ pub async fn operate(arguments: Vec<OsString>, settings: Serve) -> Result<(), St
         first.fork_count,
         doors.names()
     );
+    let whole = whole(first.server.clone());
     let inside = Arc::new(Inside {
         current: Current::new(first),
         seats: Seats::new(connections),
@@ -74,7 +76,12 @@ pub async fn operate(arguments: Vec<OsString>, settings: Serve) -> Result<(), St
     serve_metrics(&metrics, &inside, looks.clone())?;
     status::keep(inside.observer.clone(), looks).map_err(|error| error.to_string())?;
     tell(&[NotifyState::Ready]);
-    while signals.next_is_reload().await {
+    // Where the rest of a snapshot is damaged there is nothing to go on with.
+    let goes_on = match signals.unless_ended(whole).await {
+        Some(Err(what)) => return Err(what),
+        whole => whole.is_some(),
+    };
+    while goes_on && signals.next_is_reload().await {
         let reloading = reload(&arguments, &settings, &inside);
         if signals.unless_ended(reloading).await.is_none() {
             break;
@@ -95,6 +102,13 @@ pub async fn operate(arguments: Vec<OsString>, settings: Serve) -> Result<(), St
     inside.current.get().tell_unsupported();
     inside.observer.flush();
     Ok(())
+}
+
+/// Waits until all of a snapshot is there.
+async fn whole(server: Arc<Server>) -> Result<(), String> {
+    let waited = tokio::task::spawn_blocking(move || server.wait_until_whole()).await;
+    let waited = waited.map_err(|error| error.to_string())?;
+    waited.map_err(|error| format!("the snapshot can't be used: {error}"))
 }
 
 /// Waits for the last connections. Gives why that was too long.
@@ -183,12 +197,15 @@ async fn booted_anew(
     for (name, _) in fixed.iter().filter(|(_, same)| !same) {
         err!("forkvm: {name} stays as it is until the next start");
     }
-    boot(
+    let next = boot(
         Arc::new(settings),
         inside.observer.clone(),
         inside.turns.clone(),
-    )
-    .await
+    );
+    let next = next.await?;
+    // The program before would be gone where this one can't go on.
+    whole(next.server.clone()).await?;
+    Ok(next)
 }
 
 /// What to look at for those who ask how it is now.

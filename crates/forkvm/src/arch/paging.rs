@@ -207,6 +207,22 @@ pub fn is_present(entry: u64) -> bool {
     entry & PRESENT != 0
 }
 
+/// An entry for a page whose frame's contents are awaited: not present, but for that what it will be. One bit of one byte is the
+/// difference, so that who reads it meanwhile finds the one or the other.
+pub fn awaited(entry: u64) -> u64 {
+    entry & !PRESENT
+}
+
+/// The same once they are there.
+pub fn arrived(entry: u64) -> u64 {
+    entry | PRESENT
+}
+
+/// Whether an entry is of this kind. One that is not present because nobody may use its page has no bits at all.
+pub fn is_awaited(entry: u64) -> bool {
+    entry & (PRESENT | USER) == USER
+}
+
 /// True if the processor may go on using the old entry unless it is told that there is a new one: everything but a page
 /// that was not there, or was read-only and has the same frame.
 pub fn needs_invalidation(old: u64, new: u64) -> bool {
@@ -248,7 +264,7 @@ pub fn translate(memory: &Mapping, address: u64, access: Access) -> Option<u64> 
     let may = match access {
         Access::Read => entry & (PRESENT | USER) == PRESENT | USER,
         Access::Write => entry & (PRESENT | USER | WRITABLE) == PRESENT | USER | WRITABLE,
-        Access::Any => is_users(entry),
+        Access::Any => is_users(entry) && !is_awaited(entry),
     };
     (may && entry & ADDRESS != 0).then_some((entry & ADDRESS) | (address & (PAGE - 1)))
 }

@@ -26,7 +26,7 @@ use crate::master::handover::HandedOver;
 use crate::master::numbers::Number;
 use crate::memory::dirty::NoRecord;
 use crate::memory::guest::GuestMemory;
-use crate::memory::mapping::Mapping;
+use crate::memory::mapping::{Mapping, OutOfRange};
 use crate::memory::user::UserMemory;
 use crate::request::{Host, Quiet, Request};
 
@@ -49,6 +49,12 @@ pub enum ForkError {
     /// KVM refused its registers.
     #[error("its registers: {0}")]
     Registers(#[from] kvm_ioctls::Error),
+    /// Its master's memory is not all there.
+    #[error("the snapshot is damaged, or can't be read any more")]
+    Lost,
+    /// What the master's tables say can't be.
+    #[error(transparent)]
+    OutOfRange(#[from] OutOfRange),
     /// A thread that makes or frees forks could not be started.
     #[error("a thread that makes or frees forks: {0}")]
     Keeper(std::io::Error),

@@ -319,6 +319,10 @@ impl Machine {
             if self.over_memory_limit() {
                 return Err(Cause::MemoryLimit);
             }
+            // A call may have found so, which the program was told to be something else.
+            if self.memory.space().is_some_and(Space::is_lost) {
+                return Err(Cause::Lost);
+            }
             self.clear_selectors()?;
             self.apply_removals()?;
             self.keep_clock()?;
@@ -349,6 +353,7 @@ impl Machine {
                         // A call may be about to be answered, by what was offered.
                         Ok(()) => continue,
                         Err(FaultError::NoMemory) => Some(Cause::MemoryLimit),
+                        Err(FaultError::Lost(_)) => Some(Cause::Lost),
                         Err(error) => self.fault((PAGE_FAULT, Some(&error)), deadline, host),
                     }
                 }

@@ -29,25 +29,22 @@ pub fn freeze(
     let len = memfd.metadata()?.len();
     let memory = Mapping::frozen(memfd, len, &[]).map_err(std::io::Error::other)?;
     let unused = unused::give_back(memfd, &memory, among)?;
-    Ok((seal_all(memfd, &unused, deadline)?, unused))
+    seal(memfd, deadline)?;
+    let memory = Mapping::frozen(memfd, len, &unused).map_err(std::io::Error::other)?;
+    Ok((memory, unused))
 }
 
-/// The same where it is known what has no memory.
-pub fn seal_all(
-    memfd: &Arc<File>,
-    unused: &[Range<u64>],
-    deadline: Instant,
-) -> std::io::Result<Mapping> {
-    let len = memfd.metadata()?.len();
-    seal(memfd, deadline)?;
-    Mapping::frozen(memfd, len, unused).map_err(std::io::Error::other)
+/// Has nobody write to a memfd from now on but through the mappings there are, and leaves it as long as it is.
+pub fn seal_for_others(memfd: &File) -> std::io::Result<()> {
+    let seals = SealFlags::FUTURE_WRITE | SealFlags::SHRINK | SealFlags::GROW;
+    Ok(rustix::fs::fcntl_add_seals(memfd, seals)?)
 }
 
 /// Makes the memfd unwritable for good.
 ///
 /// The kernel refuses while somebody holds one of its pages for writing (F_ADD_SEALS in fcntl(2)), which its own reclaim
 /// and migration of pages may do for a moment: that is waited out.
-fn seal(memfd: &File, deadline: Instant) -> std::io::Result<()> {
+pub fn seal(memfd: &File, deadline: Instant) -> std::io::Result<()> {
     let seals = SealFlags::WRITE | SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL;
     loop {
         match rustix::fs::fcntl_add_seals(memfd, seals) {
@@ -82,6 +79,33 @@ mod tests {
         });
         seal(&file, Instant::now() + Duration::from_secs(60)).unwrap();
         holder.join().unwrap();
+    }
+
+    #[test]
+    fn only_who_has_it_mapped_already_writes_to_it_before_the_end() {
+        let (file, mapping) = memory();
+        seal_for_others(&file).unwrap();
+        mapping.write(0, &[1]).unwrap();
+        use std::os::unix::fs::FileExt;
+        assert!(file.write_at(&[2], 0).is_err());
+        assert!(file.set_len(0).is_err() && file.set_len(1 << 20).is_err());
+        assert!(Mapping::shared(&file, 8192).is_err());
+        let (fork, frozen) = (
+            Mapping::fork(&file, 8192, &[]).unwrap(),
+            Mapping::frozen(&file, 8192, &[]).unwrap(),
+        );
+        fork.write(0, &[3]).unwrap();
+        mapping.write(4096, &[4]).unwrap();
+        let bytes = |of: &Mapping| {
+            [0, 4096].map(|at| {
+                let mut byte = [0];
+                of.read(at, &mut byte).unwrap();
+                byte[0]
+            })
+        };
+        assert_eq!((bytes(&fork), bytes(&frozen)), ([3, 4], [1, 4]));
+        drop(mapping);
+        seal(&file, Instant::now() + Duration::from_secs(60)).unwrap();
     }
 
     #[test]

@@ -1,13 +1,16 @@
 //! How pages come to a program with an address space: at its faults, and when the host writes to what it has not touched.
 
+use std::ops::Range;
+
 use crate::arch::layout::{PAGE, page_down};
 use crate::arch::paging::{self, Owner};
 use crate::memory::access::{BadAddress, Touch};
 use crate::memory::guest::GuestMemory;
-use crate::memory::mapping::OutOfRange;
+use crate::memory::mapping::{Mapping, OutOfRange};
 use crate::memory::space::address_space::AddressSpace;
+use crate::memory::space::arrival::{Awaited, Lost};
 use crate::memory::space::vmas::{Backing, PageSource, Vma};
-use crate::memory::space::{Space, ZEROES};
+use crate::memory::space::{Space, SpaceError, ZEROES};
 
 /// Pages that one fault brings in, if their VMA has so many around the address: a fault costs an exit, a page that is
 /// not used afterwards costs a table entry.
@@ -30,9 +33,23 @@ pub enum FaultError {
     /// The whole page lies past the file's end.
     #[error("past the mapped file's end")]
     PastEnd,
+    /// What was in the page did not come.
+    #[error(transparent)]
+    Lost(#[from] Lost),
     /// A bug of the engine.
     #[error(transparent)]
     OutOfRange(#[from] OutOfRange),
+}
+
+impl From<SpaceError> for FaultError {
+    fn from(error: SpaceError) -> Self {
+        match error {
+            SpaceError::NotForPrograms { .. } | SpaceError::BeyondFiles => Self::NotMapped,
+            SpaceError::TooMany(_) | SpaceError::NoRecord(_) => Self::NoMemory,
+            SpaceError::Lost(lost) => Self::Lost(lost),
+            SpaceError::OutOfRange(bug) => Self::OutOfRange(bug),
+        }
+    }
 }
 
 /// A machine's address space, as the machine itself and the loader use it.
@@ -71,15 +88,18 @@ impl GuestMemory {
         if !touch.is_allowed(vma.protection) {
             return Err(FaultError::NotPermitted);
         }
-        let there = paging::next_entry(&self.mapping, page..page + PAGE);
-        if there.is_some_and(|there| paging::is_present(there.value)) {
-            return Ok(());
-        }
-        let vma = vma.clone();
         let around = FAULT_AROUND * PAGE;
         let window = page - page % around;
         let start = window.max(vma.start);
         let end = (window + around).min(vma.end);
+        match paging::next_entry(&self.mapping, page..page + PAGE) {
+            Some(there) if paging::is_present(there.value) => return Ok(()),
+            Some(there) if paging::is_awaited(there.value) => {
+                return Ok(space.lead_to(&self.mapping, page, start..end)?);
+            }
+            _ => {}
+        }
+        let vma = vma.clone();
         let file = match &vma.backing {
             Backing::Anonymous(_) => None,
             Backing::File(file, offset) => {
@@ -148,16 +168,23 @@ impl GuestMemory {
     /// Reads a page that the program has not touched, without bringing it in.
     pub(super) fn read_untouched(&self, address: u64, buf: &mut [u8]) -> Result<(), BadAddress> {
         let bad = BadAddress(address);
-        let vma = self
-            .space
-            .as_deref()
-            .and_then(|space| space.vmas.find(address))
+        let space = self.space.as_deref().ok_or(bad)?;
+        let vma = space
+            .vmas
+            .find(address)
             .filter(|vma| vma.protection.read)
             .ok_or(bad)?;
+        // Its frame may not have come yet.
+        let page = page_down(address);
+        let own = paging::next_entry(&self.mapping, page..page + PAGE)
+            .filter(|there| paging::is_awaited(there.value) || paging::is_present(there.value));
         // It may be in memory for another page.
         let shared = vma.shared_page(address);
-        let space = self.space.as_deref().ok_or(bad)?;
-        if let Some(frame) = shared.and_then(|page| space.shared.find(page)) {
+        let frame = own
+            .map(|there| paging::frame_of(there.value))
+            .or_else(|| space.shared.find(shared?));
+        if let Some(frame) = frame {
+            space.wait_for(frame).map_err(|_| bad)?;
             let at = frame + address % PAGE;
             return self.mapping.read(at, buf).map_err(|_| bad);
         }
@@ -213,6 +240,30 @@ impl GuestMemory {
         };
         for frame in space.frames.take_used() {
             self.mapping.write(frame, &ZEROES)?;
+        }
+        Ok(())
+    }
+}
+
+impl Space {
+    /// Waits for the frame of a page, whose entry then leads there, as do those around it whose frames are there already.
+    fn lead_to(
+        &mut self,
+        mapping: &Mapping,
+        page: u64,
+        around: Range<u64>,
+    ) -> Result<(), SpaceError> {
+        let mut at = around.start;
+        while let Some(there) = paging::next_entry(mapping, at..around.end) {
+            at = there.address + PAGE;
+            let frame = paging::frame_of(there.value);
+            let is_there = |awaited: &Awaited| awaited.is_there(frame);
+            let leads = paging::is_awaited(there.value)
+                && (there.address == page || self.awaited.as_ref().is_none_or(is_there));
+            if leads {
+                let new = paging::arrived(there.value);
+                self.set_entry(mapping, there.address, there.entry, new)?;
+            }
         }
         Ok(())
     }

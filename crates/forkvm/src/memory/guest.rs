@@ -11,6 +11,7 @@ use crate::memory::dirty::{DirtyPages, NoRecord};
 use crate::memory::mapping::{Mapping, OutOfRange};
 use crate::memory::space::Space;
 use crate::memory::space::address_space::AddressSpace;
+use crate::memory::space::arrival::Wanted;
 use crate::memory::user::{BadAddress, Protection, UserMemory};
 
 /// Why the host can't write to a machine.
@@ -88,6 +89,14 @@ impl GuestMemory {
             space: None,
             lost_permission: false,
         })
+    }
+
+    /// See [`Space::note_frames`].
+    pub fn note_frames(&mut self) -> Result<Wanted, OutOfRange> {
+        match self.space.as_deref_mut() {
+            Some(space) => space.note_frames(&self.mapping),
+            None => Ok(Wanted::default()),
+        }
     }
 
     /// Guest-physical address from which on the guest's writes are logged in a fork.
@@ -200,8 +209,15 @@ impl GuestMemory {
     /// The guest-physical address behind a user address, with the page brought in if it can be.
     fn bring_in_for(&mut self, address: u64, access: Access) -> Option<u64> {
         let there = paging::translate(&self.mapping, address, access);
-        if there.is_some() || self.space.is_none() {
+        let Some(space) = &self.space else {
             return there;
+        };
+        if let Some(there) = there {
+            // One that nobody may use at present is not present, whether its frame has come or not.
+            if access == Access::Any {
+                space.wait_for(page_down(there)).ok()?;
+            }
+            return Some(there);
         }
         let touch = match access {
             Access::Write => Touch::Write,

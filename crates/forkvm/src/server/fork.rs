@@ -13,6 +13,8 @@ use crate::fork::{ForkError, ResetError};
 use crate::machine::Machine;
 use crate::memory::guest::GuestMemory;
 use crate::memory::mapping::Mapping;
+use crate::memory::space::Space;
+use crate::memory::space::arrival::Wanted;
 use crate::request::Host;
 use crate::server::connection::{Closed, Connection, Dialogue, Times};
 use crate::server::master::Server;
@@ -65,6 +67,13 @@ impl ServerFork {
         Self::of_length(server, len)
     }
 
+    /// The same, to learn which frames a connection touches: their numbers.
+    pub(super) fn noting(server: Arc<Server>) -> Result<(Self, Wanted), ForkError> {
+        let mut fork = Self::new(server)?;
+        let frames = fork.machine.memory.note_frames()?;
+        Ok((fork, frames))
+    }
+
     /// Forks a server for good: it is never reset, and its connections may together have all of the memory.
     ///
     /// # Errors
@@ -75,6 +84,9 @@ impl ServerFork {
     }
 
     fn of_length(server: Arc<Server>, len: u64) -> Result<Self, ForkError> {
+        if server.space.is_lost() {
+            return Err(ForkError::Lost);
+        }
         let pages = |bytes: u64| usize::try_from(bytes / PAGE).unwrap_or(usize::MAX);
         let limits = &server.limits;
         let page_limit = pages(limits.max_request_memory);
@@ -268,7 +280,9 @@ impl ServerFork {
         }
         let host = |error| ResetError::Host(std::io::Error::other(error));
         self.machine.set_poisoned(true);
-        if self.shrink.is_due(self.machine.memory.dirty_len()) {
+        // Tables of before all memory had come are given up with the rest, for those that stand now.
+        let outdated = self.machine.memory.space().is_some_and(Space::is_outdated);
+        if outdated || self.shrink.is_due(self.machine.memory.dirty_len()) {
             self.machine.shrink()?;
             let len = self.machine.memory.mapping().len();
             self.machine

@@ -28,6 +28,8 @@ use crate::memory::space::Space;
 use crate::request::Host;
 use crate::server::connection::{self, Times};
 use crate::server::limits::ServerLimits;
+use crate::server::snapshot::coming::Coming;
+use crate::server::snapshot::error::SnapshotError;
 use crate::server::snapshot::terms::Terms;
 use crate::server::warm_up;
 
@@ -98,6 +100,8 @@ pub(super) struct Frozen {
     pub stack: Range<u64>,
     pub terms: Terms,
     pub changed_files: Option<Vec<PathBuf>>,
+    /// Of memory that comes later.
+    pub coming: Option<Coming>,
 }
 
 /// A server, frozen where it waits for a connection.
@@ -122,6 +126,7 @@ pub struct Server {
     pub(super) stack: Range<u64>,
     pub(super) terms: Terms,
     changed_files: Option<Vec<PathBuf>>,
+    coming: Option<Coming>,
     boot_time: Duration,
     /// The names of system calls that it made, or a fork, and that are not there.
     unsupported: Mutex<BTreeSet<&'static str>>,
@@ -188,6 +193,7 @@ impl Server {
             stack,
             terms,
             changed_files: Some(Vec::new()),
+            coming: None,
         };
         Ok(Self::of(kvm, frozen, limits, start))
     }
@@ -218,6 +224,7 @@ impl Server {
             stack: frozen.stack,
             terms: frozen.terms,
             changed_files: frozen.changed_files,
+            coming: frozen.coming,
             boot_time: start.elapsed(),
             unsupported: Mutex::new(unsupported),
         })
@@ -248,6 +255,17 @@ impl Server {
     /// `None` if there were too many to know.
     pub fn changed_files(&self) -> Option<&[PathBuf]> {
         self.changed_files.as_deref()
+    }
+
+    /// Of one that comes from a snapshot: waits until all its memory has come. Others are whole. Forks can be had before, and wait
+    /// for what they need; where some of it is found not to be what was written, all fail, and no new one can be had.
+    ///
+    /// # Errors
+    /// [`SnapshotError::Late`].
+    pub fn wait_until_whole(&self) -> Result<(), SnapshotError> {
+        let coming = self.coming.as_ref();
+        let whole = coming.map_or(Ok(()), |coming| coming.arrival().wait_until_whole());
+        whole.map_err(SnapshotError::Late)
     }
 
     /// How long it took until it waited for a connection, or to load it.

@@ -81,6 +81,7 @@ impl AddressSpace<'_> {
     pub fn read_page(&self, page: FilePage) -> Option<[u8; PAGE as usize]> {
         let mut bytes = ZEROES;
         let frame = self.space.shared.find(page)?;
+        self.space.wait_for(frame).ok()?;
         self.mapping.read(frame, &mut bytes).ok()?;
         Some(bytes)
     }
@@ -94,6 +95,7 @@ impl AddressSpace<'_> {
         let Some(frame) = self.space.shared.find(page) else {
             return Ok(());
         };
+        self.space.wait_for(frame)?;
         if let Some(dirty) = &mut self.dirty {
             dirty.add((frame / PAGE) as u32)?;
         }
@@ -135,7 +137,7 @@ impl AddressSpace<'_> {
     ) -> Result<(), SpaceError> {
         self.check(&range)?;
         self.space.vmas.protect(range.clone(), protection)?;
-        Ok(self.space.protect_pages(self.mapping, range, protection)?)
+        self.space.protect_pages(self.mapping, range, protection)
     }
 
     /// Has a child find a range zero, or not ([`AddressSpace::wipe`]); addresses without a VMA are passed over.
@@ -182,6 +184,7 @@ impl AddressSpace<'_> {
             let mut at = vma.start;
             while let Some(page) = paging::next_entry(self.mapping, at..vma.end) {
                 let frame = paging::frame_of(page.value);
+                self.space.wait_for(frame)?;
                 if let Some(dirty) = &mut self.dirty {
                     dirty.add((frame / PAGE) as u32)?;
                 }

@@ -8,6 +8,7 @@
 //! never copied.
 
 pub mod address_space;
+pub mod arrival;
 pub mod frames;
 pub mod saved;
 pub mod shared;
@@ -15,12 +16,14 @@ pub mod vmas;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
+use std::sync::Arc;
 
 use crate::arch::layout::{PAGE, SpaceLayout};
 use crate::arch::paging::{self, Owner, TablePages};
 use crate::memory::access::{Protection, USER_END};
 use crate::memory::dirty::NoRecord;
 use crate::memory::mapping::{Mapping, OutOfRange};
+use crate::memory::space::arrival::{Arrival, Awaited, Lost, Wanted};
 use crate::memory::space::frames::Frames;
 use crate::memory::space::shared::SharedFrames;
 use crate::memory::space::vmas::{Backing, TooManyVmas, Vma, Vmas};
@@ -51,6 +54,9 @@ pub enum SpaceError {
     /// What it writes could not be recorded.
     #[error(transparent)]
     NoRecord(#[from] NoRecord),
+    /// A page's contents did not come.
+    #[error(transparent)]
+    Lost(#[from] Lost),
 }
 
 /// With more removals than this the memslot is given to KVM anew, which costs as much as some hundred of them.
@@ -110,6 +116,8 @@ pub struct Space {
     /// In a fork only.
     journal: Option<Journal>,
     removals: Removals,
+    /// Frames whose contents are not there yet.
+    pub(in crate::memory) awaited: Option<Awaited>,
     /// VMAs or frames are not the master's.
     pub(in crate::memory) changed: bool,
 }
@@ -125,6 +133,7 @@ impl Space {
             tables,
             journal: None,
             removals: Removals::default(),
+            awaited: None,
             changed: false,
         }
     }
@@ -139,8 +148,41 @@ impl Space {
             tables: self.tables.clone(),
             journal: Some(Journal::default()),
             removals: Removals::default(),
+            awaited: self.awaited.clone().filter(|awaited| !awaited.is_over()),
             changed: false,
         }
+    }
+
+    /// Has the frames be awaited that some of its entries do not lead to yet.
+    pub fn await_frames(&mut self, arrival: Arc<Arrival>) {
+        self.awaited = Some(Awaited::Coming(arrival));
+    }
+
+    /// In a machine that has not run yet: which frames its program, or the host for it, will want to look at, by their numbers, in
+    /// order, and some more than once.
+    pub fn note_frames(&mut self, memory: &Mapping) -> Result<Wanted, OutOfRange> {
+        arrival::lead_nowhere(memory, &self.layout().monitor())?;
+        let frames = Wanted::default();
+        self.awaited = Some(Awaited::Noted(Arc::clone(&frames)));
+        Ok(frames)
+    }
+
+    /// Whether frames of it were awaited when it was made, and all have come since: it finds by faults what a new one finds in its
+    /// tables.
+    pub fn is_outdated(&self) -> bool {
+        self.awaited.as_ref().is_some_and(Awaited::is_over)
+    }
+
+    /// Whether frames of it will never come.
+    pub fn is_lost(&self) -> bool {
+        self.awaited.as_ref().is_some_and(Awaited::is_lost)
+    }
+
+    /// Waits until a frame's contents are there. To be called before they are looked at or changed but by way of a present entry.
+    pub(in crate::memory) fn wait_for(&self, frame: u64) -> Result<(), Lost> {
+        self.awaited
+            .as_ref()
+            .map_or(Ok(()), |awaited| awaited.wait_for(frame))
     }
 
     /// The VMAs.
@@ -182,10 +224,14 @@ impl Space {
         address: u64,
         entry: u64,
         new: u64,
-    ) -> Result<(), OutOfRange> {
+    ) -> Result<(), SpaceError> {
         let old = mapping.read_u64(entry)?;
         if old == new {
             return Ok(());
+        }
+        // Whatever becomes of the entry, nothing comes to its frame afterwards.
+        for frame in [old, new].map(paging::frame_of) {
+            self.wait_for(frame)?;
         }
         if let Some(journal) = &mut self.journal {
             journal.changes.push(Change {
@@ -221,7 +267,7 @@ impl Space {
         mapping: &Mapping,
         range: Range<u64>,
         protection: Protection,
-    ) -> Result<(), OutOfRange> {
+    ) -> Result<(), SpaceError> {
         self.changed = true;
         let mut at = range.start;
         while let Some(page) = paging::next_entry(mapping, at..range.end) {
@@ -243,7 +289,7 @@ impl Space {
         mapping: &Mapping,
         from: Range<u64>,
         to: u64,
-    ) -> Result<(), OutOfRange> {
+    ) -> Result<(), SpaceError> {
         let mut at = from.start;
         while let Some(page) = paging::next_entry(mapping, at..from.end) {
             let target = to + (page.address - from.start);
@@ -279,6 +325,10 @@ impl Space {
         for (entry, (address, old)) in before {
             let now = mapping.read_u64(entry)?;
             if now == old {
+                continue;
+            }
+            // Its frame has come meanwhile.
+            if paging::is_awaited(old) && now == paging::arrived(old) {
                 continue;
             }
             // Its frame may be that of an entry that stayed before, which has it again, or of several.

@@ -3,6 +3,7 @@
 //! get, and to no permission that its VMA does not give.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
@@ -146,11 +147,38 @@ impl Space {
     }
 }
 
+/// Frames, by their numbers.
+pub struct FrameSet(Vec<bool>);
+
+impl FrameSet {
+    /// Takes some out. False if one is not there.
+    pub fn take(&mut self, frames: Range<u64>) -> bool {
+        let frames = frames.start as usize..frames.end as usize;
+        self.0.get_mut(frames).is_some_and(|taken| {
+            let all = taken.iter().all(|&there| there);
+            taken.fill(false);
+            all
+        })
+    }
+
+    /// In order.
+    pub fn iter(&self) -> impl Iterator<Item = u64> {
+        let there = self.0.iter().zip(0..).filter(|(there, _)| **there);
+        there.map(|(_, frame)| frame)
+    }
+}
+
 impl SavedSpace {
-    /// The frames that pages have, by their numbers.
-    pub fn frames(&self) -> BTreeSet<u64> {
-        let frames = |run: &Run| run.frame..run.frame.saturating_add(run.count);
-        self.runs.iter().flat_map(frames).collect()
+    /// The frames that pages have. Those of a file have to be looked at first ([`SavedSpace::check`]).
+    pub fn frames(&self) -> FrameSet {
+        let mut set = FrameSet(vec![false; self.untouched as usize]);
+        for run in &self.runs {
+            let frames = run.frame as usize..(run.frame + run.count) as usize;
+            if let Some(known) = set.0.get_mut(frames) {
+                known.fill(true);
+            }
+        }
+        set
     }
 
     /// How many pages its runs name at most, which is looked at before they are.
@@ -176,13 +204,15 @@ impl SavedSpace {
         if good { Ok(()) } else { Err(BadSpace::Frames) }
     }
 
-    /// Builds it in a machine whose memory has the monitor's pages and `tables` with theirs, and the contents of the frames.
+    /// Builds it in a machine whose memory has the monitor's pages and `tables` with theirs, and the contents of the frames but
+    /// for those that are `awaited`.
     pub fn build(
         &self,
         layout: SpaceLayout,
         mut tables: TablePages,
         memory: &Mapping,
         sources: &[Arc<dyn PageSource>],
+        awaited: impl Fn(u64) -> bool,
     ) -> Result<Space, BadSpace> {
         self.check(&layout)?;
         let vmas = self.vmas(&layout, sources)?;
@@ -191,7 +221,8 @@ impl SavedSpace {
             .map(|&(node, offset)| FilePage { node, offset })
             .collect();
         let mut shared = SharedFrames::default();
-        let mut used = BTreeMap::new();
+        let mut used = vec![false; self.untouched as usize];
+        let mut of_files = BTreeMap::new();
         for run in &self.runs {
             for n in 0..run.count {
                 let page = run.page.checked_add(n).and_then(|n| n.checked_mul(PAGE));
@@ -201,12 +232,14 @@ impl SavedSpace {
                 let frame = (run.frame + n) * PAGE;
                 let of_file = vma.shared_page(address);
                 // A frame is one page's, or those of one page of a file.
-                let first = match used.insert(frame, of_file) {
-                    None => true,
-                    Some(before) if before.is_some() && before == of_file => false,
-                    Some(_) => return Err(bad),
-                };
+                let known = used.get_mut((run.frame + n) as usize).ok_or(bad)?;
+                if std::mem::replace(known, true)
+                    && (of_file.is_none() || of_files.get(&frame) != of_file.as_ref())
+                {
+                    return Err(bad);
+                }
                 if let Some(of_file) = of_file {
+                    of_files.insert(frame, of_file);
                     if shared.find(of_file).is_some_and(|known| known != frame) {
                         return Err(bad);
                     }
@@ -217,12 +250,17 @@ impl SavedSpace {
                 if memory.read_u64(entry)? != 0 {
                     return Err(bad);
                 }
-                debug_assert!(first || of_file.is_some());
-                memory.write_u64(entry, frame | bits(vma.protection))?;
+                let value = frame | bits(vma.protection);
+                let now = if awaited(frame) {
+                    paging::awaited(value)
+                } else {
+                    value
+                };
+                memory.write_u64(entry, now)?;
             }
         }
         let frames = Frames::with(layout.frames.clone(), self.untouched * PAGE, |frame| {
-            used.contains_key(&frame)
+            used.get((frame / PAGE) as usize) == Some(&true)
         });
         Ok(Space {
             vmas,
@@ -328,7 +366,10 @@ mod tests {
 
     fn build(saved: &SavedSpace) -> Result<(Space, Mapping), BadSpace> {
         let (layout, tables, memory) = machine();
-        Ok((saved.build(layout, tables, &memory, &[])?, memory))
+        Ok((
+            saved.build(layout, tables, &memory, &[], |_| false)?,
+            memory,
+        ))
     }
 
     #[test]
@@ -440,7 +481,7 @@ mod tests {
                 untouched: first + untouched,
                 written: Vec::new(),
             };
-            if let Ok(space) = saved.build(layout.clone(), tables, &memory, &[]) {
+            if let Ok(space) = saved.build(layout.clone(), tables, &memory, &[], |_| false) {
                 let mut seen = BTreeSet::new();
                 let mut at = 0;
                 while let Some(page) = paging::next_entry(&memory, at..layout.monitor().start) {

@@ -6,7 +6,7 @@ use crate::linux::{NotRestored, NotSaved};
 use crate::machine::probe::KvmUnavailable;
 
 /// The format that is read and written.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 
 /// Why a server was not written to a file, or is not read from one.
 #[derive(Debug, thiserror::Error)]
@@ -72,6 +72,9 @@ pub enum SnapshotError {
     /// Its hashes say that it has changed.
     #[error("it is damaged ({0} is not what its hash says): copy it again, or take a new one")]
     Damaged(&'static str),
+    /// The same, or that it can't be read any more, was found when some of it was in use already: what of it.
+    #[error("{0}")]
+    Late(String),
     /// The program was run with other settings.
     #[error("{0}: give the settings that it was taken with, or take a new one")]
     OtherSettings(String),

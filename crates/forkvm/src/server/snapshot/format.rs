@@ -6,7 +6,7 @@
 //! SHA-256 of these and the head                       32 bytes
 //! head     who can read it; length and SHA-256 of the state; SHA-256 of each chunk of memory
 //! state    registers, the Linux personality, address space, which pages follow
-//! memory   pages that are not zero, in chunks
+//! memory   pages that are not zero, those first that requests touch, in chunks
 //! ```
 
 use std::io::{self, Read, Write};
@@ -23,12 +23,12 @@ const MAGIC: [u8; 12] = *b"forkvm snap\n";
 pub const BUILD: &str = env!("FORKVM_BUILD");
 /// Magic, version, length of the head.
 const START: usize = 24;
-/// Longest head: hashes of the chunks of 512 GiB.
+/// Longest head: hashes of the chunks of 256 GiB.
 const MOST_HEAD: u64 = 32 << 20;
 /// Longest state.
 const MOST_STATE: u64 = 1 << 30;
 /// Bytes of memory that have one hash.
-pub const CHUNK: usize = 1 << 20;
+pub const CHUNK: usize = 256 << 10;
 
 /// A SHA-256.
 pub type Hash = [u8; 32];

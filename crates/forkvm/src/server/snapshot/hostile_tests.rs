@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use proptest::prelude::*;
+use rustix::fs::SealFlags;
 
 use super::format::{self, BUILD, CHUNK};
 use super::host::HostKind;
@@ -69,6 +70,14 @@ fn a_state_that_is_not_one_harms_nobody() {
     };
     let booted = Server::boot(command, &sandbox(), limits(), &mut Quiet).unwrap();
     booted.save(&path, "").unwrap();
+    // As long as nothing is wrong with it nobody writes to what forks are made of.
+    let snapshot = Snapshot::open(&path).unwrap();
+    let loaded = snapshot.load(&sandbox(), limits()).unwrap();
+    let seals = || rustix::fs::fcntl_get_seals(&*loaded.file).unwrap();
+    assert!(seals().contains(SealFlags::FUTURE_WRITE | SealFlags::SHRINK));
+    loaded.wait_until_whole().unwrap();
+    assert!(seals().contains(SealFlags::WRITE | SealFlags::SEAL));
+    drop(loaded);
     let file = std::fs::read(&path).unwrap();
     let mut from = &file[..];
     let head = format::read_head(&mut from, file.len() as u64).unwrap();

@@ -1,18 +1,17 @@
 //! A file becomes a server, as if that had just been frozen.
 
 use std::fs::{File, OpenOptions};
-use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
+use std::ops::Range;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use parking_lot::Mutex;
-
+use super::coming::{Coming, Places, Source};
 use super::error::SnapshotError;
-use super::format::{self, BUILD, CHUNK, Head, hash};
+use super::format::{self, BUILD, CHUNK, Head};
 use super::host::HostKind;
-use super::state::{Frames, State};
+use super::state::State;
 use crate::arch::layout::{PAGE, SpaceLayout};
 use crate::arch::monitor;
 use crate::arch::paging::TablePages;
@@ -25,15 +24,10 @@ use crate::machine::probe::{self, KvmHost};
 use crate::master::freeze;
 use crate::memory::guest::GuestMemory;
 use crate::memory::mapping::Mapping;
+use crate::memory::space::arrival::Arrival;
 use crate::memory::unused;
 use crate::server::limits::ServerLimits;
 use crate::server::master::{Frozen, Server};
-
-/// How long the kernel may keep the memory from being sealed.
-const SEALING: Duration = Duration::from_secs(60);
-
-/// Most threads that read one.
-const MOST_THREADS: usize = 8;
 
 /// A snapshot that was opened and, but for its memory, found to be whole and of this engine and host.
 #[derive(Debug)]
@@ -87,8 +81,8 @@ impl Snapshot {
         &self.state.terms.command
     }
 
-    /// Makes a server of it. What it may read and change has to be what it was; what it may reach, and its limits, are for this
-    /// process to say.
+    /// Makes a server of it, whose memory comes while it serves ([`Server::wait_until_whole`]). What it may read and change has to be
+    /// what it was; what it may reach, and its limits, are for this process to say.
     ///
     /// # Errors
     /// See [`SnapshotError`].
@@ -103,13 +97,13 @@ impl Snapshot {
         let too_small = || SnapshotError::Unsound("it has too little memory".into());
         let layout = SpaceLayout::plan(self.state.terms.max_memory).ok_or_else(too_small)?;
         let unsound = |error: &dyn std::fmt::Display| SnapshotError::Unsound(error.to_string());
-        self.state
-            .space
-            .check(&layout)
-            .map_err(|error| unsound(&error))?;
-        let len = layout.frames.end;
-        let memfd = freeze::memfd("forkvm-snapshot", len).map_err(SnapshotError::host)?;
-        self.read_memory(&memfd)?;
+        let Begun {
+            memfd,
+            mapping,
+            coming,
+            first,
+            used,
+        } = Begun::new(self.file, self.head, &self.state, &layout)?;
         let frozen = Instant::now();
         let sandbox = Sandbox {
             current_working_directory: self.state.terms.directory.clone(),
@@ -125,17 +119,17 @@ impl Snapshot {
         if !linux.listeners().iter().any(listens) {
             return Err(SnapshotError::Unsound("it listens nowhere".into()));
         }
-        let mapping = Mapping::shared(&memfd, len).map_err(SnapshotError::host)?;
         monitor::install_with_dispatcher(&mapping, self.kvm.entry, sandbox.dispatcher, &layout)
             .map_err(SnapshotError::host)?;
         let mut tables = TablePages::new(layout.tables.clone());
         for range in monitor::ranges_with_tables(&layout) {
             tables.map(&mapping, &range).map_err(SnapshotError::host)?;
         }
+        let later = |frame| coming.arrival().chunk_of(frame) >= Some(first);
         let space = self
             .state
             .space
-            .build(layout.clone(), tables, &mapping, &restored.mapped)
+            .build(layout.clone(), tables, &mapping, &restored.mapped, later)
             .map_err(|error| unsound(&error))?;
         // The registers that are the engine's are those of this host.
         let memory = GuestMemory::booting(mapping).with_space(space);
@@ -143,17 +137,22 @@ impl Snapshot {
             Machine::new(self.kvm, memory, linux, None, false).map_err(SnapshotError::host)?;
         let template = machine.vcpu().sregs().map_err(SnapshotError::host)?;
         let events = machine.no_events().map_err(SnapshotError::host)?;
-        let (space, linux) = machine
+        let (mut space, linux) = machine
             .into_state()
             .ok_or_else(|| SnapshotError::Host("no address space".into()))?;
-        let bytes = |run: &Frames| run.first * PAGE..(run.first + run.count) * PAGE;
-        let unused = unused::between(self.state.frames.iter().map(bytes), layout.frames);
-        let memory = freeze::seal_all(&memfd, &unused, frozen + SEALING);
+        let arrival = Arc::clone(coming.arrival());
+        arrival.settle();
+        let came = arrival.wait_for_first(first);
+        came.or_else(|_| arrival.wait_until_whole().map_err(SnapshotError::Late))?;
+        space.await_frames(arrival);
+        let len = layout.frames.end;
+        let unused = unused::between(used.into_iter(), layout.frames);
+        let memory = Mapping::frozen(&memfd, len, &unused).map_err(SnapshotError::host)?;
         Ok(Server::of(
             self.kvm,
             Frozen {
                 file: memfd,
-                memory: memory.map_err(SnapshotError::host)?,
+                memory,
                 unused,
                 space,
                 linux,
@@ -165,107 +164,70 @@ impl Snapshot {
                 stack: self.state.stack,
                 terms: self.state.terms,
                 changed_files: restored.changed,
+                coming: Some(coming),
             },
             limits,
             self.start,
         ))
     }
-
-    /// Reads the memory, chunk by chunk, each of which is found to be whole before any of it is used. Several threads do.
-    fn read_memory(&self, memfd: &File) -> Result<(), SnapshotError> {
-        let places = Places::of(&self.state, self.head.memory_len)?;
-        let at = self.head.memory_at();
-        let (next, failed) = (AtomicUsize::new(0), Mutex::new(None));
-        let work = || {
-            let mut bytes = vec![0; CHUNK];
-            while failed.lock().is_none()
-                && let number = next.fetch_add(1, Ordering::Relaxed)
-                && let Some(expected) = self.head.chunks.get(number)
-            {
-                let start = (number * CHUNK) as u64;
-                let len = (self.head.memory_len - start).min(CHUNK as u64);
-                let chunk = &mut bytes[..len as usize];
-                let read = read_exact_at(&self.file, chunk, at + start).and_then(|()| {
-                    match hash(chunk) == *expected {
-                        true => places.fill(memfd, chunk, start),
-                        false => Err(SnapshotError::Damaged("its memory")),
-                    }
-                });
-                if let Err(error) = read {
-                    *failed.lock() = Some(error);
-                }
-            }
-        };
-        let processors = std::thread::available_parallelism().map_or(1, usize::from);
-        std::thread::scope(|scope| {
-            for _ in 1..processors.min(MOST_THREADS).min(self.head.chunks.len()) {
-                // Where there is no thread to be had, this one does more.
-                let _ = std::thread::Builder::new().spawn_scoped(scope, work);
-            }
-            work();
-        });
-        failed.into_inner().map_or(Ok(()), Err)
-    }
 }
 
-/// Frames of a file, in order, all of them ones that pages have: where the first of each run lies in the file's memory, and in the
-/// machine's.
-struct Places(Vec<(u64, u64)>);
-
-impl Places {
-    fn of(state: &State, memory_len: u64) -> Result<Self, SnapshotError> {
-        let used = state.space.frames();
-        let (mut places, mut last, mut sum) = (Vec::new(), 0, 0u64);
-        for run in &state.frames {
-            let end = run.first.checked_add(run.count);
-            // What is not used is not looked at, however many are said to be.
-            let known = |end: u64| {
-                let found = used.range(run.first..end).count();
-                u64::try_from(found) == Ok(run.count)
-            };
-            match end {
-                Some(end) if run.count > 0 && last <= run.first && known(end) => last = end,
-                _ => {
-                    return Err(SnapshotError::Unsound(
-                        "a page of memory that is nobody's".into(),
-                    ));
-                }
-            }
-            places.push((sum * PAGE, run.first * PAGE));
-            sum += run.count;
-        }
-        match sum.checked_mul(PAGE) == Some(memory_len) {
-            true => Ok(Self(places)),
-            false => Err(SnapshotError::Unsound("how much memory it has".into())),
-        }
-    }
-
-    /// Puts bytes where they belong that lie there in the file's memory. Written by a call, they cost no page faults.
-    fn fill(&self, memfd: &File, mut bytes: &[u8], mut at: u64) -> Result<(), SnapshotError> {
-        let mut run = self.0.partition_point(|(start, _)| *start <= at);
-        while !bytes.is_empty() {
-            let known = run.checked_sub(1).and_then(|run| self.0.get(run));
-            let &(start, place) =
-                known.ok_or_else(|| SnapshotError::Unsound("more memory than there is".into()))?;
-            let left = self.0.get(run).map_or(u64::MAX, |(next, _)| next - at);
-            let len = left.min(bytes.len() as u64);
-            let (piece, rest) = bytes.split_at(len as usize);
-            memfd
-                .write_all_at(piece, place + (at - start))
-                .map_err(SnapshotError::host)?;
-            (bytes, at, run) = (rest, at + len, run + 1);
-        }
-        Ok(())
-    }
+/// A machine's memory, which begins to come.
+struct Begun {
+    memfd: Arc<File>,
+    /// For who makes the machine.
+    mapping: Mapping,
+    coming: Coming,
+    /// How many chunks requests touch.
+    first: usize,
+    /// The guest-physical addresses of all that comes, in order.
+    used: Vec<Range<u64>>,
 }
 
-/// Reads so many bytes that are to be there.
-fn read_exact_at(file: &File, bytes: &mut [u8], at: u64) -> Result<(), SnapshotError> {
-    file.read_exact_at(bytes, at)
-        .map_err(|error| match error.kind() {
-            std::io::ErrorKind::UnexpectedEof => SnapshotError::Truncated,
-            _ => SnapshotError::NotRead(error),
+impl Begun {
+    fn new(
+        file: File,
+        head: Head,
+        state: &State,
+        layout: &SpaceLayout,
+    ) -> Result<Self, SnapshotError> {
+        let checked = state.space.check(layout);
+        checked.map_err(|error| SnapshotError::Unsound(error.to_string()))?;
+        let places = Places::of(state, head.memory_len)?;
+        let touched = state.touched.checked_mul(PAGE);
+        let touched = touched.filter(|&len| len <= head.memory_len);
+        let touched = touched.ok_or_else(|| SnapshotError::Unsound("what is touched".into()))?;
+        let ranges = places.parts().iter();
+        let mut used: Vec<_> = ranges
+            .map(|part| part.frame..part.frame + part.len)
+            .collect();
+        used.sort_unstable_by_key(|range| range.start);
+        let len = layout.frames.end;
+        let memfd = freeze::memfd("forkvm-snapshot", len).map_err(SnapshotError::host)?;
+        // Nobody maps it for writing after these two.
+        let map = || Mapping::shared(&memfd, len).map_err(SnapshotError::host);
+        let (mapping, theirs) = (map()?, map()?);
+        freeze::seal_for_others(&memfd).map_err(SnapshotError::host)?;
+        let arrival = Arrival::new(places.parts().to_vec(), head.memory_len, CHUNK as u64);
+        let coming = Coming::start(Source {
+            at: head.memory_at(),
+            file,
+            len: head.memory_len,
+            hashes: head.chunks,
+            places,
+            memfd: Arc::clone(&memfd),
+            memory: theirs,
+            monitor: layout.monitor(),
+            arrival: Arc::new(arrival),
+        })?;
+        Ok(Self {
+            memfd,
+            mapping,
+            coming,
+            first: format::chunks(touched) as usize,
+            used,
         })
+    }
 }
 
 /// Opens a file that nobody but root and the user who runs this could have made. Gives how long it is.

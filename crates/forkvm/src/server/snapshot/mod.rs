@@ -1,6 +1,7 @@
 //! Snapshots: a frozen server in a file, from which another process serves without a boot.
 
-mod error;
+pub mod coming;
+pub mod error;
 mod format;
 mod host;
 #[cfg(test)]
@@ -9,6 +10,7 @@ mod load;
 mod save;
 mod state;
 pub mod terms;
+mod touched;
 mod written;
 
 pub use self::error::SnapshotError;

@@ -2,6 +2,7 @@
 
 use std::io::{self, Write};
 use std::path::Path;
+use std::sync::Arc;
 
 use sha2::{Digest, Sha256};
 
@@ -9,6 +10,7 @@ use super::error::SnapshotError;
 use super::format::{self, BUILD, CHUNK, Hash};
 use super::host::HostKind;
 use super::state::{Frames, State};
+use super::touched::touched;
 use super::written::write_whole;
 use crate::arch::layout::PAGE;
 use crate::memory::mapping::Mapping;
@@ -21,27 +23,26 @@ impl Server {
     ///
     /// # Errors
     /// See [`SnapshotError`].
-    pub fn save(&self, path: &Path, label: &str) -> Result<u64, SnapshotError> {
+    pub fn save(self: &Arc<Self>, path: &Path, label: &str) -> Result<u64, SnapshotError> {
+        self.wait_until_whole()?;
         let unlike = || SnapshotError::Unsound("a table entry is not as its mapping".into());
         let (space, mapped) = self.space.save(&self.memory).ok_or_else(unlike)?;
         let linux = self.linux.save(self.frozen, &mapped)?;
-        let mut frames: Vec<Frames> = Vec::new();
-        for frame in space.frames() {
-            if self
-                .memory
-                .is_zero(frame * PAGE)
-                .map_err(SnapshotError::host)?
-            {
-                continue;
-            }
-            match frames.last_mut() {
-                Some(run) if run.first + run.count == frame => run.count += 1,
-                _ => frames.push(Frames {
-                    first: frame,
-                    count: 1,
-                }),
+        let touched = touched(self);
+        let (mut first, mut rest) = (Vec::new(), Vec::new());
+        for frame in space.frames().iter() {
+            let is_zero = self.memory.is_zero(frame * PAGE);
+            if !is_zero.map_err(SnapshotError::host)? {
+                let runs = if touched.contains(&frame) {
+                    &mut first
+                } else {
+                    &mut rest
+                };
+                add(runs, frame);
             }
         }
+        let touched = first.iter().map(|run| run.count).sum();
+        let frames = [first, rest].concat();
         let memory_len = frames.iter().map(|run| run.count * PAGE).sum();
         let chunks = hashes(&self.memory, &frames).map_err(SnapshotError::host)?;
         let state = State {
@@ -52,6 +53,7 @@ impl Server {
             listener: self.listener,
             stack: self.stack.clone(),
             frames,
+            touched,
         };
         let bytes = postcard::to_stdvec(&state).map_err(SnapshotError::host)?;
         let by = (BUILD.to_owned(), HostKind::of(self.kvm));
@@ -60,6 +62,17 @@ impl Server {
             each_page(&self.memory, &state.frames, |page| to.write_all(page))
         };
         write_whole(path, write).map_err(|error| SnapshotError::NotWritten(path.into(), error))
+    }
+}
+
+/// Adds a frame behind those of some runs.
+fn add(runs: &mut Vec<Frames>, frame: u64) {
+    match runs.last_mut() {
+        Some(run) if run.first + run.count == frame => run.count += 1,
+        _ => runs.push(Frames {
+            first: frame,
+            count: 1,
+        }),
     }
 }
 

@@ -32,6 +32,8 @@ pub struct State {
     pub listener: ListenerId,
     /// The addresses of its stack.
     pub stack: Range<u64>,
-    /// Which frames follow.
+    /// Which frames follow, those first that requests touch.
     pub frames: Vec<Frames>,
+    /// How many of them requests touch.
+    pub touched: u64,
 }
