@@ -31,3 +31,4 @@ pub mod table;
 pub mod tenant;
 pub mod version;
 pub mod words;
+pub mod writing;

@@ -19,6 +19,7 @@ use varnish::vcl::LogTag;
 use crate::tenants::boot::{self, NotBooted, Unready};
 use crate::tenants::places::{Place, Stop};
 use crate::tenants::refresh::refresh;
+use crate::tenants::snapshots;
 use crate::tenants::tenant::{State, Tenant};
 use crate::varnish::{counters, logging};
 
@@ -197,14 +198,25 @@ fn work(job: Job, mut place: Place) {
     let result = panic::catch_unwind(AssertUnwindSafe(|| {
         boot::boot(&tenant, &before, job.file, &mut place)
     }));
-    drop(place);
     let result = match result {
         Ok(Ok(release)) => Ok(release),
         Ok(Err(NotBooted::Unready(unready))) => Err(unready),
-        Ok(Err(NotBooted::Stopped)) => return put_off(tenant, again, &stop),
+        Ok(Err(NotBooted::Stopped)) => {
+            drop(place);
+            return put_off(tenant, again, &stop);
+        }
         Err(_) => Err(unready("internal error, logged separately".into())),
     };
+    let release = result.as_ref().ok().cloned();
     boot::settle(&tenant, &before, result, start);
+    // What comes of a snapshot later is work of its start.
+    let lost = release.filter(|release| !snapshots::is_whole(&tenant, &release.program));
+    drop(place);
+    if let Some(release) = lost
+        && tenant.replace(&State::Ready(release), State::Booting)
+    {
+        return put_off(tenant, again, &stop);
+    }
     // An update that was stored since this one began to boot, by a tenant of another VCL.
     refresh(&tenant);
 }

@@ -4,7 +4,6 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::thread;
 use std::time::Instant;
 
 use forkvm::{BootError, Config, Host, Program, Server, Snapshot, SnapshotError};
@@ -14,10 +13,13 @@ use crate::tenants::serving::Serving;
 use crate::tenants::store::StoreError;
 use crate::tenants::tenant::Tenant;
 use crate::tenants::version::Version;
+use crate::tenants::writing::Writing;
 use crate::varnish::logging;
 
 /// Name of a tenant's own, in its folder of *state_dir*.
 const NAME: &str = "server.snapshot";
+
+static WRITING: Writing = Writing::new();
 
 /// Why a snapshot is not used.
 #[derive(Debug, thiserror::Error)]
@@ -49,7 +51,13 @@ pub fn start(
 ) -> Result<Arc<Program>, BootError> {
     let values = &tenant.settings.values;
     let at_path = serving.keep.is_none();
-    if let Some(path) = values.snapshot.as_ref().map(Path::new).filter(|_| at_path) {
+    let is_lost = tenant.snapshot_is_lost();
+    if let Some(path) = values
+        .snapshot
+        .as_ref()
+        .map(Path::new)
+        .filter(|_| at_path && !is_lost)
+    {
         match given(path, &serving, &config) {
             Ok(program) => {
                 tell_changes(tenant, path, &program);
@@ -59,7 +67,7 @@ pub fn start(
         }
     }
     let own = (values.keep_snapshot && at_path).then(|| Own::of(tenant, came, &serving, &config));
-    if let Some(own) = &own {
+    if let Some(own) = own.as_ref().filter(|_| !is_lost) {
         match own.load(&serving, &config) {
             Ok(Some(program)) => return Ok(program),
             Ok(None) => {}
@@ -73,9 +81,26 @@ pub fn start(
     } = serving;
     let program = Program::boot_server(command, &sandbox, config, keep, host)?;
     if let (Some(own), Some(server)) = (own, program.server()) {
-        own.keep(tenant, server);
+        own.keep(tenant, &server);
     }
     Ok(program)
+}
+
+/// Waits for the memory of a program that has come from a snapshot and serves already. False if that is found to be damaged so late:
+/// the program can't go on, and the next one is not to come from there.
+pub fn is_whole(tenant: &Tenant, program: &Program) -> bool {
+    let Some(server) = program.server() else {
+        return true;
+    };
+    match server.wait_until_whole() {
+        Ok(()) => true,
+        Err(error) => {
+            tenant.lose_snapshot();
+            let text = format!("its snapshot is not used any more, the program is booted: {error}");
+            logging::log(LogTag::Error, tenant.name(), &text);
+            false
+        }
+    }
 }
 
 fn tell(tenant: &Tenant, tag: LogTag, path: &Path, error: &NotUsed) {
@@ -170,16 +195,21 @@ impl Own {
     }
 
     /// Writes it, while requests are answered already.
-    fn keep(self, tenant: &Tenant, server: Arc<Server>) {
+    fn keep(self, tenant: &Tenant, server: &Arc<Server>) {
         let name = tenant.name().to_owned();
         // Makes the folder, for who may write there alone.
         let made = match tenant.store.lock() {
             Ok(_) | Err(StoreError::Busy(_)) => Ok(()),
             Err(error) => Err(error.to_string()),
         };
+        // A server that nobody has any more by then need not be kept.
+        let server = Arc::downgrade(server);
         let write = {
             let name = name.clone();
             move || {
+                let Some(server) = server.upgrade() else {
+                    return;
+                };
                 let start = Instant::now();
                 let saved = made.and_then(|()| {
                     let saved = server.save(&self.path, &self.label);
@@ -195,8 +225,7 @@ impl Own {
                 logging::log(tag, &name, &text);
             }
         };
-        let thread = thread::Builder::new().name("kvm-snapshot".into());
-        if let Err(error) = thread.spawn(write) {
+        if let Err(error) = WRITING.add(write) {
             let text = format!("its snapshot is not kept: {error}");
             logging::log(LogTag::Error, &name, &text);
         }

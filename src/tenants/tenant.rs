@@ -61,6 +61,8 @@ pub struct Tenant {
     debugged: AtomicBool,
     /// The log says that the program's output is not logged.
     dropped: AtomicBool,
+    /// Its snapshot was found to be damaged when it was in use.
+    snapshot_lost: AtomicBool,
 }
 
 /// How far a tenant's program is.
@@ -163,6 +165,7 @@ impl Tenant {
             failures: AtomicU64::new(0),
             debugged: AtomicBool::new(false),
             dropped: AtomicBool::new(false),
+            snapshot_lost: AtomicBool::new(false),
         }
     }
 
@@ -341,6 +344,16 @@ impl Tenant {
                 settled => return settled.clone(),
             }
         }
+    }
+
+    /// Its snapshot is not to be used again.
+    pub fn lose_snapshot(&self) {
+        self.snapshot_lost.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether that was said.
+    pub fn snapshot_is_lost(&self) -> bool {
+        self.snapshot_lost.load(Ordering::Relaxed)
     }
 
     /// Whether output of its program is dropped for the first time, which is worth a record.
