@@ -15,11 +15,11 @@ PREFIX ?= /usr/local
 # Varnish's own folder (set up by scripts/setup.sh) for every cargo command.
 ENV := . scripts/env.sh &&
 # What guests are made of is no part of the workspace.
-GUEST_CRATES := guest-sdk/rust tests/guests/rust
+GUEST_CRATES := guest-sdk/rust guest-sdk/rust/http guest-sdk/examples/script tests/guests/rust
 SERVERS_IN_RUST := tests/servers/std.rs tests/servers/axum/src/main.rs
 SCRIPTS := $(wildcard scripts/*.sh scripts/svm/*.sh guest-sdk/*.sh) .ci/run
 
-.PHONY: help demo demo-check test test-conformance test-servers test-svm fuzz soak check bench install build guests test-guests setup clean
+.PHONY: help demo demo-check examples-more test test-conformance test-servers test-svm fuzz soak check bench install build guests test-guests setup clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -33,7 +33,7 @@ demo-check: build guests ## the demo on a free port, every answer checked
 test: guests test-guests ## all tests (needs /dev/kvm)
 	@$(MAKE) build PROFILE=checked
 	$(ENV) GUESTS_DIR=$(GUESTS) cargo test --profile checked --workspace
-	cd guest-sdk/rust && CARGO_TARGET_DIR=$(TARGET)/guest-crates cargo test
+	for d in guest-sdk/rust guest-sdk/rust/http; do (cd $$d && CARGO_TARGET_DIR=$(TARGET)/guest-crates cargo test) || exit; done
 
 test-servers: guests test-guests ## unmodified servers of many languages, which it installs (docs/programs.md)
 	scripts/servers-setup.sh
@@ -113,6 +113,11 @@ build: setup ## the VMOD and the command, in target/PROFILE (PROFILE=release; VA
 
 guests: setup ## the example programs, in target/guests
 	@$(MAKE) -s -C guest-sdk/examples OUT=$(GUESTS)
+
+examples-more: guests ## examples in Nim, Zig and JavaScript, and one that speaks: installs what they need, builds and tests them
+	scripts/examples-setup.sh
+	@$(MAKE) -s -C guest-sdk/examples more OUT=$(GUESTS) ZIG=$(abspath $(TARGET))/tools/zig/ziglang/zig
+	$(ENV) GUESTS_DIR=$(GUESTS) FORKVM_EXAMPLES=all cargo test --profile checked -p forkvm-cli --test examples
 
 test-guests: setup # programs that only the tests use
 	@$(MAKE) -s -C tests/guests OUT=$(GUESTS)/test

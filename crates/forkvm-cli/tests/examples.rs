@@ -225,3 +225,147 @@ fn json_without_blanks() {
     assert!(answer.text() == deep);
     assert_eq!(run("minify", &[], "/").0, "405");
 }
+
+/// Handlers over the types of Rust's http crate, with `async fn`.
+#[test]
+fn greetings_by_the_http_crate() {
+    kvm_or_skip!();
+    let answer = run("greet", &["--arg", " And welcome."], "/?name=Ann+Lee");
+    assert_eq!(answer.text(), "Hello, Ann Lee! And welcome.\n");
+    let plain = "Content-Type: text/plain; charset=utf-8";
+    assert!(answer.1.contains(plain), "{}", answer.1);
+    let answer = run("greet", &["-d", "yes"], "/");
+    assert_eq!((&*answer.0, answer.text()), ("200", "You said: yes"));
+    assert_eq!(run("greet", &[], "/").0, "400");
+}
+
+/// Whether `make examples-more` has built this one, which says that it has to be there.
+fn is_built(guest: &str) -> bool {
+    let folder = guest_path("hello").parent().unwrap().join(guest);
+    let there = folder.exists();
+    assert!(
+        there || std::env::var_os("FORKVM_EXAMPLES").is_none(),
+        "not built: {guest}; run make examples-more"
+    );
+    if !there {
+        eprintln!("SKIPPED, not built: {guest} (make examples-more)");
+    }
+    there
+}
+
+#[test]
+fn javascript_answers() {
+    kvm_or_skip!();
+    if !is_built("script") {
+        return;
+    }
+    let answer = run("script", &["-H", "X-A: b", "-d", "data"], "/json?c=d");
+    let made: serde_json::Value = serde_json::from_str(answer.text()).unwrap();
+    assert_eq!(made["method"], "POST");
+    assert_eq!(made["url"], "/json?c=d");
+    assert_eq!(made["headers"]["x-a"], "b");
+    assert_eq!(made["body"], "data");
+    assert!(answer.1.contains("X-Made-By: QuickJS"), "{}", answer.1);
+    // The first call was main()'s; each request is the second.
+    assert_eq!(run("script", &[], "/count").text(), "2\n");
+
+    let calculated = "[1, 2, 3].map(n => n ** 2).join()";
+    assert_eq!(run("script", &["-d", calculated], "/run").text(), "1,4,9\n");
+    let answer = run("script", &["-d", "nobody.knows"], "/run");
+    assert_eq!(answer.0, "500");
+    assert!(answer.text().contains("nobody is not defined"));
+    let endless = run("script", &["-d", "f = n => f(n + 1) + 1; f(0)"], "/run");
+    assert!(endless.text().contains("call stack"), "{}", endless.text());
+
+    // A script of the tenant's own, and one that can't be one.
+    let folder = Folder::new("script");
+    let script = folder.file(
+        "own.js",
+        b"function handle(request) { return 'own ' + request.url }",
+    );
+    let own = ["--main-argument", script.to_str().unwrap(), "--allow"];
+    let own = [&own[..], &[script.to_str().unwrap()]].concat();
+    assert_eq!(run("script", &own, "/x").text(), "own /x");
+    folder.file("own.js", b"function handle(");
+    let output = Command::new(env!("CARGO_BIN_EXE_forkvm"))
+        .arg("run")
+        .args(own)
+        .arg(guest_path("script"))
+        .arg("/")
+        .output()
+        .unwrap();
+    let why = String::from_utf8_lossy(&output.stderr);
+    assert!(
+        !output.status.success() && why.contains("main() failed"),
+        "{why}"
+    );
+}
+
+#[test]
+fn words_are_counted_in_nim() {
+    kvm_or_skip!();
+    if !is_built("words") {
+        return;
+    }
+    let text = "The cat, the dog: and the CAT.";
+    let answer = run("words", &["-d", text], "/");
+    assert_eq!(answer.text(), "3 the\n2 cat\n1 and\n1 dog\n");
+    assert_eq!(run("words", &["-d", "..."], "/").text(), "");
+    assert_eq!(
+        run("words", &[], "/?name=Ann+L%C3%A9e").text(),
+        "Hello, Ann Lée!\n"
+    );
+    assert_eq!(run("words", &[], "/").0, "404");
+}
+
+#[test]
+fn the_game_of_life_in_zig() {
+    kvm_or_skip!();
+    if !is_built("life") {
+        return;
+    }
+    // The R-pentomino's first steps are known.
+    for (generation, population) in [5, 6, 7, 9, 8, 9, 12, 11, 18, 11, 11].iter().enumerate() {
+        let picture = run("life", &[], &format!("/{generation}"));
+        assert!(picture.1.contains("Content-Type: image/svg+xml"));
+        let picture = picture.text();
+        let title = format!("<title>Generation {generation}, population {population}</title>");
+        assert!(picture.contains(&title), "{picture}");
+        assert_eq!(picture.matches("h.9v.9h-.9z").count(), *population);
+        assert!(picture.ends_with("</svg>\n"));
+    }
+    assert_eq!(run("life", &[], "/5000").0, "200");
+    for url in ["/5001", "/-1", "/x"] {
+        assert_eq!(run("life", &[], url).0, "400", "{url}");
+    }
+}
+
+#[test]
+fn speech_is_heard() {
+    kvm_or_skip!();
+    if !is_built("speech") {
+        return;
+    }
+    let data = ["--allow", "/usr/lib/x86_64-linux-gnu/espeak-ng-data"];
+    let say = |url: &str| {
+        let wav = run("speech", &data, url).2;
+        assert_eq!((&wav[..4], &wav[8..16]), (&b"RIFF"[..], &b"WAVEfmt "[..]));
+        let number = |at: usize| u32::from_le_bytes(wav[at..at + 4].try_into().unwrap()) as usize;
+        assert_eq!((number(24), number(40) + 44), (22_050, wav.len()), "{url}");
+        wav[44..].to_vec()
+    };
+    let hello = say("/?text=Hello");
+    let loudest = hello
+        .chunks_exact(2)
+        .map(|two| i16::from_le_bytes([two[0], two[1]]));
+    assert!(loudest.map(i16::unsigned_abs).max().unwrap() > 3000);
+    // A quarter of a second at least, twice as much for three times the text, and the same for the same.
+    assert!(hello.len() > 22_050 / 2, "{}", hello.len());
+    assert!(say("/?text=Hello+hello+hello").len() > 2 * hello.len());
+    assert!(say("/?text=Hello") == hello);
+    assert!(say("/?text=Hello&voice=de") != hello);
+    for bad in ["/?voice=de", "/?text=a&voice=nobody"] {
+        assert_eq!(run("speech", &data, bad).0, "400", "{bad}");
+    }
+    assert!(run("speech", &data, "/").text().contains("<audio"));
+}

@@ -36,6 +36,7 @@ mod raw;
 mod request;
 mod response;
 pub mod storage;
+mod task;
 
 use std::ffi::{c_char, CStr};
 use std::panic::{catch_unwind, AssertUnwindSafe};
@@ -44,6 +45,7 @@ use std::sync::Mutex;
 pub use raw::hypercall;
 pub use request::{Header, Request, RequestBuilder};
 pub use response::Response;
+pub use task::{block_on, join, join_all, yield_now};
 
 type OnRequest = Box<dyn FnMut(&Request) -> Response + Send>;
 type OnBody = Box<dyn FnMut(&Segment<'_>) -> Option<Response> + Send>;
