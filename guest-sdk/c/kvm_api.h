@@ -406,7 +406,7 @@ typedef struct kvm_stream_part (*kvm_stream_func)(void *arg, size_t max, size_t 
  * fails, the client sees the connection break off, and nothing is cached. */
 static inline __attribute__((noreturn)) void
 begin_streaming_response(int16_t status, const char *content_type, size_t content_type_len,
-			 size_t content_length, kvm_stream_func callback, void *arg)
+			 size_t content_length, kvm_stream_func callback, const void *arg)
 {
 	kvm_hypercall(KVM_HC_BEGIN_STREAMING_RESPONSE, (uintptr_t)(intptr_t)status, (uintptr_t)content_type,
 		      content_type_len, content_length, (uintptr_t)callback, (uintptr_t)arg);

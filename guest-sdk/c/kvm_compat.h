@@ -22,6 +22,8 @@ enum kvm_http_where_names { REQ = KVM_REQUEST, RESP = KVM_RESPONSE };
 /* The longest header field that the host takes, in bytes. */
 #define HTTP_FMT_SIZE 8192
 
+#define CURL_FIELDS_COUNT KVM_CURL_FIELDS
+
 #define backend_request kvm_request
 typedef struct ResponseHeader ResponseHeader;
 typedef struct BackendResponseExtra BackendResponseExtra;
@@ -45,6 +47,7 @@ typedef kvm_storage_task_func storage_task_func;
 #define sys_is_debug is_debug
 #define sys_breakpoint breakpoint
 #define sys_log kvm_log
+#define sys_request sys_self_request
 #define stop_storage_task storage_task_stop
 
 /* set_cacheable() in milliseconds. */

@@ -26,6 +26,7 @@
 #include <array>
 #include <cstddef>
 #include <functional>
+#include <initializer_list>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -66,6 +67,19 @@ inline std::string decoded(std::string_view text)
 		}
 	}
 	return result;
+}
+
+/* The first value of this name in "a=1&b=2", decoded: a query string, or the body of a form. */
+inline std::optional<std::string> parameter(std::string_view pairs, std::string_view name)
+{
+	while (!pairs.empty()) {
+		const std::string_view pair = pairs.substr(0, pairs.find('&'));
+
+		if (decoded(pair.substr(0, pair.find('='))) == name)
+			return pair.find('=') == pair.npos ? "" : decoded(pair.substr(pair.find('=') + 1));
+		pairs.remove_prefix(pair.size() < pairs.size() ? pair.size() + 1 : pair.size());
+	}
+	return std::nullopt;
 }
 
 /* ------------------------------------------------------------------ requests */
@@ -116,15 +130,9 @@ public:
 	/* The first parameter of this name in the query string, decoded. */
 	std::optional<std::string> query(std::string_view name) const
 	{
-		std::string_view rest = url();
+		const std::string_view pairs = url().substr(path().size());
 
-		for (auto at = rest.find('?'); at != rest.npos; at = rest.find('&')) {
-			rest.remove_prefix(at + 1);
-			const std::string_view pair = rest.substr(0, rest.find('&'));
-			if (decoded(pair.substr(0, pair.find('='))) == name)
-				return pair.find('=') == pair.npos ? "" : decoded(pair.substr(pair.find('=') + 1));
-		}
-		return std::nullopt;
+		return parameter(pairs.substr(pairs.empty() ? 0 : 1), name);
 	}
 
 private:
@@ -228,6 +236,22 @@ public:
 				       &extra);
 	}
 
+	/* Ends the request with a body in parts, in the place of this response's own: next(max) gives at most `max` bytes, when the
+	 * client takes more, and nothing at the end. They are copied before it is called again. A length of 0 is one that is not
+	 * known yet. */
+	[[noreturn]] void stream(std::function<std::string_view(std::size_t max)> next, std::size_t length = 0) const
+	{
+		const kvm_stream_func part = [](void *arg, std::size_t max, std::size_t, std::size_t) noexcept {
+			const std::string_view bytes = (*static_cast<decltype(next) *>(arg))(max);
+			return kvm_stream_part{bytes.data(), bytes.size()};
+		};
+
+		for (const std::string &line : lines_)
+			http_append(KVM_RESPONSE, line.data(), line.size());
+		kvm_set_cacheable(cached_, ttl_, grace_, keep_);
+		begin_streaming_response(static_cast<std::int16_t>(status_), type_.data(), type_.size(), length, part, &next);
+	}
+
 private:
 	int status_;
 	std::string type_, body_;
@@ -274,6 +298,23 @@ inline void on_error(std::function<Response(const Failure &)> handler)
 	detail::on_request = std::move(handler);
 	set_backend_request(detail::request_entry);
 	wait_for_requests();
+}
+
+/* Calls a function of the storage's, which main() has allowed (storage_allow), for a result of at most `room` bytes. Nothing if
+ * the call failed: the log says why. */
+inline std::optional<std::string> storage_call(kvm_storage_func function, std::initializer_list<std::string_view> buffers,
+					       std::size_t room)
+{
+	std::vector<virtbuffer> pointers;
+	std::string result(room, '\0');
+
+	for (const std::string_view buffer : buffers)
+		pointers.push_back({const_cast<char *>(buffer.data()), buffer.size()});
+	const long len = storage_callv(function, pointers.size(), pointers.data(), result.data(), room);
+	if (len < 0)
+		return std::nullopt;
+	result.resize(static_cast<std::size_t>(len));
+	return result;
 }
 
 /* A line in the Varnish log. */

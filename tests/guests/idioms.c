@@ -123,8 +123,26 @@ static void on_get(const char *url, const char *arg)
 			answer("none\n");
 		answer("%lu\n", (unsigned long)__sync_add_and_fetch(shared, 1));
 	}
-	if (!strcmp(url, "/stream"))
-		begin_streaming_response(200, "text/plain", 10, 5, stream, TRUST_ME("abcde"));
+	if (!strcmp(url, "/stream")) {
+		static const char data[] = "abcde";
+
+		begin_streaming_response(200, "text/plain", 10, 5, stream, data);
+	}
+	if (!strcmp(url, "/fetch")) {
+		struct curl_op op;
+		struct curl_fields fields;
+		struct curl_options options;
+		const char *to = "http://192.0.2.1/";
+
+		memset(&op, 0, sizeof op);
+		memset(&fields, 0, sizeof fields);
+		memset(&options, 0, sizeof options);
+		fields.ptr[CURL_FIELDS_COUNT - 1] = "X-Hello: World";
+		fields.len[CURL_FIELDS_COUNT - 1] = 14;
+		options.follow_location = true;
+		options.dont_verify_host = true;
+		answer("%d %d\n", sys_fetch(to, strlen(to), &op, &fields, &options) < 0, sys_request("/", 1, &op, NULL, NULL) < 0);
+	}
 	if (!strcmp(url, "/storage")) {
 		char result[16];
 		const struct virtbuffer buffer = {TRUST_ME("stored"), 6};
@@ -191,6 +209,7 @@ int main(void)
 		abort();
 	STORAGE_ALLOW(in_storage);
 	STORAGE_ALLOW(counted);
+	STORAGE_ALLOW(task);
 	(void)function, (void)later;
 	if (sys_is_storage() && sys_is_debug())
 		sys_breakpoint();

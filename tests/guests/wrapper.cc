@@ -3,6 +3,7 @@
 #include <forkvm.hpp>
 
 #include <cstdio>
+#include <cstdlib>
 #include <stdexcept>
 
 using forkvm::Request;
@@ -11,12 +12,36 @@ using forkvm::Response;
 
 namespace {
 
+void stored_twice(std::size_t n, virtbuffer *buffers, std::size_t)
+{
+	std::string both;
+
+	for (std::size_t i = 0; i < n; i++)
+		both.append(static_cast<const char *>(buffers[i].data), buffers[i].len);
+	if (storage_return(both.data(), both.size()) < 0)
+		std::abort();
+}
+
 Response handle(const Request &request)
 {
 	if (request.path() == "/throw")
 		throw std::runtime_error("thrown on purpose");
 	if (request.path() == "/send")
 		Response::text("from below\n").send();
+	if (request.path() == "/stream") {
+		int n = 0;
+		std::string part;
+
+		Response::text("").header("X-Parts", "3").stream([=](std::size_t max) mutable {
+			part = n++ < 3 ? "part " + std::to_string(n) + "\n" : "";
+			return std::string_view(part).substr(0, max);
+		});
+	}
+	if (request.path() == "/storage") {
+		const auto stored = forkvm::storage_call(stored_twice, {"one", "two"}, 20);
+		const auto fails = forkvm::storage_call(stored_twice, {"one", "two"}, 2);
+		return Response::text(stored.value_or("none") + (fails ? " fits\n" : " does not fit\n"));
+	}
 	if (request.path() == "/log")
 		forkvm::log("a line");
 	std::string text(request.method());
@@ -56,6 +81,8 @@ void test()
 
 	CHECK(request.method() == "POST" && request.path() == "/a%20b");
 	CHECK(request.query("name") == "a&b c%zz%2" && request.query("x") == "1" && request.query("flag") == "");
+	CHECK(forkvm::parameter("a=1&b=%C3%A9+&b=2&c", "b") == "\xc3\xa9 " && forkvm::parameter("c", "c") == "");
+	CHECK(!forkvm::parameter("", "a") && !forkvm::parameter("a&", "") && forkvm::parameter("&x=y", "x") == "y");
 	CHECK(!request.query("nam") && !request.query("") && !RequestBuilder("/?").request().query("x"));
 	CHECK(request.header("X-a") == "one" && !request.header("X") && request.header_count() == 3);
 	CHECK(request.header(2).name == "Content-Type" && request.content_type() == "a/b");
@@ -76,6 +103,7 @@ int main()
 	test();
 	if (wrong)
 		return 1;
+	storage_allow(stored_twice);
 	forkvm::on_error(failed);
 	forkvm::serve(handle);
 }

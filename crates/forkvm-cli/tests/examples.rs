@@ -239,6 +239,29 @@ fn greetings_by_the_http_crate() {
     assert_eq!(run("greet", &[], "/").0, "400");
 }
 
+#[test]
+fn a_log_in_lines() {
+    kvm_or_skip!();
+    let answer = run("log", &[], "/?lines=3&every=0");
+    let lines: Vec<_> = answer.text().lines().collect();
+    assert!(
+        answer.1.contains("Content-Type: text/plain"),
+        "{}",
+        answer.1
+    );
+    for (i, line) in lines.iter().enumerate() {
+        assert!(line.ends_with(&format!(" line {} of 3", i + 1)), "{line}");
+    }
+    assert_eq!(lines.len(), 3);
+    let events = run("log", &[], "/events?lines=2&every=1");
+    assert!(events.1.contains("text/event-stream"), "{}", events.1);
+    assert_eq!(events.text().matches("data: ").count(), 2);
+    assert!(events.text().ends_with(" line 2 of 2\n\n"));
+    for bad in ["/?lines=0", "/?every=a"] {
+        assert_eq!(run("log", &[], bad).0, "400", "{bad}");
+    }
+}
+
 /// Whether `make examples-more` has built this one, which says that it has to be there.
 fn is_built(guest: &str) -> bool {
     let folder = guest_path("hello").parent().unwrap().join(guest);

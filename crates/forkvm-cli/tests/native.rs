@@ -134,6 +134,7 @@ fn the_same_answers_as_in_a_virtual_machine() {
                 &["/log"],
                 &["/cacheable"],
                 &["/linux"],
+                &["-i", "/stream"],
                 &["-i", "-d", "data", "-H", "Content-Type: a/b", "/"],
             ],
         ),
@@ -182,6 +183,7 @@ fn the_wrapper_for_cpp() {
         ],
         &["-i", "/send"],
         &["-i", "/throw"],
+        &["-i", "/stream"],
         &["/log"],
     ] {
         let output = native(&program, arguments);
@@ -190,6 +192,19 @@ fn the_wrapper_for_cpp() {
         assert!(!expected.is_empty(), "{arguments:?}");
     }
     assert_eq!(native(&program, &["/throw"]).stdout, b"failed: /throw\n");
+    let parts = native(&program, &["/stream"]).stdout;
+    assert_eq!(parts, b"part 1\npart 2\npart 3\n");
+    for (storage, answer) in [
+        ("machine", "onetwo does not fit\n"),
+        ("fork", "onetwo does not fit\n"),
+    ] {
+        let got = in_a_machine("wrapper", &[&format!("--storage={storage}"), "/storage"]);
+        assert_eq!(String::from_utf8_lossy(&got), answer, "{storage}");
+    }
+    assert_eq!(
+        in_a_machine("wrapper", &["/storage"]),
+        b"none does not fit\n"
+    );
 }
 
 /// As sources for the C++ VMOD are written, in C and in C++.
@@ -204,6 +219,8 @@ fn the_idioms_of_the_other_vmods_programs() {
             ("/long", "1 -2 8192\n"),
             ("/embedded", "The bytes of a file,\nas they are.\n"),
             ("/linux", "0\n"),
+            // No tenant may, unless it is said.
+            ("/fetch", "1 1\n"),
         ] {
             let got = native(&program, &[url]).stdout;
             assert_eq!(String::from_utf8_lossy(&got), answer, "{guest} {url}");
@@ -211,6 +228,10 @@ fn the_idioms_of_the_other_vmods_programs() {
             assert_eq!(String::from_utf8_lossy(&got), answer, "{guest} {url}");
         }
         assert_eq!(in_a_machine(guest, &["/memory"]), b"1\n");
+        assert_eq!(in_a_machine(guest, &["/stream"]), b"abcde");
+        let storage = |url| in_a_machine(guest, &["--storage=machine", url]);
+        assert_eq!(storage("/storage"), b"stored\n");
+        assert_eq!(storage("/tasks"), b"1\n");
         // What reads the environment sees that this is no virtual machine.
         let linux = Command::new(guest_path(guest)).output().unwrap();
         assert_eq!(linux.stdout, b"Hello Linux World!\n");
@@ -314,4 +335,55 @@ fn a_program_of_two_sources_in_a_paused_loop() {
     let sources = [main.to_str().unwrap(), other.to_str().unwrap()];
     let program = folder.build(C, &sources);
     assert_eq!(native(&program, &["/a", "/b"]).stdout, b"/a/b");
+}
+
+/// Names of functions and macros with arguments in a header: what stands before a parenthesis where one is defined.
+fn defined(header: &str) -> Vec<String> {
+    let macros = header.lines().filter_map(|line| {
+        let name = line.strip_prefix("#define ")?.split([' ', '(']).next()?;
+        Some(name.to_owned())
+    });
+    let functions = header.split("\nstatic ").skip(1).filter_map(|text| {
+        let (declared, _) = text.split_once("\n{")?;
+        let (before, _) = declared.rsplit_once(')')?;
+        // Its parameters are all that is between its name and the last parenthesis, but for those of pointers to functions.
+        let name = before.split('(').find_map(|part| {
+            let word = part.rsplit([' ', '\n', '\t', '*', ')']).next()?;
+            let is_name = !word.is_empty() && word.starts_with(|c: char| c.is_ascii_lowercase());
+            (is_name && word != "format").then_some(word)
+        })?;
+        Some(name.to_owned())
+    });
+    macros.chain(functions).collect()
+}
+
+#[test]
+fn every_call_is_in_the_documentation() {
+    let read = |path: &str| std::fs::read_to_string(root().join(path)).unwrap();
+    let (api, compat) = (
+        read("guest-sdk/c/kvm_api.h"),
+        read("guest-sdk/c/kvm_compat.h"),
+    );
+    let documented = read("docs/guest-api.md");
+    let names = [defined(&api), defined(&compat)].concat();
+    for known in [
+        "http_set",
+        "http_appendf",
+        "backend_response_extra",
+        "EMBED_BINARY",
+        "sys_log",
+    ] {
+        assert!(
+            names.iter().any(|name| name == known),
+            "{known} in {names:?}"
+        );
+    }
+    let missing: Vec<_> = names
+        .iter()
+        .filter(|name| {
+            !name.starts_with("KVM_") && !name.starts_with("kvm_") && *name != "backend_request"
+        })
+        .filter(|name| !documented.contains(&format!("`{name}")))
+        .collect();
+    assert!(missing.is_empty(), "not in docs/guest-api.md: {missing:?}");
 }
