@@ -136,6 +136,29 @@ static void parts(const char *query)
 	done(200);
 }
 
+static struct kvm_stream_part next(void *arg, size_t max, size_t written, size_t total)
+{
+	static char piece[64 << 10];
+	const long n = fetch_read((long)arg, piece, max < sizeof piece ? max : sizeof piece);
+	struct kvm_stream_part part = {piece, n > 0 ? (size_t)n : 0};
+
+	(void)written, (void)total;
+	return part;
+}
+
+// /stream?url=URL: the response's body is passed on as it comes.
+static void stream(const char *query)
+{
+	struct kvm_fetch what = {0};
+	long number;
+
+	begin(&what, query, "url");
+	number = fetch_begin(&what);
+	if (number < 0)
+		done(502);
+	begin_streaming_response(200, "text/plain", 10, 0, next, (void *)number);
+}
+
 // /many?url=URL: begun until it is refused.
 static void many(const char *query)
 {
@@ -269,6 +292,8 @@ static void handler(const char *query, const char *arg)
 		whole(query);
 	if (path_is(query, "/parts"))
 		parts(query);
+	if (path_is(query, "/stream"))
+		stream(query);
 	if (path_is(query, "/many"))
 		many(query);
 	if (path_is(query, "/main"))

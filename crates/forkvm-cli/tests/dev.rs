@@ -221,3 +221,12 @@ fn what_it_can_not_begin_with() {
         "Take another port",
     );
 }
+
+#[test]
+fn a_program_can_ask_itself() {
+    kvm_or_skip!();
+    let dev = Dev::start("fetcher", &guest_path("fetcher"), &[]);
+    let text = dev.get("/whole?url=/main&own=1&show=1");
+    assert!(body(&text).starts_with("OK\nstatus 200\n"), "{text}");
+    assert!(body(&text).ends_with("OK\n"), "{text}");
+}

@@ -448,3 +448,23 @@ fn the_program_may_come_from_standard_input() {
     assert_eq!((output.status.code(), stdout(&output)), (Some(1), ""));
     assert!(stderr(&output).contains("both"), "{}", stderr(&output));
 }
+
+#[test]
+fn a_program_fetches_from_what_is_named() {
+    kvm_or_skip!();
+    let url = "/whole?url=http://127.0.0.1:1/";
+    let output = run("fetcher", &["PROG", url]);
+    assert_eq!(stdout(&output), "EACCES\n");
+    let line = "127.0.0.1:1 may not be reached";
+    assert!(stderr(&output).contains(line), "{}", stderr(&output));
+    // Nobody is there, but it may be asked.
+    let output = run("fetcher", &["--allow-net=127.0.0.0/8", "PROG", url]);
+    assert_eq!(stdout(&output), "ECONNREFUSED\n", "{}", stderr(&output));
+    let output = run("fetcher", &["--fetch-ca-file=/nonexistent", "PROG", url]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(
+        stderr(&output).contains("--fetch-ca-file"),
+        "{}",
+        stderr(&output)
+    );
+}

@@ -47,14 +47,18 @@ impl Booted {
     }
 
     fn boot_with(settings: Settings, change: impl FnOnce(&mut Config)) -> Self {
+        Self::boot_guest("fetcher", settings, change)
+    }
+
+    fn boot_guest(name: &str, settings: Settings, change: impl FnOnce(&mut Config)) -> Self {
         let client = Arc::new(fetching::client(settings));
-        let mut config = config("fetcher");
+        let mut config = config(name);
         change(&mut config);
         let mut host = Fetches {
             client: client.clone(),
             seen: Recorder::default(),
         };
-        let program = Program::boot(&guest("fetcher"), config, &mut host);
+        let program = Program::boot(&guest(name), config, &mut host);
         Self {
             tenant: program.unwrap_or_else(|error| panic!("{error}")).into(),
             client,
@@ -510,4 +514,35 @@ fn a_program_that_asks_its_own_varnish_does_not_do_so_for_ever() {
     let (text, log) = ask(b"vmod-kvm, vmod-kvm, vmod-kvm, vmod-kvm");
     assert_eq!(text, "ELOOP\n");
     assert!(log.contains("too often in a row"), "{log}");
+}
+
+#[test]
+fn what_comes_can_be_passed_on_as_it_comes() {
+    kvm_or_skip!();
+    let upstream = Upstream::new();
+    let program = Booted::boot(settings(&[&upstream.rule()]));
+    let url = format!("/stream?url={}", quote(&upstream.url("/echo?streamed")));
+    let text = program.get(&url);
+    assert!(
+        text.starts_with("GET /echo?streamed HTTP/1.1\r\n"),
+        "{text}"
+    );
+    upstream.wait_for_open(..=1);
+}
+
+#[test]
+fn a_program_in_rust_fetches() {
+    kvm_or_skip!();
+    let upstream = Upstream::new();
+    let program = Booted::boot_guest("rust", settings(&[&upstream.rule()]), |_| {});
+    let text = program.get(&format!("/fetch?{}", upstream.url("/echo")));
+    assert!(text.starts_with("200 text/echo Some("), "{text}");
+    assert!(text.contains("GET /echo HTTP/1.1\r\nx-a: b\r\n"), "{text}");
+    assert!(text.ends_with("\r\n\r\nposted"), "{text}");
+    let request = Request {
+        url: b"/fetch?http://10.0.0.1/",
+        ..Default::default()
+    };
+    let (text, log) = program.ask(&request, common::ENOUGH);
+    assert!(text.unwrap().contains("Permission denied"), "{log}");
 }

@@ -31,6 +31,7 @@
 #[cfg(not(all(target_arch = "x86_64", target_pointer_width = "64")))]
 compile_error!("programs for the virtual machine are 64-bit x86");
 
+mod fetch;
 mod native;
 mod raw;
 mod request;
@@ -42,6 +43,7 @@ use std::ffi::{c_char, CStr};
 use std::panic::{catch_unwind, AssertUnwindSafe};
 use std::sync::Mutex;
 
+pub use fetch::{Fetch, FetchHead, Fetching};
 pub use raw::hypercall;
 pub use request::{Header, Request, RequestBuilder};
 pub use response::Response;

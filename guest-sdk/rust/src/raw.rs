@@ -17,6 +17,10 @@ pub(crate) const STORAGE_ALLOW: u32 = 0x10707;
 pub(crate) const STORAGE_CALLV: u32 = 0x10708;
 pub(crate) const STORAGE_TASK: u32 = 0x10709;
 pub(crate) const STORAGE_TASK_STOP: u32 = 0x1070A;
+pub(crate) const FETCH_BEGIN: u32 = 0x20010;
+pub(crate) const FETCH_HEAD: u32 = 0x20011;
+pub(crate) const FETCH_READ: u32 = 0x20012;
+pub(crate) const FETCH_CLOSE: u32 = 0x20013;
 pub(crate) const LOG: u32 = 0x7F000;
 pub(crate) const IS_DEBUG: u32 = 0x7FDEB;
 
@@ -113,6 +117,30 @@ pub(crate) struct StreamPart {
     pub len: usize,
 }
 
+#[repr(C)]
+pub(crate) struct Fetch {
+    pub url: *const u8,
+    pub url_len: u32,
+    pub method_len: u32,
+    pub method: *const u8,
+    pub headers: *const ResponseHeader,
+    pub num_headers: u16,
+    pub follow: bool,
+    pub unverified: bool,
+    pub own: bool,
+    pub body: *const u8,
+    pub body_len: usize,
+    pub reserved: u64,
+}
+
+#[repr(C)]
+#[derive(Default)]
+pub(crate) struct FetchHead {
+    pub status: u32,
+    pub headers_len: u32,
+    pub content_len: i64,
+}
+
 const _: () = {
     use core::mem::{offset_of, size_of};
     assert!(size_of::<*const c_void>() == 8);
@@ -125,6 +153,9 @@ const _: () = {
     assert!(offset_of!(Request, num_headers) == 64 && offset_of!(Request, info_flags) == 66);
     assert!(offset_of!(Request, prng) == 72);
     assert!(size_of::<ResponseHeader>() == 16);
+    assert!(size_of::<Fetch>() == 64 && size_of::<FetchHead>() == 16);
+    assert!(offset_of!(Fetch, method) == 16 && offset_of!(Fetch, num_headers) == 32);
+    assert!(offset_of!(Fetch, own) == 36 && offset_of!(Fetch, body) == 40);
     assert!(size_of::<ResponseExtra>() == 56);
     assert!(offset_of!(ResponseExtra, cached) == 10 && offset_of!(ResponseExtra, ttl) == 12);
     assert!(offset_of!(ResponseExtra, keep) == 20 && offset_of!(ResponseExtra, reserved) == 24);

@@ -6,7 +6,7 @@ use std::panic::catch_unwind;
 use std::sync::Mutex;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use forkvm_guest::{on_body, on_error, serve, storage, Request, Response};
+use forkvm_guest::{on_body, on_error, serve, storage, Fetch, Request, Response};
 
 struct State {
     squares: HashMap<String, u64>,
@@ -35,6 +35,20 @@ fn tick(data: &[u8]) {
         .lock()
         .unwrap_or_else(|poisoned| poisoned.into_inner());
     all.push(format!("tick {}", data.len()));
+}
+
+/// Two fetches of one URL at a time.
+fn fetched(url: &str) -> std::io::Result<String> {
+    let mut one = Fetch::get(url).header("X-A", "b").begin()?;
+    let other = Fetch::post(url, "posted").begin()?;
+    let head = one.head()?;
+    let kind = head.header("content-type").unwrap_or_default();
+    let (status, length) = (head.status, head.length);
+    Ok(format!(
+        "{status} {kind} {length:?}\n{}{}",
+        one.text()?,
+        other.text()?
+    ))
 }
 
 /// Something every request does: look up, sort, format, read the clocks.
@@ -92,6 +106,10 @@ fn handle(state: &mut State, request: &Request) -> Response {
             let task = storage::task(tick, b"12345", Duration::ZERO, None);
             Response::text(format!("{}\n", task.is_some()))
         }
+        "/fetch" => match fetched(url.split_once('?').unwrap_or_default().1) {
+            Ok(text) => Response::text(text),
+            Err(error) => Response::text(format!("{error}\n")).status(502),
+        },
         "/fork" => Response::text(format!("{}\n", forkvm_guest::fork_number())),
         "/panic" => panic!("a panic on purpose"),
         "/index" => Response::text(format!("{}\n", [1, 2, 3][url.len()])),
