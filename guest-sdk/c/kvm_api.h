@@ -501,10 +501,9 @@ static inline long http_method(char *out, size_t out_len)
 
 /* ------------------------------------------------------------------ regular expressions, by the host */
 
-/* Not offered by this host yet: all give -ENOSYS. */
-
-/* Compiles a pattern (PCRE2) and gives its number, or a negative value. At most 64 at a time; those compiled
- * in main() are there for every request. */
+/* Compiles a pattern and gives its number, from 1 on, or a negative value; the log says what is wrong with it. The syntax is
+ * the Rust crate regex's: without backreferences and look-around. At most 64 at a time, patterns up to 4 KiB, subjects up to
+ * 64 KiB. Those compiled in main() are there for every request, and a request's own are gone after it. */
 static inline long regex_compile(const char *pattern, size_t len)
 {
 	return kvm_hypercall(KVM_HC_REGEX_COMPILE, (uintptr_t)pattern, len, 0, 0, 0, 0);
@@ -515,7 +514,7 @@ static inline long regex_free(long regex)
 	return kvm_hypercall(KVM_HC_REGEX_FREE, (uintptr_t)regex, 0, 0, 0, 0, 0);
 }
 
-/* 0 when `subject` does not match, positive when it does, negative for an error. */
+/* 0 when `subject` does not match, 1 when it does somewhere, negative for an error. */
 static inline long regex_match(long regex, const char *subject, size_t len)
 {
 	return kvm_hypercall(KVM_HC_REGEX_MATCH, (uintptr_t)regex, (uintptr_t)subject, len, 0, 0, 0);

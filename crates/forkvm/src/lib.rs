@@ -96,6 +96,7 @@ mod memory;
 mod pool;
 mod program;
 mod random;
+mod regexes;
 mod request;
 mod saved;
 mod server;

@@ -4,6 +4,7 @@
 use crate::arch::stubs::HANDLER_RETURNED;
 use crate::call::fetch;
 use crate::call::http::{self, Exchange};
+use crate::call::regex;
 use crate::call::storage::{self, STORAGE_ALLOW};
 use crate::call::stream::Stream;
 use crate::failure::Cause;
@@ -179,7 +180,7 @@ pub fn common(number: u32, machine: &mut Machine, host: &mut dyn Host) -> Result
             return Err(Cause::BadCall("storage_noreturn", why));
         }
         OLD_BACKEND_RESPONSE => return Err(Cause::OldApi),
-        _ => ENOSYS,
+        _ => regex::hypercall(number, machine, host).unwrap_or(ENOSYS),
     })
 }
 

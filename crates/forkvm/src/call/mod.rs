@@ -10,6 +10,7 @@ pub mod http;
 pub mod hypercall;
 mod part;
 pub mod post;
+mod regex;
 pub mod storage;
 pub mod stored;
 pub mod stream;

@@ -103,6 +103,7 @@ impl Fork {
         let ring = master.host.ring_entries(page_limit as u64);
         let mut machine =
             Machine::new(master.host, memory, master.linux.clone(), Some(ring), false)?;
+        machine.regexes = master.regexes.clone();
         let number = master.numbers.take();
         machine.fork_number = number.get();
         let wait_point = &master.wait_point;
@@ -353,6 +354,7 @@ impl Fork {
         #[cfg(test)]
         assert!(!std::mem::take(&mut self.reset_panics), "on purpose");
         self.machine.linux.restore_from(&self.master.linux);
+        self.machine.regexes.restore_from(&self.master.regexes);
         if self.debug_registers_dirty {
             self.machine
                 .vcpu()

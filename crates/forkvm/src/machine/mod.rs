@@ -39,6 +39,7 @@ use crate::memory::faults::FaultError;
 use crate::memory::guest::GuestMemory;
 use crate::memory::space::Space;
 use crate::random::Random;
+use crate::regexes::Regexes;
 use crate::request::Host;
 
 /// How often a machine that boots looks for what comes from outside.
@@ -79,6 +80,8 @@ pub struct Machine {
     pub memory: GuestMemory,
     /// The state of its Linux personality.
     pub linux: Linux,
+    /// The regular expressions that its program has compiled.
+    pub regexes: Regexes,
     /// Its random numbers, for good: a reset leaves them alone.
     pub random: Random,
     /// Which of its program's forks it is, for the program to see. 0 before the freeze.
@@ -179,6 +182,7 @@ impl Machine {
             vm,
             memory,
             linux,
+            regexes: Regexes::default(),
             random: Random::new()?,
             fork_number: 0,
             is_storage: false,

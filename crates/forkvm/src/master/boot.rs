@@ -27,6 +27,7 @@ use crate::master::role::Role;
 use crate::memory::guest::GuestMemory;
 use crate::memory::mapping::Mapping;
 use crate::memory::user::{BadAddress, UserMemory};
+use crate::regexes::Regexes;
 use crate::request::{Host, Quiet};
 
 /// The opcode of `int3`.
@@ -267,8 +268,8 @@ impl Booting {
         Ok(())
     }
 
-    /// Ends the machine and hands out its personality. Memory is as the forks will see it.
-    pub fn finish(mut self) -> Result<Linux, String> {
+    /// Ends the machine and hands out its personality and its regular expressions. Memory is as the forks will see it.
+    pub fn finish(mut self) -> Result<(Linux, Regexes), String> {
         let text = |error: &dyn std::fmt::Display| error.to_string();
         self.machine
             .linux
@@ -278,7 +279,7 @@ impl Booting {
             .memory
             .write_physical(REQUEST_AREA, &[0u8; REQUEST_AREA_LEN as usize])
             .map_err(|error| text(&error))?;
-        Ok(self.machine.linux.clone())
+        Ok((self.machine.linux.clone(), self.machine.regexes.to_frozen()))
     }
 
     fn save_vector_state(&mut self, sregs: &kvm_sregs) -> Result<(), Cause> {

@@ -30,6 +30,7 @@ use crate::master::role::Role;
 use crate::master::warm_ups::WarmUps;
 use crate::memory::learned::Learned;
 use crate::memory::mapping::Mapping;
+use crate::regexes::Regexes;
 use crate::request::Host;
 
 /// A frozen program.
@@ -43,6 +44,8 @@ pub struct Master {
     pub unused: Vec<Range<u64>>,
     pub wait_point: WaitPoint,
     pub linux: Linux,
+    /// The regular expressions that `main()` has compiled.
+    pub regexes: Regexes,
     pub symbols: Symbols,
     /// Bytes of state that came from the program before.
     pub restored: Option<u64>,
@@ -85,7 +88,7 @@ impl Master {
             boot.warm_up(&mut booting, &wait_point, output)?;
         }
         let deadline = booting.deadline;
-        let linux = booting.finish().map_err(BootError::Host)?;
+        let (linux, regexes) = booting.finish().map_err(BootError::Host)?;
         // Page tables stay, since the processor may write to them; before them is nothing that programs use.
         let among = boot.layout.tables.end..boot.layout.memory_len();
         let (memory, unused) = freeze::freeze(&memfd, among, deadline)
@@ -100,6 +103,7 @@ impl Master {
             unused,
             wait_point,
             linux,
+            regexes,
             symbols: image.symbols,
             restored,
             warm_ups: WarmUps::default(),

@@ -36,6 +36,7 @@ impl Live {
         let mapping = Mapping::fork(&master.file, master.memory.len(), &master.unused)?;
         let memory = GuestMemory::booting(mapping);
         let mut machine = Machine::new(master.host, memory, master.linux.clone(), None, false)?;
+        machine.regexes = master.regexes.clone();
         machine.is_storage = true;
         machine.vcpu().set_sregs(&master.wait_point.sregs)?;
         Ok(Self {
