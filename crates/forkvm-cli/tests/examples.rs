@@ -4,8 +4,12 @@
 #[path = "../../forkvm/tests/common/mod.rs"]
 mod common;
 
+use std::io::{Read, Write};
+use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::{Arc, Barrier};
+use std::thread;
 
 use common::{guest_path, kvm_or_skip};
 
@@ -260,6 +264,52 @@ fn a_log_in_lines() {
     for bad in ["/?lines=0", "/?every=a"] {
         assert_eq!(run("log", &[], bad).0, "400", "{bad}");
     }
+}
+
+/// Answers one request with a body, when all others have been asked as well.
+fn api(asked: &Arc<Barrier>, response: &'static str) -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let asked = asked.clone();
+    thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        let mut request = Vec::new();
+        while !request.ends_with(b"\r\n\r\n") {
+            let mut byte = [0];
+            stream.read_exact(&mut byte).unwrap();
+            request.push(byte[0]);
+        }
+        asked.wait();
+        stream.write_all(response.as_bytes()).unwrap();
+    });
+    port
+}
+
+#[test]
+fn apis_are_asked_at_once_and_merged() {
+    kvm_or_skip!();
+    let asked = Arc::new(Barrier::new(3));
+    let [one, two, broken] = [
+        "HTTP/1.1 200 OK\r\nContent-Length: 7\r\n\r\n{\"a\":1}",
+        "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n[2,3]",
+        "HTTP/1.1 500 No\r\nContent-Length: 2\r\n\r\nno",
+    ]
+    .map(|response| api(&asked, response));
+    let url = |name: &str, port: u16| format!("--main-argument={name}=http://127.0.0.1:{port}/");
+    let apis = [
+        url("one", one),
+        url("two", two),
+        url("broken", broken),
+        "--main-argument=forbidden=http://192.0.2.1/".to_owned(),
+    ];
+    let rules = [one, two, broken].map(|port| format!("--allow-net=127.0.0.1:{port}"));
+    let options: Vec<_> = apis.iter().chain(&rules).map(String::as_str).collect();
+    let answer = run("merge", &options, "/");
+    assert_eq!(
+        answer.text(),
+        "{\"one\":{\"a\":1},\"two\":[2,3],\"broken\":null,\"forbidden\":null}\n"
+    );
+    assert!(answer.1.contains("application/json"), "{}", answer.1);
 }
 
 /// Whether `make examples-more` has built this one, which says that it has to be there.
