@@ -84,6 +84,7 @@ const RUST: &[Template] = &[
     template!("Makefile", "rust/Makefile"),
     Template(".gitignore", "/@NAME@\n/target\n*.key\n", false),
     sdk!("sdk/Cargo.toml", "rust/Cargo.toml"),
+    sdk!("sdk/src/fetch.rs", "rust/src/fetch.rs"),
     sdk!("sdk/src/lib.rs", "rust/src/lib.rs"),
     sdk!("sdk/src/native.rs", "rust/src/native.rs"),
     sdk!("sdk/src/raw.rs", "rust/src/raw.rs"),
