@@ -421,12 +421,13 @@ pub fn write_at(
 ) -> Result<usize, Errno> {
     i64::try_from(offset.saturating_add(length(bytes.len()))).map_err(|_| Errno::FBIG)?;
     files.written.take(length(bytes.len()))?;
-    let how = match append {
-        true => ReadWriteFlags::APPEND,
-        false => ReadWriteFlags::empty(),
+    // overlayfs loses the flag on its way to the file below (seen with Linux 6.1, and not with 6.18). There the end is as of now.
+    let (at, how) = match append {
+        true => (end(file)?, ReadWriteFlags::APPEND),
+        false => (offset, ReadWriteFlags::empty()),
     };
     let piece = [std::io::IoSlice::new(bytes)];
-    let written = rustix::io::pwritev2(file, &piece, offset, how);
+    let written = rustix::io::pwritev2(file, &piece, at, how);
     let done = *written.as_ref().unwrap_or(&0);
     files
         .written
@@ -436,6 +437,11 @@ pub fn write_at(
         was_written(files, file, (offset, append), there)?;
     }
     written
+}
+
+/// Where a file ends now.
+fn end(file: &HostFile) -> Result<u64, Errno> {
+    Ok(u64::try_from(rustix::fs::fstat(file)?.st_size).unwrap_or(0))
 }
 
 /// write(2), pwrite(2) and their relatives. As Linux does, and POSIX does not, pwrite(2) appends too.
@@ -473,7 +479,7 @@ pub fn write(
     }
     if at.is_none() {
         let end = match append && done > 0 {
-            true => u64::try_from(rustix::fs::fstat(&*file)?.st_size).unwrap_or(0),
+            true => end(&file)?,
             false => start.saturating_add(done),
         };
         files.get_mut(fd)?.offset = end;
