@@ -1,7 +1,7 @@
 #!/bin/bash
 # The benchmark (docs/performance.md). "make bench" builds the VMOD and calls it.
 # Environment: LIB, the folder of the build; GUESTS_DIR, the folder of the example programs; OUT, where the report
-# goes; QUICK=1, a short run; ROWS=call,reset,syscalls,memory,fetch,servers,compute,throughput,synth,tail,update, only some of it: then
+# goes; QUICK=1, a short run; ROWS=call,reset,storage,syscalls,memory,fetch,servers,compute,throughput,synth,tail,update, only some of it: then
 # only what these rows need is set up and built.
 set -euo pipefail
 here=$(dirname "$(readlink -f "$0")")

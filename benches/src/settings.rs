@@ -77,6 +77,7 @@ pub struct Options {
 pub enum Row {
     Call,
     Reset,
+    Storage,
     Syscalls,
     Memory,
     Fetch,

@@ -12,7 +12,8 @@
  *
  * As in the virtual machine, exit handlers and destructors do not run when main() returns. That needs glibc and a program
  * that is linked dynamically (without -static); with another C library main() has to end with wait_for_requests(). C has
- * to be gcc's or clang's own dialect (-std=gnu99 or later). What has no sense here gives -ENOSYS: storage, live update, shared
+ * to be gcc's or clang's own dialect (-std=gnu99 or later). Functions of the storage run in the process of the request that calls
+ * them, tasks at once; what they keep is gone with the request. What has no sense here gives -ENOSYS: live update, shared
  * memory, regular expressions, fetches, get_meminfo().
  *
  * kvm_api.h includes this file. The definitions are weak, so several sources of a program may include it.
@@ -25,6 +26,7 @@
 #endif
 
 #include <errno.h>
+#include <setjmp.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -60,6 +62,17 @@ struct kvm_mock_state {
 	struct kvm_header headers[KVM_MOCK_MOST_HEADERS];
 };
 KVM_MOCK struct kvm_mock_state kvm_mock;
+
+/* A call of the storage. */
+struct kvm_mock_call {
+	int runs;
+	int returned;
+	void *result;
+	size_t room;
+	long len;
+	jmp_buf end;
+};
+KVM_MOCK struct kvm_mock_call kvm_mock_storage;
 
 /* The symbol style's handlers, if the program has them. */
 extern void my_backend(const char *url) KVM_MOCK;
@@ -523,6 +536,70 @@ KVM_MOCK __attribute__((noreturn)) void kvm_mock_stream(int status, const char *
 	kvm_mock_end();
 }
 
+/* ------------------------------------------------------------------ storage */
+
+KVM_MOCK void *kvm_mock_copy_of(const void *data, size_t len)
+{
+	void *const copy = malloc(len + 1);
+
+	if (!copy)
+		abort();
+	if (len > 0)
+		memcpy(copy, data, len);
+	return copy;
+}
+
+KVM_MOCK long kvm_mock_storage_call(kvm_storage_func function, size_t n, const struct virtbuffer *buffers, void *result,
+				    size_t room)
+{
+	struct virtbuffer copies[64];
+
+	if (kvm_mock_storage.runs || n > 64)
+		return -1;
+	for (size_t i = 0; i < n; i++) {
+		copies[i].len = buffers[i].len;
+		copies[i].data = kvm_mock_copy_of(buffers[i].data, buffers[i].len);
+	}
+	kvm_mock_storage.runs = 1;
+	kvm_mock_storage.returned = 0;
+	kvm_mock_storage.result = result;
+	kvm_mock_storage.room = room;
+	kvm_mock_storage.len = 0;
+	if (!setjmp(kvm_mock_storage.end))
+		function(n, copies, room);
+	kvm_mock_storage.runs = 0;
+	for (size_t i = 0; i < n; i++)
+		free(copies[i].data);
+	return kvm_mock_storage.len;
+}
+
+KVM_MOCK long kvm_mock_storage_return(const void *data, size_t len)
+{
+	if (kvm_mock_storage.returned)
+		return -1;
+	if (kvm_mock_storage.room > 0 && len > kvm_mock_storage.room) {
+		kvm_mock_storage.len = -1;
+		return -1;
+	}
+	kvm_mock_storage.returned = 1;
+	if (kvm_mock_storage.room > 0 && len > 0)
+		memcpy(kvm_mock_storage.result, data, len);
+	kvm_mock_storage.len = kvm_mock_storage.room > 0 ? (long)len : 0;
+	return (long)len;
+}
+
+KVM_MOCK long kvm_mock_storage_task(kvm_storage_task_func function, const void *data, size_t len)
+{
+	void *const copy = kvm_mock_copy_of(data, len);
+	const int outer = kvm_mock_storage.runs;
+
+	kvm_mock_storage.runs = 1;
+	function(copy, len);
+	kvm_mock_storage.runs = outer;
+	free(copy);
+	return 1;
+}
+
 /* ------------------------------------------------------------------ the host's side of a call */
 
 KVM_MOCK long kvm_mock_call(unsigned number, uintptr_t a0, uintptr_t a1, uintptr_t a2, uintptr_t a3, uintptr_t a4,
@@ -561,16 +638,34 @@ KVM_MOCK long kvm_mock_call(unsigned number, uintptr_t a0, uintptr_t a1, uintptr
 		fprintf(stderr, "%.*s\n", (int)a1, (const char *)a0);
 		return 0;
 	case KVM_HC_IS_STORAGE:
+		return kvm_mock_storage.runs;
+	case KVM_HC_STORAGE_ALLOW:
+		return kvm_mock.serving ? -1 : 0;
+	case KVM_HC_STORAGE_CALLV:
+		return kvm_mock_storage_call((kvm_storage_func)a0, a1, (const struct virtbuffer *)a2, (void *)a3, a4);
+	case KVM_HC_STORAGE_TASK:
+		return kvm_mock_storage_task((kvm_storage_task_func)a0, (const void *)a1, a2);
+	case KVM_HC_STORAGE_TASK_STOP:
+		return -1;
+	case KVM_HC_STORAGE_RETURN:
+	case KVM_HC_STORAGE_NORETURN:
+		if (!kvm_mock_storage.runs)
+			break;
+		a2 = (uintptr_t)kvm_mock_storage_return((const void *)a0, a1);
+		if (number == KVM_HC_STORAGE_RETURN)
+			return (long)a2;
+		longjmp(kvm_mock_storage.end, 1);
 	case KVM_HC_IS_DEBUG:
 	case KVM_HC_BREAKPOINT:
 		return 0;
 	case KVM_HC_BEGIN_STREAMING_RESPONSE:
 		kvm_mock_stream((int16_t)a0, (const char *)a1, a2, a3, (kvm_stream_func)a4, (void *)a5);
-	case KVM_HC_STORAGE_NORETURN:
-		kvm_mock_fails("the host does not know this call");
 	default:
 		return -ENOSYS;
 	}
+	if (number == KVM_HC_STORAGE_NORETURN)
+		kvm_mock_fails("storage_noreturn() outside of a call of storage");
+	return -ENOSYS;
 }
 
 #ifdef __cplusplus

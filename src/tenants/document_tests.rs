@@ -71,7 +71,7 @@ fn every_setting_is_taken_over() {
                 "state_dir": "/var/lib", "keep_versions": 0, "update_without_state": true, "watch": true,
                 "version_header": true, "allow_debug": true, "debug_address": "127.0.0.1:1",
                 "debug_timeout": 8, "debug_exceptions": true,
-                "storage": "fork", "max_storage_time": 12, "shared_memory": 0, "ephemeral": true
+                "storage": "fork", "max_storage_time": 12, "max_state_size": 13, "shared_memory": 0, "ephemeral": true
             }
         }"#,
     )[..] else {
@@ -110,6 +110,7 @@ fn every_setting_is_taken_over() {
             req_mem_limit_after_reset: 6 << 20,
             max_response_size: 10 << 20,
             max_storage_time: Duration::from_secs(12),
+            max_state_size: 13 << 20,
         },
         storage: forkvm::StorageKind::Fork,
         ..Config::new("all")

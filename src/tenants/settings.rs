@@ -365,6 +365,7 @@ fn config(name: String, server: bool, values: &Values) -> Config {
             req_mem_limit_after_reset: values.req_mem_limit_after_reset,
             max_response_size: values.max_response_size,
             max_storage_time: values.max_storage_time,
+            max_state_size: values.max_state_size,
         },
         warm_up: warm_up(values),
         warm_up_time: values.warmup_time,

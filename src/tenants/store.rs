@@ -2,6 +2,7 @@
 //!
 //! - `<version>.elf`: a program, or the archive of a server's folder, under the SHA-256 of its content;
 //! - `manifest.json`: which one is current, which ones were before, and the content of the tenant's `path` at that time;
+//! - `state`: what the program's storage keeps there itself;
 //! - `lock`: held while the folder is changed.
 //!
 //! Every file is written aside, synchronised and renamed, programs before the manifest that names them. So whenever
@@ -66,6 +67,16 @@ pub enum StoreError {
         /// What is wrong.
         error: serde_json::Error,
     },
+}
+
+impl From<StoreError> for io::Error {
+    fn from(error: StoreError) -> Self {
+        match error {
+            StoreError::Io { error, .. } => error,
+            StoreError::Untrusted { .. } => rustix::io::Errno::ACCESS.into(),
+            other => io::Error::other(other),
+        }
+    }
 }
 
 impl StoreError {
@@ -150,6 +161,18 @@ impl Store {
 
     /// Makes the folder, and keeps other updates away from it.
     pub fn lock(&self) -> Result<Lock, StoreError> {
+        self.make_folder()?;
+        let path = self.folder.join("lock");
+        let file = to_write(false).open(&path).map_err(StoreError::io(&path))?;
+        match file.try_lock() {
+            Ok(()) => Ok(Lock { _file: file }),
+            Err(TryLockError::WouldBlock) => Err(StoreError::Busy(self.folder.clone())),
+            Err(TryLockError::Error(error)) => Err(StoreError::io(&path)(error)),
+        }
+    }
+
+    /// Makes the folder, unless it is there.
+    fn make_folder(&self) -> Result<(), StoreError> {
         if !self.is_there()? {
             let mut builder = DirBuilder::new();
             builder.recursive(true).mode(0o700);
@@ -160,13 +183,28 @@ impl Store {
                 sync_folder(parent)?;
             }
         }
-        let path = self.folder.join("lock");
-        let file = to_write(false).open(&path).map_err(StoreError::io(&path))?;
-        match file.try_lock() {
-            Ok(()) => Ok(Lock { _file: file }),
-            Err(TryLockError::WouldBlock) => Err(StoreError::Busy(self.folder.clone())),
-            Err(TryLockError::Error(error)) => Err(StoreError::io(&path)(error)),
+        Ok(())
+    }
+
+    /// What the program's storage has kept here, if it has.
+    pub fn read_state(&self) -> Result<Option<Vec<u8>>, StoreError> {
+        if !self.is_there()? {
+            return Ok(None);
         }
+        let path = self.folder.join("state");
+        match fs::read(&path) {
+            Ok(content) => Ok(Some(content)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(StoreError::io(&path)(error)),
+        }
+    }
+
+    /// Keeps this in its place.
+    pub fn write_state(&self, content: &[u8]) -> Result<(), StoreError> {
+        self.make_folder()?;
+        // An update that is stored meanwhile removes what is aside by another name.
+        let aside = self.folder.join("state.aside");
+        write_aside(&aside, &self.folder.join("state"), content)
     }
 
     /// Whether the folder is there. It is used only if nobody else can put programs into it.
@@ -397,18 +435,21 @@ impl Store {
 
 /// Writes a file so that after a crash it is there as it was before, or as it is to be.
 pub fn write_whole(path: &Path, bytes: &[u8]) -> Result<(), StoreError> {
-    let aside = path.with_extension("tmp");
+    write_aside(&path.with_extension("tmp"), path, bytes)
+}
+
+fn write_aside(aside: &Path, path: &Path, bytes: &[u8]) -> Result<(), StoreError> {
     let written = || -> io::Result<()> {
-        let mut file = to_write(true).open(&aside)?;
+        let mut file = to_write(true).open(aside)?;
         file.write_all(bytes)?;
         file.sync_all()
     };
     written().map_err(|error| {
         // A full disk should not stay full because of us.
-        let _ = fs::remove_file(&aside);
-        StoreError::io(&aside)(error)
+        let _ = fs::remove_file(aside);
+        StoreError::io(aside)(error)
     })?;
-    fs::rename(&aside, path).map_err(StoreError::io(path))?;
+    fs::rename(aside, path).map_err(StoreError::io(path))?;
     sync_folder(path.parent().unwrap_or(Path::new("/")))
 }
 

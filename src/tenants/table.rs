@@ -88,6 +88,11 @@ macro_rules! settings {
             /// Whatever a request has the storage do, later requests can see.
             storage: StorageKind = "false";
 
+            /// Longest content of the file that the storage keeps what has to outlive
+            /// varnishd in (``KVM_STATE``), at most 1 GB; 0 for none. It is in *state_dir*, as
+            /// *NAME*.versions/state.
+            max_state_size: Size(0..=GIB) = 16 * MIB;
+
             /// Longest time of a call of the storage, and of a task's run; at most 1 h. A call
             /// is part of its request's *max_request_time*.
             max_storage_time: Time(0.001..=HOUR) = 10.0;

@@ -138,7 +138,12 @@ impl Tenant {
                 .ok(),
         };
         let (name, stdout) = (settings.config.name.clone(), settings.values.stdout);
-        let keeper = Keeper::new(name, stdout, fetches.clone());
+        let store = Store::new(
+            &settings.state_dir,
+            &name,
+            settings.values.keep_versions as usize,
+        );
+        let keeper = Keeper::new(name, stdout, fetches.clone(), store.clone());
         settings.config.storage_owner = Owner::new(keeper);
         Self {
             number: COUNT.fetch_add(1, Ordering::Relaxed),
@@ -146,11 +151,7 @@ impl Tenant {
             fetches,
             responses: Room::new(settings.values.max_response_memory),
             pipes: Queue::new(settings.values.max_pipes as usize),
-            store: Store::new(
-                &settings.state_dir,
-                &settings.config.name,
-                settings.values.keep_versions as usize,
-            ),
+            store,
             settings,
             identity: Mutex::new(identity),
             origin: Mutex::new(None),

@@ -12,6 +12,8 @@
  *   /tasks/N          so many tasks in an hour: how many were taken
  *   /crash            the request crashes after a call of "add"
  *   /main             what main() of the program for requests got from the storage
+ *   /state            KVM_STATE, and what writing to its file in a request gives
+ *   /streamed         a response in three parts, each of a call of "add"
  *   /type             KVM_TYPE, and is_storage(), here
  *
  * After a live update a counter and its history go over.
@@ -258,6 +260,92 @@ static void forbidden(size_t n, struct virtbuffer *b, size_t room)
 	give("forbidden");
 }
 
+/* ------------------------------------------------------------------ the state file */
+
+static const char *state_file(void)
+{
+	const char *const path = getenv("KVM_STATE");
+
+	return path ? path : "";
+}
+
+/* Opens it as `how` says (w, a, r+: fopen(3)), writes the counter, and closes it. */
+static void save_as(const char *how)
+{
+	FILE *const file = fopen(state_file(), how);
+
+	if (!file) {
+		give("open %d", errno);
+		return;
+	}
+	fprintf(file, "%ld ", counter);
+	if (fclose(file))
+		give("close %d", errno);
+	else
+		give("saved %ld", counter);
+}
+
+static void save(size_t n, struct virtbuffer *b, size_t room)
+{
+	(void)n, (void)b, (void)room;
+	save_as("w");
+}
+
+static void append(size_t n, struct virtbuffer *b, size_t room)
+{
+	(void)n, (void)b, (void)room;
+	save_as("a");
+}
+
+/* So many zeros, by fsync(2). */
+static void sync_zeros(size_t n, struct virtbuffer *b, size_t room)
+{
+	const long len = n > 0 ? strtol(strndup(b[0].data, b[0].len), NULL, 10) : 0;
+	char *const zeros = calloc(1, (size_t)len);
+	const int fd = open(state_file(), O_RDWR | O_CREAT | O_TRUNC, 0600);
+
+	(void)room;
+	if (fd < 0)
+		give("open %d", errno);
+	else if (write(fd, zeros, (size_t)len) != len)
+		give("write %d", errno);
+	else if (fsync(fd))
+		give("sync %d", errno);
+	else
+		give("synced");
+	close(fd);
+	free(zeros);
+}
+
+static void saved(size_t n, struct virtbuffer *b, size_t room)
+{
+	FILE *const file = fopen(state_file(), "r");
+
+	(void)n, (void)b, (void)room;
+	if (!file) {
+		give("open %d", errno);
+		return;
+	}
+	char start[21] = "";
+	const size_t len = fread(text, 1, sizeof text, file);
+
+	memcpy(start, text, len < 20 ? len : 20);
+	fclose(file);
+	give("%zu %s", len, start);
+}
+
+/* Leaves it open, and crashes. */
+static void save_crash(size_t n, struct virtbuffer *b, size_t room)
+{
+	const int fd = open(state_file(), O_WRONLY | O_CREAT | O_TRUNC, 0600);
+
+	(void)n, (void)b, (void)room;
+	if (fd < 0 || write(fd, "half", 4) != 4)
+		give("no file");
+	else
+		__builtin_trap();
+}
+
 /* ------------------------------------------------------------------ tasks */
 
 static void tick(void *data, size_t len)
@@ -317,7 +405,9 @@ static const struct function functions[] = {
 	{ "tick", NULL, tick, true },	    { "tick-again", NULL, tick_again, true },
 	{ "tick-crash", NULL, tick_crash, true }, { "tick-endless", NULL, tick_endless, true },
 	{ "secret-tick", NULL, secret_tick, false }, { "begin-ticks", begin_ticks, NULL, true },
-	{ "begin-secret", begin_secret, NULL, true },
+	{ "begin-secret", begin_secret, NULL, true }, { "save", save, NULL, true },
+	{ "append", append, NULL, true },   { "sync", sync_zeros, NULL, true },
+	{ "saved", saved, NULL, true },	    { "save-crash", save_crash, NULL, true },
 };
 
 static uintptr_t address_of(const char *name)
@@ -331,6 +421,21 @@ static uintptr_t address_of(const char *name)
 /* ------------------------------------------------------------------ requests */
 
 static long in_main = -100;
+
+/* Parts of a response that are made by the storage: three of them. */
+static struct kvm_stream_part add_part(void *arg, size_t max, size_t written, size_t total)
+{
+	static char result[30];
+	struct kvm_stream_part part = { result, 0 };
+
+	(void)arg, (void)max, (void)total;
+	if (written < 3) {
+		const long len = storage_callv(add, 0, NULL, result, sizeof result);
+
+		part.len = len > 0 ? (size_t)len : 0;
+	}
+	return part;
+}
 
 static unsigned long number(const char *url, const char *name, int base, unsigned long otherwise)
 {
@@ -411,6 +516,12 @@ static void on_get(const char *url, const char *arg)
 		spin();
 	} else if (path_is(url, "/main")) {
 		say("%ld\n", in_main);
+	} else if (path_is(url, "/state")) {
+		const int fd = open("/kvm-state", O_WRONLY | O_CREAT, 0600);
+
+		say("%s %d\n", getenv("KVM_STATE"), fd < 0 ? errno : 0);
+	} else if (path_is(url, "/streamed")) {
+		begin_streaming_response(200, "text/plain", 10, 0, add_part, NULL);
 	} else if (path_is(url, "/type")) {
 		say("%s %d\n", getenv("KVM_TYPE"), is_storage());
 	} else {
@@ -448,6 +559,13 @@ int main(int argc, char **argv)
 			abort();
 	if (storage_allow(add))
 		abort();
+	FILE *const file = *state_file() ? fopen(state_file(), "r") : NULL;
+
+	if (file) {
+		if (fscanf(file, "%ld", &counter) != 1)
+			counter = -1;
+		fclose(file);
+	}
 	if (!is_storage()) {
 		char result[30];
 

@@ -116,6 +116,17 @@ pub fn of(report: &Report) -> BTreeMap<String, f64> {
         figures.put(&name("p999_us"), row.p999_us);
     }
     through_varnish(&mut figures, &report.throughput, report.round_trip_us());
+    if let Some(storage) = &report.storage {
+        figures.put("storage_call_us", storage.call_us);
+        figures.put("storage_call_over_roundtrip", storage.call_over_roundtrip);
+        figures.put("storage_call_exits", storage.exits);
+        for rate in &storage.rates {
+            figures.put(
+                &format!("storage_rps_{}", rate.threads),
+                rate.requests_per_second,
+            );
+        }
+    }
     for row in &report.synth {
         let name = |what: &str| format!("synth_{what}_{}", row.connections);
         figures.put(&name("rps"), row.synth);

@@ -22,6 +22,7 @@ use crate::rows::memory::Memory;
 use crate::rows::reset::Reset;
 use crate::rows::servers::ServerRow;
 use crate::rows::sites::Site;
+use crate::rows::storage::Storage;
 use crate::rows::synth::Synth;
 use crate::rows::syscalls::Syscalls;
 use crate::rows::tail::Tail;
@@ -61,6 +62,8 @@ pub struct Report {
     pub sites: Vec<Site>,
     pub compute: Vec<Compute>,
     pub throughput: Vec<Throughput>,
+    #[serde(default)]
+    pub storage: Option<Storage>,
     #[serde(default)]
     pub synth: Vec<Synth>,
     pub tail: Option<Tail>,

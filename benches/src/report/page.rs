@@ -119,6 +119,28 @@ pub fn of(report: &Report) -> Result<String> {
             "",
         )?;
     }
+    if let Some(storage) = &report.storage {
+        let rates: Vec<String> = storage
+            .rates
+            .iter()
+            .map(|rate| {
+                let requests = number(rate.requests_per_second.round());
+                format!("{requests} a second, {} at a time", rate.threads)
+            })
+            .collect();
+        section(
+            &mut html,
+            "Calls of storage",
+            &format!(
+                "A request's call of its program's storage takes {} µs, {} times a bare round trip (median of the rounds' ratios), and {}                  <code>KVM_RUN</code>s of the storage's machine. Requests that count once each, in the engine: {}.",
+                number(storage.call_us),
+                number(storage.call_over_roundtrip),
+                number(storage.exits),
+                rates.join("; ")
+            ),
+            "",
+        )?;
+    }
     for row in &report.synth {
         section(
             &mut html,

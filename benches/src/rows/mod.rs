@@ -8,6 +8,7 @@ pub mod memory;
 pub mod reset;
 pub mod servers;
 pub mod sites;
+pub mod storage;
 pub mod synth;
 pub mod syscalls;
 pub mod tail;
@@ -44,6 +45,10 @@ pub fn all(options: &Options) -> Result<()> {
     if options.wants(Row::Reset) {
         say("the reset, over the pages a request dirtied");
         report.reset = Some(reset::run(options)?);
+    }
+    if options.wants(Row::Storage) {
+        say("calls of storage");
+        report.storage = Some(storage::run(options)?);
     }
     if options.wants(Row::Syscalls) {
         say("system calls a request, counted from outside");

@@ -387,3 +387,27 @@ fn every_call_is_in_the_documentation() {
         .collect();
     assert!(missing.is_empty(), "not in docs/guest-api.md: {missing:?}");
 }
+
+/// In the process of the request that calls it.
+#[test]
+fn functions_of_storage_run_natively() {
+    let folder = Folder::new("storage");
+    let program = folder.build(C, &["tests/guests/storage.c"]);
+    for (url, expected) in [
+        ("/call/echo?b=one&b=&b=two", "6 onetwo\n"),
+        ("/call/echo?b=12345&room=5", "5 12345\n"),
+        ("/call/noreturn", "4 gone\n"),
+        ("/call/too-long", "-1 \n"),
+        ("/call/twice", "5 first\n"),
+        ("/call/nested", "2 -1\n"),
+        ("/call/allows", "2 -1\n"),
+        ("/raw/echo?n=65", "-1\n"),
+        ("/many/3", "4\n"),
+        ("/task/tick?data=1", "1\n"),
+        ("/stop/1", "-1\n"),
+        ("/type", "(null) 0\n"),
+    ] {
+        let output = native(&program, &[url]);
+        assert_eq!(String::from_utf8_lossy(&output.stdout), expected, "{url}");
+    }
+}

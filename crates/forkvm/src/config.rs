@@ -32,6 +32,8 @@ pub struct Limits {
     pub req_mem_limit_after_reset: u64,
     /// Longest response body. A longer one is a failure. Setting `max_response_size`.
     pub max_response_size: u64,
+    /// Longest content of the storage's state file; 0: there is none. Setting `max_state_size`.
+    pub max_state_size: u64,
     /// Longest time of a call of storage, never more than what is left of the request's, and of a task's run. `max_storage_time`.
     pub max_storage_time: Duration,
 }
@@ -46,6 +48,7 @@ impl Default for Limits {
             max_request_memory: 64 << 20,
             req_mem_limit_after_reset: 8 << 20,
             max_response_size: 64 << 20,
+            max_state_size: 16 << 20,
             max_storage_time: Duration::from_secs(10),
         }
     }

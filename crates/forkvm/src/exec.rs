@@ -196,6 +196,7 @@ pub(crate) fn setup(sandbox: &Sandbox) -> Setup {
         random_addresses: sandbox.random_addresses,
         current_working_directory: sandbox.current_working_directory.clone(),
         allowed_net: sandbox.allowed_net.clone(),
+        state: None,
         allowed_listen: sandbox.allowed_listen.clone(),
     }
 }

@@ -372,3 +372,24 @@ fn rust_programs_have_storage() {
         assert_eq!(ask(&tenant, "/storage"), "/storage 0", "{name}");
     }
 }
+
+/// A response that is made part by part, when the handler has ended.
+#[test]
+fn parts_of_a_response_come_from_storage() {
+    kvm_or_skip!();
+    let tenant = boot(StorageKind::Machine);
+    let deadline = std::time::Instant::now() + ENOUGH;
+    let request = Request {
+        url: b"/streamed",
+        ..Default::default()
+    };
+    let mut answer = tenant.answer(&request, deadline, &mut Quiet).unwrap();
+    let mut streaming = answer.take_streaming().unwrap();
+    let (mut body, mut piece) = (Vec::new(), [0; 10]);
+    while let n @ 1.. = streaming.read(&mut piece, &mut Quiet).unwrap() {
+        body.extend_from_slice(&piece[..n]);
+    }
+    assert_eq!(body, b"234");
+    drop(streaming);
+    assert_eq!(ask(&tenant, "/call/add"), "1 5");
+}

@@ -30,13 +30,14 @@ mod told;
 mod trace;
 
 pub use self::call::{Call, NewThread, Outcome, Retried};
+pub use self::files::state_file::PATH as STATE_PATH;
 pub use self::net::address::Address;
 pub use self::net::allowed::{BadRule, NetRule, Place as NetPlace, host_name};
 pub use self::net::listening::{BadListenRule, ListenRule};
 pub use self::net::outside::{ConnectionId, Listener, ListenerId};
 pub use self::net::reach::{Reach, addresses};
 pub use self::saved::{NotRestored, NotSaved, SavedLinux};
-pub use self::setup::{AllowedPath, BadVolume, HeapLayout, Setup, Volume};
+pub use self::setup::{AllowedPath, BadVolume, HeapLayout, Setup, StateFile, StateStore, Volume};
 pub use self::state::Linux;
 pub use self::tasks::delivery::{Handling, Next as NextSignal};
 pub use self::tasks::frame::{self, FaultDetails};

@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 use std::str::FromStr;
+use std::sync::Arc;
+use std::{fmt, io};
 
 use serde::{Deserialize, Serialize};
 
@@ -107,6 +109,30 @@ impl FromStr for Volume {
     }
 }
 
+/// Who has a program's state file.
+pub trait StateStore: Send + Sync {
+    /// All of it, if it is there.
+    fn load(&self) -> io::Result<Option<Vec<u8>>>;
+
+    /// Puts this in its place: all of it, or nothing.
+    fn save(&self, content: &[u8]) -> io::Result<()>;
+}
+
+/// A program's state file.
+#[derive(Clone)]
+pub struct StateFile {
+    /// Who has it.
+    pub store: Arc<dyn StateStore>,
+    /// Its most bytes.
+    pub most: u64,
+}
+
+impl fmt::Debug for StateFile {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "StateFile(at most {} bytes)", self.most)
+    }
+}
+
 /// What the personality is told about the program at its start.
 #[derive(Debug, Clone)]
 pub struct Setup {
@@ -134,4 +160,6 @@ pub struct Setup {
     pub allowed_net: Vec<NetRule>,
     /// Where it may listen; `None`: everywhere.
     pub allowed_listen: Option<Vec<ListenRule>>,
+    /// The file that its storage keeps its state in, if it has one.
+    pub state: Option<StateFile>,
 }

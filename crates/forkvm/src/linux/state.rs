@@ -75,6 +75,7 @@ impl Linux {
                 .collect(),
             host_files: HostFiles::default(),
             random_addresses: setup.random_addresses,
+            state: setup.state,
         };
         let mut files = Files::new(&directory.text(), setup.overlay_bytes, setup.volume_bytes);
         copies::make_places(&shared, &mut files);
@@ -474,6 +475,11 @@ impl Linux {
             .unusable()
             .iter()
             .map(|(path, errno)| (path.as_path(), (*errno).into()))
+    }
+
+    /// The program is the storage that runs: it may write to its state file.
+    pub fn may_store(&mut self) {
+        self.files.may_store = true;
     }
 
     /// Maps `len` bytes (rounded up to pages) of zeroed read-write memory for the engine's own use in this machine

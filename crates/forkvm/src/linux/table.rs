@@ -8,7 +8,7 @@ use crate::linux::call::{Call, Outcome};
 use crate::linux::files::pieces::{Pieces, Wishes};
 use crate::linux::files::{
     control, fds, file_system, folders, hints, io, locks, open, pipe_calls, poll, reports,
-    shared_maps, splice, stat, transfer,
+    shared_maps, splice, stat, state_file, transfer,
 };
 use crate::linux::net::table as net;
 use crate::linux::state::Linux;
@@ -182,8 +182,14 @@ fn dispatch(linux: &mut Linux, guest: &mut Guest<'_>, call: Call) -> Outcome {
             vectored(linux, guest, number, args).into()
         }
         Sysno::lseek => io::lseek(files, a, b, c).into(),
-        Sysno::fsync => hints::sync(files, a, false).into(),
-        Sysno::fdatasync => hints::sync(files, a, true).into(),
+        Sysno::fsync | Sysno::fdatasync => {
+            let stored = shared
+                .state
+                .as_ref()
+                .map_or(Ok(()), |state| state.store(files, a));
+            let data = number == Sysno::fdatasync;
+            stored.and_then(|()| hints::sync(files, a, data)).into()
+        }
         Sysno::syncfs => hints::sync_system(files, a).into(),
         Sysno::fadvise64 => hints::advise(files, a, c, d).into(),
         Sysno::readahead => hints::read_ahead(files, a).into(),
@@ -218,7 +224,7 @@ fn dispatch(linux: &mut Linux, guest: &mut Guest<'_>, call: Call) -> Outcome {
             .into(),
 
         // Descriptors.
-        Sysno::close => fds::close(files, a).into(),
+        Sysno::close => state_file::close(shared.state.as_ref(), files, a).into(),
         Sysno::close_range => fds::close_range(files, a, b, c).into(),
         Sysno::dup => fds::dup(files, a).into(),
         Sysno::dup2 => fds::dup2(files, a, b).into(),

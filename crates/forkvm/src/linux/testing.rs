@@ -229,6 +229,7 @@ pub fn setup(allowed_paths: Vec<AllowedPath>) -> Setup {
         volume_bytes: 0,
         current_working_directory: "/".into(),
         allowed_net: Vec::new(),
+        state: None,
         allowed_listen: None,
     }
 }

@@ -21,7 +21,7 @@ use crate::failure::{BootError, Cause, what_to_raise};
 use crate::image::elf::Image;
 use crate::image::symbols::Symbols;
 use crate::image::{loader, start, toolchain};
-use crate::linux::{HeapLayout, Linux, Setup};
+use crate::linux::{HeapLayout, Linux, STATE_PATH, Setup, StateFile};
 use crate::machine::probe::{self, KvmHost};
 use crate::master::boot::{Booting, Patch};
 use crate::master::handover::Predecessor;
@@ -32,6 +32,7 @@ use crate::memory::learned::Learned;
 use crate::memory::mapping::Mapping;
 use crate::regexes::Regexes;
 use crate::request::Host;
+use crate::storage::owner::StorageKind;
 
 /// A frozen program.
 #[derive(Debug)]
@@ -186,7 +187,7 @@ impl<'a> Boot<'a> {
     }
 
     fn linux(&self) -> Result<Linux, BootError> {
-        let linux = Linux::new(setup(self.config, &self.layout));
+        let linux = Linux::new(setup(self.config, self.role, &self.layout));
         // What may be written to is made where the host has none.
         let is_made = |path: &Path| self.config.writable_paths.iter().any(|made| made == path);
         let unusable = linux.unusable_paths().find(|(path, _)| !is_made(path));
@@ -299,10 +300,26 @@ fn advice(cause: &Cause, file: &[u8]) -> &'static str {
     }
 }
 
-fn setup(config: &Config, layout: &Layout) -> Setup {
+/// The state file of a program that is its storage, or will have a fork that is.
+fn state_file(config: &Config, role: Role<'_>) -> Option<StateFile> {
+    let most = config.limits.max_state_size;
+    let is_storages = role.is_storage || config.storage == StorageKind::Fork;
+    (is_storages && most > 0).then(|| StateFile {
+        store: Arc::new(config.storage_owner.clone()),
+        most,
+    })
+}
+
+fn setup(config: &Config, role: Role<'_>, layout: &Layout) -> Setup {
+    let state = state_file(config, role);
     Setup {
         writable_paths: config.writable_paths.clone(),
-        overlay_bytes: config.max_file_memory,
+        // Besides two copies of the state file that are open for writing, in whole pages.
+        overlay_bytes: config.max_file_memory.saturating_add(
+            state
+                .as_ref()
+                .map_or(0, |state| state.most.saturating_add(4096).saturating_mul(2)),
+        ),
         volume_bytes: config.max_volume_writes,
         whole_system: false,
         heap: HeapLayout {
@@ -318,6 +335,7 @@ fn setup(config: &Config, layout: &Layout) -> Setup {
         current_working_directory: config.current_working_directory.clone(),
         allowed_net: Vec::new(),
         allowed_listen: None,
+        state,
     }
 }
 
@@ -347,7 +365,14 @@ fn put_stack(
                 "request"
             }
         ),
-        "KVM_STATE=".into(),
+        format!(
+            "KVM_STATE={}",
+            if state_file(config, role).is_some() {
+                STATE_PATH
+            } else {
+                ""
+            }
+        ),
         format!("KVM_DEBUG={}", u8::from(config.debugging.only)),
         "LC_ALL=C".into(),
         "LC_TYPE=C".into(),

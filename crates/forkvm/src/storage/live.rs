@@ -38,6 +38,7 @@ impl Live {
         let mut machine = Machine::new(master.host, memory, master.linux.clone(), None, false)?;
         machine.regexes = master.regexes.clone();
         machine.is_storage = true;
+        machine.linux.may_store();
         machine.vcpu().set_sregs(&master.wait_point.sregs)?;
         Ok(Self {
             machine,

@@ -1,9 +1,10 @@
 //! Storage as the engine's user has it: of which kind it is, and what it needs beside the requests that call it.
 
 use std::any::Any;
-use std::fmt;
 use std::sync::Arc;
+use std::{fmt, io};
 
+use crate::linux::StateStore;
 use crate::request::{Host, Quiet};
 
 /// Whether a program has storage.
@@ -44,6 +45,23 @@ pub trait StorageOwner: Send + Sync {
         Box::new(())
     }
 
+    /// What the state file holds, if it is there.
+    ///
+    /// # Errors
+    /// It can't be read, or there can be none. The program gets the error's number.
+    fn load_state(&self) -> io::Result<Option<Vec<u8>>> {
+        Ok(None)
+    }
+
+    /// Makes this what the state file holds: all of it, or what was there before.
+    ///
+    /// # Errors
+    /// It can't be written.
+    fn save_state(&self, content: &[u8]) -> io::Result<()> {
+        let _ = content;
+        Err(rustix::io::Errno::ROFS.into())
+    }
+
     /// Told of what happens. It has to be quick.
     fn event(&self, event: &StorageEvent) {
         let _ = event;
@@ -68,6 +86,16 @@ impl Owner {
     /// The owner.
     pub(crate) fn get(&self) -> &dyn StorageOwner {
         &*self.0
+    }
+}
+
+impl StateStore for Owner {
+    fn load(&self) -> io::Result<Option<Vec<u8>>> {
+        self.0.load_state()
+    }
+
+    fn save(&self, content: &[u8]) -> io::Result<()> {
+        self.0.save_state(content)
     }
 }
 

@@ -71,6 +71,8 @@ pub struct Files {
     pub pids: [i32; 2],
     /// The missing `openat2` was already explained to the host.
     pub explained: bool,
+    /// The program's state file may be written to: it is the storage that runs.
+    pub may_store: bool,
 }
 
 impl Clone for Files {
@@ -89,6 +91,7 @@ impl Clone for Files {
             directory: Arc::clone(&self.directory),
             pids: self.pids,
             explained: self.explained,
+            may_store: self.may_store,
         }
     }
 
@@ -107,6 +110,7 @@ impl Clone for Files {
             directory,
             pids,
             explained,
+            may_store,
         } = self;
         descriptors.clone_from(&source.descriptors);
         open.clone_from(&source.open);
@@ -121,6 +125,7 @@ impl Clone for Files {
         directory.clone_from(&source.directory);
         *pids = source.pids;
         *explained = source.explained;
+        *may_store = source.may_store;
     }
 }
 
@@ -142,6 +147,7 @@ impl Files {
             directory: directory.into(),
             pids: [FIRST_TID; 2],
             explained: false,
+            may_store: false,
         };
         let standard = [
             (Kind::Stdin, 0),

@@ -40,6 +40,7 @@ mod root;
 pub mod shared_maps;
 pub mod splice;
 pub mod stat;
+pub mod state_file;
 pub mod transfer;
 pub mod volumes;
 pub mod written;

@@ -22,6 +22,7 @@ use crate::linux::files::pipe_calls;
 use crate::linux::files::pipes::PipeName;
 use crate::linux::files::reports::{self, Seen};
 use crate::linux::files::resolve::{Lookup, Resolved, Shared, Spot};
+use crate::linux::files::state_file;
 use crate::linux::files::volumes;
 use crate::linux::memory::MapSource;
 use crate::memory::space::vmas::PageSource;
@@ -90,6 +91,16 @@ pub fn openat(
     let how = How(flags(how));
     let lookup = Lookup::new(dirfd, guest.read_path(path)?);
     let mode = flags(mode) & !seen.process.umask();
+    if let Some(state) = &shared.state
+        && state_file::is_at(&lookup.path)
+        && !how.has(O_PATH | O_DIRECTORY)
+    {
+        return Ok(Outcome::Return(state.open(
+            files,
+            how,
+            how.has(O_CLOEXEC),
+        )?));
+    }
     if let Some(fifo) = fifo_at(shared, files, &lookup, how)? {
         return pipe_calls::open_named(files, seen.tasks.tid(), fifo, how);
     }

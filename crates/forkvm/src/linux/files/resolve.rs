@@ -13,6 +13,7 @@ use crate::linux::files::fds::{Files, Kind};
 use crate::linux::files::host_files::HostFiles;
 use crate::linux::files::overlay::tree::Nature;
 use crate::linux::files::paths::{Absolute, MOST_LINKS, Place, Roots, Target};
+use crate::linux::setup::StateFile;
 
 /// Longest name in a folder (`NAME_MAX`, linux/limits.h).
 const NAME_MAX: usize = 255;
@@ -28,6 +29,8 @@ pub struct Shared {
     pub host_files: HostFiles,
     /// Where programs are loaded is chosen at random.
     pub random_addresses: bool,
+    /// The file that the program's storage keeps its state in.
+    pub state: Option<StateFile>,
 }
 
 /// A path as a call gave it.
