@@ -42,6 +42,8 @@ type Backends = RwLock<HashMap<String, Registered<Backend>>>;
 
 /// Longest compiled pattern, in bytes.
 const MOST_PATTERN: usize = 1 << 20;
+/// How deep its groups may be: each takes some of a worker's stack, which is short.
+const DEEPEST_PATTERN: u32 = 16;
 
 /// The director `kvm` of a VCL, which finds the backend that a fetch is for.
 pub struct Director {
@@ -461,6 +463,7 @@ fn regex(pattern: &[u8]) -> Result<Regex, String> {
     let pattern = str::from_utf8(pattern).map_err(|_| "the pattern is not UTF-8")?;
     RegexBuilder::new(pattern)
         .size_limit(MOST_PATTERN)
+        .nest_limit(DEEPEST_PATTERN)
         .build()
         .map_err(|bad| format!("the pattern is none: {bad}"))
 }

@@ -51,14 +51,16 @@ pub fn ask(
     let start = Instant::now();
     let limit = tenant.settings.config.limits.max_request_time;
     let limit = limit.min(question.most);
+    let is_own = matches!(question.input, Input::Request);
     let release = tenant.program(start + limit);
     let Release { program, version } = release.map_err(|not_ready| match not_ready {
-        NotReady::QueueFull(_) => turned_away(fetch, not_ready.to_string()),
+        // The client's body is for who is asked the client's request.
+        NotReady::QueueFull(_) if is_own => turned_away(fetch, not_ready.to_string()),
+        NotReady::QueueFull(_) => Unanswered::TurnedAway(not_ready.to_string()),
         _ => Unanswered::NotReady(not_ready.to_string()),
     })?;
     // Reading the body does not count: a slow upload is not the guest's, and has max_body_time.
     let time = limit.saturating_sub(start.elapsed());
-    let is_own = matches!(question.input, Input::Request);
     // Nobody sends a body only to be turned away after it.
     if is_own && fetch.has_body() && !program.has_room() {
         return Err(turned_away(fetch, tenant.queue_full().to_string()));

@@ -53,7 +53,8 @@ pub fn ask(
     let mut records = Vec::new();
     let mut output = Output::of_request(tenant.name(), values.stdout, |record| {
         records.push(record.to_owned());
-    });
+    })
+    .with_fetcher(tenant.fetches.clone());
     let mut sending = Sending {
         tenant,
         program,

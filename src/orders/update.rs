@@ -501,7 +501,7 @@ fn boot(
 ) -> Result<Arc<Program>, BootFailure> {
     let before = running.map(|release| &*release.program);
     let mut place = Place::take();
-    let result = boot::start(tenant, elf, before, purpose, &mut place);
+    let result = boot::start_whole(tenant, elf, before, purpose, &mut place);
     match result {
         Err(failure) if may_go_without_state(tenant, &failure) => {
             // From the beginning: half a state may be worse than none.

@@ -268,6 +268,21 @@ pub fn start(
     boot.conclude(tenant, result)
 }
 
+/// The same for a program that takes another one's place: one that comes from a snapshot comes as a whole, or is booted.
+pub fn start_whole(
+    tenant: &Tenant,
+    elf: &[u8],
+    before: Option<&Program>,
+    purpose: Purpose,
+    place: &mut Place,
+) -> Result<Arc<Program>, BootFailure> {
+    let program = start(tenant, elf, before, purpose, place)?;
+    if snapshots::is_whole(tenant, &program) {
+        return Ok(program);
+    }
+    start(tenant, elf, before, purpose, place)
+}
+
 /// Has a program's storage take over the state of the one before.
 pub fn take_over<'a>(
     tenant: &Tenant,

@@ -209,9 +209,9 @@ fn work(job: Job, mut place: Place) {
     };
     let release = result.as_ref().ok().cloned();
     boot::settle(&tenant, &before, result, start);
-    // What comes of a snapshot later is work of its start.
-    let lost = release.filter(|release| !snapshots::is_whole(&tenant, &release.program));
+    // What comes of a snapshot later may come slowly, and is not waited for in a boot's place.
     drop(place);
+    let lost = release.filter(|release| !snapshots::is_whole(&tenant, &release.program));
     if let Some(release) = lost
         && tenant.replace(&State::Ready(release), State::Booting)
     {

@@ -47,7 +47,7 @@ fn catches_up(tenant: &Tenant) -> bool {
     if tried == Some(version) {
         return false;
     }
-    match boot::start(
+    match boot::start_whole(
         tenant,
         &stored.elf,
         None,

@@ -13,7 +13,9 @@ use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 
+use parking_lot::Mutex;
 use rustix::fs::OFlags;
 use rustix::process::geteuid;
 use serde::{Deserialize, Serialize};
@@ -202,6 +204,9 @@ impl Store {
     /// Keeps this in its place.
     pub fn write_state(&self, content: &[u8]) -> Result<(), StoreError> {
         self.make_folder()?;
+        // The storage that goes and the one that comes have one folder.
+        static WRITING: Mutex<()> = Mutex::new(());
+        let _one_at_a_time = WRITING.lock();
         // An update that is stored meanwhile removes what is aside by another name.
         let aside = self.folder.join("state.aside");
         write_aside(&aside, &self.folder.join("state"), content)
@@ -435,7 +440,11 @@ impl Store {
 
 /// Writes a file so that after a crash it is there as it was before, or as it is to be.
 pub fn write_whole(path: &Path, bytes: &[u8]) -> Result<(), StoreError> {
-    write_aside(&path.with_extension("tmp"), path, bytes)
+    // Several of a folder may be written at a time.
+    static NUMBER: AtomicU64 = AtomicU64::new(0);
+    let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+    let aside = format!(".{}-{number}.tmp", std::process::id());
+    write_aside(&path.with_file_name(aside), path, bytes)
 }
 
 fn write_aside(aside: &Path, path: &Path, bytes: &[u8]) -> Result<(), StoreError> {

@@ -18,7 +18,7 @@ const TABLES: [&str; 3] = [
 /// Which program covers which call: "call program", or "call - reason".
 const COVERAGE: &str = include_str!("../../../tests/guests/linux/calls.txt");
 /// The programs that the tests of exec.rs compare.
-const COMPARED: &str = include_str!("exec.rs");
+const COMPARED: &str = concat!(include_str!("alike.rs"), include_str!("exec.rs"));
 
 /// The calls that the tables name.
 fn supported() -> BTreeSet<&'static str> {

@@ -192,7 +192,8 @@ impl Linux {
             return Err(NotRestored::Unsound("its files"));
         }
         let mut clocks = parts.clocks;
-        clocks.set_monotonic(parts.monotonic);
+        // From the moment on that counts as the freeze.
+        clocks.set_monotonic(parts.monotonic.saturating_add(frozen.elapsed()));
         let new = std::mem::replace(&mut *self.files, parts.files);
         self.files.be_allowed_as(new);
         self.files.rename(&renamed);

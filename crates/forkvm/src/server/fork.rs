@@ -91,7 +91,10 @@ impl ServerFork {
         let limits = &server.limits;
         let page_limit = pages(limits.max_request_memory);
         let mapping = Mapping::fork(&server.file, len, &server.unused)?;
-        server.learned.populate(&mapping);
+        // A copy that it gets of a frame that has yet to come would stay what it is now.
+        if !server.space.is_coming() {
+            server.learned.populate(&mapping);
+        }
         let unlogged = 0..server.space.layout().tables.end;
         let memory =
             GuestMemory::forked(mapping, &unlogged, page_limit)?.with_space(server.space.fork(len));

@@ -78,14 +78,18 @@ pub fn anywhere(
 
 /// The result for the program. What is its author's or the operator's to mend is logged.
 fn finish(
-    machine: &Machine,
+    machine: &mut Machine,
     host: &mut dyn Host,
     url: Option<&[u8]>,
     result: Result<i64, Failed>,
 ) -> Result<i64, Cause> {
     match result {
         Ok(result) => Ok(result),
-        Err(Failed::Over(cause)) => Err(cause),
+        Err(Failed::Over(cause)) => {
+            // Who goes on though its caller's time is over, as storage does, finds that this has come to nothing.
+            machine.vcpu().set_result(-i64::from(libc::EINTR) as u64);
+            Err(cause)
+        }
         // The next look at that ends the request, and says so.
         Err(_) if machine.over_memory_limit() => Ok(-i64::from(libc::ENOMEM)),
         Err(failed) => {

@@ -52,6 +52,10 @@ impl StateFile {
 
     /// Puts what a descriptor has in the place of the file, if it is one of that. To be called before it is closed.
     pub fn store(&self, files: &Files, fd: u64) -> Result<(), Errno> {
+        // Of the storage only, whatever others have at that path.
+        if !files.may_store {
+            return Ok(());
+        }
         let Ok(file) = files.get(fd) else {
             return Ok(());
         };

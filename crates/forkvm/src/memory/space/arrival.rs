@@ -4,6 +4,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
+use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex};
 
@@ -27,6 +28,9 @@ pub struct Part {
     /// Where among all that comes the first one lies.
     pub at: u64,
 }
+
+/// Whoever waits for a frame is a request, or makes forks for all: if nothing has come for so long, nothing more does.
+const LONGEST: Duration = Duration::from_secs(30);
 
 const COMING: u8 = 0;
 const WHOLE: u8 = 1;
@@ -141,7 +145,7 @@ impl Arrival {
         self.changed.notify_all();
     }
 
-    /// Waits for a frame.
+    /// Waits for a frame, for as long as anything comes at all.
     pub fn wait_for(&self, frame: u64) -> Result<(), Lost> {
         if self.is_whole() {
             return Ok(());
@@ -166,7 +170,12 @@ impl Arrival {
                 Some(Chunk::There) | None => return Ok(()),
                 _ => {}
             }
-            self.changed.wait(&mut state);
+            let silent = self.changed.wait_for(&mut state, LONGEST).timed_out();
+            if silent && state.chunks.get(chunk) != Some(&Chunk::There) {
+                drop(state);
+                self.lose(format!("nothing has come for {LONGEST:?}"));
+                return Err(Lost);
+            }
         }
     }
 

@@ -148,7 +148,7 @@ impl Space {
             tables: self.tables.clone(),
             journal: Some(Journal::default()),
             removals: Removals::default(),
-            awaited: self.awaited.clone().filter(|awaited| !awaited.is_over()),
+            awaited: self.is_coming().then(|| self.awaited.clone()).flatten(),
             changed: false,
         }
     }
@@ -165,6 +165,13 @@ impl Space {
         let frames = Wanted::default();
         self.awaited = Some(Awaited::Noted(Arc::clone(&frames)));
         Ok(frames)
+    }
+
+    /// Whether some frames may not be there yet, whoever looks at them by whatever way.
+    pub fn is_coming(&self) -> bool {
+        self.awaited
+            .as_ref()
+            .is_some_and(|awaited| !awaited.is_over())
     }
 
     /// Whether frames of it were awaited when it was made, and all have come since: it finds by faults what a new one finds in its

@@ -5,7 +5,7 @@ use std::fs::File;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
-use std::thread::{self, JoinHandle};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use super::error::SnapshotError;
@@ -21,11 +21,10 @@ const SEALING: Duration = Duration::from_secs(60);
 /// Most threads that read one.
 const MOST_THREADS: usize = 8;
 
-/// Memory that comes. Once this is dropped nothing more does.
+/// Memory that comes. Once this is dropped no more is read than what is being read.
 #[derive(Debug)]
 pub struct Coming {
     arrival: Arc<Arrival>,
-    thread: Option<JoinHandle<()>>,
 }
 
 impl Coming {
@@ -33,13 +32,10 @@ impl Coming {
     pub fn start(source: Source) -> Result<Self, SnapshotError> {
         let arrival = Arc::clone(&source.arrival);
         let thread = thread::Builder::new().name("snapshot".into());
-        let thread = thread
+        thread
             .spawn(move || source.bring_all())
             .map_err(|error| SnapshotError::host(format_args!("a thread to read it: {error}")))?;
-        Ok(Self {
-            arrival,
-            thread: Some(thread),
-        })
+        Ok(Self { arrival })
     }
 
     /// What is there, and what is not.
@@ -50,11 +46,8 @@ impl Coming {
 
 impl Drop for Coming {
     fn drop(&mut self) {
+        // Nobody waits for its thread, which may hang in a read and has all that it uses for itself.
         self.arrival.lose("its server is gone".into());
-        if let Some(thread) = self.thread.take() {
-            // It has left word of how it ended.
-            let _ = thread.join();
-        }
     }
 }
 

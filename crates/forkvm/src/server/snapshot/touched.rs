@@ -31,7 +31,12 @@ pub fn touched(server: &Arc<Server>) -> BTreeSet<u64> {
         let Ok((mut fork, frames)) = noted else {
             break;
         };
-        let deadline = Instant::now() + server.limits.max_request_time;
+        // Who is asked nothing waits for the question.
+        let time = match request {
+            b"" => server.limits.max_request_time.min(warm_up::IDLE),
+            _ => server.limits.max_request_time,
+        };
+        let deadline = Instant::now() + time;
         let mut client = warm_up::Client::new(request, Some(deadline));
         let _ = fork.serve(&mut client, &mut Quiet);
         touched.extend(frames.lock().iter());
