@@ -67,6 +67,7 @@ vtc! {
     boot
     boot_queue
     cache
+    chain
     connection
     crowd
     deadline
@@ -79,9 +80,11 @@ vtc! {
     headers
     held
     import
+    library
     limits
     methods
     output
+    own_arguments
     pipe
     refused_body
     reload
@@ -89,24 +92,31 @@ vtc! {
     segments
     self_request
     server
-    server_site
     server_settings
+    server_site
     server_snapshots
     settings
     site
     slow_body
+    stats
+    storage
     stream
     streaming
+    synth
     target
+    tenants_fetched
     tenants_json
+    to_string
     uncacheable
     update
     update_reload
     update_state
     update_vcl
     upload
+    uri
     vcl_ways
     warmup
+    writable
 }
 
 #[test]
