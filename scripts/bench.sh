@@ -21,6 +21,7 @@ wants() { [[ -z ${ROWS:-} || ,$ROWS, == *,$1,* ]]; }
 parts=(programs) programs=(hello) features=() sqlite=
 if wants reset; then programs+=(dirty); fi
 if wants fetch; then programs+=(fetch); fi
+if wants storage; then programs+=(count); fi
 if wants syscalls; then parts+=(syscalls); fi
 if wants compute; then
     parts+=(wasm compute)
