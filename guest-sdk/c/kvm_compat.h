@@ -111,29 +111,36 @@ static inline char *http_alloc_find(int where, const char *key)
 
 #define KVM_PRINTF(text, first) inline __attribute__((format(printf, text, first)))
 
+static inline long kvm_http_vformat(long (*change)(int, const char *, size_t), int where, const char *format,
+				    __builtin_va_list args)
+{
+	char field[HTTP_FMT_SIZE + 1];
+	const int len = __builtin_vsnprintf(field, sizeof field, format, args);
+
+	return len < 0 || (size_t)len >= sizeof field ? -1 : change(where, field, (size_t)len);
+}
+
 /* http_append() and http_set() of a formatted text; -1 if it is longer than HTTP_FMT_SIZE. */
 static KVM_PRINTF(2, 3) long http_appendf(int where, const char *format, ...)
 {
-	char field[HTTP_FMT_SIZE + 1];
 	__builtin_va_list args;
-	int len;
+	long index;
 
 	__builtin_va_start(args, format);
-	len = __builtin_vsnprintf(field, sizeof field, format, args);
+	index = kvm_http_vformat(http_append, where, format, args);
 	__builtin_va_end(args);
-	return len < 0 || (size_t)len >= sizeof field ? -1 : http_append(where, field, (size_t)len);
+	return index;
 }
 
 static KVM_PRINTF(2, 3) long http_setf(int where, const char *format, ...)
 {
-	char field[HTTP_FMT_SIZE + 1];
 	__builtin_va_list args;
-	int len;
+	long index;
 
 	__builtin_va_start(args, format);
-	len = __builtin_vsnprintf(field, sizeof field, format, args);
+	index = kvm_http_vformat(http_set, where, format, args);
 	__builtin_va_end(args);
-	return len < 0 || (size_t)len >= sizeof field ? -1 : http_set(where, field, (size_t)len);
+	return index;
 }
 
 /* A formatted line in the Varnish log, cut at the log's 4,096 bytes. */

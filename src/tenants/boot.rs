@@ -197,7 +197,16 @@ struct Boot<'a> {
     place: &'a mut Place,
 }
 
-impl Boot<'_> {
+impl<'a> Boot<'a> {
+    /// Of a program of the tenant's, in this place.
+    fn of(tenant: &'a Tenant, place: &'a mut Place) -> Self {
+        let output = Output::of_boot(tenant.name(), tenant.settings.values.stdout);
+        Self {
+            output: output.with_fetcher(tenant.fetches.clone()),
+            place,
+        }
+    }
+
     /// Ends the output, and says what came of it.
     fn conclude<T>(self, tenant: &Tenant, result: Result<T, BootError>) -> Result<T, BootFailure> {
         let written = self.output.finish();
@@ -252,11 +261,7 @@ pub fn start(
     }
     let mut config = tenant.settings.config.clone();
     config.debugging.only = purpose == Purpose::Debugging;
-    let mut boot = Boot {
-        output: Output::of_boot(tenant.name(), tenant.settings.values.stdout)
-            .with_fetcher(tenant.fetches.clone()),
-        place,
-    };
+    let mut boot = Boot::of(tenant, place);
     let result = match before {
         _ if tenant.settings.server => serve(tenant, elf, config, &mut boot),
         _ if archive::is_archive(elf) => Err(BootError::Setting(
@@ -289,12 +294,8 @@ pub fn take_over<'a>(
     program: &Arc<Program>,
     before: &'a Arc<Program>,
 ) -> Result<TakeOver<'a>, BootFailure> {
-    let place = &mut Place::take();
-    let mut boot = Boot {
-        output: Output::of_boot(tenant.name(), tenant.settings.values.stdout)
-            .with_fetcher(tenant.fetches.clone()),
-        place,
-    };
+    let mut place = Place::take();
+    let mut boot = Boot::of(tenant, &mut place);
     let result = program.take_over(before, &mut boot);
     boot.conclude(tenant, result)
 }

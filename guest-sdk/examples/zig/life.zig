@@ -1,5 +1,5 @@
 //! Zig: the Game of Life. /N is the Nth generation of what main() has set, as a picture (SVG). kvm_api.h has inline functions, which Zig
-//! can't import: life.c has those that are needed.
+//! can't import: kvm_zig.c of `forkvm new` has those that are needed.
 
 const std = @import("std");
 

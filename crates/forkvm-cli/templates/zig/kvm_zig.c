@@ -1,4 +1,4 @@
-/* What main.zig calls: kvm_api.h has inline functions only, which Zig can't import. */
+/* What the program in Zig calls: kvm_api.h has inline functions only, which Zig can't import. */
 #include "kvm_api.h"
 
 extern void kvm_handle(const char *url, size_t url_len);
