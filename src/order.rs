@@ -9,7 +9,6 @@ use crate::tenants::tenant::Tenant;
 use crate::varnish::fetch::{Fetch, of_task};
 
 /// A program of a chain: its answer is what the next one is asked.
-#[derive(Clone)]
 pub struct Link {
     /// Its tenant, or why there is none.
     pub tenant: Result<Arc<Tenant>, String>,
@@ -21,7 +20,7 @@ pub struct Link {
 }
 
 /// The programs that `kvm.chain()` was called for in a task, until something ends the chain.
-#[derive(Clone, Default)]
+#[derive(Default)]
 pub struct Chain(pub Vec<Link>);
 
 /// What `kvm.backend()` or one like it was called with. `None` is the default: Host, and bereq.url.

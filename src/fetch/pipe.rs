@@ -20,7 +20,7 @@ use crate::order::Target;
 use crate::tenants::tenant::Tenant;
 use crate::varnish::counters::count;
 use crate::varnish::fetch::Fetch;
-use crate::varnish::logging::{self, LateOutput};
+use crate::varnish::logging;
 
 /// What poll(2) says of a socket whose other end is gone.
 const GONE: PollFlags = PollFlags::HUP.union(PollFlags::ERR);
@@ -90,7 +90,7 @@ pub fn serve(fetch: &mut Fetch<'_, '_>, tenant: &Tenant, client: Client<'_>) -> 
         first_until: now + limit,
         until: now + settings.values.max_pipe_time,
     };
-    let mut host = LateOutput::new(tenant.name(), settings.values.stdout);
+    let mut host = tenant.late_output();
     let idle = settings.values.max_pipe_idle;
     let served = release.program.pipe(&mut piped, idle, &mut host);
     drop(host);

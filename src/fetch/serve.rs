@@ -19,7 +19,7 @@ use crate::fetch::unanswered::Unanswered;
 use crate::tenants::room::Taken;
 use crate::tenants::tenant::Tenant;
 use crate::varnish::fetch::Fetch;
-use crate::varnish::logging::{LateOutput, Output};
+use crate::varnish::logging::Output;
 
 /// How much of a body has to be there before a fork is taken for it; or all of it.
 const FIRST: usize = 64 << 10;
@@ -268,7 +268,12 @@ impl Sending<'_> {
 
     /// What there is for a response whose head is out.
     fn later(&self) -> Option<Later> {
-        (self.extent == Extent::Begun).then(|| later(self.tenant))
+        let mut room = Taken::nothing(&self.tenant.responses);
+        (self.extent == Extent::Begun).then(|| Later {
+            host: Box::new(self.tenant.late_output()),
+            // Others are to have some, too.
+            room: Box::new(move |more| room.take_fair(more)),
+        })
     }
 
     fn is_slow(&self) -> Unanswered {
@@ -304,17 +309,5 @@ impl Write for Sending<'_> {
 
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
-    }
-}
-
-fn later(tenant: &Tenant) -> Later {
-    let mut room = Taken::nothing(&tenant.responses);
-    Later {
-        host: Box::new(LateOutput::new(
-            tenant.name(),
-            tenant.settings.values.stdout,
-        )),
-        // Others are to have some, too.
-        room: Box::new(move |more| room.take_fair(more)),
     }
 }

@@ -398,8 +398,10 @@ impl Kind for Paths {
             }
             Allowed::Paths(paths) => paths.clone(),
         };
-        let both = |volume: &'_ Volume| [volume.path.real.clone(), volume.path.seen.clone()];
-        for path in paths.iter().flat_map(both) {
+        let both = paths
+            .iter()
+            .flat_map(|Volume { path, .. }| [&path.real, &path.seen]);
+        for path in both {
             if !path.is_absolute() {
                 return Err(format!("has a path that is not absolute: {path:?}"));
             }

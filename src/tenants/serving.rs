@@ -126,8 +126,8 @@ impl Serving {
                     [] => None,
                     rules => Some(rules.to_vec()),
                 },
-                overlay_bytes: values.max_file_memory.min(config.limits.max_request_memory),
-                volume_bytes: values.max_volume_writes,
+                overlay_bytes: config.max_file_memory,
+                volume_bytes: config.max_volume_writes,
                 ..Sandbox::default()
             },
             keep: aside.map(|aside| Box::new(aside) as Keep),

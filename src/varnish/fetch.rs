@@ -65,16 +65,6 @@ pub fn taken<T: OfTask>(ctx: &mut Ctx<'_>) -> Option<T> {
     }
 }
 
-/// What is kept with the task of `ctx`. `None` if nothing is, or the task was rolled back since.
-pub fn kept<'a, T: OfTask>(ctx: &'a Ctx<'_>) -> Option<&'a T> {
-    // SAFETY: as in keep(); get returns null if there is none.
-    unsafe {
-        let key = ptr::from_ref(T::KEY).cast();
-        let slot = ffi::VRT_priv_task_get(&raw const *ctx.raw, key).as_ref()?;
-        slot.get_ref::<T>()
-    }
-}
-
 /// Header slots and workspace that a guest leaves free: Varnish adds headers of its own after us.
 const SPARE_SLOTS: usize = 8;
 const SPARE_BYTES: usize = 8 << 10;
@@ -163,7 +153,12 @@ impl<'f, 'c> Fetch<'f, 'c> {
 
     /// What is kept with its task. `None` if nothing is, or the task was rolled back since.
     pub fn kept<T: OfTask>(&self) -> Option<&T> {
-        kept(self.ctx)
+        // SAFETY: as in keep(); get returns null if there is none.
+        unsafe {
+            let key = ptr::from_ref(T::KEY).cast();
+            let slot = ffi::VRT_priv_task_get(&raw const *self.ctx.raw, key).as_ref()?;
+            slot.get_ref::<T>()
+        }
     }
 
     /// Keeps something until its task is over.

@@ -64,7 +64,7 @@ fn hypercalls() {
                 ..Default::default()
             });
             let machine = &mut fork.machine;
-            match hypercall::during_request(number, machine, &mut exchange, &mut Quiet) {
+            match hypercall::during_request(number, machine, &mut exchange, None, &mut Quiet) {
                 Ok(Outcome::Return(_)) => {}
                 Ok(Outcome::Respond(response)) => {
                     assert!((200..600).contains(&response.status));

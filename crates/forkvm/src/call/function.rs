@@ -5,7 +5,6 @@ use std::time::Instant;
 use crate::arch::stubs::HANDLER_RETURNED;
 use crate::call::http::Exchange;
 use crate::call::hypercall::{self, Outcome, Response};
-use crate::call::storage;
 use crate::call::stored::Access;
 use crate::failure::Cause;
 use crate::machine::{Event, Machine};
@@ -35,11 +34,7 @@ pub fn run(
             let regs = machine.vcpu().regs();
             return Ok(Ended::Returned(regs.rdi, regs.rdx));
         }
-        if let Some(result) = storage::hypercall(number, machine, access, host) {
-            machine.vcpu().set_result(result as u64);
-            continue;
-        }
-        match hypercall::during_request(number, machine, exchange, host)? {
+        match hypercall::during_request(number, machine, exchange, access, host)? {
             Outcome::Return(result) => machine.vcpu().set_result(result as u64),
             Outcome::Respond(response) => return Ok(Ended::Responded(response)),
         }

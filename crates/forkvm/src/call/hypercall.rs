@@ -6,6 +6,7 @@ use crate::call::fetch;
 use crate::call::http::{self, Exchange};
 use crate::call::regex;
 use crate::call::storage::{self, STORAGE_ALLOW};
+use crate::call::stored::Access;
 use crate::call::stream::Stream;
 use crate::failure::Cause;
 use crate::machine::Machine;
@@ -91,6 +92,7 @@ pub fn during_request(
     number: u32,
     machine: &mut Machine,
     exchange: &mut Exchange<'_>,
+    access: Option<Access<'_>>,
     host: &mut dyn Host,
 ) -> Result<Outcome, Cause> {
     if let Some(result) = fetch::during_request(number, machine, exchange, host) {
@@ -122,18 +124,23 @@ pub fn during_request(
             let method = exchange.method().as_bytes().to_vec();
             copy_out(machine, regs.rdi, regs.rsi, &method)
         }
-        _ => match storage::hypercall(number, machine, exchange.storage, host) {
-            Some(result) => result,
-            None => common(number, machine, host)?,
-        },
+        _ => common(number, machine, access, host)?,
     };
     Ok(Outcome::Return(result))
 }
 
 /// Carries out a hypercall that means the same in `main()` and in a request. Those that never return can't be, and end
 /// the program's run: its author has written nothing that could follow.
-pub fn common(number: u32, machine: &mut Machine, host: &mut dyn Host) -> Result<i64, Cause> {
+pub fn common(
+    number: u32,
+    machine: &mut Machine,
+    access: Option<Access<'_>>,
+    host: &mut dyn Host,
+) -> Result<i64, Cause> {
     const AGAIN: &str = "again, instead of ending what it was called for";
+    if let Some(result) = storage::hypercall(number, machine, access, host) {
+        return Ok(result);
+    }
     if let Some(result) = fetch::anywhere(number, machine, 0, host) {
         return result;
     }

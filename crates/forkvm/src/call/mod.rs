@@ -51,7 +51,8 @@ impl WaitPoint {
             let Event::Hypercall(number) = machine.run(deadline, host)? else {
                 continue;
             };
-            match hypercall::during_request(number, machine, exchange, host)? {
+            let access = exchange.storage;
+            match hypercall::during_request(number, machine, exchange, access, host)? {
                 Outcome::Return(result) => machine.vcpu().set_result(result as u64),
                 Outcome::Respond(response) => return Ok(response),
             }

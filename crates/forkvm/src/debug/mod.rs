@@ -235,7 +235,10 @@ impl<'a> Run<'_, '_, 'a> {
         match number {
             hypercall::IS_DEBUG => Ok(Outcome::Return(self.debugger.at_entry.into())),
             hypercall::BREAKPOINT => Ok(Outcome::Return(0)),
-            _ => hypercall::during_request(number, debuggee.machine, exchange, host),
+            _ => {
+                let access = exchange.storage;
+                hypercall::during_request(number, debuggee.machine, exchange, access, host)
+            }
         }
     }
 

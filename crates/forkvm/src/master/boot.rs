@@ -15,7 +15,7 @@ use crate::call::http::Exchange;
 use crate::call::hypercall::{
     self, Body, REGISTER_FUNC, WAIT_FOR_REQUESTS, WAIT_FOR_REQUESTS_PAUSED,
 };
-use crate::call::storage::{self, MOST_FUNCTIONS, STORAGE_ALLOW};
+use crate::call::storage::{MOST_FUNCTIONS, STORAGE_ALLOW};
 use crate::call::{Circumstances, WaitPoint, WayIn};
 use crate::config::WarmUp;
 use crate::failure::{BREAKPOINT, BootError, Cause};
@@ -382,10 +382,7 @@ fn run_until_waiting(
             STORAGE_ALLOW => registered.allow(regs.rdi),
             _ => {
                 let access = role.access(deadline + machine.kept());
-                match storage::hypercall(number, machine, access, output) {
-                    Some(result) => result,
-                    None => hypercall::common(number, machine, output)?,
-                }
+                hypercall::common(number, machine, access, output)?
             }
         };
         machine.vcpu().set_result(result as u64);

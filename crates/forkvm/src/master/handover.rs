@@ -9,7 +9,6 @@ use crate::arch::stubs::HANDLER_RETURNED;
 use crate::call::WaitPoint;
 use crate::call::handlers::Handlers;
 use crate::call::hypercall::{self, STORAGE_NORETURN, STORAGE_RETURN};
-use crate::call::storage;
 use crate::call::stored::Access;
 use crate::failure::{BootError, Cause};
 use crate::machine::{Event, Machine};
@@ -128,10 +127,7 @@ fn run_until(
         match machine.run(deadline, host)? {
             Event::Hypercall(number) if ends.contains(&number) => return Ok(number),
             Event::Hypercall(number) => {
-                let result = match storage::hypercall(number, machine, access, host) {
-                    Some(result) => result,
-                    None => hypercall::common(number, machine, host)?,
-                };
+                let result = hypercall::common(number, machine, access, host)?;
                 machine.vcpu().set_result(result as u64);
             }
             Event::SystemCall | Event::Idle(_) | Event::Sent => {}

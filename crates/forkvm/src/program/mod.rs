@@ -272,15 +272,12 @@ impl Program {
             None => None,
         };
         match &self.forks {
-            Forks::Handlers(_) if self.takes_segments() && !request.body.is_empty() => self
-                .exchange(request, Upload::Whole, deadline, host)?
-                .answer(deadline, None, host),
-            Forks::Handlers(pool) => {
+            Forks::Handlers(pool) if !self.takes_segments() || request.body.is_empty() => {
                 let lease = self.lease(pool, deadline, host)?;
                 let debugger = self.config().debugging.allowed.then(|| self.debugger(pool));
                 self.run(lease, request, deadline, host, debugger)
             }
-            Forks::Server(_) => self
+            _ => self
                 .exchange(request, Upload::Whole, deadline, host)?
                 .answer(deadline, None, host),
         }

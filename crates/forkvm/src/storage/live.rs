@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use crate::arch::stubs::HANDLER_RETURNED;
 use crate::call::hypercall::{self, STORAGE_NORETURN, STORAGE_RETURN};
-use crate::call::storage::{self, Given};
+use crate::call::storage::Given;
 use crate::call::stored::{Access, NewTask, NotStored, StorageCall};
 use crate::failure::Cause;
 use crate::fork::ForkError;
@@ -218,10 +218,7 @@ fn serve(
                 returned = Some(taken);
                 result
             }
-            _ => match storage::hypercall(number, machine, Some(access), host) {
-                Some(result) => result as u64,
-                None => hypercall::common(number, machine, host)? as u64,
-            },
+            _ => hypercall::common(number, machine, Some(access), host)? as u64,
         };
         if number == STORAGE_NORETURN {
             break;

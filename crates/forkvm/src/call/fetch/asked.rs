@@ -3,14 +3,12 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use crate::arch::layout::PAGE;
 use crate::call::fetch::failed::Failed;
 use crate::call::http;
 use crate::failure::Cause;
 use crate::fetch::{FetchError, FetchHead, FetchTarget, Fetcher};
 use crate::header::Header;
 use crate::machine::Machine;
-use crate::memory::user::{BadAddress, UserMemory};
 use crate::request::Host;
 
 /// Longest URL, or path.
@@ -96,17 +94,4 @@ pub fn lines(head: &FetchHead) -> impl Iterator<Item = Vec<u8>> {
     head.headers
         .iter()
         .map(|header| [header.name.as_bytes(), b": ", &header.value, b"\r\n"].concat())
-}
-
-/// Whether the program can write to all of a place of its own.
-pub fn check_writable(machine: &Machine, address: u64, len: u64) -> Result<(), Failed> {
-    let end = address.checked_add(len).ok_or(BadAddress(address))?;
-    let mut at = address;
-    while at < end {
-        if !machine.memory.can_write(at) {
-            return Err(BadAddress(at).into());
-        }
-        at = (at - at % PAGE).saturating_add(PAGE);
-    }
-    Ok(())
 }

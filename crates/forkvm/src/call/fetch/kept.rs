@@ -14,7 +14,7 @@ pub struct Kept {
     /// Where it is.
     pub address: u64,
     /// For how many bytes there is room.
-    room: u64,
+    pub room: u64,
     /// How many there are.
     pub len: u64,
 }

@@ -32,29 +32,18 @@ pub fn during_request(
     exchange: &mut Exchange<'_>,
     host: &mut dyn Host,
 ) -> Option<Result<i64, Cause>> {
-    if !(FETCH..=FETCH_CLOSE).contains(&number) {
-        return None;
-    }
-    let loops = exchange.loops();
-    match number {
+    let result = match number {
         FETCH_BEGIN => {
-            let result = parts::begin(machine, &mut exchange.fetches, loops, host);
-            Some(finish(machine, host, None, result))
+            let loops = exchange.loops();
+            parts::begin(machine, &mut exchange.fetches, loops, host)
         }
-        FETCH_HEAD => {
-            let result = parts::head(machine, &mut exchange.fetches, host);
-            Some(finish(machine, host, None, result))
-        }
-        FETCH_READ => {
-            let result = parts::read(machine, &mut exchange.fetches, host);
-            Some(finish(machine, host, None, result))
-        }
-        FETCH_CLOSE => {
-            let result = parts::close(machine, &mut exchange.fetches);
-            Some(finish(machine, host, None, result))
-        }
-        _ => anywhere(number, machine, loops, host),
-    }
+        FETCH_HEAD => parts::head(machine, &mut exchange.fetches, host),
+        FETCH_READ => parts::read(machine, &mut exchange.fetches, host),
+        FETCH_CLOSE => parts::close(machine, &mut exchange.fetches),
+        FETCH | SELF_REQUEST => return anywhere(number, machine, exchange.loops(), host),
+        _ => return None,
+    };
+    Some(finish(machine, host, None, result))
 }
 
 /// The same where there is no request; `None` as well for what only a request can do.
@@ -70,9 +59,14 @@ pub fn anywhere(
         FETCH_BEGIN..=FETCH_CLOSE => Err(Failed::NoRequest),
         _ => return None,
     };
-    let regs = machine.vcpu().regs();
-    let url = machine.memory.read_vec(regs.rdi, regs.rsi.min(MOST_URL));
-    let shown = url.ok().filter(|_| number == FETCH);
+    let shown = match number {
+        FETCH if result.is_err() => {
+            let regs = machine.vcpu().regs();
+            let url = machine.memory.read_vec(regs.rdi, regs.rsi.min(MOST_URL));
+            url.ok()
+        }
+        _ => None,
+    };
     Some(finish(machine, host, shown.as_deref(), result))
 }
 

@@ -1,9 +1,7 @@
 //! Fetches in parts, of which a request may have several at a time: begun, the head, the body as it comes. They are this project's own
 //! calls (docs/guest-abi.md). They belong to the request, and end with it.
 
-use crate::call::fetch::asked::{
-    PIECE, body, check_writable, fetcher, header, lines, target, wait,
-};
+use crate::call::fetch::asked::{PIECE, body, fetcher, header, lines, target, wait};
 use crate::call::fetch::failed::Failed;
 use crate::call::fetches::{Fetches, Open};
 use crate::fetch::{FetchError, FetchHead, FetchRequest};
@@ -109,7 +107,7 @@ pub fn head(
     host: &mut dyn Host,
 ) -> Result<i64, Failed> {
     let regs = machine.vcpu().regs();
-    check_writable(machine, regs.rsi, 16)?;
+    machine.memory.check_writable(regs.rsi, 16)?;
     let head = head_of(of(fetches, regs.rdi)?, machine, host)?;
     let text: Vec<u8> = lines(head).flatten().collect();
     if regs.rdx != 0 {
@@ -135,7 +133,7 @@ pub fn read(
 ) -> Result<i64, Failed> {
     let regs = machine.vcpu().regs();
     let room = regs.rdx.min(PIECE as u64);
-    check_writable(machine, regs.rsi, room)?;
+    machine.memory.check_writable(regs.rsi, room)?;
     let open = of(fetches, regs.rdi)?;
     head_of(open, machine, host)?;
     if room == 0 {

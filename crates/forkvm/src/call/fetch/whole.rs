@@ -1,9 +1,7 @@
 //! A fetch in one call, with the structures of the first KVM VMOD (docs/guest-abi.md): the program's processor waits until all of it
 //! is there.
 
-use crate::call::fetch::asked::{
-    PIECE, body, check_writable, fetcher, header, lines, target, wait,
-};
+use crate::call::fetch::asked::{PIECE, body, fetcher, header, lines, target, wait};
 use crate::call::fetch::failed::Failed;
 use crate::call::fetch::kept::Kept;
 use crate::fetch::{FetchError, FetchHead, FetchRequest, Fetching};
@@ -98,10 +96,10 @@ pub fn fetch(
     let op_at = regs.rdx;
     let op = Structure::<OP_LEN>::read(machine, op_at)?;
     // Nothing is fetched that could not be given.
-    check_writable(machine, op_at, OP_LEN as u64)?;
+    machine.memory.check_writable(op_at, OP_LEN as u64)?;
     for (address, len) in [(op.u64(16), op.u32(24)), (op.u64(32), op.u32(40))] {
         if address != 0 {
-            check_writable(machine, address, len.into())?;
+            machine.memory.check_writable(address, len.into())?;
         }
     }
     let mut headers = fields(machine, regs.rcx)?;
@@ -190,14 +188,12 @@ fn give(
         0 => Kept::mapped(machine, Some(text.len() as u64))?,
         buffer => Kept::in_buffer(buffer, op.u32(24).into()),
     };
-    let mut room = match op.u64(16) {
-        0 => text.len(),
-        _ => op.u32(24) as usize,
-    };
+    let mut room = headers.room;
     // Those that a buffer has room for.
     for line in lines(head).take_while(|line| {
-        let fits = line.len() <= room;
-        room = room.saturating_sub(line.len());
+        let len = line.len() as u64;
+        let fits = len <= room;
+        room = room.saturating_sub(len);
         fits
     }) {
         headers.put(machine, &line)?;
