@@ -56,6 +56,42 @@ fn sixty_four_connections_are_counted_exactly() {
 }
 
 #[test]
+fn shared_memory_counts_sixty_four_connections_exactly() {
+    if !common::have_kvm() {
+        return;
+    }
+    const FORKS: usize = 8;
+    let varnish = Varnishd::start_with(
+        &format!(
+            r#"kvm.tenant("t", "GUESTS/test/shared", shared_memory = 2MB, storage = true, concurrency = {FORKS}, max_memory = 64MB,
+                max_wait = ENOUGH, max_request_time = ENOUGH, max_queue = 1000);"#
+        ),
+        &THREADS,
+    );
+    // Both main() have counted 100.
+    assert_eq!(ask(&mut varnish.client(), "/get"), "200 0 mains 2");
+    thread::scope(|scope| {
+        for nth in 0..64 {
+            let mut client = varnish.client();
+            scope.spawn(move || {
+                for _ in 0..20 {
+                    // Most in forks, some in the storage.
+                    match nth % 8 {
+                        0 => assert_ne!(ask(&mut client, "/call/add"), "-1 0"),
+                        _ => assert!(ask(&mut client, "/add").ends_with(" 1")),
+                    }
+                }
+            });
+        }
+    });
+    let expected = 200 + 64 * 20;
+    assert_eq!(
+        ask(&mut varnish.client(), "/get"),
+        format!("{expected} 0 mains 2")
+    );
+}
+
+#[test]
 fn updates_lose_no_count() {
     if !common::have_kvm() {
         return;

@@ -74,6 +74,7 @@ vtc! {
     debug
     debug_vcl
     drop_in
+    ephemeral
     examples
     failure
     fetch
@@ -96,6 +97,7 @@ vtc! {
     server_site
     server_snapshots
     settings
+    shared_memory
     site
     slow_body
     stats

@@ -1,10 +1,10 @@
-// A counter in the storage: "/N" counts N times, by a call each.
+// Counters: "/N" counts N times in the storage, by a call each; "/shared" once in the memory that all forks share.
 #include <stdlib.h>
 #include <string.h>
 
 #include <kvm_api.h>
 
-static uint64_t counter;
+static uint64_t counter, *shared;
 
 static void count(size_t n, struct virtbuffer *buffers, size_t result_len)
 {
@@ -17,6 +17,11 @@ KVM_EXPORT void my_backend(const char *url)
 {
 	uint64_t counted = 0;
 
+	if (!strcmp(url, "/shared")) {
+		if (!shared)
+			backend_response_str(500, "text/plain", "no shared memory\n");
+		counted = __atomic_add_fetch(shared, 1, __ATOMIC_RELAXED);
+	}
 	for (long left = strtol(url + 1, NULL, 10); left > 0; left--)
 		if (storage_call(count, NULL, 0, &counted, sizeof counted) != sizeof counted)
 			backend_response_str(500, "text/plain", "not counted\n");
@@ -26,5 +31,6 @@ KVM_EXPORT void my_backend(const char *url)
 int main(void)
 {
 	storage_allow(count);
+	shared = SHM_ALLOC_TYPE(uint64_t);
 	return 0;
 }

@@ -522,20 +522,22 @@ static inline long regex_match(long regex, const char *subject, size_t len)
 
 /* ------------------------------------------------------------------ shared state */
 
-/* Memory that all virtual machines of this program share, and no reset touches. */
+/* Memory that all virtual machines of this program share, its forks and its storage, and no reset touches: zero when the program
+ * starts, then whatever any of them has written. Others write to it while this one runs, so use atomics, and copy what you check
+ * before you use it. */
 struct kvm_shared_memory {
 	void *ptr;
 	void *end;
 };
 
-/* Empty (ptr == end) when the tenant has none. Not offered by this host yet: always empty. */
+/* Empty (ptr == end) where the tenant has none (its setting `shared_memory`). Always at the same place. */
 static inline struct kvm_shared_memory shared_memory_area(void)
 {
 	struct kvm_shared_memory area;
 	unsigned long begin = KVM_HC_SHARED_MEMORY_AREA, end = 0;
 
 #ifdef KVM_API_MOCK
-	begin = 0;
+	begin = (unsigned long)kvm_hypercall(KVM_HC_SHARED_MEMORY_AREA, (uintptr_t)&end, 0, 0, 0, 0, 0);
 #else
 	__asm__ volatile("outl %%eax, $0" : "+a"(begin), "+d"(end) : : "memory");
 #endif
@@ -546,8 +548,9 @@ static inline struct kvm_shared_memory shared_memory_area(void)
 	return area;
 }
 
-/* Whether a machine is put back to the frozen state after each request. This host always does: true gives 0, false
- * -ENOSYS. */
+/* In main(), whether a machine is put back to the frozen state after each request, as it is unless the tenant or this says
+ * otherwise: 0; -ENOSYS for false where the tenant may not (its setting `control_ephemeral`). In a request true has this one's
+ * machine put back when it is answered, and false is -EPERM. */
 static inline long make_ephemeral(bool ephemeral)
 {
 	return kvm_hypercall(KVM_HC_MAKE_EPHEMERAL, ephemeral, 0, 0, 0, 0, 0);

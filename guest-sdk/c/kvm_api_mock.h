@@ -13,8 +13,8 @@
  * As in the virtual machine, exit handlers and destructors do not run when main() returns. That needs glibc and a program
  * that is linked dynamically (without -static); with another C library main() has to end with wait_for_requests(). C has
  * to be gcc's or clang's own dialect (-std=gnu99 or later). Functions of the storage run in the process of the request that calls
- * them, tasks at once; what they keep is gone with the request. What has no sense here gives -ENOSYS: live update, shared
- * memory, regular expressions, fetches, get_meminfo().
+ * them, tasks at once; what they keep is gone with the request. Shared memory has 1 MiB, which the requests do share if main() has
+ * asked for it. What has no sense here gives -ENOSYS: live update, regular expressions, fetches, get_meminfo().
  *
  * kvm_api.h includes this file. The definitions are weak, so several sources of a program may include it.
  */
@@ -31,6 +31,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
+#include <sys/mman.h>
 #include <sys/types.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -57,6 +58,7 @@ struct kvm_mock_state {
 	int answered; /* a pipe's end: there it says that it has */
 	int include;  /* -i */
 	int begun;    /* the response's head is out */
+	char *shared; /* memory of all processes */
 	struct kvm_request request;
 	struct kvm_mock_lines sent, answer;
 	struct kvm_header headers[KVM_MOCK_MOST_HEADERS];
@@ -600,6 +602,23 @@ KVM_MOCK long kvm_mock_storage_task(kvm_storage_task_func function, const void *
 	return 1;
 }
 
+/* ------------------------------------------------------------------ shared memory */
+
+KVM_MOCK long kvm_mock_shared_area(unsigned long *end)
+{
+	const size_t len = 1 << 20;
+
+	if (!kvm_mock.shared) {
+		void *const area = mmap(NULL, len, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+
+		if (area == MAP_FAILED)
+			return 0;
+		kvm_mock.shared = (char *)area;
+	}
+	*end = (unsigned long)(kvm_mock.shared + len);
+	return (long)kvm_mock.shared;
+}
+
 /* ------------------------------------------------------------------ the host's side of a call */
 
 KVM_MOCK long kvm_mock_call(unsigned number, uintptr_t a0, uintptr_t a1, uintptr_t a2, uintptr_t a3, uintptr_t a4,
@@ -632,8 +651,10 @@ KVM_MOCK long kvm_mock_call(unsigned number, uintptr_t a0, uintptr_t a1, uintptr
 		return kvm_mock_find(a0, (const char *)a1, a2, (char *)a3, a4);
 	case KVM_HC_HTTP_METHOD:
 		return kvm_mock.serving ? kvm_mock_copy(kvm_mock.request.method, (char *)a0, a1) : -1;
+	case KVM_HC_SHARED_MEMORY_AREA:
+		return kvm_mock_shared_area((unsigned long *)a0);
 	case KVM_HC_MAKE_EPHEMERAL:
-		return a0 ? 0 : -ENOSYS;
+		return a0 ? 0 : kvm_mock.serving ? -EPERM : -ENOSYS;
 	case KVM_HC_LOG:
 		fprintf(stderr, "%.*s\n", (int)a1, (const char *)a0);
 		return 0;

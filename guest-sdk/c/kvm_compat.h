@@ -43,6 +43,7 @@ typedef kvm_storage_task_func storage_task_func;
 #define sys_regex_free regex_free
 #define sys_regex_match regex_match
 #define sys_make_ephemeral make_ephemeral
+#define sys_shared_memory_area shared_memory_area
 #define sys_is_storage is_storage
 #define sys_is_debug is_debug
 #define sys_breakpoint breakpoint

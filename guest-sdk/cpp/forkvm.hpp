@@ -30,6 +30,7 @@
 #include <optional>
 #include <string>
 #include <string_view>
+#include <type_traits>
 #include <utility>
 #include <vector>
 
@@ -315,6 +316,19 @@ inline std::optional<std::string> storage_call(kvm_storage_func function, std::i
 		return std::nullopt;
 	result.resize(static_cast<std::size_t>(len));
 	return result;
+}
+
+/* A value in the memory that all machines of the program share, zero at first, or nullptr if there is no (more) room: for main() only,
+ * and kept in a variable. It has to be a std::atomic, or made of them, since others use it at the same time:
+ *
+ *     static std::atomic<long> *hits;
+ *     int main() { hits = forkvm::shared<std::atomic<long>>(); ... }
+ */
+template <class T> T *shared()
+{
+	static_assert(std::is_standard_layout<T>::value && std::is_trivially_destructible<T>::value,
+		      "zeros have to be such a value, and nobody destroys it");
+	return static_cast<T *>(kvm_shm_alloc(sizeof(T), alignof(T)));
 }
 
 /* A line in the Varnish log. */

@@ -182,6 +182,10 @@ impl BootFailure {
     }
 }
 
+/// Said of each program that keeps state.
+const NOT_ISOLATED: &str = "requests of this tenant are not isolated from each other: each fork goes on with what its requests \
+     leave (ephemeral = false, or make_ephemeral(false) in main())";
+
 /// What a program is booted for.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Purpose {
@@ -270,7 +274,11 @@ pub fn start(
         Some(before) => before.boot_successor(elf, config, &mut boot),
         None => Program::boot(elf, config, &mut boot),
     };
-    boot.conclude(tenant, result)
+    let program = boot.conclude(tenant, result)?;
+    if program.keeps_state() && purpose == Purpose::Service {
+        logging::log(LogTag::Notice, tenant.name(), NOT_ISOLATED);
+    }
+    Ok(program)
 }
 
 /// The same for a program that takes another one's place: one that comes from a snapshot comes as a whole, or is booted.

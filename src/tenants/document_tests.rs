@@ -71,7 +71,8 @@ fn every_setting_is_taken_over() {
                 "state_dir": "/var/lib", "keep_versions": 0, "update_without_state": true, "watch": true,
                 "version_header": true, "allow_debug": true, "debug_address": "127.0.0.1:1",
                 "debug_timeout": 8, "debug_exceptions": true,
-                "storage": "fork", "max_storage_time": 12, "max_state_size": 13, "shared_memory": 0, "ephemeral": true
+                "storage": "fork", "max_storage_time": 12, "max_state_size": 13, "shared_memory": 14, "ephemeral": false,
+                "control_ephemeral": true
             }
         }"#,
     )[..] else {
@@ -113,6 +114,9 @@ fn every_setting_is_taken_over() {
             max_state_size: 13 << 20,
         },
         storage: forkvm::StorageKind::Fork,
+        ephemeral: false,
+        control_ephemeral: true,
+        shared_memory: 14 << 20,
         ..Config::new("all")
     };
     assert_eq!(settings.config, config);
@@ -343,6 +347,8 @@ fn storage_is_a_machine_or_a_fork() {
 /// What a program relies on, and does not get, is its tenant's failure; the others are there.
 #[test]
 fn what_is_not_there_fails_its_tenant_alone() {
+    const NO_REMAPPING: &str = "remapping asks for memory at addresses of its own, which programs with handlers have not: link it as \
+         static-PIE, or run it as an unmodified server (\"server\": true)";
     for (entry, fault) in [
         (r#""group": "g""#, r#"group is "g", which is not there"#),
         (r#""concurrency": 0"#, "concurrency is 0, must be 1 to 255"),
@@ -350,21 +356,11 @@ fn what_is_not_there_fails_its_tenant_alone() {
             r#""concurrency": 256"#,
             "concurrency is 256, must be 1 to 255",
         ),
-        (
-            r#""shared_memory": 1"#,
-            "shared_memory is not 0, which is not supported",
-        ),
-        (
-            r#""ephemeral": false"#,
-            "ephemeral is false, but every request starts from the frozen program",
-        ),
-        (
-            r#""group": "needs""#,
-            "ephemeral is false, but every request starts from the frozen program",
-        ),
+        (r#""remapping": ["0x1000"]"#, NO_REMAPPING),
+        (r#""group": "needs""#, NO_REMAPPING),
     ] {
         let text = format!(
-            r#"{{ "needs": {{ "ephemeral": false }}, "a": {{ "filename": "/p", {entry} }}, "b": {{ "filename": "/p" }} }}"#
+            r#"{{ "needs": {{ "remapping": [1] }}, "a": {{ "filename": "/p", {entry} }}, "b": {{ "filename": "/p" }} }}"#
         );
         let tenants = tenants(&text);
         let faults: Vec<_> = tenants

@@ -4,7 +4,6 @@
 use forkvm::WarmUp;
 use serde_json::Value;
 
-use crate::tenants::kinds::{Flag, Kind, Time};
 use crate::tenants::settings::{self, Given};
 
 /// What is to be done instead of a server beside the program.
@@ -26,17 +25,13 @@ const SMALL_PAGES: &str =
 /// Why there is nothing to be verbose about.
 const LOGGED: &str = "the log says what fails; stdout = true logs what the program writes, forkvm run shows it by hand";
 /// What the C++ VMOD knows, and no program relies on: why it has no effect.
-const NONE_HERE: [(&str, &str); 17] = [
+const NONE_HERE: [(&str, &str); 16] = [
     ("hugepages", SMALL_PAGES),
     ("hugepage_arena_size", SMALL_PAGES),
     ("request_hugepages", SMALL_PAGES),
     ("request_hugepage_arena_size", SMALL_PAGES),
     ("split_hugepages", SMALL_PAGES),
     ("transparent_hugepages", SMALL_PAGES),
-    (
-        "control_ephemeral",
-        "each request starts from the frozen program",
-    ),
     ("address_space", "a program has all of its address space"),
     (
         "blackout_area",
@@ -163,13 +158,6 @@ pub fn set<'a>(given: &mut Given<'a>, key: &str, value: &'a Value) -> Result<Mea
     let not_there = |problem: &str| Err(Refusal::NotThere(problem.into()));
     match key {
         "warmup" => set_warm_up(given, value)?,
-        // What a program can't do without must not be passed over.
-        "shared_memory" if Time::of_json(value)? != 0.0 => {
-            return not_there("is not 0, which is not supported");
-        }
-        "ephemeral" if !Flag::of_json(value)? => {
-            return not_there("is false, but every request starts from the frozen program");
-        }
         // In the C++ VMOD an object with a port: another server, beside the program.
         "server" if value.is_boolean() => {
             given.set(key, value)?;
@@ -177,12 +165,12 @@ pub fn set<'a>(given: &mut Given<'a>, key: &str, value: &'a Value) -> Result<Mea
         "limit_workmem_after_req" => {
             given.set("req_mem_limit_after_reset", value)?;
         }
+        // What a program can't do without must not be passed over.
         key if let Some(what) = named(&RELIED_ON, key) => {
             if asks(value) {
                 return not_there(what);
             }
         }
-        "shared_memory" | "ephemeral" => {}
         "remote_debug_on_exception" => {
             given.set("debug_exceptions", value)?;
         }

@@ -66,6 +66,9 @@ pub fn details(tenant: &Tenant) -> String {
                 stats.forks,
                 stats.idle
             );
+            if release.program.keeps_state() {
+                figures += " ephemeral=false";
+            }
             if let Some(storage) = stats.storage {
                 let StorageStats {
                     calls,
@@ -153,6 +156,7 @@ pub fn figures(tenant: &Tenant) -> Value {
                 "busy": stats.busy,
                 "forks_made": stats.created,
             });
+            figures["ephemeral"] = (!release.program.keeps_state()).into();
             figures["replaced"] = tenant.replaced().into();
         }
     }

@@ -257,6 +257,18 @@ fn is_of_kind(server: bool, values: &Values) -> Result<(), Problem> {
                 "storage",
                 "is set, but a server has none: its requests call nothing".into(),
             )),
+            _ if !values.ephemeral || values.control_ephemeral => Err((
+                if values.ephemeral {
+                    "control_ephemeral"
+                } else {
+                    "ephemeral"
+                },
+                "is set, but a server's requests are isolated from each other in any case".into(),
+            )),
+            _ if values.shared_memory > 0 => Err((
+                "shared_memory",
+                "is set, but a server has none: it is for programs with handlers".into(),
+            )),
             _ if values.executable_heap => Err((
                 "executable_heap",
                 "is set, but a server says itself what of its memory may be executed".into(),
@@ -377,6 +389,9 @@ fn config(name: String, server: bool, values: &Values) -> Config {
             exceptions: values.debug_exceptions,
             only: false,
         },
+        ephemeral: values.ephemeral,
+        control_ephemeral: values.control_ephemeral,
+        shared_memory: values.shared_memory,
         storage: values.storage,
         ..Config::new(name)
     }

@@ -80,7 +80,7 @@ fn updates_are_stored_beside_the_program_or_where_it_is_said() {
 #[test]
 fn bad_settings_name_tenant_and_setting() {
     type Spoil = fn(&mut Given<'static>);
-    let spoils: [(&str, Spoil); 70] = [
+    let spoils: [(&str, Spoil); 75] = [
         ("name", |g| g.name = b""),
         ("name", |g| g.name = b"a b"),
         ("name", |g| g.name = &[b'a'; 247]),
@@ -147,6 +147,13 @@ fn bad_settings_name_tenant_and_setting() {
         ("keep_snapshot", |g| g.keep_snapshot = true),
         ("warmup_time", |g| g.warmup_time = 1.0),
         ("allow_debug", |g| (g.server, g.allow_debug) = (true, true)),
+        ("ephemeral", |g| (g.server, g.ephemeral) = (true, false)),
+        ("control_ephemeral", |g| {
+            (g.server, g.control_ephemeral) = (true, true)
+        }),
+        ("shared_memory", |g| (g.server, g.shared_memory) = (true, 1)),
+        ("shared_memory", |g| g.shared_memory = -1),
+        ("shared_memory", |g| g.shared_memory = (1 << 30) + 1),
         ("executable_heap", |g| {
             (g.server, g.executable_heap) = (true, true)
         }),

@@ -82,6 +82,21 @@ macro_rules! settings {
             /// time.
             concurrency: Count(1..=255) = 2;
 
+            /// Of a program with handlers: whether each request finds the frozen program, and leaves nothing. With
+            /// ``false`` **its requests are not isolated from each other**: each fork goes on with all that its
+            /// earlier requests have left in memory, files and descriptors, whoever's they were, until one
+            /// fails or what is kept is more than *max_memory*. Nobody says which of the forks a request is
+            /// given, and one that is idle for *idle_time* is gone.
+            ephemeral: Flag = true;
+
+            /// Of a program with handlers: whether its ``main()`` may say so by ``make_ephemeral(false)``.
+            control_ephemeral: Flag = false;
+
+            /// Of a program with handlers: memory that all its forks and its storage share, at most 1 GB; 0 for
+            /// none. No reset touches it: **what a request writes there, later requests can see**, and those that
+            /// run at the same time.
+            shared_memory: Size(0..=GIB) = 0;
+
             /// Whether the program has storage, a machine that its requests call and that keeps
             /// its state: ``true`` for a second machine of the program, which is booted for that
             /// (``KVM_TYPE=storage``), ``"fork"`` for a fork of the program that is never reset.

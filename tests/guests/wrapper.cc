@@ -2,6 +2,7 @@
 
 #include <forkvm.hpp>
 
+#include <atomic>
 #include <cstdio>
 #include <cstdlib>
 #include <stdexcept>
@@ -11,6 +12,8 @@ using forkvm::RequestBuilder;
 using forkvm::Response;
 
 namespace {
+
+std::atomic<long> *counter;
 
 void stored_twice(std::size_t n, virtbuffer *buffers, std::size_t)
 {
@@ -42,6 +45,8 @@ Response handle(const Request &request)
 		const auto fails = forkvm::storage_call(stored_twice, {"one", "two"}, 2);
 		return Response::text(stored.value_or("none") + (fails ? " fits\n" : " does not fit\n"));
 	}
+	if (request.path() == "/shared")
+		return Response::text(counter ? std::to_string(++*counter) + "\n" : "none\n");
 	if (request.path() == "/log")
 		forkvm::log("a line");
 	std::string text(request.method());
@@ -104,6 +109,7 @@ int main()
 	if (wrong)
 		return 1;
 	storage_allow(stored_twice);
+	counter = forkvm::shared<std::atomic<long>>();
 	forkvm::on_error(failed);
 	forkvm::serve(handle);
 }

@@ -120,11 +120,14 @@ pub fn of(report: &Report) -> BTreeMap<String, f64> {
         figures.put("storage_call_us", storage.call_us);
         figures.put("storage_call_over_roundtrip", storage.call_over_roundtrip);
         figures.put("storage_call_exits", storage.exits);
-        for rate in &storage.rates {
-            figures.put(
-                &format!("storage_rps_{}", rate.threads),
-                rate.requests_per_second,
-            );
+        for (name, rates) in [
+            ("storage", &storage.rates),
+            ("shared", &storage.shared_rates),
+        ] {
+            for rate in rates {
+                let name = format!("{name}_rps_{}", rate.threads);
+                figures.put(&name, rate.requests_per_second);
+            }
         }
     }
     for row in &report.synth {

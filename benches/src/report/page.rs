@@ -7,6 +7,7 @@ use anyhow::Result;
 use super::{Report, plots, shown};
 use crate::rows::servers::ServerRow;
 use crate::rows::sites::Site;
+use crate::rows::storage::Rate;
 use crate::stand::Measured;
 
 const STYLE: &str = "
@@ -120,23 +121,24 @@ pub fn of(report: &Report) -> Result<String> {
         )?;
     }
     if let Some(storage) = &report.storage {
-        let rates: Vec<String> = storage
-            .rates
-            .iter()
-            .map(|rate| {
+        let rates = |rates: &[Rate]| {
+            let rates = rates.iter().map(|rate| {
                 let requests = number(rate.requests_per_second.round());
                 format!("{requests} a second, {} at a time", rate.threads)
-            })
-            .collect();
+            });
+            rates.collect::<Vec<_>>().join("; ")
+        };
         section(
             &mut html,
             "Calls of storage",
             &format!(
-                "A request's call of its program's storage takes {} µs, {} times a bare round trip (median of the rounds' ratios), and {}                  <code>KVM_RUN</code>s of the storage's machine. Requests that count once each, in the engine: {}.",
+                "A request's call of its program's storage takes {} µs, {} times a bare round trip (median of the rounds' ratios), and {}                  <code>KVM_RUN</code>s of the storage's machine. Requests that count once each, in the engine: {}. In \
+                 shared memory: {}.",
                 number(storage.call_us),
                 number(storage.call_over_roundtrip),
                 number(storage.exits),
-                rates.join("; ")
+                rates(&storage.rates),
+                rates(&storage.shared_rates)
             ),
             "",
         )?;

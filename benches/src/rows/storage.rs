@@ -1,4 +1,4 @@
-//! What a call of storage costs a request, and how many requests a second a counter in the storage counts.
+//! What a call of storage costs a request, and how many requests a second a counter in the storage counts, and one in shared memory.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -25,8 +25,10 @@ pub struct Storage {
     pub call_over_roundtrip: f64,
     /// How often the storage's machine comes back from `KVM_RUN` for it.
     pub exits: f64,
-    /// Requests a second that count once each.
+    /// Requests a second that count once each, by a call.
     pub rates: Vec<Rate>,
+    /// The same in memory that all forks share.
+    pub shared_rates: Vec<Rate>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -38,6 +40,7 @@ pub struct Rate {
 pub fn run(options: &Options) -> Result<Storage> {
     let program = boot(options, "count", |config| {
         config.storage = StorageKind::Machine;
+        config.shared_memory = 1 << 20;
         config.concurrency = THREADS[1];
         config.queue = Queue::new(THREADS[1]);
     })?;
@@ -64,33 +67,36 @@ pub fn run(options: &Options) -> Result<Storage> {
     answer(&program, many.as_bytes())?;
     let exits = (storage(&program).exits - before.exits) as f64 / CALLS as f64;
     let time = options.time(Duration::from_secs(3), Duration::from_millis(700));
-    let mut rates = Vec::new();
-    for threads in THREADS {
-        say(&format!("  counting, {threads} at a time"));
-        rates.push(Rate {
-            threads,
-            requests_per_second: rate(&program, threads, time)?,
+    let rates = |url: &[u8], of: &str| -> Result<Vec<Rate>> {
+        let counting = THREADS.into_iter().map(|threads| {
+            say(&format!("  counting {of}, {threads} at a time"));
+            Ok(Rate {
+                threads,
+                requests_per_second: rate(&program, url, threads, time)?,
+            })
         });
-    }
+        counting.collect()
+    };
     Ok(Storage {
         call_us: median(&calls),
         call_over_roundtrip: median(&ratios),
         exits,
-        rates,
+        rates: rates(b"/1", "in the storage")?,
+        shared_rates: rates(b"/shared", "in shared memory")?,
     })
 }
 
 /// Requests a second that count once each; all of them have to be counted.
-fn rate(program: &Arc<Program>, threads: usize, time: Duration) -> Result<f64> {
+fn rate(program: &Arc<Program>, url: &[u8], threads: usize, time: Duration) -> Result<f64> {
     let (over, requests) = (AtomicBool::new(false), AtomicU64::new(0));
-    let before = counted(program)?;
+    let before = counted(program, url)?;
     let start = Instant::now();
     std::thread::scope(|scope| -> Result<()> {
         let asking: Vec<_> = (0..threads)
             .map(|_| {
                 scope.spawn(|| -> Result<()> {
                     while !over.load(Ordering::Relaxed) {
-                        answer(program, b"/1")?;
+                        answer(program, url)?;
                         requests.fetch_add(1, Ordering::Relaxed);
                     }
                     Ok(())
@@ -106,15 +112,15 @@ fn rate(program: &Arc<Program>, threads: usize, time: Duration) -> Result<f64> {
     })?;
     let took = start.elapsed().as_secs_f64();
     let requests = requests.into_inner();
-    let counted = counted(program)? - before - 1;
+    let counted = counted(program, url)? - before - 1;
     ensure!(counted == requests, "{counted} counted, {requests} asked");
     Ok(requests as f64 / took)
 }
 
 /// What the counter says, counting this.
-fn counted(program: &Arc<Program>) -> Result<u64> {
+fn counted(program: &Arc<Program>, url: &[u8]) -> Result<u64> {
     let mut bytes = [0; 8];
-    let mut answer = answer(program, b"/1")?;
+    let mut answer = answer(program, url)?;
     ensure!(answer.read_body(&mut bytes) == bytes.len(), "no counter");
     Ok(u64::from_le_bytes(bytes))
 }

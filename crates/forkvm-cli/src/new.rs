@@ -90,6 +90,7 @@ const RUST: &[Template] = &[
     sdk!("sdk/src/raw.rs", "rust/src/raw.rs"),
     sdk!("sdk/src/request.rs", "rust/src/request.rs"),
     sdk!("sdk/src/response.rs", "rust/src/response.rs"),
+    sdk!("sdk/src/shared.rs", "rust/src/shared.rs"),
     sdk!("sdk/src/storage.rs", "rust/src/storage.rs"),
     sdk!("sdk/src/task.rs", "rust/src/task.rs"),
 ];

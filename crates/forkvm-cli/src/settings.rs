@@ -42,6 +42,12 @@ pub struct Settings {
     /// Longest body of a response, in MiB, at most 64 GiB. A longer one is the program's failure.
     #[arg(long, value_name = "MIB", default_value_t = 64, value_parser = |text: &str| parse_mebibytes(text, 0))]
     pub max_response_size: u64,
+    /// Memory that the program's forks and its storage share, in MiB, at most 1,024.
+    #[arg(long, value_name = "MIB", default_value_t = 0, value_parser = clap::value_parser!(u64).range(..=1024))]
+    pub shared_memory: u64,
+    /// Has requests find what earlier ones have left in their fork: they are not isolated from each other.
+    #[arg(long)]
+    pub no_ephemeral: bool,
     /// Gives the program storage: a second machine of it that keeps its state, or a fork of it that does.
     #[arg(long, value_name = "KIND", num_args = 0..=1, require_equals = true, default_missing_value = "machine")]
     pub storage: Option<Storage>,
@@ -101,6 +107,8 @@ impl Settings {
         config.limits.max_memory = self.max_memory.saturating_mul(1 << 20);
         config.limits.max_request_memory = self.max_request_memory.saturating_mul(1 << 20);
         config.limits.max_storage_time = self.max_storage_time;
+        config.shared_memory = self.shared_memory.saturating_mul(1 << 20);
+        config.ephemeral = !self.no_ephemeral;
         config.storage = match self.storage {
             None => StorageKind::None,
             Some(Storage::Machine) => StorageKind::Machine,

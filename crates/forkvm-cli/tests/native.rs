@@ -205,6 +205,10 @@ fn the_wrapper_for_cpp() {
         in_a_machine("wrapper", &["/storage"]),
         b"none does not fit\n"
     );
+    assert_eq!(native(&program, &["/shared", "/shared"]).stdout, b"1\n2\n");
+    assert_eq!(in_a_machine("wrapper", &["/shared"]), b"none\n");
+    let shared = in_a_machine("wrapper", &["--shared-memory=1", "/shared"]);
+    assert_eq!(shared, b"1\n");
 }
 
 /// As sources for the C++ VMOD are written, in C and in C++.
@@ -232,6 +236,10 @@ fn the_idioms_of_the_other_vmods_programs() {
         let storage = |url| in_a_machine(guest, &["--storage=machine", url]);
         assert_eq!(storage("/storage"), b"stored\n");
         assert_eq!(storage("/tasks"), b"1\n");
+        let shared = in_a_machine(guest, &["--shared-memory", "1", "/shared"]);
+        assert_eq!(String::from_utf8_lossy(&shared), "1\n");
+        let shared = native(&program, &["/shared", "/shared", "/shared"]);
+        assert_eq!(String::from_utf8_lossy(&shared.stdout), "1\n2\n3\n");
         // What reads the environment sees that this is no virtual machine.
         let linux = Command::new(guest_path(guest)).output().unwrap();
         assert_eq!(linux.stdout, b"Hello Linux World!\n");

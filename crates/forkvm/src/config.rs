@@ -14,6 +14,9 @@ use crate::storage::owner::{Owner, StorageKind};
 /// Longest time of any setting, so that a deadline can always be told.
 const LONGEST: Duration = Duration::from_secs(365 * 24 * 3600);
 
+/// Most memory that a program's machines share, in bytes. Each of them has tables for it, and so has KVM.
+const MOST_SHARED: u64 = 1 << 30;
+
 /// Limits of one program. Times are wall-clock time, sizes are bytes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Limits {
@@ -131,6 +134,13 @@ pub struct Config {
     pub drop_connections: bool,
     /// Live debugging. Settings `allow_debug`, `debug_address`, `debug_timeout`, `debug_exceptions`.
     pub debugging: Debugging,
+    /// Whether each request finds the frozen program's state. Else a fork goes on with what its last request has left, as long
+    /// as none fails. Setting `ephemeral`.
+    pub ephemeral: bool,
+    /// Whether `main()` may say otherwise. Setting `control_ephemeral`.
+    pub control_ephemeral: bool,
+    /// Bytes of memory that all its machines share, rounded up to pages; 0 for none. Setting `shared_memory`.
+    pub shared_memory: u64,
     /// Whether it has a machine that keeps its state. Setting `storage`.
     pub storage: StorageKind,
     /// Who is told what happens in that.
@@ -147,6 +157,9 @@ pub(crate) enum BadSetting {
         "max_memory ({0} bytes) is more than the {MOST_MEMORY} bytes that an address space has room for"
     )]
     Memory(u64),
+    /// Too much shared memory.
+    #[error("shared_memory ({0} bytes) is more than {MOST_SHARED} bytes")]
+    Shared(u64),
     /// No fork.
     #[error("concurrency has to be at least 1")]
     Concurrency,
@@ -166,6 +179,9 @@ impl Config {
         let limits = &self.limits;
         if limits.max_memory > MOST_MEMORY {
             return Err(BadSetting::Memory(limits.max_memory));
+        }
+        if self.shared_memory > MOST_SHARED {
+            return Err(BadSetting::Shared(self.shared_memory));
         }
         if self.concurrency == 0 {
             return Err(BadSetting::Concurrency);
@@ -219,6 +235,9 @@ impl Config {
             warm_up_time: Duration::ZERO,
             drop_connections: false,
             debugging: Debugging::default(),
+            ephemeral: true,
+            control_ephemeral: false,
+            shared_memory: 0,
             storage: StorageKind::None,
             storage_owner: Owner::default(),
             limits: Limits::default(),

@@ -36,6 +36,7 @@ mod native;
 mod raw;
 mod request;
 mod response;
+pub mod shared;
 pub mod storage;
 mod task;
 

@@ -12,6 +12,7 @@ pub(crate) const BEGIN_STREAMING_RESPONSE: u32 = 0x10012;
 pub(crate) const HTTP_APPEND: u32 = 0x10020;
 pub(crate) const GET_MEMINFO: u32 = 0x10A00;
 pub(crate) const STORAGE_RETURN: u32 = 0x10011;
+const SHARED_MEMORY_AREA: u32 = 0x10700;
 pub(crate) const IS_STORAGE: u32 = 0x10706;
 pub(crate) const STORAGE_ALLOW: u32 = 0x10707;
 pub(crate) const STORAGE_CALLV: u32 = 0x10708;
@@ -57,6 +58,21 @@ pub unsafe fn hypercall(number: u32, args: [usize; 6]) -> isize {
         );
     }
     result
+}
+
+/// Where the memory begins and ends that all machines of the program share; not above 0 where there is none. In a virtual machine only.
+pub(crate) fn shared_area() -> (usize, usize) {
+    let (start, end): (usize, usize);
+    // SAFETY: as above; this call gives its second result in rdx, and touches no memory.
+    unsafe {
+        core::arch::asm!(
+            "out 0, eax",
+            inlateout("rax") SHARED_MEMORY_AREA as usize => start,
+            inlateout("rdx") 0usize => end,
+            options(nostack, preserves_flags),
+        );
+    }
+    (start, end)
 }
 
 #[repr(C)]

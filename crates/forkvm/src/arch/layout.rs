@@ -10,6 +10,7 @@
 //! | the ELF's segments | 0 | yes |
 //! | stack | 0 | yes |
 //! | heap | 0 | yes |
+//! | [shared memory](crate::memory::shared_area), of programs that have it | 2 | no |
 //!
 //! The first slot is not logged because every exception pushes to the ring-0 stack and would fill the dirty
 //! ring; reset always copies that one page back instead.
@@ -69,6 +70,8 @@ pub const PIE_BASE: u64 = 0x5555_0000_0000;
 pub const LOWEST_SEGMENT: u64 = 0x1_0000;
 /// First address after those that a program's segments and its brk window may have.
 pub const PROGRAM_END: u64 = 0x7d00_0000_0000;
+/// Virtual addresses of the memory that all machines of a program share, from the first one on.
+pub const SHARED_WINDOW: Range<u64> = 0x7e80_0000_0000..MMAP_WINDOW;
 /// Virtual address of the mmap window of the heap.
 pub const MMAP_WINDOW: u64 = 0x7f00_0000_0000;
 /// First address after the stack.
@@ -114,6 +117,9 @@ pub struct Layout {
     pub heap: Range<u64>,
     /// Virtual address of the brk window of the heap.
     pub brk_window: u64,
+    /// Guest-physical range of the shared memory, which may be empty. It is not in [`Layout::memory_len`], being no
+    /// machine's own.
+    pub shared: Range<u64>,
 }
 
 impl Layout {
@@ -122,7 +128,12 @@ impl Layout {
         STACK_TOP - (self.stack.end - self.stack.start)..STACK_TOP
     }
 
-    /// Length of guest-physical memory.
+    /// Virtual range of the shared memory.
+    pub fn shared_window(&self) -> Range<u64> {
+        SHARED_WINDOW.start..SHARED_WINDOW.start + (self.shared.end - self.shared.start)
+    }
+
+    /// Length of the guest-physical memory that is a machine's own.
     pub fn memory_len(&self) -> u64 {
         self.heap.end
     }

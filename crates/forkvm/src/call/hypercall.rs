@@ -25,7 +25,8 @@ const HTTP_APPEND: u32 = 0x10020;
 const HTTP_SET: u32 = 0x10021;
 const HTTP_FIND: u32 = 0x10022;
 const HTTP_METHOD: u32 = 0x10023;
-const MAKE_EPHEMERAL: u32 = 0x10703;
+const SHARED_MEMORY_AREA: u32 = 0x10700;
+pub const MAKE_EPHEMERAL: u32 = 0x10703;
 const IS_STORAGE: u32 = 0x10706;
 const GET_MEMINFO: u32 = 0x10A00;
 const LOG: u32 = 0x7F000;
@@ -108,7 +109,7 @@ pub fn during_request(
         HANDLER_RETURNED => return Err(Cause::NoResponse),
         SET_CACHEABLE => {
             let seconds = |milliseconds: u64| (milliseconds as i64).max(0) as f32 / 1000.0;
-            exchange.cache = (regs.rdi & 0xff != 0).then(|| CachePolicy {
+            exchange.cache = is_true(regs.rdi).then(|| CachePolicy {
                 ttl: seconds(regs.rsi),
                 grace: seconds(regs.rdx),
                 keep: seconds(regs.rcx),
@@ -161,14 +162,18 @@ pub fn common(
                 .write(regs.rdi, &bytes)
                 .map_or(EFAULT, |()| 0)
         }
-        // Every request runs in a fork that is reset: a program may ask for it, but not for the contrary.
-        MAKE_EPHEMERAL => {
-            if regs.rdi & 0xff != 0 {
-                0
-            } else {
-                ENOSYS
-            }
+        SHARED_MEMORY_AREA => {
+            let area = machine.memory.shared_window();
+            // A structure of two pointers is returned in RAX and RDX.
+            machine.vcpu().set_second_result(area.end);
+            area.start as i64
         }
+        // A request may have its fork put back, but says nothing of other requests.
+        MAKE_EPHEMERAL if is_true(regs.rdi) => {
+            machine.keeps_state = false;
+            0
+        }
+        MAKE_EPHEMERAL => EPERM,
         IS_STORAGE => machine.is_storage.into(),
         IS_DEBUG | BREAKPOINT => 0,
         // It is too late for that.
@@ -225,6 +230,11 @@ fn response(
         cache: exchange.cache,
         body,
     })
+}
+
+/// Whether an argument of C's type bool is true: its upper bits may be anything.
+pub fn is_true(argument: u64) -> bool {
+    argument & 0xff != 0
 }
 
 fn name_of(number: u32) -> &'static str {

@@ -40,7 +40,7 @@ impl WaitPoint {
         Ok(Post {
             exchange: exchange.keep(),
             texts: [written.url, written.arg, written.content_type],
-            segment: structure::place(machine, &self.layout, SEGMENT as u64)?,
+            segment: structure::place_for_request(machine, &self.layout, SEGMENT as u64)?,
             offset: 0,
         })
     }

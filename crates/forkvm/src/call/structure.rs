@@ -49,7 +49,7 @@ pub fn write(
 ) -> Result<Written, Cause> {
     let pieces = Pieces::of(exchange, circumstances);
     let lengths = pieces.lengths()?;
-    let place = place(machine, layout, pieces.len())?;
+    let place = place_for_request(machine, layout, pieces.len())?;
     let mut written = pieces.write(&mut machine.memory, place)?;
     written.structure = RequestStruct::new(
         &written,
@@ -207,6 +207,15 @@ impl RequestStruct {
     fn put(&mut self, at: usize, bytes: &[u8]) {
         self.0[at..at + bytes.len()].copy_from_slice(bytes);
     }
+}
+
+/// The same for what a request brings: it has it until its end.
+pub fn place_for_request(machine: &mut Machine, layout: &Layout, len: u64) -> Result<Place, Cause> {
+    let place = place(machine, layout, len)?;
+    if len > LONGEST_IN_AREA {
+        machine.request_memory.push((place.address, len));
+    }
+    Ok(place)
 }
 
 /// A place for `len` bytes: the request area, else fresh pages of the heap.

@@ -72,6 +72,16 @@ pub enum ResetError {
     /// A panic, of which the panic hook has said more.
     #[error("an internal error in its reset")]
     Panicked,
+    /// Its program keeps state, and has kept too much.
+    #[error(
+        "what its requests have left is {kept} bytes, more than {most} (max_memory); the next one there finds the frozen program"
+    )]
+    Full {
+        /// Memory and files.
+        kept: u64,
+        /// What it may be.
+        most: u64,
+    },
 }
 
 /// A fork of a master.
@@ -85,15 +95,23 @@ pub struct Fork {
     debug_registers_dirty: bool,
     /// The last request went over its memory limit.
     over_limit: bool,
+    /// All that it has run since it was like its master has come to its end: if its program keeps state, that may stay.
+    is_sound: bool,
     /// The next reset panics in its middle.
     #[cfg(test)]
     reset_panics: bool,
+}
+
+/// Does it, and makes a panic an error: nobody looks at a fork again that one left half done, since its machine is poisoned.
+fn caught(work: impl FnOnce() -> Result<(), ResetError>) -> Result<(), ResetError> {
+    catch_unwind(AssertUnwindSafe(work)).unwrap_or(Err(ResetError::Panicked))
 }
 
 impl Fork {
     /// Forks a master.
     pub fn new(master: Arc<Master>) -> Result<Self, ForkError> {
         let mapping = Mapping::fork(&master.file, master.memory.len(), &master.unused)?;
+        let mapping = mapping.with_shared(master.shared.clone());
         master.learned.populate(&mapping);
         let limits = &master.config.limits;
         let pages = |bytes: u64| usize::try_from(bytes / PAGE).unwrap_or(usize::MAX);
@@ -106,6 +124,7 @@ impl Fork {
         machine.regexes = master.regexes.clone();
         let number = master.numbers.take();
         machine.fork_number = number.get();
+        machine.keeps_state = master.keeps_state;
         let wait_point = &master.wait_point;
         machine.vcpu().set_sregs(&wait_point.sregs)?;
         machine.vcpu().set_sregs_at_next_run(wait_point.sregs);
@@ -117,6 +136,7 @@ impl Fork {
             shrink,
             debug_registers_dirty: false,
             over_limit: false,
+            is_sound: true,
             #[cfg(test)]
             reset_panics: false,
         })
@@ -229,8 +249,16 @@ impl Fork {
         }
     }
 
+    /// Whether other machines write to some of such a piece.
+    pub fn shares(&self, address: u64, len: u64) -> bool {
+        let shared = self.machine.memory.shared_window();
+        address < shared.end && shared.start < address.saturating_add(len)
+    }
+
     /// Begins a request whose body comes segment by segment.
     pub fn begin_post(&mut self, request: &Request<'_>, deadline: Instant) -> Result<Post, Cause> {
+        // Until the body has come to its end.
+        self.is_sound = false;
         let wait_point = &self.master.wait_point;
         let result = self
             .machine
@@ -254,6 +282,7 @@ impl Fork {
         });
         let mut response = self.conclude(result)?;
         if let Some(response) = &mut response {
+            self.is_sound = true;
             http::strip_connection_headers(&mut response.headers);
         }
         Ok(response)
@@ -272,7 +301,14 @@ impl Fork {
         let result = self.machine.watched_on(deadline, |machine| {
             stream.next_part(most, machine, access, deadline, host)
         });
-        self.conclude(result)
+        let result = self.conclude(result);
+        self.is_sound &= result.is_ok();
+        result
+    }
+
+    /// Its request has failed, though it has run to its end.
+    pub fn has_failed(&mut self) {
+        self.is_sound = false;
     }
 
     fn run(
@@ -288,6 +324,7 @@ impl Fork {
             Some(_) => self.master.config.debugging.timeout,
             None => Duration::ZERO,
         };
+        self.is_sound = false;
         let mut exchange = Exchange::new(request);
         exchange.storage = circumstances.storage.map(|storage| Access {
             storage,
@@ -306,6 +343,8 @@ impl Fork {
         });
         self.debug_registers_dirty |= debugger.is_some_and(|debugger| debugger.has_stopped());
         let mut response = self.conclude(result)?;
+        // What `on_error` leaves is of a request that has failed.
+        self.is_sound = circumstances.failure.is_none();
         http::strip_connection_headers(&mut response.headers);
         Ok(response)
     }
@@ -328,11 +367,40 @@ impl Fork {
         result
     }
 
+    /// Gets the fork ready for its next request: in the master's state, or, if its program keeps state and nothing has failed, as
+    /// it is. The same holds after an error as of [`Fork::reset`].
+    pub fn put_back(&mut self) -> Result<(), ResetError> {
+        if self.machine.keeps_state && self.is_sound {
+            caught(|| self.keep())
+        } else {
+            self.reset()
+        }
+    }
+
     /// Puts the fork back to the master's state. After an error it is not to be used again, also after a panic on the
     /// way: forks are reset where their leases are dropped, maybe by another panic.
     pub fn reset(&mut self) -> Result<(), ResetError> {
-        // Nobody looks at a fork again that a panic left half reset: its machine is poisoned.
-        catch_unwind(AssertUnwindSafe(|| self.try_reset())).unwrap_or(Err(ResetError::Panicked))
+        caught(|| self.try_reset())
+    }
+
+    /// Leaves to the next request what this one has changed, but for the processor's state and what was this one's alone.
+    fn keep(&mut self) -> Result<(), ResetError> {
+        if !self.machine.settle() {
+            return Err(ResetError::Ended);
+        }
+        self.machine.set_poisoned(true);
+        self.machine.free_request_memory();
+        self.machine.linux.begin_connection();
+        let pages = self.machine.memory.dirty_len() as u64;
+        let kept = (pages * PAGE).saturating_add(self.machine.linux.file_memory());
+        let most = self.master.config.limits.max_memory;
+        if kept > most {
+            return Err(ResetError::Full { kept, most });
+        }
+        self.machine.keep_ring_low()?;
+        self.ready_processor()?;
+        self.machine.set_poisoned(false);
+        Ok(())
     }
 
     fn try_reset(&mut self) -> Result<(), ResetError> {
@@ -355,6 +423,16 @@ impl Fork {
         assert!(!std::mem::take(&mut self.reset_panics), "on purpose");
         self.machine.linux.restore_from(&self.master.linux);
         self.machine.regexes.restore_from(&self.master.regexes);
+        self.machine.request_memory.clear();
+        self.machine.keeps_state = self.master.keeps_state;
+        self.is_sound = true;
+        self.ready_processor()?;
+        self.machine.set_poisoned(false);
+        Ok(())
+    }
+
+    /// Has the processor begin its next request as the master's is.
+    fn ready_processor(&mut self) -> Result<(), ResetError> {
         if self.debug_registers_dirty {
             self.machine
                 .vcpu()
@@ -367,7 +445,6 @@ impl Fork {
         self.machine
             .vcpu()
             .clear_events_at_next_run(wait_point.events);
-        self.machine.set_poisoned(false);
         Ok(())
     }
 

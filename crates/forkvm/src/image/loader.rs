@@ -1,7 +1,7 @@
 //! Lays a program out in the memory of a machine that has not run yet: monitor, page tables, segments, stack, heap.
 
 use crate::arch::layout::{
-    Layout, MMAP_WINDOW, PAGE, PAGE_TABLES, PROGRAM_END, STACK_TOP, page_down,
+    Layout, MMAP_WINDOW, PAGE, PAGE_TABLES, PROGRAM_END, SHARED_WINDOW, STACK_TOP, page_down,
 };
 use crate::arch::monitor;
 use crate::arch::paging::{MapRange, Owner, TablePages, tables_len};
@@ -35,8 +35,8 @@ pub struct TooSmall {
 /// Most guest memory there can be: the mmap window ends before the stack.
 pub const MOST_MEMORY: u64 = page_down(STACK_TOP - STACK_MOST - MMAP_WINDOW);
 
-/// Plans where a program's parts go in `limit` bytes of guest memory.
-pub fn plan(image: &Image, limit: u64) -> Result<Layout, TooSmall> {
+/// Plans where a program's parts go in `limit` bytes of guest memory, and behind it so many that are shared (whole pages).
+pub fn plan(image: &Image, limit: u64, shared: u64) -> Result<Layout, TooSmall> {
     let memory = page_down(limit.min(MOST_MEMORY));
     let stack = page_down(memory / STACK_SHARE).clamp(16 * PAGE, STACK_MOST);
     // Between the program and its heap stay some unmapped pages.
@@ -46,6 +46,7 @@ pub fn plan(image: &Image, limit: u64) -> Result<Layout, TooSmall> {
         brk_window..(brk_window + memory).min(PROGRAM_END),
         MMAP_WINDOW..MMAP_WINDOW + memory,
         STACK_TOP - stack..STACK_TOP,
+        SHARED_WINDOW.start..SHARED_WINDOW.start + shared,
     ];
     let pages = image.pages.iter().map(|run| run.addresses.clone());
     let monitor = monitor::ranges()
@@ -64,6 +65,7 @@ pub fn plan(image: &Image, limit: u64) -> Result<Layout, TooSmall> {
         stack: stack_start..heap_start,
         heap: heap_start..memory,
         brk_window,
+        shared: memory..memory + shared,
     })
 }
 
@@ -88,6 +90,7 @@ pub fn load(
         protection: READ_WRITE,
     };
     tables.map(memory, &user(layout.stack_window().start, &layout.stack))?;
+    tables.map(memory, &user(layout.shared_window().start, &layout.shared))?;
     let heap = layout.heap.start..layout.heap.start + heap;
     for window in [
         user(layout.brk_window, &heap),

@@ -233,6 +233,13 @@ impl Vcpu {
         self.set_regs(regs);
     }
 
+    /// Has a hypercall return this in RDX besides.
+    pub fn set_second_result(&mut self, rdx: u64) {
+        let mut regs = self.regs();
+        regs.rdx = rdx;
+        self.set_regs(regs);
+    }
+
     /// Has every exit leave the segment and control registers in the run page too.
     pub fn sync_sregs(&mut self) {
         self.fd.get_kvm_run().kvm_valid_regs |= u64::from(KVM_SYNC_X86_SREGS);

@@ -17,6 +17,8 @@ use crate::memory::mapping::Mapping;
 pub const LOGGED_SLOT: u32 = 0;
 /// Memslot of descriptor tables and ring-0 stack, never logged. Only where the other one is.
 const UNLOGGED_SLOT: u32 = 1;
+/// Memslot of what all machines of a program share, never logged. Only where there is some.
+const SHARED_SLOT: u32 = 2;
 
 /// `_IO(KVMIO, 0xc7)`: KVM_RESET_DIRTY_RINGS (Linux: include/uapi/linux/kvm.h), which kvm-ioctls does not have.
 const KVM_RESET_DIRTY_RINGS: libc::c_ulong = (KVMIO as libc::c_ulong) << 8 | 0xc7;
@@ -39,7 +41,7 @@ pub struct Vm {
 
 impl Vm {
     /// A machine over `memory`. With `ring_entries` (a power of two) what it writes from `logged_from` on is recorded in a
-    /// dirty ring of that many entries. Without, all its memory is one slot: each slot that is set waits for a grace period
+    /// dirty ring of that many entries. Without, all its own memory is one slot: each slot that is set waits for a grace period
     /// of the kernel's, which its worker may be late for by seconds where many threads want the processor.
     pub fn new(
         kvm: &Kvm,
@@ -60,6 +62,7 @@ impl Vm {
             vm.set_slot(UNLOGGED_SLOT, 0, 0..vm.logged_from)?;
         }
         vm.map_logged()?;
+        vm.map_shared()?;
         Ok(vm)
     }
 
@@ -89,14 +92,40 @@ impl Vm {
         if place.start > place.end || place.end > self.memory.len() {
             return Err(kvm_ioctls::Error::new(libc::EINVAL));
         }
+        let host_address = self.memory.host_address() + place.start;
+        self.set_region(slot, flags, place, host_address)
+    }
+
+    /// Behind its own memory.
+    fn map_shared(&self) -> Result<(), kvm_ioctls::Error> {
+        let Some(area) = self.memory.shared_area() else {
+            return Ok(());
+        };
+        let start = self.memory.len();
+        self.set_region(
+            SHARED_SLOT,
+            0,
+            start..start + area.len(),
+            area.host_address(),
+        )
+    }
+
+    /// The addresses of the host are those of a piece of `memory`, or of what it shares.
+    fn set_region(
+        &self,
+        slot: u32,
+        flags: u32,
+        place: Range<u64>,
+        host_address: u64,
+    ) -> Result<(), kvm_ioctls::Error> {
         let region = kvm_userspace_memory_region {
             slot,
             flags,
             guest_phys_addr: place.start,
             memory_size: place.end - place.start,
-            userspace_addr: self.memory.host_address() + place.start,
+            userspace_addr: host_address,
         };
-        // SAFETY: the range lies inside the mapping (looked at above). KVM looks memory up by this address only while a
+        // SAFETY: the range lies inside the mapping (both callers see to that), or inside the shared one that it holds. KVM looks memory up by this address only while a
         // vCPU runs, for which its descriptor is needed, or a call on this VM's is served: both have a share in the mapping
         // and let go of it after their descriptor is closed. A mapping of the vCPU, such as a run page, may keep the machine
         // longer; when the memory is unmapped KVM then forgets its translations (as an MMU notifier), and never looks

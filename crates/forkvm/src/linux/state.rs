@@ -463,6 +463,12 @@ impl Linux {
         }
     }
 
+    /// Bytes that the machine has of files which its program has changed.
+    pub fn file_memory(&self) -> u64 {
+        let (limit, left) = self.files.overlay.bytes();
+        limit.saturating_sub(left)
+    }
+
     /// Whether the program may change files of the host.
     pub fn changes_host_files(&self) -> bool {
         self.shared.roots.has_volumes()

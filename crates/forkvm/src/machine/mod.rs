@@ -88,6 +88,10 @@ pub struct Machine {
     pub fork_number: u32,
     /// It is its program's storage, and not one for requests.
     pub is_storage: bool,
+    /// What a request leaves is there for the next one, unless it fails.
+    pub keeps_state: bool,
+    /// Memory that a request was written to, with its length, as far as the program's heap had to give some for it.
+    pub request_memory: Vec<(u64, u64)>,
     /// How often it came back from `KVM_RUN`, ever.
     pub exits: u64,
     host: &'static KvmHost,
@@ -186,6 +190,8 @@ impl Machine {
             random: Random::new()?,
             fork_number: 0,
             is_storage: false,
+            keeps_state: false,
+            request_memory: Vec::new(),
             exits: 0,
             host,
             dispatches,
@@ -462,6 +468,13 @@ impl Machine {
             self.kept += start.elapsed().saturating_sub(time);
         }
         goes_on
+    }
+
+    /// Takes away what a request was written to: it is over.
+    pub fn free_request_memory(&mut self) {
+        for (address, len) in self.request_memory.drain(..) {
+            self.linux.unmap_for_engine(address, len, &mut self.memory);
+        }
     }
 
     /// What tells a vCPU that no exception, interrupt or shadow is pending.

@@ -13,7 +13,7 @@ use crate::arch::stubs::{self, EntryBlock, MAIN_RETURNED, STATE_SAVED};
 use crate::call::handlers::Handlers;
 use crate::call::http::Exchange;
 use crate::call::hypercall::{
-    self, Body, REGISTER_FUNC, WAIT_FOR_REQUESTS, WAIT_FOR_REQUESTS_PAUSED,
+    self, Body, MAKE_EPHEMERAL, REGISTER_FUNC, WAIT_FOR_REQUESTS, WAIT_FOR_REQUESTS_PAUSED,
 };
 use crate::call::storage::{MOST_FUNCTIONS, STORAGE_ALLOW};
 use crate::call::{Circumstances, WaitPoint, WayIn};
@@ -68,6 +68,8 @@ pub struct Booting {
     pub main: Option<Patch>,
     /// What the storage may be called for, if it becomes that.
     pub allowed: Vec<u64>,
+    /// Whether `main()` may say that requests leave their state to later ones.
+    pub controls_state: bool,
     /// When its program is to be ready.
     pub deadline: Instant,
 }
@@ -101,6 +103,7 @@ impl Booting {
             handlers: Handlers::default(),
             main,
             allowed: Vec::new(),
+            controls_state: false,
             deadline: Instant::now() + time,
         })
     }
@@ -116,6 +119,7 @@ impl Booting {
         let mut registered = Registered {
             handlers: &mut self.handlers,
             allowed: &mut self.allowed,
+            controls_state: self.controls_state,
             main: &mut self.main,
         };
         let result = self.machine.watched(deadline, |machine| {
@@ -332,10 +336,21 @@ impl Booting {
 struct Registered<'a> {
     handlers: &'a mut Handlers,
     allowed: &'a mut Vec<u64>,
+    controls_state: bool,
     main: &'a mut Option<Patch>,
 }
 
 impl Registered<'_> {
+    /// `make_ephemeral(ephemeral)`.
+    fn make_ephemeral(&self, machine: &mut Machine, ephemeral: u64) -> i64 {
+        let keeps_state = !hypercall::is_true(ephemeral);
+        if keeps_state && !machine.keeps_state && !self.controls_state {
+            return -i64::from(libc::ENOSYS);
+        }
+        machine.keeps_state = keeps_state;
+        0
+    }
+
     /// `storage_allow(function)`.
     fn allow(&mut self, function: u64) -> i64 {
         if self.allowed.contains(&function) {
@@ -380,6 +395,7 @@ fn run_until_waiting(
             MAIN_RETURNED => return Err(Cause::MainReturned(regs.rdi as i32)),
             REGISTER_FUNC => registered.handlers.register(regs.rdi, regs.rsi),
             STORAGE_ALLOW => registered.allow(regs.rdi),
+            MAKE_EPHEMERAL => registered.make_ephemeral(machine, regs.rdi),
             _ => {
                 let access = role.access(deadline + machine.kept());
                 hypercall::common(number, machine, access, output)?

@@ -30,6 +30,7 @@ use crate::master::role::Role;
 use crate::master::warm_ups::WarmUps;
 use crate::memory::learned::Learned;
 use crate::memory::mapping::Mapping;
+use crate::memory::shared_area::SharedArea;
 use crate::regexes::Regexes;
 use crate::request::Host;
 use crate::storage::owner::StorageKind;
@@ -43,6 +44,10 @@ pub struct Master {
     pub memory: Mapping,
     /// What there is no memory for in the file.
     pub unused: Vec<Range<u64>>,
+    /// What its forks share with each other and with storage.
+    pub shared: Option<Arc<SharedArea>>,
+    /// Whether its forks go on with what requests have left.
+    pub keeps_state: bool,
     pub wait_point: WaitPoint,
     pub linux: Linux,
     /// The regular expressions that `main()` has compiled.
@@ -81,6 +86,8 @@ impl Master {
         let boot = Boot::plan(file, &config, role)?;
         let (memfd, mut booting) = boot.load()?;
         let wait_point = boot.run_main(&mut booting, output)?;
+        // What requests say of it, as they do in warm-ups, is of their own fork.
+        let keeps_state = booting.machine.keeps_state;
         let restored = match predecessor {
             Some(predecessor) => boot.restore(&mut booting, &wait_point, predecessor, output)?,
             None => None,
@@ -94,6 +101,7 @@ impl Master {
         let among = boot.layout.tables.end..boot.layout.memory_len();
         let (memory, unused) = freeze::freeze(&memfd, among, deadline)
             .map_err(|error| BootError::Host(format!("freezing its memory: {error}")))?;
+        let shared = role.shared.cloned();
         let Boot { host, image, .. } = boot;
         Ok(Self {
             auxiliary: crate::image::stack::debugger_auxiliary(image.placed()),
@@ -102,6 +110,8 @@ impl Master {
             file: memfd,
             memory,
             unused,
+            shared,
+            keeps_state,
             wait_point,
             linux,
             regexes,
@@ -132,7 +142,8 @@ impl<'a> Boot<'a> {
             .map_err(|bad| BootError::Setting(bad.to_string()))?;
         let host = probe::host()?;
         let image = Image::parse(file, config.limits.max_memory)?;
-        let layout = loader::plan(&image, config.limits.max_memory)
+        let shared = role.shared.map_or(0, |area| area.len());
+        let layout = loader::plan(&image, config.limits.max_memory, shared)
             .map_err(|small| BootError::Setting(small.to_string()))?;
         Ok(Self {
             file,
@@ -152,6 +163,7 @@ impl<'a> Boot<'a> {
             BootError::Host(format!("its memory: {error}{hint}"))
         })?;
         let memory = Mapping::shared(&memfd, self.layout.memory_len()).map_err(no_machine)?;
+        let memory = memory.with_shared(self.role.shared.cloned());
         crate::arch::monitor::install(&memory, self.host.entry).map_err(no_machine)?;
         let executable_heap = self.config.executable_heap;
         loader::load(
@@ -205,6 +217,8 @@ impl<'a> Boot<'a> {
         output: &mut dyn Host,
     ) -> Result<WaitPoint, BootError> {
         booting.machine.set_slice(output.slice());
+        booting.machine.keeps_state = !self.config.ephemeral;
+        booting.controls_state = self.config.control_ephemeral;
         let waits = booting.run_main(self.role, output).map_err(|cause| {
             BootError::of(cause, |cause| BootError::Main {
                 what: self.describe(&cause) + advice(&cause, self.file),

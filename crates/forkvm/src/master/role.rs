@@ -1,8 +1,10 @@
 //! What a program is booted for.
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use crate::call::stored::{Access, Stored};
+use crate::memory::shared_area::SharedArea;
 
 /// What a machine is to be.
 #[derive(Debug, Clone, Copy)]
@@ -11,6 +13,8 @@ pub struct Role<'a> {
     pub is_storage: bool,
     /// What `main()` may call: the storage, if there is another machine that is it, or if this one is, its list of tasks.
     pub storage: Option<&'a dyn Stored>,
+    /// What it shares with the program's other machines.
+    pub shared: Option<&'a Arc<SharedArea>>,
 }
 
 impl<'a> Role<'a> {
@@ -19,6 +23,7 @@ impl<'a> Role<'a> {
         Self {
             is_storage: false,
             storage,
+            shared: None,
         }
     }
 
@@ -27,7 +32,13 @@ impl<'a> Role<'a> {
         Self {
             is_storage: true,
             storage: Some(tasks),
+            shared: None,
         }
+    }
+
+    /// The same with memory that it shares with other machines.
+    pub fn sharing(self, shared: Option<&'a Arc<SharedArea>>) -> Self {
+        Self { shared, ..self }
     }
 
     /// What may be called until a deadline.

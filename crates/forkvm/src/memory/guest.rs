@@ -4,7 +4,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use crate::arch::layout::{KERNEL_STACK, MONITOR, PAGE, UNLOGGED_END, page_down};
+use crate::arch::layout::{KERNEL_STACK, MONITOR, PAGE, SHARED_WINDOW, UNLOGGED_END, page_down};
 use crate::arch::paging::{self, Access};
 use crate::memory::access::Touch;
 use crate::memory::dirty::{DirtyPages, NoRecord};
@@ -106,6 +106,14 @@ impl GuestMemory {
             .map_or(UNLOGGED_END, |space| space.layout().tables.end)
     }
 
+    /// User addresses of what the program's machines share. Empty, at 0, without any.
+    pub fn shared_window(&self) -> Range<u64> {
+        match self.mapping.shared_area() {
+            Some(area) => SHARED_WINDOW.start..SHARED_WINDOW.start + area.len(),
+            None => 0..0,
+        }
+    }
+
     /// The raw mapping, which the machine's KVM has a share in.
     pub fn mapping(&self) -> &Arc<Mapping> {
         &self.mapping
@@ -151,7 +159,10 @@ impl GuestMemory {
     /// Writes by guest-physical address and records the pages. Writes nothing when they can't be recorded, or when that
     /// takes the request over its limit; its next look at the limit ends it.
     pub fn write_physical(&mut self, address: u64, bytes: &[u8]) -> Result<(), WriteError> {
-        let place = self.mapping.slice(address, bytes.len() as u64)?;
+        let Ok(place) = self.mapping.slice(address, bytes.len() as u64) else {
+            // What machines share is not put back.
+            return Ok(self.mapping.write_shared(address, bytes)?);
+        };
         if let Some(dirty) = &mut self.dirty
             && !bytes.is_empty()
         {
@@ -366,7 +377,9 @@ impl UserMemory for GuestMemory {
     ) -> Result<(), BadAddress> {
         let end = address.checked_add(len).ok_or(BadAddress(address))?;
         // Ring 3 uses some of the monitor's pages, but they are ours to the last.
-        if !self.can_protect() || (address < MONITOR.end && MONITOR.start < end) {
+        let touches = |range: &Range<u64>| address < range.end && range.start < end;
+        // What machines share has the same permissions in all of them.
+        if !self.can_protect() || touches(&MONITOR) || touches(&SHARED_WINDOW) {
             return Err(BadAddress(address));
         }
         // All or nothing: look before editing.

@@ -10,6 +10,7 @@ use vm_memory::{FileOffset, VolatileMemory, VolatileSlice};
 
 use crate::arch::layout::PAGE;
 use crate::memory::pieces::Pieces;
+use crate::memory::shared_area::SharedArea;
 
 /// A guest-physical range that is not inside the machine's memory: a bug of the engine, never the guest's doing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -27,6 +28,8 @@ pub struct Mapping {
     region: MmapRegion,
     /// What a fork's is made of. Dropped last: the region only points there.
     _pieces: Option<Pieces>,
+    /// What it shares with the other machines of its program, from the first address behind its own memory on.
+    shared: Option<Arc<SharedArea>>,
 }
 
 impl Mapping {
@@ -40,7 +43,18 @@ impl Mapping {
         Ok(Self {
             region,
             _pieces: None,
+            shared: None,
         })
+    }
+
+    /// The same with what the program's machines share.
+    pub fn with_shared(self, shared: Option<Arc<SharedArea>>) -> Self {
+        Self { shared, ..self }
+    }
+
+    /// What the program's machines share, from [`Mapping::len`] on.
+    pub fn shared_area(&self) -> Option<&SharedArea> {
+        self.shared.as_deref()
     }
 
     /// The sealed master, for reading. Private, since Linux before 6.7 refuses even a read-only shared mapping of a
@@ -79,10 +93,11 @@ impl Mapping {
         Ok(Self {
             region,
             _pieces: Some(pieces),
+            shared: None,
         })
     }
 
-    /// Length in bytes.
+    /// Length in bytes of what is the machine's own.
     pub fn len(&self) -> u64 {
         self.region.size() as u64
     }
@@ -92,7 +107,7 @@ impl Mapping {
         self.region.as_ptr() as u64
     }
 
-    /// A piece of it.
+    /// A piece of what is the machine's own.
     pub fn slice(&self, address: u64, len: u64) -> Result<VolatileSlice<'_>, OutOfRange> {
         let error = OutOfRange { address, len };
         let (start, count) = (
@@ -104,15 +119,43 @@ impl Mapping {
 
     /// Copies out of the machine.
     pub fn read(&self, address: u64, buf: &mut [u8]) -> Result<(), OutOfRange> {
-        self.slice(address, buf.len() as u64)?.copy_to(buf);
-        Ok(())
+        match self.slice(address, buf.len() as u64) {
+            Ok(own) => {
+                own.copy_to(buf);
+                Ok(())
+            }
+            Err(error) => self
+                .in_shared(address)
+                .and_then(|(shared, offset)| shared.read(offset, buf))
+                .ok_or(error),
+        }
     }
 
     /// Copies into the machine. Nothing is recorded: a fork is written by
     /// [`GuestMemory::write_physical`](crate::memory::guest::GuestMemory::write_physical).
     pub fn write(&self, address: u64, bytes: &[u8]) -> Result<(), OutOfRange> {
-        self.slice(address, bytes.len() as u64)?.copy_from(bytes);
-        Ok(())
+        match self.slice(address, bytes.len() as u64) {
+            Ok(own) => {
+                own.copy_from(bytes);
+                Ok(())
+            }
+            Err(_) => self.write_shared(address, bytes),
+        }
+    }
+
+    /// Copies into what the program's machines share, which no machine's record has.
+    pub fn write_shared(&self, address: u64, bytes: &[u8]) -> Result<(), OutOfRange> {
+        let error = OutOfRange {
+            address,
+            len: bytes.len() as u64,
+        };
+        let (shared, offset) = self.in_shared(address).ok_or(error)?;
+        shared.write(offset, bytes).ok_or(error)
+    }
+
+    fn in_shared(&self, address: u64) -> Option<(&SharedArea, u64)> {
+        let shared = self.shared.as_deref()?;
+        Some((shared, address.checked_sub(self.len())?))
     }
 
     /// Reads a little-endian number.

@@ -222,10 +222,10 @@ impl<O: Origin> Pool<O> {
         }
     }
 
-    /// Takes a fork back. One that could not be reset is replaced if somebody waits.
-    pub fn give_back(self: &Arc<Self>, fork: Box<O::Fork>, reset: Result<(), ResetError>) {
+    /// Takes a fork back. One that could not be put back is replaced if somebody waits.
+    pub fn give_back(self: &Arc<Self>, fork: Box<O::Fork>, done: Result<(), ResetError>) {
         let mut state = self.state.lock();
-        match reset {
+        match done {
             Ok(()) => {
                 state.idle.push_back((fork, Instant::now()));
                 if state.waiting > 0 {

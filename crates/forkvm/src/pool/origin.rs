@@ -21,8 +21,8 @@ pub trait Origin: Debug + Send + Sync + 'static {
     /// Has one serve a warm-up request, if there is to be one, for so long at most. False if it is not to be used afterwards.
     fn warm_up(fork: &mut Self::Fork, time: Duration) -> bool;
 
-    /// Puts one back to the frozen state.
-    fn reset(fork: &mut Self::Fork) -> Result<(), ResetError>;
+    /// Gets one ready for its next user: in the frozen state, unless its program keeps state.
+    fn put_back(fork: &mut Self::Fork) -> Result<(), ResetError>;
 
     /// Gives what memory a fork has back to the host, which is not to run again: to free it takes longer.
     fn give_memory_back(fork: &Self::Fork);
@@ -39,8 +39,8 @@ impl Origin for Master {
         fork.warm_up(time)
     }
 
-    fn reset(fork: &mut Fork) -> Result<(), ResetError> {
-        fork.reset()
+    fn put_back(fork: &mut Fork) -> Result<(), ResetError> {
+        fork.put_back()
     }
 
     fn give_memory_back(fork: &Fork) {
@@ -60,7 +60,7 @@ impl Origin for Server {
             .is_ok()
     }
 
-    fn reset(fork: &mut ServerFork) -> Result<(), ResetError> {
+    fn put_back(fork: &mut ServerFork) -> Result<(), ResetError> {
         // Nobody looks at a fork again that a panic left half reset: its machine is poisoned.
         catch_unwind(AssertUnwindSafe(|| fork.reset())).unwrap_or(Err(ResetError::Panicked))
     }

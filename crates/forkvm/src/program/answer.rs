@@ -48,37 +48,45 @@ enum Body {
     Guest(Lease<Master>, u64),
     /// A program makes it while it is read.
     Streaming(Box<Streaming>),
-    /// A server's came through its connection.
-    Host(
-        Vec<u8>,
-        #[allow(dead_code, reason = "for its drop")] Option<Lease<Server>>,
-    ),
+    /// A server's came through its connection; a program's was copied, from where other machines write to.
+    Host(Vec<u8>, Option<Kept>),
     /// A server's that is still being made.
     Coming(Coming),
     /// Its reader has it.
     Taken,
 }
 
+/// The fork that a body on the host was made in, so that there are no more of these than forks.
+#[derive(Debug)]
+#[allow(dead_code, reason = "for their drop")]
+enum Kept {
+    Program(Lease<Master>),
+    Server(Lease<Server>),
+}
+
 impl Answer {
     /// A program's, which has these counters and this storage, perhaps after this failure. A body that is still being made has until
     /// `deadline`.
+    ///
+    /// # Errors
+    /// [`Failure::NoRoom`]: the host has no memory for a body that has to be copied.
     pub(super) fn of_guest(
         (counters, storage): (&Arc<Counters>, Option<&Arc<Storage>>),
         lease: Lease<Master>,
         response: hypercall::Response,
         failure: Option<Failure>,
         deadline: Instant,
-    ) -> Self {
+    ) -> Result<Self, Failure> {
         let announced = response.body.len();
         let (body, len) = match response.body {
-            hypercall::Body::Whole(address, len) => (Body::Guest(lease, address), len),
+            hypercall::Body::Whole(address, len) => (Body::in_guest(lease, (address, len))?, len),
             hypercall::Body::Streamed(stream) => {
                 let streaming =
                     Streaming::new(counters.clone(), lease, stream, storage.cloned(), deadline);
                 (Body::Streaming(Box::new(streaming)), 0)
             }
         };
-        Self {
+        Ok(Self {
             head: Head {
                 status: response.status,
                 content_type: response.content_type,
@@ -90,7 +98,7 @@ impl Answer {
             len,
             position: 0,
             failure,
-        }
+        })
     }
 
     /// A server's, to a request whose method is HEAD or not.
@@ -105,7 +113,7 @@ impl Answer {
             head: of_server(head),
             len,
             announced: if to_head { length } else { Some(len) },
-            body: Body::Host(body, Some(lease)),
+            body: Body::Host(body, Some(Kept::Server(lease))),
             position: 0,
             failure: None,
         }
@@ -258,6 +266,24 @@ impl Answer {
             Body::Coming(coming) => coming.look(buf),
             Body::Streaming(_) | Body::Taken => 0,
         }
+    }
+}
+
+impl Body {
+    /// One that is at this address and has this length, or a copy of it where other machines may write to it: whoever looks at its
+    /// start and reads it later is to find the same.
+    fn in_guest(lease: Lease<Master>, (address, len): (u64, u64)) -> Result<Self, Failure> {
+        let fork = lease.look().filter(|fork| fork.shares(address, len));
+        let Some(fork) = fork else {
+            return Ok(Self::Guest(lease, address));
+        };
+        let no_room = || Failure::NoRoom { len };
+        let mut bytes = Vec::new();
+        let count = usize::try_from(len).map_err(|_| no_room())?;
+        bytes.try_reserve_exact(count).map_err(|_| no_room())?;
+        bytes.resize(count, 0);
+        fork.read_piece((address, len), 0, &mut bytes);
+        Ok(Self::Host(bytes, Some(Kept::Program(lease))))
     }
 }
 

@@ -38,9 +38,10 @@ pub fn conclude(
     let master = lease.pool().origin().clone();
     let most = master.config.limits.max_response_size;
     let cause = match result.and_then(|response| bounded(response, most)) {
-        Ok(response) => return Ok(Answer::of_guest(owner, lease, response, None, deadline)),
+        Ok(response) => return Answer::of_guest(owner, lease, response, None, deadline),
         Err(cause) => cause,
     };
+    lease.fork()?.has_failed();
     let stopped = cause == Cause::Stopped;
     let what = master.describe(&cause);
     let failure = counters.failed(cause, what);
@@ -69,7 +70,7 @@ pub fn conclude(
     {
         Ok(response) => {
             let failure = Some(failure);
-            Ok(Answer::of_guest(owner, lease, response, failure, deadline))
+            Answer::of_guest(owner, lease, response, failure, deadline)
         }
         Err(second) => {
             let second = format!("on_error failed: {}", master.describe(&second));

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use crate::failure::Failure;
 use crate::pool::{Origin, Pool};
 
-/// A fork in use. Dropping it resets the fork and gives it back to the pool, whatever happened. One that is not of the
+/// A fork in use. Dropping it puts the fork back and gives it back to the pool, whatever happened. One that is not of the
 /// pool is freed.
 #[derive(Debug)]
 pub struct Lease<O: Origin> {
@@ -61,8 +61,8 @@ impl<O: Origin> Drop for Lease<O> {
     fn drop(&mut self) {
         match self.fork.take() {
             Some(mut fork) if self.of_pool => {
-                let reset = O::reset(&mut fork);
-                self.pool.give_back(fork, reset);
+                let done = O::put_back(&mut fork);
+                self.pool.give_back(fork, done);
             }
             Some(fork) => self.pool.free(fork),
             None => {}

@@ -244,6 +244,14 @@ impl Program {
         }
     }
 
+    /// Whether requests find what earlier ones have left in their fork: it is not isolated from them.
+    pub fn keeps_state(&self) -> bool {
+        match &self.forks {
+            Forks::Handlers(pool) => pool.origin().keeps_state,
+            Forks::Server(_) => false,
+        }
+    }
+
     /// The settings it was booted with.
     pub fn config(&self) -> &Config {
         match &self.forks {

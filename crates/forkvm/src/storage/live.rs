@@ -34,6 +34,7 @@ impl Live {
     /// Forks the frozen machine. Nothing of what it writes is recorded: it is not put back.
     pub fn new(master: Arc<Master>, tasks: Arc<Tasks>) -> Result<Self, ForkError> {
         let mapping = Mapping::fork(&master.file, master.memory.len(), &master.unused)?;
+        let mapping = mapping.with_shared(master.shared.clone());
         let memory = GuestMemory::booting(mapping);
         let mut machine = Machine::new(master.host, memory, master.linux.clone(), None, false)?;
         machine.regexes = master.regexes.clone();

@@ -3,16 +3,20 @@
 use std::collections::HashMap;
 use std::fmt::Write;
 use std::panic::catch_unwind;
-use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, OnceLock};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use forkvm_guest::{on_body, on_error, serve, storage, Fetch, Request, Response};
+use forkvm_guest::{on_body, on_error, serve, shared, storage, Fetch, Request, Response};
 
 struct State {
     squares: HashMap<String, u64>,
     requests: u32,
     started: Instant,
 }
+
+/// What all forks count, if they have memory for that.
+static COUNTER: OnceLock<&AtomicU64> = OnceLock::new();
 
 /// What the storage remembers.
 static REMEMBERED: Mutex<Vec<String>> = Mutex::new(Vec::new());
@@ -102,6 +106,13 @@ fn handle(state: &mut State, request: &Request) -> Response {
             let told = storage::call(panics, &[], 10);
             Response::text(format!("{told:?}\n"))
         }
+        "/shared" => match COUNTER.get() {
+            Some(counter) => {
+                let counted = counter.fetch_add(1, Ordering::Relaxed) + 1;
+                Response::text(format!("{counted} of {}\n", shared::len()))
+            }
+            None => Response::text(format!("none of {}\n", shared::len())),
+        },
         "/later" => {
             let task = storage::task(tick, b"12345", Duration::ZERO, None);
             Response::text(format!("{}\n", task.is_some()))
@@ -170,6 +181,9 @@ fn main() {
         started: Instant::now(),
     };
     println!("rust: set up");
+    if let Some(counter) = shared::alloc() {
+        COUNTER.get_or_init(|| counter);
+    }
     storage::allow(remember);
     storage::allow(panics);
     storage::allow_task(tick);
