@@ -63,6 +63,8 @@ macro_rules! vtc {
 vtc! {
     backend_health
     backend_list
+    bad_pointers
+    bad_responses
     body
     boot
     boot_queue
@@ -78,6 +80,7 @@ vtc! {
     examples
     failure
     fetch
+    fetch_forbidden
     headers
     held
     import

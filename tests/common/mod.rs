@@ -10,6 +10,8 @@ pub mod holdings;
 #[path = "../../crates/forkvm/tests/common/pace.rs"]
 pub mod pace;
 pub mod updates;
+#[path = "../../crates/forkvm-fetch/tests/common/upstream.rs"]
+pub mod upstream;
 pub mod varnishd;
 
 use std::env;

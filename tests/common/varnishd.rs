@@ -24,7 +24,7 @@ impl Varnishd {
     /// Starts it with these lines in vcl_init, in which GUESTS is the guest programs' folder and ENOUGH a time limit that
     /// nothing reaches. Every request but one for the host synth, which Varnish answers itself, is passed to kvm.backend(), or with a header X-LiveUpdate to
     /// kvm.live_update(), with X-LiveRollback to kvm.live_rollback(), with X-LiveDebug to kvm.live_debug(), with X-DebugKey to
-    /// kvm.vm_debug_backend().
+    /// kvm.vm_debug_backend(). With X-Whole Varnish has all of the response before it sends any.
     pub fn start(vcl_init: &str) -> Self {
         Self::start_with(vcl_init, &[])
     }
@@ -128,6 +128,11 @@ impl Varnishd {
                 }}
                 if (bereq.http.X-LiveRollback) {{
                     set bereq.backend = kvm.live_rollback(bereq.http.Host, bereq.http.X-LiveRollback);
+                }}
+            }}
+            sub vcl_backend_response {{
+                if (bereq.http.X-Whole) {{
+                    set beresp.do_stream = false;
                 }}
             }}",
             vmod = vmod().display(),
@@ -304,6 +309,11 @@ pub struct Process {
 }
 
 impl Process {
+    /// Its number.
+    pub fn pid(&self) -> u32 {
+        self.pid
+    }
+
     /// Open descriptors that are KVM's: machines, vCPUs, memory.
     pub fn kvm_descriptors(&self) -> usize {
         let links = fs::read_dir(format!("/proc/{}/fd", self.pid)).unwrap();

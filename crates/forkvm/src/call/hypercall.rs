@@ -2,6 +2,7 @@
 //! meaning as in docs/guest-abi.md.
 
 use crate::arch::stubs::HANDLER_RETURNED;
+use crate::call::failed::failed;
 use crate::call::fetch;
 use crate::call::http::{self, Exchange};
 use crate::call::regex;
@@ -105,7 +106,15 @@ pub fn during_request(
             let response = response(number, machine, exchange)?;
             return Ok(Outcome::Respond(response));
         }
-        SET_CACHEABLE | HTTP_APPEND | HTTP_SET if is_too_late(number, regs.rdi, exchange) => EPERM,
+        SET_CACHEABLE | HTTP_APPEND | HTTP_SET if is_too_late(number, regs.rdi, exchange) => {
+            failed(
+                machine,
+                host,
+                name_of(number),
+                &"its response has begun",
+                EPERM,
+            )
+        }
         HANDLER_RETURNED => return Err(Cause::NoResponse),
         SET_CACHEABLE => {
             let seconds = |milliseconds: u64| (milliseconds as i64).max(0) as f32 / 1000.0;
@@ -120,10 +129,12 @@ pub fn during_request(
             let index = change_header(machine, exchange, number == HTTP_APPEND);
             index.map_err(Cause::BadHeader)? as i64
         }
-        HTTP_FIND => find_header(machine, exchange),
-        HTTP_METHOD => {
-            let method = exchange.method().as_bytes().to_vec();
-            copy_out(machine, regs.rdi, regs.rsi, &method)
+        HTTP_FIND | HTTP_METHOD => {
+            let found = match number {
+                HTTP_FIND => find_header(machine, exchange),
+                _ => copy_out(machine, (regs.rdi, regs.rsi), exchange.method().as_bytes()),
+            };
+            found.unwrap_or_else(|bad| failed(machine, host, name_of(number), &bad, EFAULT))
         }
         _ => common(number, machine, access, host)?,
     };
@@ -139,6 +150,7 @@ pub fn common(
     host: &mut dyn Host,
 ) -> Result<i64, Cause> {
     const AGAIN: &str = "again, instead of ending what it was called for";
+    const ONLY_IN_MAIN: &str = "only main() can say that";
     if let Some(result) = storage::hypercall(number, machine, access, host) {
         return Ok(result);
     }
@@ -152,15 +164,15 @@ pub fn common(
                 host.output(Output::Log, &text);
                 0
             }
-            Err(_) => EFAULT,
+            Err(bad) => failed(machine, host, name_of(number), &bad, EFAULT),
         },
         GET_MEMINFO => {
             let info = machine.memory_info();
             let bytes: Vec<u8> = info.iter().flat_map(|value| value.to_le_bytes()).collect();
-            machine
-                .memory
-                .write(regs.rdi, &bytes)
-                .map_or(EFAULT, |()| 0)
+            match machine.memory.write(regs.rdi, &bytes) {
+                Ok(()) => 0,
+                Err(bad) => failed(machine, host, name_of(number), &bad, EFAULT),
+            }
         }
         SHARED_MEMORY_AREA => {
             let area = machine.memory.shared_window();
@@ -173,13 +185,20 @@ pub fn common(
             machine.keeps_state = false;
             0
         }
-        MAKE_EPHEMERAL => EPERM,
+        MAKE_EPHEMERAL => failed(machine, host, name_of(number), &ONLY_IN_MAIN, EPERM),
         IS_STORAGE => machine.is_storage.into(),
         IS_DEBUG | BREAKPOINT => 0,
-        // It is too late for that.
-        STORAGE_ALLOW => EPERM,
+        // It is too late for these.
+        STORAGE_ALLOW => failed(machine, host, name_of(number), &ONLY_IN_MAIN, EPERM),
+        REGISTER_FUNC => failed(machine, host, name_of(number), &ONLY_IN_MAIN, EPERM),
         // There is no response yet.
-        SET_CACHEABLE => EPERM,
+        SET_CACHEABLE => failed(
+            machine,
+            host,
+            name_of(number),
+            &"there is no request",
+            EPERM,
+        ),
         WAIT_FOR_REQUESTS => return Err(Cause::BadCall("wait_for_requests", AGAIN)),
         WAIT_FOR_REQUESTS_PAUSED => {
             return Err(Cause::BadCall("wait_for_requests_paused", AGAIN));
@@ -192,7 +211,11 @@ pub fn common(
             return Err(Cause::BadCall("storage_noreturn", why));
         }
         OLD_BACKEND_RESPONSE => return Err(Cause::OldApi),
-        _ => regex::hypercall(number, machine, host).unwrap_or(ENOSYS),
+        _ => regex::hypercall(number, machine, host).unwrap_or_else(|| {
+            let line = format!("hypercall {number:#x} failed: there is no such call here");
+            host.output(Output::Log, line.as_bytes());
+            ENOSYS
+        }),
     })
 }
 
@@ -239,8 +262,19 @@ pub fn is_true(argument: u64) -> bool {
 
 fn name_of(number: u32) -> &'static str {
     match number {
+        REGISTER_FUNC => "register_func",
+        SET_CACHEABLE => "set_cacheable",
         BACKEND_RESPONSE => "backend_response",
-        _ => "begin_streaming_response",
+        BEGIN_STREAMING_RESPONSE => "begin_streaming_response",
+        HTTP_APPEND => "http_append",
+        HTTP_SET => "http_set",
+        HTTP_FIND => "http_find",
+        HTTP_METHOD => "http_method",
+        STORAGE_ALLOW => "storage_allow",
+        MAKE_EPHEMERAL => "make_ephemeral",
+        GET_MEMINFO => "get_meminfo",
+        LOG => "log",
+        _ => "a call",
     }
 }
 
@@ -345,33 +379,33 @@ fn change_header(
 }
 
 /// `http_find`: (where, key, klen, out, outlen). Returns the length of the whole line, 0 if absent.
-fn find_header(machine: &mut Machine, exchange: &Exchange<'_>) -> i64 {
+fn find_header(machine: &mut Machine, exchange: &Exchange<'_>) -> Result<i64, String> {
     let regs = machine.vcpu().regs();
-    let Ok(key) = read_header(machine, regs.rsi, regs.rdx) else {
-        return EFAULT;
-    };
+    let key = read_header(machine, regs.rsi, regs.rdx)?;
     match exchange.find(regs.rdi, &key) {
-        Some(line) => copy_out(machine, regs.rcx, regs.r8, &line),
-        None => 0,
+        Some(line) => copy_out(machine, (regs.rcx, regs.r8), &line),
+        None => Ok(0),
     }
 }
 
 /// Copies a text to the guest, with a NUL behind it where there is room. Returns its length, 0 if it does not fit. With a
 /// NULL for its place it only returns the length.
-fn copy_out(machine: &mut Machine, address: u64, room: u64, text: &[u8]) -> i64 {
+fn copy_out(
+    machine: &mut Machine,
+    (address, room): (u64, u64),
+    text: &[u8],
+) -> Result<i64, String> {
     let len = text.len() as u64;
     if address == 0 {
-        return len as i64;
+        return Ok(len as i64);
     }
     if len > room {
-        return 0;
+        return Ok(0);
     }
     let mut bytes = text.to_vec();
     if len < room {
         bytes.push(0);
     }
-    machine
-        .memory
-        .write(address, &bytes)
-        .map_or(EFAULT, |()| len as i64)
+    let copied = machine.memory.write(address, &bytes);
+    copied.map_or_else(|bad| Err(bad.to_string()), |()| Ok(len as i64))
 }

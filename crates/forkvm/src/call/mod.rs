@@ -2,6 +2,7 @@
 //! served until it responds.
 
 mod entry;
+mod failed;
 mod fetch;
 mod fetches;
 mod function;

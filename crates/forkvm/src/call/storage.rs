@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use crate::call::failed::failed;
 use crate::call::stored::{
     Access, MOST_BUFFERS, MOST_TASK_DATA, NewTask, NotStored, Piece, StorageCall,
 };
@@ -12,7 +13,7 @@ use crate::failure::Cause;
 use crate::machine::Machine;
 use crate::memory::guest::{GuestMemory, NotRead};
 use crate::memory::user::{BadAddress, UserMemory};
-use crate::request::{Host, Stream};
+use crate::request::Host;
 
 pub const STORAGE_ALLOW: u32 = 0x10707;
 const STORAGE_CALLV: u32 = 0x10708;
@@ -49,10 +50,7 @@ pub fn hypercall(
         }
         _ => return None,
     };
-    Some(result.unwrap_or_else(|why| {
-        host.output(Stream::Log, format!("{name}() failed: {why}").as_bytes());
-        FAILED
-    }))
+    Some(result.unwrap_or_else(|why| failed(machine, host, name, &why, FAILED)))
 }
 
 /// `storage_callv(function, n, buffers, result, result_len)`.

@@ -43,7 +43,7 @@ pub fn during_request(
         FETCH | SELF_REQUEST => return anywhere(number, machine, exchange.loops(), host),
         _ => return None,
     };
-    Some(finish(machine, host, None, result))
+    Some(finish(number, machine, host, None, result))
 }
 
 /// The same where there is no request; `None` as well for what only a request can do.
@@ -67,11 +67,12 @@ pub fn anywhere(
         }
         _ => None,
     };
-    Some(finish(machine, host, shown.as_deref(), result))
+    Some(finish(number, machine, host, shown.as_deref(), result))
 }
 
 /// The result for the program. What is its author's or the operator's to mend is logged.
 fn finish(
+    number: u32,
     machine: &mut Machine,
     host: &mut dyn Host,
     url: Option<&[u8]>,
@@ -87,11 +88,24 @@ fn finish(
         // The next look at that ends the request, and says so.
         Err(_) if machine.over_memory_limit() => Ok(-i64::from(libc::ENOMEM)),
         Err(failed) => {
-            let from = url.map_or(String::new(), |url| format!(" of {}", origin(url)));
-            let line = format!("fetch{from} failed: {failed}");
-            host.output(Stream::Log, line.as_bytes());
+            let what = match url {
+                Some(url) => format!("fetch of {}", origin(url)),
+                None => format!("{}()", name_of(number)),
+            };
+            host.output(Stream::Log, format!("{what} failed: {failed}").as_bytes());
             Ok(-i64::from(failed.errno()))
         }
+    }
+}
+
+fn name_of(number: u32) -> &'static str {
+    match number {
+        FETCH => "fetch",
+        SELF_REQUEST => "self_request",
+        FETCH_BEGIN => "fetch_begin",
+        FETCH_HEAD => "fetch_head",
+        FETCH_READ => "fetch_read",
+        _ => "fetch_close",
     }
 }
 
