@@ -28,7 +28,17 @@ static const char *error(long result)
 	return result < 0 ? strerrorname_np((int)-result) : "OK";
 }
 
-// /whole?url=URL[&post=TEXT][&header=LINE][&follow=1][&dummy=1][&unverified=1][&own=1][&room=N][&headers=N]
+// What is posted: `post=TEXT`, or `zeros=N`; -1 if there is nothing.
+static long post_of(const char *query)
+{
+	char number[16];
+
+	if (text(query, "zeros", number, sizeof number) > 0)
+		return atol(number);
+	return text(query, "post", posted, sizeof posted);
+}
+
+// /whole?url=URL[&post=TEXT][&zeros=N][&header=LINE][&follow=1][&dummy=1][&unverified=1][&own=1][&room=N][&headers=N]
 static void whole(const char *query)
 {
 	static char room[1 << 20], headers[1 << 16];
@@ -38,7 +48,7 @@ static void whole(const char *query)
 	const char *from = query;
 	char number[16];
 	const long len = text(query, "url", url, sizeof url);
-	const long post = text(query, "post", posted, sizeof posted);
+	const long post = post_of(query);
 	long result;
 
 	if (post >= 0) {
@@ -102,11 +112,11 @@ static void rest(long number)
 	say("read %s %zu crc32 %08x\n", error(n), len, crc32_of(body, len));
 }
 
-// /parts?url=URL[&second=URL][&method=M][&post=TEXT][&leave=1]: both begun before either is read.
+// /parts?url=URL[&second=URL][&method=M][&post=TEXT][&zeros=N][&leave=1]: both begun before either is read.
 static void parts(const char *query)
 {
 	struct kvm_fetch what = {0};
-	const long post = text(query, "post", posted, sizeof posted);
+	const long post = post_of(query);
 	long one, other = 0;
 
 	begin(&what, query, "url");
