@@ -20,6 +20,9 @@ struct shared {
 	char texts[TEXTS][TEXT_LEN];
 	struct iovec pieces[2];
 	struct virtbuffer buffers[2];
+	struct curl_op op;
+	struct curl_fields fields;
+	struct kvm_fetch what;
 	char result[64];
 	char body[BODY_LEN];
 };
@@ -48,6 +51,11 @@ static void set_up(void)
 		shared->buffers[i].data = shared->body;
 		shared->buffers[i].len = 100;
 	}
+	memset(&shared->op, 0, sizeof shared->op);
+	memset(&shared->fields, 0, sizeof shared->fields);
+	shared->what = (struct kvm_fetch){
+		.url = "http://a/", .url_len = 9, .headers = shared->headers, .num_headers = TEXTS,
+	};
 	for (int i = 0; i < BODY_LEN; i++)
 		shared->body[i] = 'a' + i % 26;
 }
@@ -75,6 +83,20 @@ static void scribble(void)
 		at->pieces[i % 2].iov_base = n & 8 ? shared->body : pointers[n % 6];
 		at->buffers[i % 2].len = n & 2 ? 100 : lengths[n % 9];
 		at->buffers[i % 2].data = n & 8 ? shared->body : pointers[n % 6];
+		// Of these most have to be good at a time for something to be fetched.
+		at->op.post_buffer = n % 7 ? NULL : pointers[n / 7 % 6];
+		at->op.post_buflen = n % 5 ? 100 : lengths[n % 9];
+		at->op.content = n % 7 ? shared->body : pointers[n / 7 % 6];
+		at->op.content_length = n % 5 ? 100 : lengths[n % 9];
+		at->op.headers = n % 3 ? NULL : shared->result;
+		at->op.headers_length = n % 5 ? sizeof shared->result : lengths[n % 9];
+		at->fields.len[0] = n % 5 ? 11 : lengths[n % 9];
+		at->fields.ptr[0] = n % 7 ? "A: b, but not c" : pointers[n / 7 % 6];
+		at->what.method = n % 3 ? NULL : "GETGETGET";
+		at->what.method_len = n % 5 ? 3 : lengths[n % 9];
+		at->what.body = n % 7 ? NULL : pointers[n / 7 % 6];
+		at->what.body_len = n % 5 ? 100 : lengths[n % 9];
+		at->what.num_headers = n % 3 ? 1 : n;
 		at->body[n % BODY_LEN] = n;
 		at->body[n % 200] = n;
 	}
@@ -154,8 +176,10 @@ static void with_shared(const char *url)
 	} else if (path_is(url, "/call/crash")) {
 		say("%ld\n", storage_call(crash_in_storage, NULL, 0, NULL, 0));
 	} else if (path_is(url, "/fetch")) {
-		struct curl_op *op = (struct curl_op *)shared->body;
-		say("%ld\n", sys_fetch(shared->texts[0], 11, op, NULL, NULL));
+		say("%ld\n", sys_fetch("http://a/", 9, &shared->op, &shared->fields, NULL));
+	} else if (path_is(url, "/fetch-parts")) {
+		const long number = fetch_begin(&shared->what);
+		say("%ld %ld\n", number, number > 0 ? fetch_read(number, shared->result, sizeof shared->result) : 0);
 	} else if (path_is(url, "/read")) {
 		const int fd = open("/dev/zero", O_RDONLY);
 		say("%zd %zd", read(fd, shared->body, 10), getrandom(shared->result, 10, 0));

@@ -4,10 +4,16 @@
 
 mod common;
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
+use std::time::Instant;
 
 use common::{Tenant, few, kvm_or_skip};
-use forkvm::{BootError, Config, Failure, Quiet, Request, StorageKind};
+use forkvm::{
+    BootError, Config, Failure, FetchError, FetchHead, FetchRequest, Fetcher, Fetching, Header,
+    Host, Quiet, Request, StorageKind, Stream,
+};
 
 fn boot_with(change: impl FnOnce(&mut Config)) -> Tenant {
     Tenant::boot_with("shared", |config| {
@@ -88,7 +94,7 @@ fn forks_count_exactly() {
     const FORKS: usize = 4;
     let each = few(200);
     let tenant = boot_with(|config| config.concurrency = FORKS);
-    tenant.fill(FORKS, std::time::Instant::now() + common::ENOUGH);
+    tenant.fill(FORKS, Instant::now() + common::ENOUGH);
     thread::scope(|scope| {
         for _ in 0..FORKS {
             scope.spawn(|| {
@@ -164,7 +170,7 @@ fn bodies_of_it_are_copied_when_they_are_answered() {
         url: b"/body",
         ..Default::default()
     };
-    let deadline = std::time::Instant::now() + common::ENOUGH;
+    let deadline = Instant::now() + common::ENOUGH;
     let mut answer = tenant.answer(&request, deadline, &mut Quiet).unwrap();
     // Its fork is not idle, another one writes to what the body was.
     assert_eq!(ask(&tenant, "/read"), "10 10 zero");
@@ -185,6 +191,56 @@ fn bodies_of_it_are_copied_when_they_are_answered() {
     tenant.assert_pristine();
 }
 
+/// Has fetched whatever is asked for, if it is something that can be.
+struct Fetches(Arc<AtomicU64>);
+
+impl Host for Fetches {
+    fn output(&mut self, _: Stream, _: &[u8]) {}
+
+    fn fetcher(&self) -> Option<Arc<dyn Fetcher>> {
+        Some(Arc::new(Canned(self.0.clone())))
+    }
+}
+
+struct Canned(Arc<AtomicU64>);
+
+impl Fetcher for Canned {
+    fn max_size(&self) -> u64 {
+        1 << 20
+    }
+
+    fn begin(&self, request: FetchRequest) -> Result<Box<dyn Fetching>, FetchError> {
+        for header in &request.headers {
+            assert!(
+                forkvm::parse_header(&header_line(header)).is_ok(),
+                "{header:?}"
+            );
+        }
+        assert!(request.body.is_none_or(|body| body.len() <= 1 << 20));
+        self.0.fetch_add(1, Ordering::Relaxed);
+        Ok(Box::new(Body(b"fetched")))
+    }
+}
+
+struct Body(&'static [u8]);
+
+impl Fetching for Body {
+    fn head(&mut self, _: Instant) -> Result<Option<FetchHead>, FetchError> {
+        Ok(Some(FetchHead {
+            status: 200,
+            headers: vec![Header::new("Content-Type", b"text/plain")],
+            length: Some(self.0.len() as u64),
+        }))
+    }
+
+    fn read(&mut self, buf: &mut [u8], _: Instant) -> Result<Option<usize>, FetchError> {
+        let len = buf.len().min(self.0.len());
+        buf[..len].copy_from_slice(&self.0[..len]);
+        self.0 = &self.0[len..];
+        Ok(Some(len))
+    }
+}
+
 /// One fork changes structures, lengths, pointers and texts all the time while others have the host read them.
 #[test]
 fn what_changes_meanwhile_is_good_or_refused() {
@@ -194,19 +250,33 @@ fn what_changes_meanwhile_is_good_or_refused() {
         config.storage = StorageKind::Machine;
     });
     let (mut answered, mut refused) = (0, 0);
+    let fetched = Arc::new(AtomicU64::new(0));
     thread::scope(|scope| {
         let scribbler = scope.spawn(|| ask(&tenant, "/scribble"));
-        for nth in 0..few(3000) {
+        for nth in 0.. {
+            let all = answered > 0 && refused > 0 && fetched.load(Ordering::Relaxed) > 0;
+            if all && nth >= few(3000) {
+                break;
+            }
+            assert!(nth < 100_000, "{answered} {refused} {fetched:?}");
             let urls = [
-                "/header", "/header", "/header", "/append", "/iov", "/callv", "/fetch", "/body",
+                "/header",
+                "/header",
+                "/header",
+                "/append",
+                "/iov",
+                "/callv",
+                "/fetch",
+                "/fetch-parts",
+                "/body",
                 "/stream",
             ];
             let request = Request {
                 url: urls[nth % urls.len()].as_bytes(),
                 ..Default::default()
             };
-            let deadline = std::time::Instant::now() + common::ENOUGH;
-            match tenant.try_send(&request, deadline, &mut Quiet) {
+            let deadline = Instant::now() + common::ENOUGH;
+            match tenant.try_send(&request, deadline, &mut Fetches(fetched.clone())) {
                 Ok(reply) => {
                     answered += 1;
                     for header in &reply.headers {
@@ -226,7 +296,6 @@ fn what_changes_meanwhile_is_good_or_refused() {
         ask(&tenant, "/stop");
         scribbler.join().unwrap();
     });
-    assert!(answered > 0 && refused > 0, "{answered} {refused}");
     // Nothing of that stays but in the memory itself.
     ask(&tenant, "/setup");
     let reply = tenant.get("/header");
@@ -254,6 +323,16 @@ fn rust_programs_have_atomics_there() {
         }
         tenant.assert_pristine();
     }
+}
+
+/// Whatever else of it may be.
+#[test]
+fn it_is_not_executable_where_the_heap_is() {
+    kvm_or_skip!();
+    let tenant = boot_with(|config| config.executable_heap = true);
+    let failure = tenant.failure("/execute").to_string();
+    assert!(failure.contains("execut"), "{failure}");
+    tenant.assert_pristine();
 }
 
 /// Two programs have nothing in common.
