@@ -27,8 +27,10 @@ pub struct Waiting {
     state: State,
     /// A part of the body that was longer than it was read.
     rest: Bytes,
-    /// Its places among the tenant's, and among those that ask their own Varnish.
-    _places: (OwnedSemaphorePermit, Option<Entered>),
+    /// Its place among the tenant's.
+    _place: OwnedSemaphorePermit,
+    /// The one among those that ask their own Varnish.
+    own: Option<Entered>,
 }
 
 /// How far it is.
@@ -50,14 +52,17 @@ impl Waiting {
         shared: Arc<Shared>,
         exchange: Exchange,
         deadline: Instant,
-        places: (OwnedSemaphorePermit, Option<Entered>),
+        place: OwnedSemaphorePermit,
+        own: Option<Entered>,
     ) -> Self {
         let (sender, come) = channel(PIECES);
         let deadline = tokio::time::Instant::from_std(deadline);
-        let of_task = shared.clone();
+        let of_task = (shared.clone(), own.clone());
         let task = runtime.spawn(async move {
-            let shared = of_task;
+            let (shared, own) = of_task;
             let done = timeout_at(deadline, exchange.run(&shared, deadline, &sender)).await;
+            // What has come from there is waited for by nobody there.
+            leave(own.as_ref());
             if let Err(error) = done.unwrap_or(Err(FetchError::Timeout)) {
                 // It waits as long as they are there who are to be told.
                 let _ = sender.send(Err(error)).await;
@@ -70,7 +75,8 @@ impl Waiting {
             come,
             state: State::Begun,
             rest: Bytes::new(),
-            _places: places,
+            _place: place,
+            own,
         }
     }
 
@@ -132,9 +138,18 @@ impl Fetching for Waiting {
     }
 }
 
+/// Leaves the place that a fetch has in its own Varnish.
+fn leave(own: Option<&Entered>) {
+    if let Some(own) = own {
+        own.place.leave();
+    }
+}
+
 impl Drop for Waiting {
     fn drop(&mut self) {
         self.task.abort();
+        // The task is dropped some time later.
+        leave(self.own.as_ref());
         // Whoever asked has run out of time, or patience. What they have the head of they may have enough of.
         if matches!(self.state, State::Begun) {
             self.shared.failed();

@@ -32,6 +32,7 @@ use crate::connect::Connector;
 use crate::exchange::Exchange;
 use crate::fetching::Waiting;
 use crate::names::Names;
+use crate::own::Inside;
 use crate::shared::Shared;
 use crate::target::Target;
 use crate::tls::Tls;
@@ -84,6 +85,7 @@ impl Client {
                 places: Arc::new(Semaphore::new(
                     settings.max_fetches.min(Semaphore::MAX_PERMITS),
                 )),
+                inside: Inside::default(),
                 fetches: AtomicU64::new(0),
                 failures: AtomicU64::new(0),
                 settings,
@@ -118,7 +120,7 @@ impl Client {
             }
             FetchTarget::Own { path, depth } => {
                 let own = settings.own.get().ok_or(FetchError::NoOwn)?;
-                (own.target(path)?, Some(own.enter(*depth)?))
+                (own.target(path)?, Some(own.enter(*depth, &shared.inside)?))
             }
         };
         let limit = settings.max_fetches;
@@ -134,7 +136,8 @@ impl Client {
             shared.clone(),
             exchange,
             deadline,
-            (place, own),
+            place,
+            own,
         )))
     }
 }

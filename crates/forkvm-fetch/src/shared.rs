@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use tokio::sync::Semaphore;
 
 use crate::connect::Connector;
+use crate::own::Inside;
 use crate::pool::Pool;
 use crate::settings::{Settings, Told};
 
@@ -15,6 +16,7 @@ pub struct Shared {
     pub connector: Connector,
     pub pool: Arc<Pool>,
     pub places: Arc<Semaphore>,
+    pub inside: Inside,
     pub fetches: AtomicU64,
     pub failures: AtomicU64,
 }

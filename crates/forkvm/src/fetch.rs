@@ -101,6 +101,12 @@ pub enum FetchError {
     /// As many as may be are under way.
     #[error("{0} fetches are under way, which are all that may be (max_fetches)")]
     TooMany(usize),
+    /// The same of those that ask its own Varnish.
+    #[error(
+        "{0} requests to its own Varnish are under way, which are all that a tenant may have (max_concurrent of \
+         kvm.init_self_requests())"
+    )]
+    TooManyOwn(usize),
     /// A body is too long.
     #[error("a body of more than {0} bytes (max_fetch_size)")]
     TooLong(u64),
@@ -134,7 +140,7 @@ impl FetchError {
             Self::NotThere | Self::NoOwn => libc::ENOSYS,
             Self::NotAllowed(_) => libc::EACCES,
             Self::Bad(_) => libc::EINVAL,
-            Self::TooMany(_) | Self::NoRoom => libc::EAGAIN,
+            Self::TooMany(_) | Self::TooManyOwn(_) | Self::NoRoom => libc::EAGAIN,
             Self::TooLong(_) => libc::EMSGSIZE,
             Self::NoAddress(_) => libc::EHOSTUNREACH,
             Self::Unreachable(_) => libc::ECONNREFUSED,
