@@ -669,8 +669,8 @@ struct curl_op {
 	uint32_t unused;
 	void *content;           /* a buffer for the body; NULL: the host allocates it */
 	uint32_t content_length; /* its length; out: the body's */
-	uint32_t ctlen;          /* out: the length of */
-	char ctype[128];         /* out: the content type, NUL-terminated */
+	uint32_t ctlen;          /* the length of; 0: up to its NUL */
+	char ctype[128];         /* what is posted (a form unless given, or a header says so); out: the content type, NUL-terminated */
 };
 KVM_ASSERT(curl_op_size, sizeof(struct curl_op) == 176);
 KVM_ASSERT(curl_op_headers, offsetof(struct curl_op, headers) == 16);

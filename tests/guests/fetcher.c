@@ -38,7 +38,7 @@ static long post_of(const char *query)
 	return text(query, "post", posted, sizeof posted);
 }
 
-// /whole?url=URL[&post=TEXT][&zeros=N][&header=LINE][&follow=1][&dummy=1][&unverified=1][&own=1][&room=N][&headers=N]
+// /whole?url=URL[&post=TEXT][&zeros=N][&header=LINE][&follow=1][&dummy=1][&unverified=1][&own=1][&room=N][&headers=N][&type=TEXT[&ctlen=N]]
 static void whole(const char *query)
 {
 	static char room[1 << 20], headers[1 << 16];
@@ -55,6 +55,10 @@ static void whole(const char *query)
 		op.post_buffer = posted;
 		op.post_buflen = (uint32_t)post;
 	}
+	// So many bytes of it count.
+	text(query, "type", op.ctype, sizeof op.ctype);
+	if (text(query, "ctlen", number, sizeof number) > 0)
+		op.ctlen = (uint32_t)atol(number);
 	for (char *line = field; parameter(&from, "header", line, 1000) >= 0; line += 1000)
 		curl_add_field(&fields, line);
 	options.follow_location = flag(query, "follow");

@@ -149,6 +149,28 @@ fn a_program_gets_what_it_asks_for() {
         text.contains("content-length: 0\r\n") && text.contains("content-type: a/b\r\n"),
         "{text}"
     );
+    // Or where the response's type will be; so much of it as is said, if that is said.
+    for (more, posted) in [
+        ("&type=image/png", "image/png"),
+        ("&type=image/png%20", "image/png"),
+        ("&type=image/pngx&ctlen=9", "image/png"),
+        ("&type=image/png&ctlen=99", "image/png"),
+        ("&type=image/png&ctlen=4294967295", "image/png"),
+        ("&type=&ctlen=9", "application/x-www-form-urlencoded"),
+        ("&type=image/png&header=content-type:a/b", "a/b"),
+    ] {
+        let text = program.get(&whole(
+            &upstream.url("/echo"),
+            &format!("&post=a&show=1{more}"),
+        ));
+        let line = format!("\r\ncontent-type: {posted}\r\n");
+        assert_eq!(text.matches("\r\ncontent-type: ").count(), 1, "{text}");
+        assert!(text.contains(&line), "{more}: {text}");
+    }
+    let text = program.get(&whole(&upstream.url("/echo"), "&type=image/png&show=1"));
+    assert!(!text.contains("\r\ncontent-type: "), "{text}");
+    let text = program.get(&whole(&upstream.url("/echo"), "&post=a&type=a%0d%0aX:%20y"));
+    assert_eq!(text, "EINVAL\n");
     let text = program.get(&whole(&upstream.url("/status/503"), ""));
     assert!(
         text.starts_with("OK\nstatus 503\ntype 0 \nlength 0 "),

@@ -4,6 +4,7 @@
 use crate::call::fetch::asked::{PIECE, body, fetcher, header, lines, target, wait};
 use crate::call::fetch::failed::Failed;
 use crate::call::fetch::kept::Kept;
+use crate::call::http;
 use crate::fetch::{FetchError, FetchHead, FetchRequest, Fetching};
 use crate::header::Header;
 use crate::machine::Machine;
@@ -112,7 +113,7 @@ pub fn fetch(
         .iter()
         .any(|header| header.name.eq_ignore_ascii_case("content-type"));
     if posted.is_some() && !has_type {
-        headers.push(Header::new("Content-Type", FORM.as_bytes()));
+        headers.push(posted_type(&op)?);
     }
     let mut begun = fetcher.begin(FetchRequest {
         target,
@@ -132,6 +133,20 @@ pub fn fetch(
     let content = keep(machine, &mut *begun, kept, host)?;
     give(machine, op_at, op, &head, &content)?;
     Ok(0)
+}
+
+/// What is posted, where no header says it: what the program has written where it finds a response's type, or a form.
+fn posted_type(op: &Structure<OP_LEN>) -> Result<Header<'static>, Failed> {
+    let text = &op.0[TYPE];
+    let text = text.split(|&byte| byte == 0).next().unwrap_or_default();
+    let text = match op.u32(44) as usize {
+        0 => text,
+        len => text.get(..len).unwrap_or(text),
+    };
+    match text.trim_ascii() {
+        b"" => Ok(Header::new("Content-Type", FORM.as_bytes())),
+        given => Ok(http::parse_header(&[b"Content-Type: ", given].concat())?),
+    }
 }
 
 /// `curl_fields`: twelve pointers, and their lengths. Those without either are left out.
