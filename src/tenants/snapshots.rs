@@ -86,6 +86,9 @@ pub fn start(
     Ok(program)
 }
 
+/// What is said of memory that is whole and could be written to, were there somebody who can.
+const UNSEALED: &str = "the memory of its snapshot can't be sealed (F_SEAL_WRITE): the kernel holds a page of it; nobody else can write to it";
+
 /// Waits for the memory of a program that has come from a snapshot and serves already. False if that is found to be damaged so late:
 /// the program can't go on, and the next one is not to come from there.
 pub fn is_whole(tenant: &Tenant, program: &Program) -> bool {
@@ -93,7 +96,12 @@ pub fn is_whole(tenant: &Tenant, program: &Program) -> bool {
         return true;
     };
     match server.wait_until_whole() {
-        Ok(()) => true,
+        Ok(()) => {
+            if !server.is_sealed() {
+                logging::log(LogTag::Notice, tenant.name(), UNSEALED);
+            }
+            true
+        }
         Err(error) => {
             tenant.lose_snapshot();
             let text = format!("its snapshot is not used any more, the program is booted: {error}");

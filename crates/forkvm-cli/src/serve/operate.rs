@@ -5,7 +5,7 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
-use forkvm::Server;
+use forkvm::{Server, SnapshotError};
 use sd_notify::NotifyState;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::JoinSet;
@@ -106,9 +106,18 @@ pub async fn operate(arguments: Vec<OsString>, settings: Serve) -> Result<(), St
 
 /// Waits until all of a snapshot is there.
 async fn whole(server: Arc<Server>) -> Result<(), String> {
-    let waited = tokio::task::spawn_blocking(move || server.wait_until_whole()).await;
-    let waited = waited.map_err(|error| error.to_string())?;
-    waited.map_err(|error| format!("the snapshot can't be used: {error}"))
+    let waited = tokio::task::spawn_blocking(move || {
+        server.wait_until_whole()?;
+        Ok::<bool, SnapshotError>(server.is_sealed())
+    });
+    let waited = waited.await.map_err(|error| error.to_string())?;
+    let sealed = waited.map_err(|error| format!("the snapshot can't be used: {error}"))?;
+    if !sealed {
+        err!(
+            "forkvm: the snapshot's memory can't be sealed: the kernel holds a page of it; nobody else can write to it"
+        );
+    }
+    Ok(())
 }
 
 /// Waits for the last connections. Gives why that was too long.

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use kvm_bindings::{kvm_sregs, kvm_vcpu_events};
 use parking_lot::Mutex;
+use rustix::fs::SealFlags;
 
 use crate::arch::layout::page_up;
 use crate::exec::{self, NotRun, Sandbox, Started};
@@ -126,7 +127,7 @@ pub struct Server {
     pub(super) stack: Range<u64>,
     pub(super) terms: Terms,
     changed_files: Option<Vec<PathBuf>>,
-    coming: Option<Coming>,
+    pub(super) coming: Option<Coming>,
     boot_time: Duration,
     /// The names of system calls that it made, or a fork, and that are not there.
     unsupported: Mutex<BTreeSet<&'static str>>,
@@ -266,6 +267,13 @@ impl Server {
         let coming = self.coming.as_ref();
         let whole = coming.map_or(Ok(()), |coming| coming.arrival().wait_until_whole());
         whole.map_err(SnapshotError::Late)
+    }
+
+    /// Of one that is whole: whether the kernel has made its memory unwritable for good. It does not while it holds a page of it itself;
+    /// then nobody has that mapped for writing, and nobody can map it so.
+    pub fn is_sealed(&self) -> bool {
+        let seals = rustix::fs::fcntl_get_seals(&*self.file);
+        seals.is_ok_and(|seals| seals.contains(SealFlags::WRITE))
     }
 
     /// How long it took until it waited for a connection, or to load it.

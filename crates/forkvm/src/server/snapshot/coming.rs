@@ -2,6 +2,7 @@
 //! whole before any of it is used; whoever wants a page before its chunk is there waits for it ([`Arrival`]).
 
 use std::fs::File;
+use std::io::ErrorKind;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
@@ -97,7 +98,7 @@ impl Source {
             self.work();
         });
         if arrival.wait_until_settled().is_ok()
-            && let Err(error) = self.finish()
+            && let Err(error) = self.finish(SEALING)
         {
             arrival.lose(error.to_string());
         }
@@ -126,11 +127,17 @@ impl Source {
         }
     }
 
-    /// Has all entries lead to their frames, which are there, and nobody write to any of it from now on.
-    fn finish(self) -> Result<(), SnapshotError> {
+    /// Has all entries lead to their frames, which are there, and nobody write to any of it from now on. Where the kernel holds one
+    /// of its pages for so long, the seal is left out: nobody has it mapped for writing any more, or can: the first seal is there.
+    fn finish(self, sealing: Duration) -> Result<(), SnapshotError> {
         lead_everywhere(&self.memory, &self.monitor).map_err(SnapshotError::host)?;
         drop(self.memory);
-        freeze::seal(&self.memfd, Instant::now() + SEALING).map_err(SnapshotError::host)?;
+        match freeze::seal(&self.memfd, Instant::now() + sealing) {
+            Err(error) if error.kind() != ErrorKind::ResourceBusy => {
+                return Err(SnapshotError::host(error));
+            }
+            _ => {}
+        }
         self.arrival.finish();
         Ok(())
     }
@@ -200,7 +207,57 @@ impl Places {
 fn read_exact_at(file: &File, bytes: &mut [u8], at: u64) -> Result<(), SnapshotError> {
     file.read_exact_at(bytes, at)
         .map_err(|error| match error.kind() {
-            std::io::ErrorKind::UnexpectedEof => SnapshotError::Truncated,
+            ErrorKind::UnexpectedEof => SnapshotError::Truncated,
             _ => SnapshotError::NotRead(error),
         })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_kernel_does_not_let_seal_is_there_all_the_same() {
+        const LEN: u64 = 4 << 20;
+        let memfd = freeze::memfd("forkvm-test", LEN).unwrap();
+        let map = || Mapping::shared(&memfd, LEN).unwrap();
+        let (memory, held) = (map(), map());
+        freeze::seal_for_others(&memfd).unwrap();
+        let bytes = vec![7; CHUNK];
+        let file = tempfile(&bytes);
+        let part = Part {
+            frame: LEN - CHUNK as u64,
+            len: CHUNK as u64,
+            at: 0,
+        };
+        let arrival = Arc::new(Arrival::new(vec![part], CHUNK as u64, CHUNK as u64));
+        let source = Source {
+            at: 0,
+            file,
+            len: CHUNK as u64,
+            hashes: vec![hash(&bytes)],
+            places: Places(vec![part]),
+            memfd: Arc::clone(&memfd),
+            memory,
+            monitor: 0..0,
+            arrival: Arc::clone(&arrival),
+        };
+        source.work();
+        source.finish(Duration::ZERO).unwrap();
+        assert!(arrival.is_whole());
+        let mut came = [0];
+        held.read(LEN - 1, &mut came).unwrap();
+        assert_eq!(came, [7]);
+        // Nobody who has not got it already can write to it.
+        assert!(Mapping::shared(&memfd, LEN).is_err());
+    }
+
+    /// A file of these bytes that is nowhere.
+    fn tempfile(bytes: &[u8]) -> File {
+        use std::io::Write;
+        let memfd = rustix::fs::memfd_create("forkvm-test", rustix::fs::MemfdFlags::CLOEXEC);
+        let mut file = File::from(memfd.unwrap());
+        file.write_all(bytes).unwrap();
+        file
+    }
 }

@@ -19,7 +19,7 @@ use crate::server::http_client::{HttpClient, Upload};
 use crate::server::limits::ServerLimits;
 use crate::server::master::Server;
 
-fn program() -> PathBuf {
+pub(super) fn program() -> PathBuf {
     let dir = std::env::var_os("GUESTS_DIR").map_or_else(
         || Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/guests"),
         PathBuf::from,
@@ -27,7 +27,7 @@ fn program() -> PathBuf {
     dir.join("test/linux/server")
 }
 
-fn sandbox() -> Sandbox {
+pub(super) fn sandbox() -> Sandbox {
     let system = ["/lib", "/lib64", "/usr/lib", "/etc/ld.so.cache"];
     let system = system.map(PathBuf::from).into_iter();
     Sandbox {

@@ -1,6 +1,8 @@
 //! Snapshots: a frozen server in a file, from which another process serves without a boot.
 
 pub mod coming;
+#[cfg(test)]
+mod early_tests;
 pub mod error;
 mod format;
 mod host;
