@@ -7,7 +7,6 @@ use std::time::SystemTime;
 use forkvm::Failure;
 use varnish::vcl::{LogTag, VclError};
 
-use crate::fetch::ask::Answered;
 use crate::fetch::body::BadBody;
 use crate::fetch::chain::{self, End, Ended};
 use crate::fetch::pipe::Client;
@@ -65,12 +64,7 @@ impl Backend {
         let Ended { tenant, result } = chain::run(fetch, &target.chain, end, Input::Request)?;
         let tenant = &*tenant;
         let response = match result {
-            Ok(Answered {
-                answer,
-                deadline,
-                version,
-                ..
-            }) => answer::hand_over(fetch, tenant, answer, head, version, deadline),
+            Ok(answered) => answer::hand_over(fetch, tenant, answered, head),
             Err(Unanswered::TurnedAway(why)) => answer::turn_away(fetch, tenant, &why),
             Err(Unanswered::NotReady(why)) => Err(why.into()),
             Err(Unanswered::BadBody(bad)) => refuse_body(fetch, tenant, &bad),

@@ -68,6 +68,7 @@ vtc! {
     body
     boot
     boot_queue
+    bounds
     cache
     chain
     connection

@@ -2,7 +2,7 @@
 #![forbid(unsafe_code)]
 
 use std::sync::atomic::Ordering;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use forkvm::{Answer, Failure, Host};
 use varnish::vcl::{LogTag, VclError};
@@ -24,6 +24,20 @@ const GZIP: [u8; 3] = [0x1f, 0x8b, 8];
 
 /// What is wrong with a body that is not what its header says, from its start or further on.
 pub const NO_GZIP: &str = "its response has Content-Encoding: gzip, but its body is not gzip";
+
+/// An answer, which nobody has taken yet.
+pub struct Answered {
+    /// It holds a fork.
+    pub answer: Answer,
+    /// When that has to be back.
+    pub deadline: Instant,
+    /// What it has taken of its time.
+    pub took: Duration,
+    /// Which program it is of, if its clients are to know.
+    pub version: Option<Version>,
+    /// What its body has of the room for responses, if it had to be made whole.
+    pub room: Taken,
+}
 
 /// Has a program of the tenant answer, as `run` does it. Failures are logged.
 pub fn ask(
@@ -132,15 +146,20 @@ pub fn objection(fetch: &Fetch<'_, '_>, answer: &Answer) -> Option<&'static str>
     None
 }
 
-/// Makes the guest's answer the response; without its body if that is to `head`. Its fork has to be back at `deadline`.
+/// Makes the guest's answer the response; without its body if that is to `head`.
 pub fn hand_over(
     fetch: &mut Fetch<'_, '_>,
     tenant: &Tenant,
-    mut answer: Answer,
+    answered: Answered,
     head: bool,
-    version: Option<Version>,
-    deadline: Instant,
 ) -> Result<Response, VclError> {
+    let Answered {
+        mut answer,
+        deadline,
+        version,
+        mut room,
+        ..
+    } = answered;
     if let Some(objection) = objection(fetch, &answer) {
         log_failed(fetch, tenant, objection);
         return plain::failed(fetch);
@@ -150,8 +169,7 @@ pub fn hand_over(
         usize::try_from(answer.body_len()).map_err(|error| VclError::new(error.to_string()))?;
     let has_body = plain::has_body(status);
     let is_sent = has_body && !head && len > 0;
-    let mut room = Taken::nothing(&tenant.responses);
-    if is_sent && !room.take(len as u64) {
+    if is_sent && !room.take_all(len as u64) {
         let no_room = Failure::NoRoom { len: len as u64 };
         return turn_away(fetch, tenant, &no_room.to_string());
     }

@@ -3,30 +3,14 @@
 
 use std::time::{Duration, Instant};
 
-use forkvm::Answer;
-
+use crate::fetch::answer::{self, Answered};
+use crate::fetch::body;
 use crate::fetch::request::{Asked, Input};
 use crate::fetch::serve::{self, Extent};
 use crate::fetch::unanswered::Unanswered;
-use crate::fetch::{answer, body};
 use crate::tenants::room::Taken;
 use crate::tenants::tenant::{NotReady, Release, Tenant};
-use crate::tenants::version::Version;
 use crate::varnish::fetch::Fetch;
-
-/// An answer, which nobody has taken yet.
-pub struct Answered {
-    /// It holds a fork.
-    pub answer: Answer,
-    /// When that has to be back.
-    pub deadline: Instant,
-    /// What it has taken of its time.
-    pub took: Duration,
-    /// Which program it is of, if its clients are to know.
-    pub version: Option<Version>,
-    /// What its body has of the room for responses, if it had to be made whole.
-    pub room: Taken,
-}
 
 /// What a program is asked.
 pub struct Question {

@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use forkvm::Answer;
 
-use crate::fetch::ask::{self, Answered, Question};
+use crate::fetch::answer::Answered;
+use crate::fetch::ask::{self, Question};
 use crate::fetch::body::{BadBody, Body};
 use crate::fetch::request::Input;
 use crate::fetch::serve::{self, Extent};

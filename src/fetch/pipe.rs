@@ -27,8 +27,9 @@ const GONE: PollFlags = PollFlags::HUP.union(PollFlags::ERR);
 /// Between two looks at one that is.
 const PAUSE: Duration = Duration::from_millis(10);
 
-/// Statuses that a client is told (RFC 9110, 15.6.4 and 15.6.1).
+/// Statuses that a client is told (RFC 9110, 15.6.4, 15.6.2 and 15.6.1).
 const UNAVAILABLE: &str = "503 Service Unavailable";
+const NOT_IMPLEMENTED: &str = "501 Not Implemented";
 const ERROR: &str = "500 Internal Server Error";
 
 /// A client whose request is piped.
@@ -45,9 +46,20 @@ pub fn serve(fetch: &mut Fetch<'_, '_>, tenant: &Tenant, client: Client<'_>) -> 
     let settings = &tenant.settings;
     let fd = client.fd;
     if !settings.server {
-        tell(fd, "501 Not Implemented", "Only servers can be piped to.\n");
+        tell(fd, NOT_IMPLEMENTED, "Only servers can be piped to.\n");
         return Err(format!(
             "tenant {}: only servers can be piped to",
+            tenant.name()
+        ));
+    }
+    let target = Target::of(fetch);
+    if target
+        .as_ref()
+        .is_some_and(|target| !target.chain.0.is_empty())
+    {
+        tell(fd, NOT_IMPLEMENTED, "A chain can't be piped to.\n");
+        return Err(format!(
+            "tenant {}: a chain (kvm.chain()) can't be piped to",
             tenant.name()
         ));
     }
@@ -67,8 +79,8 @@ pub fn serve(fetch: &mut Fetch<'_, '_>, tenant: &Tenant, client: Client<'_>) -> 
             return Err(format!("tenant {}: {not_ready}", tenant.name()));
         }
     };
-    let target = Target::of(fetch).and_then(|target| target.url.clone());
-    let url = target.unwrap_or_else(|| fetch.url());
+    let url = target.and_then(|target| target.url.clone());
+    let url = url.unwrap_or_else(|| fetch.url());
     let asked = Asked::new(fetch, (url, Vec::new()), Input::Request);
     // Varnish has taken it out.
     let upgrade = fetch.client_header("upgrade");

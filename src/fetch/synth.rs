@@ -3,10 +3,10 @@
 
 use varnish::vcl::VclError;
 
-use crate::fetch::ask::Answered;
+use crate::fetch::answer::{self, Answered};
 use crate::fetch::chain::{self, End, Ended};
+use crate::fetch::plain;
 use crate::fetch::request::Input;
-use crate::fetch::{answer, plain};
 use crate::order::Chain;
 use crate::tenants::room::Taken;
 use crate::tenants::tenant::Tenant;

@@ -6,14 +6,16 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use forkvm::{Answer, Host};
+use forkvm::Host;
 
+use crate::fetch::answer::{self, Answered};
+use crate::fetch::body;
 use crate::fetch::request::{Asked, Input};
 use crate::fetch::response::Response;
-use crate::fetch::{answer, body};
 use crate::order::{self, Target};
 use crate::orders::refusal::Refusal;
 use crate::orders::{update, upload};
+use crate::tenants::room::Taken;
 use crate::tenants::tenant::{DebugTurn, Release, Tenant};
 use crate::tenants::version::Version;
 use crate::varnish::fetch::Fetch;
@@ -30,14 +32,9 @@ pub fn respond(
 ) -> Result<Response, String> {
     let name = tenant.as_ref().map_or(asked, |tenant| tenant.name());
     let response = match debug(fetch, tenant.as_ref(), target, order) {
-        Ok(Debugged {
-            tenant,
-            answer,
-            version,
-            deadline,
-        }) => {
+        Ok((tenant, answered)) => {
             let head = fetch.method() == "HEAD";
-            let response = answer::hand_over(fetch, tenant, answer, head, Some(version), deadline);
+            let response = answer::hand_over(fetch, tenant, answered, head);
             // A debugger may have changed it.
             fetch.set_uncacheable();
             response
@@ -53,20 +50,12 @@ pub fn respond(
     response.map_err(|error| format!("tenant {name}: {error}"))
 }
 
-/// A request that went through a debugger.
-struct Debugged<'t> {
-    tenant: &'t Arc<Tenant>,
-    answer: Answer,
-    version: Version,
-    deadline: Instant,
-}
-
 fn debug<'t>(
     fetch: &mut Fetch<'_, '_>,
     tenant: Option<&'t Arc<Tenant>>,
     target: &Target,
     order: &order::Debug,
-) -> Result<Debugged<'t>, Refusal> {
+) -> Result<(&'t Tenant, Answered), Refusal> {
     let tenant = tenant.ok_or(Refusal::Unknown)?;
     let config = &tenant.settings.config;
     let proof = tenant.check(order.key.bytes(), &fetch.method(), order.action())?;
@@ -96,13 +85,16 @@ fn debug<'t>(
     };
     // Keys and orders are nothing for programs.
     asked.conceal(order.key.bytes());
-    let deadline = Instant::now() + config.limits.max_request_time;
+    let start = Instant::now();
+    let deadline = start + config.limits.max_request_time;
     let run = |host: &mut dyn Host| program.debug(&asked.request(), deadline, host);
     let answer = answer::ask(fetch, tenant, run).map_err(Refusal::Failed)?;
-    Ok(Debugged {
-        tenant,
+    let answered = Answered {
         answer,
-        version,
         deadline,
-    })
+        took: start.elapsed(),
+        version: Some(version),
+        room: Taken::nothing(&tenant.responses),
+    };
+    Ok((tenant, answered))
 }
