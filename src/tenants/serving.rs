@@ -3,7 +3,7 @@
 
 use std::io::{self, Read};
 use std::ops::ControlFlow;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use forkvm::{
@@ -75,21 +75,6 @@ impl Serving {
         allowed_paths.extend(system_paths());
         allowed_paths.extend(config.allowed_paths.iter().cloned());
         let values = &settings.values;
-        // What is in the application's folder comes with it, not from the host's folder of that path.
-        let is_elsewhere = |path: &&PathBuf| {
-            let folder = values.folder.as_ref();
-            !folder.is_some_and(|folder| path.starts_with(folder))
-        };
-        let elsewhere = values.writable_paths.iter().filter(is_elsewhere);
-        allowed_paths.extend(elsewhere.map(AllowedPath::from));
-        allowed_paths.extend(values.volumes.iter().map(|volume| volume.path.clone()));
-        let overlaid = values.volumes.iter().filter(|volume| volume.overlaid);
-        let writable_paths = values
-            .writable_paths
-            .iter()
-            .chain(overlaid.map(|volume| &volume.path.seen))
-            .chain(&config.writable_paths)
-            .cloned();
         let bytes = |text: &str| text.as_bytes().to_vec();
         let path = path.to_string_lossy();
         let arguments = config.main_arguments.iter().map(|word| bytes(word));
@@ -121,7 +106,7 @@ impl Serving {
                 current_working_directory: config.current_working_directory.clone(),
                 max_memory: config.limits.max_memory,
                 allowed_net: values.allow_net.clone(),
-                writable_paths: writable_paths.collect(),
+                writable_paths: config.writable_paths.clone(),
                 allowed_listen: match &*values.allow_listen {
                     [] => None,
                     rules => Some(rules.to_vec()),

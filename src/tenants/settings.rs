@@ -159,7 +159,7 @@ impl Settings {
         Ok(Self {
             key: key(&values)?,
             state_dir: state_dir(&values, &path),
-            config: config(name, given.server, &values),
+            config: config(name, &values),
             path,
             source,
             server: given.server,
@@ -330,28 +330,30 @@ fn state_dir(values: &Values, path: &Path) -> PathBuf {
 
 /// What the program may read, and what it may change of that in memory. What a server has besides depends on what it is booted
 /// from (`serving.rs`).
-fn paths(server: bool, values: &Values) -> (Vec<AllowedPath>, Vec<PathBuf>) {
-    let given = values.allowed_paths.iter();
-    let given = given.chain(values.volumes.iter().filter(|_| !server));
+fn paths(values: &Values) -> (Vec<AllowedPath>, Vec<PathBuf>) {
     let (mut allowed, mut writable) = (Vec::new(), Vec::new());
-    for volume in given {
+    for volume in values.allowed_paths.iter().chain(&values.volumes) {
         if volume.overlaid {
             writable.push(volume.path.seen.clone());
         }
         allowed.push(volume.path.clone());
     }
-    if !server {
-        let folders = values.writable_paths.iter();
-        allowed.extend(folders.clone().map(AllowedPath::from));
-        writable.extend(folders.cloned());
-    }
+    // What is in the application's folder comes with it, not from the host's folder of that path.
+    let comes = |path: &PathBuf| {
+        let folder = values.folder.as_ref();
+        folder.is_some_and(|folder| path.starts_with(folder))
+    };
+    let folders = values.writable_paths.iter();
+    let of_host = folders.clone().filter(|path| !comes(path));
+    allowed.extend(of_host.map(AllowedPath::from));
+    writable.extend(folders.cloned());
     (allowed, writable)
 }
 
 /// What the engine needs to know.
-fn config(name: String, server: bool, values: &Values) -> Config {
+fn config(name: String, values: &Values) -> Config {
     let concurrency = values.concurrency as usize;
-    let (allowed_paths, writable_paths) = paths(server, values);
+    let (allowed_paths, writable_paths) = paths(values);
     Config {
         group: values.group.clone(),
         main_arguments: values.main_arguments.clone(),
