@@ -4,8 +4,8 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ffi::CString;
 use std::path::Path;
-use std::sync::Arc;
-use std::time::{Instant, SystemTime};
+use std::sync::{Arc, mpsc};
+use std::time::{Duration, Instant, SystemTime};
 
 use parking_lot::{Mutex, RwLock};
 use regex::{Regex, RegexBuilder};
@@ -31,6 +31,7 @@ use crate::tenants::settings::{BadSetting, Settings};
 use crate::tenants::signature::Action;
 use crate::tenants::tenant::{State, Tenant};
 use crate::tenants::version::Version;
+use crate::tenants::waits::Waits;
 use crate::tenants::{boot, name, queue, registry, report};
 use crate::varnish::counters::count;
 use crate::varnish::fetch::Fetch;
@@ -50,6 +51,8 @@ pub struct Director {
     backends: Arc<Backends>,
     /// What is known of those that were described in JSON.
     definitions: Mutex<HashMap<String, Known>>,
+    /// What its load may wait.
+    waits: Waits,
     orders: Registered<Orders>,
 }
 
@@ -77,8 +80,8 @@ pub enum NotAdded {
 }
 
 impl Director {
-    /// One without tenants yet, for the VCL that `ctx` is about.
-    pub fn register(ctx: &Ctx<'_>) -> Result<Registered<Self>, VclError> {
+    /// One without tenants yet, for the VCL that `ctx` is about, whose load may wait so long for others.
+    pub fn register(ctx: &Ctx<'_>, waits: Duration) -> Result<Registered<Self>, VclError> {
         let backends = Arc::<Backends>::default();
         let orders = Orders {
             backends: backends.clone(),
@@ -87,6 +90,7 @@ impl Director {
         let director = Self {
             backends,
             definitions: Mutex::default(),
+            waits: Waits::new(waits),
             orders,
         };
         Registered::new(ctx, c"kvm", director)
@@ -214,8 +218,13 @@ impl Director {
         })
     }
 
+    /// What the VCL's load may wait.
+    pub fn waits(&self) -> &Waits {
+        &self.waits
+    }
+
     /// Has the tenant's program booted, which need not be asked for; unless somebody is to wait for it that is all. An error is one that
-    /// was waited for.
+    /// was waited for. What the load has no time left for goes on without it, which is logged.
     pub fn start(&self, name: &[u8], wait: bool) -> Result<(), String> {
         let tenant = self.named(name).ok_or("no such tenant")?;
         if let Some(known) = self.definitions.lock().get_mut(tenant.name()) {
@@ -226,15 +235,26 @@ impl Director {
             return Ok(());
         }
         let limit = tenant.settings.config.limits.max_boot_time;
-        match tenant.settled(Instant::now() + limit) {
+        let (state, time) = self
+            .waits
+            .spend(limit, |time| (tenant.settled(Instant::now() + time), time));
+        match state {
             State::Ready(_) => Ok(()),
             State::Failed(failed) => Err(failed.reason.to_string()),
+            State::Booting if time < limit => {
+                let text = format!(
+                    "it boots in the background, though kvm.start() was to wait for it: {}",
+                    self.waits.over()
+                );
+                logging::log(LogTag::Notice, tenant.name(), &text);
+                Ok(())
+            }
             State::Booting => Err(format!("it is not ready after {limit:?} (max_boot_time)")),
         }
     }
 
-    /// Has the programs loaded anew whose tenants' names match a pattern, and says how many these are. Each serves until the
-    /// other is ready.
+    /// Has the programs loaded anew whose tenants' names match a pattern, when somebody asks for them next, and says how many these
+    /// are.
     pub fn invalidate(&self, pattern: &[u8]) -> Result<usize, String> {
         let matches = regex(pattern)?;
         let backends = self.backends.read();
@@ -242,12 +262,7 @@ impl Director {
         let found = tenants.filter(|tenant| {
             matches.is_match(tenant.name()) && matches!(tenant.state(), State::Ready(_))
         });
-        let begun = found.filter(|tenant| {
-            // One that is being updated is loaded anew just now. What comes of it is in the log.
-            let turn = Turn::take(tenant);
-            turn.is_ok_and(|turn| update::begin(tenant, Source::Path, turn, |_, _| {}).is_ok())
-        });
-        Ok(begun.count())
+        Ok(found.inspect(|tenant| renew_later(tenant)).count())
     }
 
     /// Whether there is such a tenant.
@@ -449,6 +464,26 @@ impl Orders {
             None => Err(backend::NO_TARGET.into()),
         }
     }
+}
+
+/// Has a tenant's program loaded anew when somebody asks for it next. What comes of it is in the log.
+fn renew_later(tenant: &Arc<Tenant>) {
+    let of = Arc::downgrade(tenant);
+    tenant.renew_later(move || {
+        let (begun, done) = mpsc::channel();
+        let Some(tenant) = of.upgrade() else {
+            return done;
+        };
+        match Turn::take(&tenant) {
+            Ok(turn) => {
+                let then = move |_, _| drop(begun);
+                let _ = update::begin(&tenant, Source::Anew, turn, then);
+            }
+            // It is being updated, perhaps by what was there before.
+            Err(_) => renew_later(&tenant),
+        }
+        done
+    });
 }
 
 /// The tenant of this name, or that a Host header names.

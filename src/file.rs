@@ -2,7 +2,7 @@
 #![forbid(unsafe_code)]
 
 use std::fs::{File, OpenOptions};
-use std::io::Read;
+use std::io::{self, Read};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
@@ -26,15 +26,21 @@ impl Identity {
 
 /// Reads a regular file of at most so many bytes.
 pub fn read(path: &Path, most: u64) -> Result<Vec<u8>, String> {
-    let (file, identity) = open(path)?;
-    if identity.size() > most {
-        return Err(format!("is larger than {most} bytes"));
-    }
+    let (file, _) = open(path)?;
+    read_all(file, most).map_err(|error| error.to_string())
+}
+
+/// Reads all of a file. One that is longer is `FileTooLarge`.
+pub fn read_all(file: impl Read, most: u64) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
-    file.take(most)
-        .read_to_end(&mut bytes)
-        .map_err(|error| error.to_string())?;
-    Ok(bytes)
+    file.take(most.saturating_add(1)).read_to_end(&mut bytes)?;
+    match bytes.len() as u64 > most {
+        true => Err(io::Error::new(
+            io::ErrorKind::FileTooLarge,
+            format!("is larger than {most} bytes"),
+        )),
+        false => Ok(bytes),
+    }
 }
 
 /// Opens a regular file, and says which one it is.

@@ -87,12 +87,14 @@ vtc! {
     import
     library
     limits
+    load_waits
     methods
     output
     own_arguments
     pipe
     refused_body
     reload
+    renew
     retry
     segments
     self_request
@@ -120,6 +122,7 @@ vtc! {
     update_vcl
     upload
     uri
+    uri_watch
     vcl_ways
     warmup
     writable

@@ -1,14 +1,15 @@
 //! How a call of VCL's is run: errors and panics become VCL's.
 
 use std::ptr;
+use std::time::Duration;
 
-use varnish::ffi::{VCL_BOOL, VCL_STRING, vmod_priv, vrt_ctx};
+use varnish::ffi::{VCL_BOOL, VCL_STRING, cache_param, vmod_priv, vrt_ctx};
 use varnish::vcl::{Buffer, Ctx, LogTag, VclError};
 
 use crate::director::Director;
 use crate::tenants::name;
-use crate::varnish::logging;
 use crate::varnish::panics::guard;
+use crate::varnish::{fetch, logging};
 use crate::vdi::Registered;
 
 /// Runs what VCL has called. An error fails the VCL task (at load: the load) with its text, and so does a panic.
@@ -67,11 +68,52 @@ pub unsafe fn said(ctx: *const vrt_ctx, call: &str, done: Result<(), String>) ->
     false
 }
 
+/// A call without a value, whose failure is VCL's.
+pub fn failing(function: &str, tenant: &[u8], done: Result<(), String>) -> Result<(), VclError> {
+    Ok(done.map_err(|why| format!("kvm.{}: {why}", call(function, tenant)))?)
+}
+
+/// How long a VCL's load may wait for others in all. varnishd's manager kills a child that says nothing for cli_timeout; half of that
+/// is for all else.
+pub fn load_waits() -> Duration {
+    /// Where varnishd does not say.
+    const USUAL: Duration = Duration::from_secs(60);
+    // SAFETY: varnishd sets the pointer once, before it loads anything, and changes the number in one piece.
+    let timeout = unsafe { cache_param.as_ref() }.map(|params| params.cli_timeout.0);
+    let timeout = timeout.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
+    timeout.unwrap_or(USUAL) / 2
+}
+
 /// What VCL gets for a string that is not there.
 pub const NO_STRING: VCL_STRING = VCL_STRING(ptr::null());
 
-/// Text for VCL, in the workspace of the task.
+/// Text for VCL, in the workspace of the task. What does not fit is an error, and leaves the workspace as it was: varnishd fails what is
+/// done with one that has overflowed.
 pub fn string(ctx: &mut Ctx<'_>, text: &[u8]) -> Result<VCL_STRING, VclError> {
+    let (len, room) = (text.len(), fetch::room(ctx, text.len()));
+    if len > room {
+        return Err(format!("{len} bytes do not fit in the workspace ({room} left)").into());
+    }
     let copy = ctx.ws.copy_bytes_with_null(text)?;
     Ok(VCL_STRING(copy.b))
+}
+
+/// The same for what a call gives. Where there is none, or it does not fit, the log says why, and VCL gets none.
+///
+/// SAFETY: varnishd called us with `ctx`.
+pub unsafe fn string_or_none(
+    ctx: *const vrt_ctx,
+    call: &str,
+    text: Result<Vec<u8>, String>,
+) -> VCL_STRING {
+    // SAFETY: as the caller promises.
+    unsafe {
+        let mut context = Ctx::from_ptr(ctx);
+        let text =
+            text.and_then(|text| string(&mut context, &text).map_err(|error| error.to_string()));
+        text.unwrap_or_else(|why| {
+            said(ctx, call, Err(why));
+            NO_STRING
+        })
+    }
 }

@@ -15,7 +15,6 @@ use varnish::vcl::{Ctx, VclError};
 
 use crate::director::Director;
 use crate::order::{Debug, Order, Target, Upload};
-use crate::tenants::document;
 use crate::tenants::fetches;
 use crate::tenants::registry;
 use crate::tenants::settings::{Given, Settings};
@@ -23,13 +22,15 @@ use crate::varnish::panics::{self, guard};
 use crate::varnish::{counters, fetch};
 use crate::vdi::Registered;
 use arguments::{bytes, given, given_program, given_server, sent, text};
-use call::{NO_STRING, call, is_so, registered, run, said, string};
+use call::{NO_STRING, call, is_so, registered, run, said, string_or_none};
 use direct::{chain, synth, to_string};
-use programs::{configure, invalidate_programs, library, main_arguments, start};
+use documents::{configure, embed_tenants, fetch_tenants, library, load_tenants, main_arguments};
+use programs::{invalidate_programs, start};
 
 mod arguments;
 mod call;
 mod direct;
+mod documents;
 mod programs;
 mod vcc_if;
 
@@ -117,7 +118,7 @@ unsafe extern "C" fn event(ctx: *const vrt_ctx, vcl: *mut vmod_priv, event: VclE
         let (ctx, vcl) = unsafe { (Ctx::from_ptr(ctx), vcl.as_mut().ok_or("no PRIV_VCL")?) };
         panics::install_hook();
         counters::publish();
-        let registered = Director::register(&ctx)?;
+        let registered = Director::register(&ctx, call::load_waits())?;
         // SAFETY: the methods are those of this type.
         unsafe { vcl.put(Box::new(registered), &VCL_METHODS) };
         Ok(())
@@ -165,72 +166,6 @@ unsafe fn add(ctx: *const vrt_ctx, vcl: *mut vmod_priv, given: &Given<'_>) -> Re
     let (director, ctx) = unsafe { (registered(vcl)?.director(), Ctx::from_ptr(ctx)) };
     let added = director.add_all(&ctx, vec![settings]);
     Ok(added.map_err(|bad| format!("kvm.{bad}"))?)
-}
-
-/// `kvm.load_tenants()`
-unsafe extern "C" fn load_tenants(
-    ctx: *const vrt_ctx,
-    vcl: *mut vmod_priv,
-    file: VCL_STRING,
-    strict: VCL_BOOL,
-) -> VCL_BOOL {
-    is_so(ctx, || {
-        // SAFETY: as in tenant().
-        unsafe {
-            let file = Path::new(OsStr::from_bytes(bytes(file).unwrap_or_default()));
-            let call = format!("load_tenants({file:?})");
-            let director = registered(vcl)?.director();
-            let strict = strict.0 != 0;
-            let added = director.add_document(&Ctx::from_ptr(ctx), &call, strict, |warnings| {
-                document::load(file, warnings)
-            });
-            Ok(said(ctx, &call, added))
-        }
-    })
-}
-
-/// `kvm.fetch_tenants()`
-unsafe extern "C" fn fetch_tenants(
-    ctx: *const vrt_ctx,
-    vcl: *mut vmod_priv,
-    url: VCL_STRING,
-    strict: VCL_BOOL,
-) -> VCL_BOOL {
-    is_so(ctx, || {
-        // SAFETY: as in tenant().
-        unsafe {
-            let url = String::from_utf8_lossy(bytes(url).unwrap_or_default());
-            let call = format!("fetch_tenants({url:?})");
-            let director = registered(vcl)?.director();
-            let strict = strict.0 != 0;
-            let added = director.add_document(&Ctx::from_ptr(ctx), &call, strict, |warnings| {
-                document::fetch(&url, warnings)
-            });
-            Ok(said(ctx, &call, added))
-        }
-    })
-}
-
-/// `kvm.embed_tenants()`
-unsafe extern "C" fn embed_tenants(
-    ctx: *const vrt_ctx,
-    vcl: *mut vmod_priv,
-    json: VCL_STRING,
-    strict: VCL_BOOL,
-) {
-    run(ctx, || {
-        // SAFETY: as in tenant().
-        let (director, json) =
-            unsafe { (registered(vcl)?.director(), bytes(json).unwrap_or_default()) };
-        let call = "embed_tenants()";
-        // SAFETY: varnishd called us with it.
-        let ctx = unsafe { Ctx::from_ptr(ctx) };
-        let strict = strict.0 != 0;
-        let added = director.add_document(&ctx, call, strict, |warnings| {
-            document::parse(json, warnings)
-        });
-        Ok(added.map_err(|bad| format!("kvm.{call}: {bad}"))?)
-    });
 }
 
 /// `kvm.backend()`
@@ -475,7 +410,12 @@ unsafe extern "C" fn program_version(
             let Some(version) = registered(vcl)?.director().version(name) else {
                 return Ok(NO_STRING);
             };
-            string(&mut Ctx::from_ptr(ctx), version.to_string().as_bytes())
+            let text = version.to_string().into_bytes();
+            Ok(string_or_none(
+                ctx,
+                &call("program_version", name),
+                Ok(text),
+            ))
         }
     });
     done.unwrap_or(NO_STRING)
@@ -496,16 +436,7 @@ unsafe extern "C" fn stats(
             let pattern = bytes(pattern).unwrap_or_default();
             let indentation = usize::try_from(indentation.0).ok().map(|n| n.min(MOST));
             let figures = registered(vcl)?.director().stats(pattern, indentation);
-            let mut context = Ctx::from_ptr(ctx);
-            let text = figures
-                .and_then(|text| string(&mut context, &text).map_err(|error| error.to_string()));
-            Ok(match text {
-                Ok(text) => text,
-                Err(why) => {
-                    said(ctx, &call("stats", pattern), Err(why));
-                    NO_STRING
-                }
-            })
+            Ok(string_or_none(ctx, &call("stats", pattern), figures))
         }
     });
     done.unwrap_or(NO_STRING)

@@ -1,74 +1,9 @@
 //! Functions about programs by the names that the tinykvm VMOD has for them.
 
-use serde_json::json;
 use varnish::ffi::{VCL_BOOL, VCL_INT, VCL_STRING, vmod_priv, vrt_ctx};
-use varnish::vcl::{Ctx, VclError};
 
 use super::arguments::bytes;
-use super::call::{call, registered, run, said};
-use crate::tenants::{document, words};
-
-/// `kvm.library()`
-pub unsafe extern "C" fn library(
-    ctx: *const vrt_ctx,
-    vcl: *mut vmod_priv,
-    uri: VCL_STRING,
-    strict: VCL_BOOL,
-) {
-    run(ctx, || {
-        // SAFETY: VCL calls us with a context and arguments as in vmod.vcc, whose strings live as long as the call.
-        let (uri, director, ctx) = unsafe {
-            let uri = String::from_utf8_lossy(bytes(uri).unwrap_or_default());
-            (uri, registered(vcl)?.director(), Ctx::from_ptr(ctx))
-        };
-        let call = format!("library({uri:?})");
-        let added = director.add_document(&ctx, &call, strict.0 != 0, |warnings| {
-            document::library(&uri, warnings)
-        });
-        Ok(added.map_err(|bad| format!("kvm.{call}: {bad}"))?)
-    });
-}
-
-/// `kvm.configure()`
-pub unsafe extern "C" fn configure(
-    ctx: *const vrt_ctx,
-    vcl: *mut vmod_priv,
-    program: VCL_STRING,
-    json: VCL_STRING,
-) {
-    run(ctx, || {
-        // SAFETY: as in library().
-        unsafe {
-            let name = bytes(program).unwrap_or_default();
-            let json = bytes(json).unwrap_or_default();
-            let director = registered(vcl)?.director();
-            let done = director.configure(&Ctx::from_ptr(ctx), name, json);
-            failing("configure", name, done)
-        }
-    });
-}
-
-/// `kvm.main_arguments()`
-pub unsafe extern "C" fn main_arguments(
-    ctx: *const vrt_ctx,
-    vcl: *mut vmod_priv,
-    program: VCL_STRING,
-    arguments: VCL_STRING,
-) {
-    run(ctx, || {
-        // SAFETY: as in library().
-        unsafe {
-            let name = bytes(program).unwrap_or_default();
-            let arguments = str::from_utf8(bytes(arguments).unwrap_or_default())?;
-            let words = words::split(arguments)
-                .map_err(|bad| format!("kvm.{}: {bad}", call("main_arguments", name)))?;
-            let json = json!({ "main_arguments": words }).to_string();
-            let director = registered(vcl)?.director();
-            let done = director.configure(&Ctx::from_ptr(ctx), name, json.as_bytes());
-            failing("main_arguments", name, done)
-        }
-    });
-}
+use super::call::{call, failing, registered, run, said};
 
 /// `kvm.start()`
 pub unsafe extern "C" fn start(
@@ -113,9 +48,4 @@ pub unsafe extern "C" fn invalidate_programs(
         }
     });
     VCL_INT(done.unwrap_or(0))
-}
-
-/// A call without a value, whose failure is VCL's.
-fn failing(function: &str, name: &[u8], done: Result<(), String>) -> Result<(), VclError> {
-    Ok(done.map_err(|why| format!("kvm.{}: {why}", call(function, name)))?)
 }

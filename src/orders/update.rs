@@ -18,10 +18,11 @@ use varnish::vcl::LogTag;
 
 use crate::orders::outcome::{Done, Outcome, Refused, is_shortage};
 use crate::tenants::archive;
-use crate::tenants::boot::{self, BootFailure, Purpose, Unread};
+use crate::tenants::boot::{self, BootFailure, Purpose};
 use crate::tenants::places::Place;
 use crate::tenants::refresh::refresh;
 use crate::tenants::registry;
+use crate::tenants::source::{self, Found, NotFound};
 use crate::tenants::store::{Lock, Store, StoreError, Stored};
 use crate::tenants::tenant::{Release, State, Tenant};
 use crate::tenants::version::Version;
@@ -45,6 +46,8 @@ pub enum Source {
     Given(Vec<u8>),
     /// The file that the tenant was loaded from, which has changed: storing it as well is for rollback only.
     Path,
+    /// The same, fetched anew where the tenant's program is fetched.
+    Anew,
     /// The store: the program before.
     Rollback,
 }
@@ -208,7 +211,7 @@ fn perform(tenant: &Tenant, source: Source) -> Outcome {
     // Before the boot, so that a folder that can't be written is known early.
     let lock = match (lock(&tenant.store), &source) {
         (Ok(lock), _) => Some(lock),
-        (Err(error), Source::Path) => {
+        (Err(error), Source::Path | Source::Anew) => {
             not_kept(tenant, &error);
             None
         }
@@ -222,16 +225,8 @@ fn perform(tenant: &Tenant, source: Source) -> Outcome {
     };
     match source {
         Source::Given(elf) => change.put(&Stored::new(elf), How::Given),
-        Source::Path => match change.folder() {
-            Some(folder) => change.renew(&folder),
-            None => {
-                let elf = Stored::new(read_path(tenant)?);
-                match change.is_touch(&elf) {
-                    Some(unchanged) => Ok(unchanged),
-                    None => change.put(&elf, How::Path),
-                }
-            }
-        },
+        Source::Path => change.follow(source::at_path),
+        Source::Anew => change.follow(source::anew),
         Source::Rollback => change.go_back(latest),
     }
 }
@@ -276,6 +271,18 @@ impl Change<'_> {
         let stored_runs = [Some(runs), self.tenant.unfit()].contains(&Some(manifest.current));
         (manifest.base == Some(elf.version) && stored_runs)
             .then(|| self.unchanged(runs, elf.elf.len()))
+    }
+
+    /// Takes over what is at the path.
+    fn follow(&self, find: fn(&Tenant) -> Result<Found, NotFound>) -> Outcome {
+        if let Some(folder) = self.folder() {
+            return self.renew(&folder);
+        }
+        let elf = find(self.tenant).map_err(refused)?.program;
+        match self.is_touch(&elf) {
+            Some(unchanged) => Ok(unchanged),
+            None => self.put(&elf, How::Path),
+        }
     }
 
     /// The archive of the folder that runs, if one does.
@@ -407,7 +414,7 @@ impl Change<'_> {
         let base = match how {
             // The file may have changed again meanwhile.
             How::Path => Some(elf.version),
-            How::Given | How::Rollback => boot::version_of_path(tenant),
+            How::Given | How::Rollback => source::version_of_path(tenant),
         };
         if how == How::Rollback {
             return tenant.store.go_back(lock, tenant.name(), elf.version, base);
@@ -433,14 +440,15 @@ fn not_kept(tenant: &Tenant, error: &StoreError) {
     logging::log(LogTag::Notice, tenant.name(), &text);
 }
 
-fn read_path(tenant: &Tenant) -> Result<Vec<u8>, Refused> {
-    boot::read_path(tenant).map_err(|unread| match unread {
-        Unread::TooLarge(reason) => Refused::BadProgram {
+fn refused(none: NotFound) -> Refused {
+    match none {
+        NotFound::Bad(reason) => Refused::BadProgram {
             reason,
             stderr: Vec::new(),
         },
-        Unread::NotNow(reason) => Refused::NoResources(reason),
-    })
+        NotFound::NotNow(reason) => Refused::NoResources(reason),
+        NotFound::Stopped => Refused::NoResources("it was stopped".into()),
+    }
 }
 
 /// Waits a moment for the end of requests of replaced programs, if those are many.

@@ -2,7 +2,7 @@
 #![forbid(unsafe_code)]
 
 use std::fs::File;
-use std::io::{self, Read, Seek};
+use std::io::{Read, Seek};
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
@@ -10,12 +10,11 @@ use std::time::{Duration, Instant, SystemTime};
 use forkvm::{BootError, Config, Fetcher, Host, Program, Stream, TakeOver};
 use varnish::vcl::LogTag;
 
-use crate::file;
 use crate::tenants::archive;
 use crate::tenants::places::{self, Place};
 use crate::tenants::serving::Serving;
 use crate::tenants::snapshots;
-use crate::tenants::source::{self, NoFile};
+use crate::tenants::source::{self, Found, NotFound};
 use crate::tenants::store::{StoreError, Stored};
 use crate::tenants::tenant::{Failed, Release, State, Tenant};
 use crate::tenants::version::Version;
@@ -46,27 +45,17 @@ pub fn boot(
     file: Result<File, String>,
     place: &mut Place,
 ) -> Result<Release, NotBooted> {
-    if let Some(fault) = &tenant.settings.fault {
+    if let Some(reason) = tenant.fault() {
         return Err(NotBooted::Unready(Unready {
-            reason: fault.clone(),
+            reason,
             version: None,
         }));
     }
     let path = tenant.settings.path.display();
-    let file = match source::file_of(tenant, file, place) {
-        Ok(file) => Ok(file),
-        Err(NoFile::Failed(reason)) => Err(reason),
-        Err(NoFile::Stopped) => return Err(NotBooted::Stopped),
-    };
-    let read = file.and_then(|file| {
-        let elf = Stored::new(read_file(tenant, &file)?);
-        source::check(&tenant.settings.values, &elf)?;
-        Ok((file, elf))
-    });
-    let (origin, at_path, unreadable) = match read {
-        Ok((file, elf)) => (Some(file), Some(elf), String::new()),
-        Err(reason) if tenant.settings.source.is_some() => (None, None, reason),
-        Err(reason) => (None, None, format!("{path}: {reason}")),
+    let (origin, at_path, unreadable) = match source::program(tenant, file, place) {
+        Ok(Found { file, program }) => (Some(file), Some(program), String::new()),
+        Err(NotFound::Bad(reason) | NotFound::NotNow(reason)) => (None, None, reason),
+        Err(NotFound::Stopped) => return Err(NotBooted::Stopped),
     };
     let base = at_path.as_ref().map(|elf| elf.version);
     let stored = tenant.store.programs(base, |error| {
@@ -256,10 +245,10 @@ pub fn start(
     purpose: Purpose,
     place: &mut Place,
 ) -> Result<Arc<Program>, BootFailure> {
-    if let Some(fault) = &tenant.settings.fault {
+    if let Some(fault) = tenant.fault() {
         return Err(BootFailure {
             error: BootError::Setting(fault.clone()),
-            reason: fault.clone(),
+            reason: fault,
             stderr: Vec::new(),
         });
     }
@@ -319,40 +308,6 @@ fn serve(
     snapshots::start(tenant, program, serving, config, host)
 }
 
-/// Why there is no program at a tenant's path.
-pub enum Unread {
-    /// It will not become shorter.
-    TooLarge(String),
-    /// The file can't be read just now.
-    NotNow(String),
-}
-
-/// The program that is at the tenant's path now.
-pub fn read_path(tenant: &Tenant) -> Result<Vec<u8>, Unread> {
-    let path = tenant.settings.path.display();
-    let at_path = file::open(&tenant.settings.path)
-        .map(|(file, _)| file)
-        .map_err(|reason| format!("{path}: {reason}"));
-    let file = source::file_of(tenant, at_path, &mut Place::take());
-    let file = file.map_err(|none| match none {
-        NoFile::Failed(reason) => Unread::NotNow(reason),
-        NoFile::Stopped => Unread::NotNow("it was stopped".into()),
-    })?;
-    read(file, tenant.settings.config.limits.max_memory).map_err(|error| {
-        let reason = format!("{path}: {error}");
-        match error.kind() {
-            io::ErrorKind::FileTooLarge => Unread::TooLarge(reason),
-            _ => Unread::NotNow(reason),
-        }
-    })
-}
-
-/// Which program is at the tenant's path now.
-pub fn version_of_path(tenant: &Tenant) -> Option<Version> {
-    let (file, _) = file::open(&tenant.settings.path).ok()?;
-    Version::of_file(file).ok()
-}
-
 /// The program that the tenant was booted from, as long as it may not be stored.
 pub fn read_origin(tenant: &Tenant) -> Option<Stored> {
     let mut origin = tenant.origin.lock();
@@ -363,19 +318,7 @@ pub fn read_origin(tenant: &Tenant) -> Option<Stored> {
 
 /// A program that the tenant could run.
 pub fn read_file(tenant: &Tenant, file: impl Read) -> Result<Vec<u8>, String> {
-    read(file, tenant.settings.config.limits.max_memory).map_err(|error| error.to_string())
-}
-
-fn read(file: impl Read, max: u64) -> io::Result<Vec<u8>> {
-    let mut elf = Vec::new();
-    file.take(max.saturating_add(1)).read_to_end(&mut elf)?;
-    if elf.len() as u64 > max {
-        return Err(io::Error::new(
-            io::ErrorKind::FileTooLarge,
-            format!("is larger than max_memory ({max} bytes)"),
-        ));
-    }
-    Ok(elf)
+    source::read_file(&tenant.settings, file).map_err(|error| error.to_string())
 }
 
 /// Makes the result of a boot known that began at `start`, when the tenant had `before`.

@@ -14,6 +14,7 @@ use crate::tenants::kinds;
 use crate::tenants::meaning::{Meaning, Refusal, of_part, set, unknown, without_effect};
 use crate::tenants::remote::{self, Patience};
 use crate::tenants::settings::{BadSetting, Given, Settings};
+use crate::tenants::waits::Waits;
 
 /// Longest file.
 const FILE_LIMIT: u64 = 16 << 20;
@@ -54,26 +55,39 @@ pub struct Warnings {
 /// Longest time to fetch a document.
 const FETCH_TIME: Duration = Duration::from_secs(10);
 
-/// Fetches a document. As [`parse`].
-pub fn fetch(url: &str, warnings: &mut Warnings) -> Result<Vec<Described>, BadDocument> {
-    parse(&fetched(url)?, warnings)
+/// Fetches a document, within what a load may wait. As [`parse`].
+pub fn fetch(
+    url: &str,
+    waits: &Waits,
+    warnings: &mut Warnings,
+) -> Result<Vec<Described>, BadDocument> {
+    parse(&fetched(url, waits)?, warnings)
 }
 
-fn fetched(url: &str) -> Result<Vec<u8>, BadDocument> {
-    let patience = Patience {
-        first: FETCH_TIME,
-        all: FETCH_TIME,
-    };
-    let json = remote::load(url, FILE_LIMIT, patience);
-    json.map_err(|bad| BadDocument::File(bad.to_string()))
+fn fetched(url: &str, waits: &Waits) -> Result<Vec<u8>, BadDocument> {
+    let json = waits.spend(FETCH_TIME, |time| {
+        let patience = Patience {
+            first: time,
+            all: time,
+        };
+        match time.is_zero() {
+            true => Err(format!("is not fetched: {}", waits.over())),
+            false => remote::load(url, FILE_LIMIT, patience).map_err(|bad| bad.to_string()),
+        }
+    });
+    json.map_err(BadDocument::File)
 }
 
 /// Fetches a library, or reads one from a file: a document whose tenants are started when they are first asked for, unless they
 /// say something else.
-pub fn library(uri: &str, warnings: &mut Warnings) -> Result<Vec<Described>, BadDocument> {
+pub fn library(
+    uri: &str,
+    waits: &Waits,
+    warnings: &mut Warnings,
+) -> Result<Vec<Described>, BadDocument> {
     let json = match uri.strip_prefix("file://") {
         Some(path) => file::read(Path::new(path), FILE_LIMIT).map_err(BadDocument::File)?,
-        None => fetched(uri)?,
+        None => fetched(uri, waits)?,
     };
     read(&json, false, warnings)
 }

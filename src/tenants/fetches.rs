@@ -43,15 +43,17 @@ pub fn init_own(socket: &[u8], prefix: &[u8], most: i64) -> Result<(), String> {
 
 /// A tenant's client.
 pub struct Fetches {
-    client: Client,
+    settings: Settings,
+    /// Once what it needs could be read.
+    client: OnceLock<Client>,
     /// Where requests' bodies count.
     bodies: Arc<Room>,
 }
 
 impl Fetches {
-    /// One with these settings. An error says what is wrong with them.
-    pub fn new(values: &Values, bodies: &Arc<Room>) -> Result<Arc<Self>, String> {
-        let client = Client::new(Settings {
+    /// One with these settings.
+    pub fn new(values: &Values, bodies: &Arc<Room>) -> Arc<Self> {
+        let settings = Settings {
             reach: Reach::new(values.allow_net.clone()),
             max_size: values.max_fetch_size,
             max_fetches: values.max_fetches as usize,
@@ -63,22 +65,38 @@ impl Fetches {
                 Told::Asked => count(|counters| &counters.fetches),
                 Told::Failed => count(|counters| &counters.fetch_failures),
             },
-        });
-        Ok(Arc::new(Self {
-            client: client.map_err(|what| format!("fetch_ca_file: {what}"))?,
+        };
+        Arc::new(Self {
+            settings,
+            client: OnceLock::new(),
             bodies: bodies.clone(),
-        }))
+        })
+    }
+
+    /// Whether anything can be fetched, as its files are now. An error says what is wrong with them.
+    pub fn check(&self) -> Result<(), String> {
+        self.client().map(drop)
+    }
+
+    fn client(&self) -> Result<&Client, String> {
+        if let Some(client) = self.client.get() {
+            return Ok(client);
+        }
+        let made = Client::new(self.settings.clone());
+        let made = made.map_err(|what| format!("fetch_ca_file: {what}"))?;
+        Ok(self.client.get_or_init(|| made))
     }
 
     /// What it has done.
     pub fn stats(&self) -> Stats {
-        self.client.stats()
+        let client = self.client.get();
+        client.map(Client::stats).unwrap_or_default()
     }
 }
 
 impl Fetcher for Fetches {
     fn max_size(&self) -> u64 {
-        self.client.max_size()
+        self.settings.max_size
     }
 
     fn begin(&self, request: FetchRequest) -> Result<Box<dyn Fetching>, FetchError> {
@@ -87,7 +105,8 @@ impl Fetcher for Fetches {
         if !body.take_fair(len) {
             return Err(FetchError::NoRoom);
         }
-        let begun = self.client.begin(request)?;
+        let client = self.client().map_err(FetchError::Tls)?;
+        let begun = client.begin(request)?;
         Ok(Box::new(Counted { begun, _body: body }))
     }
 }

@@ -8,6 +8,7 @@ use varnish::vcl::LogTag;
 
 use crate::tenants::boot::{self, Purpose};
 use crate::tenants::places::Place;
+use crate::tenants::source;
 use crate::tenants::tenant::{Release, State, Tenant};
 use crate::varnish::logging;
 
@@ -30,7 +31,7 @@ fn catches_up(tenant: &Tenant) -> bool {
     let Ok(Some(manifest)) = tenant.store.manifest() else {
         return false;
     };
-    let base = boot::version_of_path(tenant);
+    let base = source::version_of_path(tenant);
     let mut programs = tenant.store.programs(base, |_| {});
     // One before it, if it can't be read just now, is no progress.
     let Some(stored) = programs

@@ -3,6 +3,7 @@
 
 use std::fs::File;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc::Receiver;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -12,6 +13,7 @@ use parking_lot::{Condvar, Mutex};
 use crate::file::Identity;
 use crate::tenants::fetches::Fetches;
 use crate::tenants::keys::{Denied, Proof};
+use crate::tenants::later::{Later, Never};
 use crate::tenants::room::Room;
 use crate::tenants::settings::Settings;
 use crate::tenants::signature::{Action, Claim};
@@ -38,7 +40,9 @@ pub struct Tenant {
     unfit: Mutex<Option<Version>>,
     state: Mutex<State>,
     /// What has its program booted, as long as nobody has asked for it.
-    asleep: Mutex<Option<Box<dyn FnOnce() + Send>>>,
+    asleep: Later<()>,
+    /// What has it loaded anew, as long as nobody has asked for it since that is wanted. It tells when that is done.
+    stale: Later<Receiver<Never>>,
     /// Programs that updates have replaced, until their last requests are done.
     replaced: Mutex<Vec<Weak<Program>>>,
     becomes_settled: Condvar,
@@ -133,9 +137,7 @@ impl Tenant {
         let bodies = Room::new(config.limits.max_request_memory.saturating_mul(at_once));
         let fetches = match settings.server {
             true => None,
-            false => Fetches::new(&settings.values, &bodies)
-                .map_err(|fault| settings.fault.get_or_insert(fault))
-                .ok(),
+            false => Some(Fetches::new(&settings.values, &bodies)),
         };
         let (name, stdout) = (settings.config.name.clone(), settings.values.stdout);
         let store = Store::new(
@@ -158,7 +160,8 @@ impl Tenant {
             rejected: Mutex::new(None),
             unfit: Mutex::new(None),
             state: Mutex::new(State::Booting),
-            asleep: Mutex::new(None),
+            asleep: Later::default(),
+            stale: Later::default(),
             replaced: Mutex::default(),
             becomes_settled: Condvar::new(),
             changed: Mutex::new(SystemTime::now()),
@@ -168,6 +171,13 @@ impl Tenant {
             dropped: AtomicBool::new(false),
             snapshot_lost: AtomicBool::new(false),
         }
+    }
+
+    /// Why no program can run with its settings now, if none can.
+    pub fn fault(&self) -> Option<String> {
+        let fetches = self.fetches.as_ref();
+        let fault = self.settings.fault.clone();
+        fault.or_else(|| fetches?.check().err())
     }
 
     /// Its name.
@@ -242,20 +252,37 @@ impl Tenant {
 
     /// Its program is not booted before somebody asks for it, by `wake`.
     pub fn sleep(&self, wake: impl FnOnce() + Send + 'static) {
-        *self.asleep.lock() = Some(Box::new(wake));
+        self.asleep.set(wake);
     }
 
     /// Somebody asks for its program.
     pub fn wake(&self) {
-        let wake = self.asleep.lock().take();
-        if let Some(wake) = wake {
-            wake();
+        self.asleep.run();
+    }
+
+    /// Its program is to be loaded anew when somebody asks for it next, by `renew`, which does not wait for that.
+    pub fn renew_later(&self, renew: impl FnOnce() -> Receiver<Never> + Send + 'static) {
+        self.stale.set(renew);
+    }
+
+    /// What it has in the place of this program, should that have to be loaded anew and nobody have done so. That is waited for, as
+    /// long as enough time is left for the program before.
+    fn renewed(&self, release: Release, deadline: Instant) -> Release {
+        let Some(done) = self.stale.run() else {
+            return release;
+        };
+        let left = deadline.saturating_duration_since(Instant::now());
+        // Nothing ever comes: its end is what is waited for.
+        let _ = done.recv_timeout(left / 2);
+        match self.state() {
+            State::Ready(release) => release,
+            State::Booting | State::Failed(_) => release,
         }
     }
 
     /// Whether nobody has asked for its program yet.
     pub fn is_asleep(&self) -> bool {
-        self.asleep.lock().is_some()
+        self.asleep.is_set()
     }
 
     /// How far its program is now.
@@ -323,7 +350,7 @@ impl Tenant {
             state = self.settled(deadline);
         }
         match state {
-            State::Ready(release) => Ok(release),
+            State::Ready(release) => Ok(self.renewed(release, deadline)),
             State::Failed(failed) => Err(NotReady::Failed(failed.reason)),
             State::Booting => Err(NotReady::Booting),
         }

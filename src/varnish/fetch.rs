@@ -80,6 +80,16 @@ fn free(ctx: &Ctx<'_>) -> usize {
     unsafe { ctx.ws.raw.as_ref() }.map_or(0, |ws| (ws.e as usize).saturating_sub(ws.f as usize))
 }
 
+/// What may have the last of a workspace: no more than this.
+const SHORT: usize = 256;
+
+/// How many bytes a string of about this length may have that is put into the workspace: of a long one enough is left for Varnish.
+pub fn room(ctx: &Ctx<'_>, len: usize) -> usize {
+    let spare = if len > SHORT { SPARE_BYTES } else { 0 };
+    // Its NUL, and what it is rounded up by.
+    free(ctx).saturating_sub(spare + size_of::<usize>())
+}
+
 /// bereq.method, or req.method where there is no fetch.
 pub fn method_of(ctx: &Ctx<'_>) -> Option<String> {
     let request = ctx.http_bereq.as_ref().or(ctx.http_req.as_ref())?;
@@ -318,9 +328,9 @@ impl<'f, 'c> Fetch<'f, 'c> {
         Ok(())
     }
 
-    /// How many bytes a string may have that is put into the workspace, where enough is left for Varnish.
+    /// How many bytes a string of any length may have that is put into the workspace.
     pub fn room(&self) -> usize {
-        free(self.ctx).saturating_sub(SPARE_BYTES + 1)
+        room(self.ctx, usize::MAX)
     }
 
     /// As `set beresp.uncacheable = true`.
