@@ -7,7 +7,7 @@ mod common;
 use std::time::Duration;
 
 use common::{Tenant, kvm_or_skip, scaled};
-use forkvm::{Config, Quiet, Request};
+use forkvm::{Config, Quiet, Request, StorageKind, Upload};
 
 fn boot_with(arguments: &[&str], change: impl FnOnce(&mut Config)) -> Tenant {
     Tenant::boot_with("keeps", |config| {
@@ -266,4 +266,55 @@ fn forks_have_each_their_own() {
     // The one that was used last.
     assert_eq!(ask(&tenant, "/count"), "2");
     assert_eq!(ask(&tenant, "/count"), "3");
+}
+
+/// A body that breaks off leaves its handler in the middle of something.
+#[test]
+fn a_body_that_does_not_come_to_its_end_is_forgotten() {
+    kvm_or_skip!();
+    let tenant = Tenant::boot_with("segments", |config| config.ephemeral = false);
+    let deadline = || std::time::Instant::now() + common::ENOUGH;
+    let request = Request {
+        method: "POST",
+        url: b"/sum",
+        ..Default::default()
+    };
+    let begin = || {
+        let begun = tenant.exchange(&request, Upload::Chunked, deadline(), &mut Quiet);
+        let mut exchange = begun.unwrap();
+        let bytes = [7; 100_000];
+        assert!(exchange.feed(&bytes, deadline(), &mut Quiet).unwrap());
+        exchange
+    };
+    drop(begin());
+    assert_eq!(tenant.get("/").text(), "get / 0\n");
+    let answer = begin().answer(deadline(), None, &mut Quiet).unwrap();
+    assert_eq!(answer.status(), 200);
+    drop(answer);
+    // Behind what it has said before.
+    assert!(tenant.get("/").text().ends_with("get / 100000\n"));
+}
+
+/// Its own machine is none of the forks'.
+#[test]
+fn storage_goes_on_beside_it() {
+    kvm_or_skip!();
+    let tenant = Tenant::boot_with("storage", |config| {
+        config.ephemeral = false;
+        config.storage = StorageKind::Machine;
+        config.limits.max_storage_time = common::ENOUGH;
+    });
+    // The text of this program's answers is kept with the rest, and grows.
+    for nth in 2..=4 {
+        let reply = tenant.get("/call/add");
+        assert!(
+            reply.text().ends_with(&format!("1 {nth}\n")),
+            "{}",
+            reply.text()
+        );
+        assert_eq!(reply.text().lines().count(), nth - 1);
+    }
+    // It has made its call all the same.
+    tenant.failure("/crash");
+    assert_eq!(tenant.get("/call/add").text(), "1 6\n");
 }

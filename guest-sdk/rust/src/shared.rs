@@ -14,11 +14,11 @@
 //! only. It is for what requests may know of each other. Outside of a virtual machine there is a mebibyte.
 
 use std::ptr::NonNull;
-use std::sync::OnceLock;
 use std::sync::atomic::{
     AtomicI16, AtomicI32, AtomicI64, AtomicI8, AtomicIsize, AtomicU16, AtomicU32, AtomicU64,
     AtomicU8, AtomicUsize, Ordering,
 };
+use std::sync::OnceLock;
 
 use crate::{native, raw};
 
@@ -98,7 +98,9 @@ mod tests {
         byte.store(1, Ordering::Relaxed);
         number.store(u64::MAX, Ordering::Relaxed);
         assert_eq!(byte.load(Ordering::Relaxed), 1);
-        assert!(many.iter().all(|number| number.load(Ordering::Relaxed) == 0));
+        assert!(many
+            .iter()
+            .all(|number| number.load(Ordering::Relaxed) == 0));
         assert_eq!(std::ptr::from_ref(number) as usize % 8, 0);
         assert!(alloc::<[AtomicU8; NATIVE]>().is_none());
         assert_eq!(len(), NATIVE);
