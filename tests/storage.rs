@@ -185,3 +185,32 @@ fn what_is_saved_outlives_varnishd() {
         1
     );
 }
+
+/// With other settings it is another tenant, with the same file.
+#[test]
+fn the_latest_tenant_has_the_file() {
+    if !common::have_kvm() {
+        return;
+    }
+    let folder = common::Folder::new("storage-writers");
+    let settings = format!(r#"state_dir = "{}""#, folder.path().display());
+    let varnish = Varnishd::start(&tenant(&settings));
+    let save = || ask(&mut varnish.client(), "/call/save");
+    assert_eq!(save(), "7 saved 1");
+    let new = varnish.reload(&tenant(&format!("{settings}, concurrency = 3")));
+    ask(&mut varnish.client(), "/call/add?b=40");
+    assert_eq!(save(), "8 saved 42");
+    let file = folder.path().join("t.versions/state");
+    varnish.admin(&["vcl.use", "boot"]);
+    for _ in 0..2 {
+        // ESTALE
+        assert_eq!(save(), "9 close 116");
+    }
+    assert_eq!(fs::read_to_string(&file).unwrap(), "42 ");
+    let said =
+        "kvm: tenant t: state of its storage: is not saved: the file is that of a later program";
+    assert_eq!(varnish.log(said).len(), 1);
+    varnish.admin(&["vcl.discard", &new]);
+    eventually("the file is its own again", || save() == "7 saved 1");
+    assert_eq!(fs::read_to_string(&file).unwrap(), "1 ");
+}

@@ -108,6 +108,9 @@ vtc! {
     slow_body
     stats
     storage
+    storage_limits
+    storage_loop
+    storage_restart
     stream
     streaming
     synth

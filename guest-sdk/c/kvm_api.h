@@ -224,6 +224,7 @@ typedef long (*kvm_stream_post_func)(const char *url, const char *arg, const cha
 typedef void (*kvm_error_func)(const char *url, const char *arg, const char *exception);
 typedef void (*kvm_live_update_func)(void);
 typedef void (*kvm_live_restore_func)(size_t len);
+typedef void (*kvm_storage_save_func)(void);
 
 enum kvm_handler_slot {
 	KVM_SLOT_GET = 1,
@@ -233,7 +234,8 @@ enum kvm_handler_slot {
 	KVM_SLOT_ON_ERROR = 5,
 	KVM_SLOT_ON_LIVE_UPDATE = 6,
 	KVM_SLOT_ON_LIVE_RESTORE = 7,
-	KVM_SLOT_SOCKET_PAUSE = 12
+	KVM_SLOT_SOCKET_PAUSE = 12,
+	KVM_SLOT_ON_STORAGE_SAVE = 31 /* not in the first interface */
 };
 
 /* Registers a handler by slot, given as an address: main() only. The typed functions below are safer. */
@@ -286,6 +288,13 @@ static inline long set_on_live_update(kvm_live_update_func handler)
 static inline long set_on_live_restore(kvm_live_restore_func handler)
 {
 	return register_func(KVM_SLOT_ON_LIVE_RESTORE, (uintptr_t)handler);
+}
+
+/* Called in the storage before its program is updated or ends with its VCL or with Varnish, to write what has to outlive that to the
+ * file that KVM_STATE names. */
+static inline long set_on_storage_save(kvm_storage_save_func handler)
+{
+	return register_func(KVM_SLOT_ON_STORAGE_SAVE, (uintptr_t)handler);
 }
 
 /* The end of the set-up: freezes the program here. Needed in the registered style; in the symbol style the

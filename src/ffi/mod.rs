@@ -7,11 +7,12 @@ use std::ffi::{CStr, OsStr, c_int};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::ptr;
-use std::sync::Arc;
+use std::sync::{Arc, Once};
+use std::time::Duration;
 
 use varnish::ffi::{VCL_BACKEND, VCL_BOOL, VCL_BYTES, VCL_INT, VCL_STRING, VclEvent};
 use varnish::ffi::{VMOD_PRIV_METHODS_MAGIC, vmod_data, vmod_priv, vmod_priv_methods, vrt_ctx};
-use varnish::vcl::{Ctx, VclError};
+use varnish::vcl::{Ctx, LogTag, VclError};
 
 use crate::director::Director;
 use crate::order::{Debug, Order, Target, Upload};
@@ -19,7 +20,7 @@ use crate::tenants::fetches;
 use crate::tenants::registry;
 use crate::tenants::settings::{Given, Settings};
 use crate::varnish::panics::{self, guard};
-use crate::varnish::{counters, fetch};
+use crate::varnish::{counters, fetch, logging};
 use crate::vdi::Registered;
 use arguments::{bytes, given, given_program, given_server, sent, text};
 use call::{NO_STRING, call, is_so, registered, run, said, string_or_none};
@@ -45,6 +46,9 @@ const VERSION: &CStr =
         Ok(version) => version,
         Err(_) => panic!("a version has no NUL"),
     };
+
+/// How long varnishd's child waits for storages at its end. It has `cli_timeout`, 60 s unless set, for that.
+const SAVING: Duration = Duration::from_secs(30);
 
 /// The functions. Their types are those of vmod.vcc, so the compiler checks that they fit.
 static FUNCTIONS: Vmod_vmod_kvm_Func = Vmod_vmod_kvm_Func {
@@ -118,12 +122,29 @@ unsafe extern "C" fn event(ctx: *const vrt_ctx, vcl: *mut vmod_priv, event: VclE
         let (ctx, vcl) = unsafe { (Ctx::from_ptr(ctx), vcl.as_mut().ok_or("no PRIV_VCL")?) };
         panics::install_hook();
         counters::publish();
+        save_at_exit();
         let registered = Director::register(&ctx, call::load_waits())?;
         // SAFETY: the methods are those of this type.
         unsafe { vcl.put(Box::new(registered), &VCL_METHODS) };
         Ok(())
     });
     done.map_or(1, |()| 0)
+}
+
+/// Has storages save when varnishd's child ends, which no event tells of. This file stays loaded (build.rs).
+fn save_at_exit() {
+    extern "C" fn at_exit() {
+        let _ = guard(|| forkvm::save_storages(SAVING));
+    }
+    static ONCE: Once = Once::new();
+    // SAFETY: the function stays where it is, and lets no panic out.
+    ONCE.call_once(|| match unsafe { libc::atexit(at_exit) } {
+        0 => {}
+        _ => logging::write(
+            LogTag::Error,
+            "kvm: storages will not save when varnishd stops",
+        ),
+    });
 }
 
 /// A VCL is discarded, after its last fetch.

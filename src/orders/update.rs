@@ -352,14 +352,19 @@ impl Change<'_> {
         let taken = self.take_over(&program)?;
         self.store(elf, how)?;
         let state = program.restored_state();
-        tenant.settle(Release {
-            program: program.clone(),
-            version: elf.version,
-        });
         match taken {
             Some(taken) => taken.complete(),
-            None => program.begin_tasks(),
+            None => {
+                self.running
+                    .iter()
+                    .for_each(|running| running.program.retire());
+                program.begin();
+            }
         }
+        tenant.settle(Release {
+            program,
+            version: elf.version,
+        });
         let ready = self.start.elapsed();
         tenant.set_unfit(None);
         Ok(Done {
@@ -373,6 +378,12 @@ impl Change<'_> {
     /// Boots a program, with as many forks as the old one has come to need. Says how long its boot took.
     fn boot(&self, elf: &Stored) -> Result<(Arc<Program>, Duration), BootFailure> {
         let running = self.running.as_ref();
+        if let Some(running) = running {
+            match boot::saved(&running.program) {
+                Err(failure) if may_go_without_state(self.tenant, &failure) => {}
+                saved => saved?,
+            }
+        }
         let program = boot(self.tenant, running, &elf.elf, Purpose::Service)?;
         let boot = self.start.elapsed();
         if let Some(running) = running {

@@ -5,9 +5,10 @@ use std::fs::File;
 use std::io::{Read, Seek};
 use std::ops::ControlFlow;
 use std::sync::Arc;
+use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
-use forkvm::{BootError, Config, Fetcher, Host, Program, Stream, TakeOver};
+use forkvm::{BootError, Config, Fetcher, Host, Owner, Program, Stream, TakeOver};
 use varnish::vcl::LogTag;
 
 use crate::tenants::archive;
@@ -15,6 +16,7 @@ use crate::tenants::places::{self, Place};
 use crate::tenants::serving::Serving;
 use crate::tenants::snapshots;
 use crate::tenants::source::{self, Found, NotFound};
+use crate::tenants::storage::Keeper;
 use crate::tenants::store::{StoreError, Stored};
 use crate::tenants::tenant::{Failed, Release, State, Tenant};
 use crate::tenants::version::Version;
@@ -187,12 +189,13 @@ pub enum Purpose {
 /// A boot's output, and its turns.
 struct Boot<'a> {
     output: Output<'a, fn(&str)>,
-    place: &'a mut Place,
+    /// Nothing, if it takes none.
+    place: Option<&'a mut Place>,
 }
 
 impl<'a> Boot<'a> {
     /// Of a program of the tenant's, in this place.
-    fn of(tenant: &'a Tenant, place: &'a mut Place) -> Self {
+    fn of(tenant: &'a Tenant, place: Option<&'a mut Place>) -> Self {
         let output = Output::of_boot(tenant.name(), tenant.settings.values.stdout);
         Self {
             output: output.with_fetcher(tenant.fetches.clone()),
@@ -229,11 +232,17 @@ impl Host for Boot<'_> {
     }
 
     fn slice(&self) -> Option<Duration> {
-        Some(places::SLICE)
+        self.place.as_ref().map(|_| places::SLICE)
     }
 
     fn give_way(&mut self, time: Duration) -> ControlFlow<()> {
-        self.place.give_way(time)
+        match &mut self.place {
+            Some(place) => place.give_way(time),
+            None => {
+                thread::sleep(time);
+                ControlFlow::Continue(())
+            }
+        }
     }
 }
 
@@ -254,7 +263,8 @@ pub fn start(
     }
     let mut config = tenant.settings.config.clone();
     config.debugging.only = purpose == Purpose::Debugging;
-    let mut boot = Boot::of(tenant, place);
+    config.storage_owner = Owner::new(Keeper::new(tenant, purpose == Purpose::Service));
+    let mut boot = Boot::of(tenant, Some(place));
     let result = match before {
         _ if tenant.settings.server => serve(tenant, elf, config, &mut boot),
         _ if archive::is_archive(elf) => Err(BootError::Setting(
@@ -285,14 +295,22 @@ pub fn start_whole(
     start(tenant, elf, before, purpose, place)
 }
 
-/// Has a program's storage take over the state of the one before.
+/// Has a program's storage save, for the `main()` of the program after it.
+pub fn saved(program: &Program) -> Result<(), BootFailure> {
+    program.save().map_err(|error| BootFailure {
+        reason: error.to_string(),
+        error,
+        stderr: Vec::new(),
+    })
+}
+
+/// Has a program's storage take over the state of the one before. That takes no boot's place: requests wait for its end, and it for them.
 pub fn take_over<'a>(
     tenant: &Tenant,
     program: &Arc<Program>,
     before: &'a Arc<Program>,
 ) -> Result<TakeOver<'a>, BootFailure> {
-    let mut place = Place::take();
-    let mut boot = Boot::of(tenant, &mut place);
+    let mut boot = Boot::of(tenant, None);
     let result = program.take_over(before, &mut boot);
     boot.conclude(tenant, result)
 }

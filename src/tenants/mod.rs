@@ -33,4 +33,5 @@ pub mod tenant;
 pub mod version;
 pub mod waits;
 pub mod words;
+pub mod writers;
 pub mod writing;

@@ -57,6 +57,9 @@ fn catches_up(tenant: &Tenant) -> bool {
     ) {
         Ok(program) => {
             if tenant.replace(&state, State::Ready(Release { program, version })) {
+                if let State::Ready(before) = &state {
+                    before.program.retire();
+                }
                 let text = format!("updated to {}, for another VCL", version.short());
                 logging::log(LogTag::Notice, tenant.name(), &text);
             }

@@ -8,33 +8,38 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use forkvm::{Host, StorageEvent, StorageOwner};
+use rustix::io::Errno;
 use varnish::vcl::LogTag;
 
 use crate::tenants::fetches::Fetches;
 use crate::tenants::places::Place;
 use crate::tenants::store::Store;
+use crate::tenants::tenant::Tenant;
+use crate::tenants::writers::{Unwritten, Writer};
 use crate::varnish::counters::count;
 use crate::varnish::logging::{self, LateOutput};
 
-/// Whose storage it is.
+/// Whose storage it is: a program's.
 pub struct Keeper {
     tenant: String,
     stdout: bool,
     fetches: Option<Arc<Fetches>>,
     store: Store,
+    /// Nothing, if it is booted only to be debugged.
+    writer: Option<Writer>,
     /// The log has said that its state can't be saved, since it last could.
     complained: AtomicBool,
 }
 
 impl Keeper {
-    /// Of the tenant of this name, whose standard output goes to the log, or does not, for which this is fetched, and which has its files
-    /// there.
-    pub fn new(tenant: String, stdout: bool, fetches: Option<Arc<Fetches>>, store: Store) -> Self {
+    /// Of a tenant's next program, which may save its state or not.
+    pub fn new(tenant: &Tenant, saves: bool) -> Self {
         Self {
-            tenant,
-            stdout,
-            fetches,
-            store,
+            tenant: tenant.name().to_owned(),
+            stdout: tenant.settings.values.stdout,
+            fetches: tenant.fetches.clone(),
+            store: tenant.store.clone(),
+            writer: saves.then(|| Writer::new(tenant.number, &tenant.store)),
             complained: AtomicBool::new(false),
         }
     }
@@ -55,33 +60,45 @@ impl StorageOwner for Keeper {
         Box::new(Place::take())
     }
 
-    fn load_state(&self) -> io::Result<Option<Vec<u8>>> {
-        self.store.read_state().map_err(|error| {
+    fn load_state(&self, most: u64) -> io::Result<Option<Vec<u8>>> {
+        self.store.read_state(most).map_err(|error| {
             self.log(LogTag::Error, &format!("state of its storage: {error}"));
             error.into()
         })
     }
 
     fn save_state(&self, content: &[u8]) -> io::Result<()> {
-        let saved = self.store.write_state(content);
-        let failed = saved.is_err();
-        if let Err(error) = &saved
-            && !self.complained.load(Ordering::Relaxed)
-        {
-            self.log(LogTag::Error, &format!("state of its storage: {error}"));
-        }
-        self.complained.store(failed, Ordering::Relaxed);
-        saved.map_err(Into::into)
+        let Some(writer) = &self.writer else {
+            return Err(Errno::ROFS.into());
+        };
+        let saved = writer.write(content);
+        let complained = self.complained.swap(saved.is_err(), Ordering::Relaxed);
+        saved.map_err(|unwritten| {
+            if !complained {
+                self.log(LogTag::Error, &format!("state of its storage: {unwritten}"));
+            }
+            match unwritten {
+                Unwritten::Later => Errno::STALE.into(),
+                Unwritten::Store(error) => error.into(),
+            }
+        })
     }
 
     fn event(&self, event: &StorageEvent) {
         match event {
+            StorageEvent::InService => self.writer.iter().for_each(Writer::begin),
             StorageEvent::Failed(why) => {
                 count(|counters| &counters.storage_restarts);
                 self.log(LogTag::Error, &format!("storage begins again: {why}"));
             }
             StorageEvent::Down(why) => {
                 self.log(LogTag::Error, &format!("storage can't begin again: {why}"));
+            }
+            StorageEvent::NotSaved(why) => {
+                self.log(
+                    LogTag::Error,
+                    &format!("storage has not saved at its end: {why}"),
+                );
             }
             StorageEvent::TaskRan => count(|counters| &counters.storage_tasks),
             StorageEvent::TaskFailed(why) => {

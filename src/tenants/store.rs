@@ -15,8 +15,8 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use parking_lot::Mutex;
 use rustix::fs::OFlags;
+use rustix::io::Errno;
 use rustix::process::geteuid;
 use serde::{Deserialize, Serialize};
 
@@ -75,7 +75,7 @@ impl From<StoreError> for io::Error {
     fn from(error: StoreError) -> Self {
         match error {
             StoreError::Io { error, .. } => error,
-            StoreError::Untrusted { .. } => rustix::io::Errno::ACCESS.into(),
+            StoreError::Untrusted { .. } => Errno::ACCESS.into(),
             other => io::Error::other(other),
         }
     }
@@ -188,25 +188,22 @@ impl Store {
         Ok(())
     }
 
-    /// What the program's storage has kept here, if it has.
-    pub fn read_state(&self) -> Result<Option<Vec<u8>>, StoreError> {
+    /// What the program's storage has kept here, if it has: so many bytes at most.
+    pub fn read_state(&self, most: u64) -> Result<Option<Vec<u8>>, StoreError> {
         if !self.is_there()? {
             return Ok(None);
         }
         let path = self.folder.join("state");
-        match fs::read(&path) {
+        match File::open(&path).and_then(|file| read_whole(file, most)) {
             Ok(content) => Ok(Some(content)),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(StoreError::io(&path)(error)),
         }
     }
 
-    /// Keeps this in its place.
+    /// Keeps this in its place. One at a time.
     pub fn write_state(&self, content: &[u8]) -> Result<(), StoreError> {
         self.make_folder()?;
-        // The storage that goes and the one that comes have one folder.
-        static WRITING: Mutex<()> = Mutex::new(());
-        let _one_at_a_time = WRITING.lock();
         // An update that is stored meanwhile removes what is aside by another name.
         let aside = self.folder.join("state.aside");
         write_aside(&aside, &self.folder.join("state"), content)
@@ -460,6 +457,17 @@ fn write_aside(aside: &Path, path: &Path, bytes: &[u8]) -> Result<(), StoreError
     })?;
     fs::rename(aside, path).map_err(StoreError::io(path))?;
     sync_folder(path.parent().unwrap_or(Path::new("/")))
+}
+
+/// All of a file, if that is so many bytes at most.
+fn read_whole(file: File, most: u64) -> io::Result<Vec<u8>> {
+    let mut content = Vec::new();
+    file.take(most.saturating_add(1))
+        .read_to_end(&mut content)?;
+    match content.len() as u64 > most {
+        true => Err(Errno::FBIG.into()),
+        false => Ok(content),
+    }
 }
 
 /// Opens a file of ours, or makes it. A link in its place is an error: it could lead to any file that we may write.

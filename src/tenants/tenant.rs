@@ -7,7 +7,7 @@ use std::sync::mpsc::Receiver;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant, SystemTime};
 
-use forkvm::{Failure, Owner, Program, Queue};
+use forkvm::{Failure, Program, Queue};
 use parking_lot::{Condvar, Mutex};
 
 use crate::file::Identity;
@@ -17,7 +17,6 @@ use crate::tenants::later::{Later, Never};
 use crate::tenants::room::Room;
 use crate::tenants::settings::Settings;
 use crate::tenants::signature::{Action, Claim};
-use crate::tenants::storage::Keeper;
 use crate::tenants::store::Store;
 use crate::tenants::version::Version;
 use crate::varnish::logging::LateOutput;
@@ -139,14 +138,11 @@ impl Tenant {
             true => None,
             false => Some(Fetches::new(&settings.values, &bodies)),
         };
-        let (name, stdout) = (settings.config.name.clone(), settings.values.stdout);
         let store = Store::new(
             &settings.state_dir,
-            &name,
+            &settings.config.name,
             settings.values.keep_versions as usize,
         );
-        let keeper = Keeper::new(name, stdout, fetches.clone(), store.clone());
-        settings.config.storage_owner = Owner::new(keeper);
         Self {
             number: COUNT.fetch_add(1, Ordering::Relaxed),
             bodies,

@@ -12,9 +12,12 @@
  *   /tasks/N          so many tasks in an hour: how many were taken
  *   /crash            the request crashes after a call of "add"
  *   /main             what main() of the program for requests got from the storage
- *   /state            KVM_STATE, and what writing to its file in a request gives
+ *   /state            KVM_STATE, and what writing to its file and reading it in a request give
+ *   /fill/N           so many zeros, to a file in /scratch: how many were written
  *   /streamed         a response in three parts, each of a call of "add"
  *   /type             KVM_TYPE, and is_storage(), here
+ *
+ * With SEGMENTS in its environment it counts a body's segments. With SAVES it saves the counter when it ends, or crashes. With LONG_STATE the state that it hands over has 20 MiB.
  *
  * After a live update a counter and its history go over.
  */
@@ -221,6 +224,25 @@ static void busy(size_t n, struct virtbuffer *b, size_t room)
 	give("%ld", counter);
 }
 
+/* Says when it is over. */
+static void late(size_t n, struct virtbuffer *b, size_t room)
+{
+	busy(n, b, room);
+	kvm_log_str("it is over");
+}
+
+/* A page of the Varnish that it runs in. */
+static void page(size_t n, struct virtbuffer *b, size_t room)
+{
+	static char body[1000];
+	struct curl_op op = { .content = body, .content_length = sizeof body };
+
+	(void)n, (void)b, (void)room;
+	const long result = self_request("/page", 5, &op, NULL, NULL);
+
+	give("%ld %.*s", result, result < 0 ? 0 : (int)op.content_length, body);
+}
+
 static void nested(size_t n, struct virtbuffer *b, size_t room)
 {
 	(void)n, (void)b, (void)room;
@@ -334,6 +356,24 @@ static void saved(size_t n, struct virtbuffer *b, size_t room)
 	give("%zu %s", len, start);
 }
 
+/* All of it, however long it is. */
+static void measure(size_t n, struct virtbuffer *b, size_t room)
+{
+	const int fd = open(state_file(), O_RDONLY);
+	size_t all = 0;
+	ssize_t len;
+
+	(void)n, (void)b, (void)room;
+	if (fd < 0) {
+		give("open %d", errno);
+		return;
+	}
+	while ((len = read(fd, text, sizeof text)) > 0)
+		all += (size_t)len;
+	close(fd);
+	give("%zu", all);
+}
+
 /* Leaves it open, and crashes. */
 static void save_crash(size_t n, struct virtbuffer *b, size_t room)
 {
@@ -344,6 +384,16 @@ static void save_crash(size_t n, struct virtbuffer *b, size_t room)
 		give("no file");
 	else
 		__builtin_trap();
+}
+
+static void on_storage_save(void)
+{
+	if (!strcmp(getenv("SAVES"), "crash"))
+		__builtin_trap();
+	FILE *const file = fopen(state_file(), "w");
+
+	if (!file || fprintf(file, "%ld ", counter) < 2 || fclose(file))
+		kvm_log_str("not saved");
 }
 
 /* ------------------------------------------------------------------ tasks */
@@ -357,6 +407,32 @@ static void tick_again(void *data, size_t len)
 {
 	tick(data, len);
 	storage_task(tick, data, len, 0, 0);
+}
+
+/* Adds itself twice, as long as it is not told to end. */
+static bool no_more;
+
+static void tick_more(void *data, size_t len)
+{
+	tick(data, len);
+	for (int i = 0; i < 2 && !no_more; i++)
+		storage_task(tick_more, data, len, 0, 0);
+}
+
+static void end_more(size_t n, struct virtbuffer *b, size_t room)
+{
+	(void)n, (void)b, (void)room;
+	no_more = true;
+}
+
+/* Asks for a request that adds it again. */
+static void tick_ask(void *data, size_t len)
+{
+	static char body[1000];
+	struct curl_op op = { .content = body, .content_length = sizeof body };
+
+	tick(data, len);
+	self_request("/task/tick-ask", 14, &op, NULL, NULL);
 }
 
 static void tick_crash(void *data, size_t len)
@@ -400,13 +476,16 @@ static const struct function functions[] = {
 	{ "quits", quits, NULL, true },	    { "answers", answers, NULL, true },
 	{ "greedy", greedy, NULL, true },   { "nap", nap, NULL, true },
 	{ "busy", busy, NULL, true },	    { "nested", nested, NULL, true },
-	{ "type", type, NULL, true },	    { "protect", protect, NULL, true },
+	{ "late", late, NULL, true },	    { "page", page, NULL, true },
+	{ "tick-ask", NULL, tick_ask, true }, { "tick-more", NULL, tick_more, true },
+	{ "end-more", end_more, NULL, true }, { "type", type, NULL, true },	    { "protect", protect, NULL, true },
 	{ "allows", allows, NULL, true },   { "forbidden", forbidden, NULL, false },
 	{ "tick", NULL, tick, true },	    { "tick-again", NULL, tick_again, true },
 	{ "tick-crash", NULL, tick_crash, true }, { "tick-endless", NULL, tick_endless, true },
 	{ "secret-tick", NULL, secret_tick, false }, { "begin-ticks", begin_ticks, NULL, true },
 	{ "begin-secret", begin_secret, NULL, true }, { "save", save, NULL, true },
 	{ "append", append, NULL, true },   { "sync", sync_zeros, NULL, true },
+	{ "measure", measure, NULL, true },
 	{ "saved", saved, NULL, true },	    { "save-crash", save_crash, NULL, true },
 };
 
@@ -517,9 +596,18 @@ static void on_get(const char *url, const char *arg)
 	} else if (path_is(url, "/main")) {
 		say("%ld\n", in_main);
 	} else if (path_is(url, "/state")) {
-		const int fd = open("/kvm-state", O_WRONLY | O_CREAT, 0600);
+		const int writing = open("/kvm-state", O_WRONLY | O_CREAT, 0600) < 0 ? errno : 0;
+		const int reading = open("/kvm-state", O_RDONLY) < 0 ? errno : 0;
 
-		say("%s %d\n", getenv("KVM_STATE"), fd < 0 ? errno : 0);
+		say("%s %d %d\n", getenv("KVM_STATE"), writing, reading);
+	} else if ((rest = after(url, "/fill/"))) {
+		const int fd = open("/scratch/file", O_WRONLY | O_CREAT, 0600);
+		long left = strtol(rest, NULL, 10), done = 0;
+		ssize_t len;
+
+		while (left > done && (len = write(fd, text, sizeof text)) > 0)
+			done += len;
+		say("%ld\n", done);
 	} else if (path_is(url, "/streamed")) {
 		begin_streaming_response(200, "text/plain", 10, 0, add_part, NULL);
 	} else if (path_is(url, "/type")) {
@@ -531,10 +619,26 @@ static void on_get(const char *url, const char *arg)
 	done(200);
 }
 
+/* A body by segments, each of which is counted: the number after the last. */
+static long on_segment(const char *url, const char *arg, const char *type, const uint8_t *segment, size_t len, size_t offset)
+{
+	char result[30];
+
+	(void)url, (void)arg, (void)type, (void)segment, (void)offset;
+	const long n = storage_callv(add, 0, NULL, result, sizeof result);
+
+	if (len > 0)
+		return (long)len;
+	say("%.*s\n", n > 0 ? (int)n : 0, result);
+	done(200);
+}
+
 static void on_live_update(void)
 {
 	char state[1100];
 
+	if (getenv("LONG_STATE"))
+		storage_return(calloc(1, 20 << 20), 20 << 20);
 	storage_return(state, (size_t)sprintf(state, "%ld %s", counter, history));
 }
 
@@ -578,6 +682,10 @@ int main(int argc, char **argv)
 		set_on_live_update(on_live_update);
 		set_on_live_restore(on_live_restore);
 	}
+	if (is_storage() && getenv("SAVES"))
+		set_on_storage_save(on_storage_save);
 	set_backend_get(on_get);
+	if (getenv("SEGMENTS"))
+		set_backend_stream_post(on_segment);
 	wait_for_requests();
 }

@@ -275,7 +275,8 @@ pub enum Failure {
     /// Another program was to take its place, which took longer than the request's time. The client should try again (503
     /// with Retry-After).
     #[error(
-        "another program is taking over the storage, which was not done by the request's deadline (max_request_time)"
+        "another program is taking its place: the storage was not handed over by the request's deadline (max_request_time), or its \
+         body can't be passed on as it comes"
     )]
     Replaced,
     /// The guest failed.

@@ -128,5 +128,6 @@ pub use server::{
     SnapshotError, Spent,
 };
 pub use storage::StorageStats;
+pub use storage::ending::save_all as save_storages;
 pub use storage::owner::{Owner, StorageEvent, StorageKind, StorageOwner};
 pub use surroundings::{SEARCH_PATH, program_paths, system_paths};

@@ -6,8 +6,8 @@ mod common;
 use std::io;
 use std::sync::Arc;
 
-use common::{ENOUGH, Tenant, kvm_or_skip};
-use forkvm::{Owner, StorageKind, StorageOwner};
+use common::{ENOUGH, Tenant, eventually, guest, kvm_or_skip};
+use forkvm::{Owner, Quiet, StorageKind, StorageOwner};
 use parking_lot::Mutex;
 
 /// The file, in memory.
@@ -20,7 +20,7 @@ struct Disk {
 struct Owned(Arc<Disk>);
 
 impl StorageOwner for Owned {
-    fn load_state(&self) -> io::Result<Option<Vec<u8>>> {
+    fn load_state(&self, _: u64) -> io::Result<Option<Vec<u8>>> {
         Ok(self.0.content.lock().clone())
     }
 
@@ -76,11 +76,11 @@ fn what_is_saved_is_there_at_the_next_boot() {
         );
         // Requests can't.
         let state = match kind {
-            StorageKind::Machine => "",
-            _ => "/kvm-state",
+            StorageKind::Machine => " 13 2\n",
+            _ => "/kvm-state 13 13\n",
         };
         let reply = tenant.get("/state");
-        assert_eq!(reply.text(), format!("{state} 13\n"));
+        assert_eq!(reply.text(), state);
         let next = boot(kind, &disk);
         let after: u64 = ask(&next, "/call/add").parse().unwrap();
         let in_main = u64::from(kind == StorageKind::Machine);
@@ -137,4 +137,109 @@ fn without_a_limit_there_is_no_file() {
     let tenant = Tenant::boot_with("storage", |config| config.storage = StorageKind::Machine);
     assert_eq!(ask(&tenant, "/call/saved"), "open 2");
     assert_eq!(ask(&tenant, "/call/save"), "close 30");
+}
+
+/// Its limit is `max_state_size`, and no other one.
+#[test]
+fn a_long_file_can_be_read_back() {
+    kvm_or_skip!();
+    const LEN: usize = 5_000_000;
+    for kind in [StorageKind::Machine, StorageKind::Fork] {
+        let disk = Arc::new(Disk::default());
+        let boot = || {
+            Tenant::boot_with("storage", |config| {
+                config.storage = kind;
+                config.limits.max_storage_time = ENOUGH;
+                config.limits.max_state_size = LEN as u64;
+                config.max_file_memory = 0;
+                config.storage_owner = Owner::new(Owned(disk.clone()));
+            })
+        };
+        let tenant = boot();
+        let most = format!("/call/sync?b={LEN}");
+        assert_eq!(ask(&tenant, &most), "synced");
+        assert_eq!(ask(&tenant, "/call/measure"), LEN.to_string());
+        // As main() has it, which finds no number there.
+        let next = boot();
+        assert_eq!(ask(&next, "/call/measure"), LEN.to_string());
+        assert!(ask(&next, "/call/get").starts_with(match kind {
+            StorageKind::Machine => "0 ",
+            _ => "-1 ",
+        }));
+        assert_eq!(ask(&next, &most), "synced");
+        assert_eq!(disk.content.lock().as_ref().unwrap().len(), LEN);
+    }
+}
+
+/// What the storage may have open of its file is no memory for requests' own files.
+#[test]
+fn requests_have_no_room_for_it() {
+    kvm_or_skip!();
+    let disk = Arc::new(Disk::default());
+    let tenant = Tenant::boot_with("storage", |config| {
+        config.storage = StorageKind::Fork;
+        config.limits.max_state_size = 16 << 20;
+        config.max_file_memory = 1 << 20;
+        config.writable_paths = vec!["/scratch".into()];
+        config.storage_owner = Owner::new(Owned(disk.clone()));
+    });
+    let reply = tenant.get("/fill/10000000");
+    let written: u64 = reply.text().trim_end().parse().unwrap();
+    assert!((500_000..=1 << 20).contains(&written), "{written}");
+    tenant.assert_pristine();
+}
+
+fn boot_saving(disk: &Arc<Disk>, how: &str) -> Tenant {
+    Tenant::boot_with("storage", |config| {
+        config.storage = StorageKind::Machine;
+        config.limits.max_storage_time = ENOUGH;
+        config.environment = vec![format!("SAVES={how}")];
+        config.storage_owner = Owner::new(Owned(disk.clone()));
+    })
+}
+
+/// Drops it, and waits until its owner is dropped, too: all of it is over then.
+fn end(tenant: Tenant, disk: &Arc<Disk>) {
+    drop(tenant);
+    eventually("it is over", || Arc::strong_count(disk) == 1);
+}
+
+#[test]
+fn a_storage_saves_when_it_ends() {
+    kvm_or_skip!();
+    let disk = Arc::new(Disk::default());
+    let tenant = boot_saving(&disk, "counter");
+    ask(&tenant, "/call/add?b=41");
+    assert_eq!(*disk.content.lock(), None);
+    // For its successor's main().
+    tenant.save().unwrap();
+    assert_eq!(content(&disk), "42 ");
+    ask(&tenant, "/call/add");
+    end(tenant, &disk);
+    assert_eq!(content(&disk), "43 ");
+    // Not if another one is in service in its place; nor one that never was.
+    let tenant = boot_saving(&disk, "counter");
+    assert_eq!(ask(&tenant, "/call/add"), "45");
+    tenant.retire();
+    end(tenant, &disk);
+    assert_eq!(content(&disk), "43 ");
+    let tenant = boot_saving(&disk, "counter");
+    let next: Tenant = tenant
+        .boot_successor(&guest("storage"), tenant.config().clone(), &mut Quiet)
+        .unwrap()
+        .into();
+    drop(next);
+    tenant.retire();
+    end(tenant, &disk);
+    assert_eq!(content(&disk), "43 ");
+    // One that fails to has lost what it had.
+    let tenant = boot_saving(&disk, "crash");
+    let error = tenant.save().unwrap_err().to_string();
+    assert!(
+        error.contains("on_storage_save of the program before: the storage failed: invalid"),
+        "{error}"
+    );
+    assert_eq!(ask(&tenant, "/call/add"), "44");
+    end(tenant, &disk);
+    assert_eq!(content(&disk), "43 ");
 }

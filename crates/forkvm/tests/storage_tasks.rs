@@ -161,6 +161,7 @@ fn a_task_that_fails_is_told_and_runs_no_more() {
     assert_eq!(ask(&tenant, "/call/add"), "1 1");
     let events = told.events.lock();
     let [
+        StorageEvent::InService,
         StorageEvent::Failed(crash),
         StorageEvent::TaskFailed(of_crash),
         StorageEvent::Failed(late),
@@ -195,4 +196,28 @@ fn tasks_end_with_their_program() {
     let weak = Arc::downgrade(&told);
     drop(told);
     eventually("all of it is over", || weak.strong_count() == 0);
+}
+
+/// Neither a boot nor another task.
+#[test]
+fn a_task_that_waits_for_the_storage_keeps_nobody_from_his_turn() {
+    kvm_or_skip!();
+    let told = Arc::new(Told::default());
+    let tenant = boot(|config| {
+        config.concurrency = 2;
+        config.storage_owner = Owner::new(Owned(told.clone()));
+    });
+    let before = stats(&tenant).calls;
+    std::thread::scope(|scope| {
+        let napping = scope.spawn(|| ask(&tenant, "/call/nap?b=3000"));
+        eventually("it naps", || stats(&tenant).calls == before + 1);
+        assert_eq!(ask(&tenant, "/task/tick"), "1");
+        let count = |turns: &AtomicU32| turns.load(Ordering::SeqCst);
+        eventually("the turn is another one's", || {
+            (count(&told.begun), count(&told.over)) == (1, 1)
+        });
+        assert!(!napping.is_finished());
+        assert_eq!(napping.join().unwrap(), "1 0");
+    });
+    eventually("it has run", || ticks(&tenant) == 1);
 }

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use common::{ENOUGH, Recorder, Tenant, config, eventually, guest, kvm_or_skip, scaled};
-use forkvm::{BootError, Config, Failure, Quiet, Request, StorageKind, Stream};
+use forkvm::{BootError, Config, Failure, Quiet, Request, StorageKind, Stream, Upload};
 
 fn settings(kind: StorageKind) -> Config {
     let mut config = config("storage");
@@ -28,7 +28,12 @@ fn boot(kind: StorageKind) -> Tenant {
 
 #[track_caller]
 fn successor(of: &Tenant, name: &str, kind: StorageKind) -> Tenant {
-    let booted = of.boot_successor(&guest(name), settings(kind), &mut Quiet);
+    successor_with(of, name, settings(kind))
+}
+
+#[track_caller]
+fn successor_with(of: &Tenant, name: &str, settings: Config) -> Tenant {
+    let booted = of.boot_successor(&guest(name), settings, &mut Quiet);
     booted
         .unwrap_or_else(|error| panic!("{name}: {error}"))
         .into()
@@ -202,4 +207,112 @@ fn a_long_request_holds_up_nobody_for_long() {
         assert_eq!(ask(&one, "/call/add?b=0"), ask(&two, "/call/add?b=0"));
         long.join().unwrap();
     });
+}
+
+/// Has a program's successor take over while a request is under way, which ends by `finish`. What it stores until then goes over.
+fn take_over_beside(one: &Tenant, finish: impl FnOnce()) {
+    let two = successor_with(one, "storage-two", one.config().clone());
+    std::thread::scope(|scope| {
+        let taking = scope.spawn(|| two.take_over(one, &mut Quiet).unwrap().complete());
+        let request = Request {
+            url: b"/call/get",
+            ..Default::default()
+        };
+        eventually("the way in is closed", || {
+            let deadline = Instant::now() + scaled(Duration::from_millis(50));
+            let asked = one.try_send(&request, deadline, &mut Quiet);
+            taking.is_finished() || matches!(asked, Err(Failure::Replaced))
+        });
+        finish();
+        taking.join().unwrap();
+    });
+    let history = ask(&two, "/call/get");
+    assert!(history.ends_with("storage>two"), "{history}");
+    assert_eq!(ask(one, "/call/get"), history);
+}
+
+#[track_caller]
+fn counter(tenant: &Tenant) -> String {
+    ask(tenant, "/call/add?b=0")
+        .split_once(' ')
+        .unwrap()
+        .1
+        .to_owned()
+}
+
+#[test]
+fn a_streamed_answer_is_waited_for() {
+    kvm_or_skip!();
+    let one = boot(StorageKind::Machine);
+    let request = Request {
+        url: b"/streamed",
+        ..Default::default()
+    };
+    let deadline = Instant::now() + ENOUGH;
+    let mut answer = one.answer(&request, deadline, &mut Quiet).unwrap();
+    let mut streaming = answer.take_streaming().unwrap();
+    let mut piece = [0; 10];
+    assert_eq!(streaming.read(&mut piece, &mut Quiet).unwrap(), 1);
+    take_over_beside(&one, || {
+        while streaming.read(&mut piece, &mut Quiet).unwrap() > 0 {}
+        drop(streaming);
+    });
+    assert_eq!(counter(&one), "4");
+}
+
+#[test]
+fn a_body_by_segments_is_waited_for() {
+    kvm_or_skip!();
+    let mut config = settings(StorageKind::Machine);
+    config.environment = vec!["SEGMENTS=1".into()];
+    let one = Tenant::boot_with("storage", |settings| *settings = config.clone());
+    let request = Request {
+        method: "POST",
+        url: b"/",
+        ..Default::default()
+    };
+    let deadline = Instant::now() + ENOUGH;
+    let mut exchange = one
+        .exchange(&request, Upload::Chunked, deadline, &mut Quiet)
+        .unwrap();
+    assert!(exchange.feed(b"one", deadline, &mut Quiet).unwrap());
+    let mut answer = None;
+    take_over_beside(&one, || {
+        assert!(exchange.feed(b"two", deadline, &mut Quiet).unwrap());
+        // Its body is there, and the program does not run for it any more.
+        answer = Some(exchange.answer(deadline, None, &mut Quiet).unwrap());
+    });
+    drop(answer);
+    assert_eq!(counter(&one), "4");
+    // Who comes to the one before is answered by the next.
+    let exchange = one.exchange(&request, Upload::Chunked, deadline, &mut Quiet);
+    let mut answer = exchange
+        .unwrap()
+        .answer(deadline, None, &mut Quiet)
+        .unwrap();
+    let mut body = [0; 10];
+    assert_eq!(answer.read_body(&mut body), 2);
+    assert_eq!(&body[..2], b"5\n");
+}
+
+/// The program before goes on with all that it has.
+#[test]
+fn a_state_that_is_too_long_is_refused() {
+    kvm_or_skip!();
+    let mut long = settings(StorageKind::Machine);
+    long.environment = vec!["LONG_STATE=1".into()];
+    let one = Tenant::boot_with("storage", |settings| *settings = long.clone());
+    ask(&one, "/call/add?b=41");
+    let mut small = settings(StorageKind::Machine);
+    small.limits.max_memory = 16 << 20;
+    let two = successor_with(&one, "storage-two", small);
+    let error = two.take_over(&one, &mut Quiet).map(drop).unwrap_err();
+    let text = error.to_string();
+    assert!(
+        matches!(error, BootError::State(_))
+            && text.contains("hands over 20971520 bytes, more than max_memory"),
+        "{text}"
+    );
+    assert_eq!(ask(&one, "/call/add"), "2 43");
+    assert_eq!(one.stats().storage.unwrap().restarts, 0);
 }

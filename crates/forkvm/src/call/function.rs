@@ -5,7 +5,7 @@ use std::time::Instant;
 use crate::arch::stubs::HANDLER_RETURNED;
 use crate::call::http::Exchange;
 use crate::call::hypercall::{self, Outcome, Response};
-use crate::call::stored::Access;
+use crate::call::stored::Stored;
 use crate::failure::Cause;
 use crate::machine::{Event, Machine};
 use crate::request::Host;
@@ -18,11 +18,11 @@ pub enum Ended {
     Responded(Response),
 }
 
-/// Runs what the vCPU points at, which may call storage if it has access.
+/// Runs what the vCPU points at, which may call this storage.
 pub fn run(
     machine: &mut Machine,
     exchange: &mut Exchange<'_>,
-    access: Option<Access<'_>>,
+    storage: Option<&dyn Stored>,
     deadline: Instant,
     host: &mut dyn Host,
 ) -> Result<Ended, Cause> {
@@ -34,7 +34,7 @@ pub fn run(
             let regs = machine.vcpu().regs();
             return Ok(Ended::Returned(regs.rdi, regs.rdx));
         }
-        match hypercall::during_request(number, machine, exchange, access, host)? {
+        match hypercall::during_request(number, machine, exchange, storage, host)? {
             Outcome::Return(result) => machine.vcpu().set_result(result as u64),
             Outcome::Respond(response) => return Ok(Ended::Responded(response)),
         }

@@ -1,7 +1,7 @@
 //! What a program can be called by: the functions it registered, or its symbols.
 
 /// Slots of `register_func`, up to the last one that is served.
-const SLOTS: usize = 8;
+const SLOTS: usize = 32;
 
 /// The functions a program can be called by.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -27,9 +27,12 @@ impl Handlers {
     /// Slot of the handler that takes it in the new program: `f(len)`.
     pub const ON_LIVE_RESTORE: usize = 7;
 
+    /// Slot of the handler of storage that is to save what has to outlive it: `f()`. This project's own.
+    pub const ON_STORAGE_SAVE: usize = 31;
+
     /// Registers a function. 0, or an errno for a slot whose function would never be called.
     pub fn register(&mut self, slot: u64, function: u64) -> i64 {
-        const SERVED: [usize; 7] = [
+        const SERVED: [usize; 8] = [
             Handlers::GET,
             Handlers::POST,
             Handlers::REQUEST,
@@ -37,6 +40,7 @@ impl Handlers {
             Handlers::ON_ERROR,
             Handlers::ON_LIVE_UPDATE,
             Handlers::ON_LIVE_RESTORE,
+            Handlers::ON_STORAGE_SAVE,
         ];
         match SERVED.into_iter().find(|&served| served as u64 == slot) {
             Some(slot) => {

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 
 use crate::call::fetches::Fetches;
-use crate::call::stored::Access;
+use crate::call::stored::Stored;
 use crate::fetch::{LOOP_HEADER, LOOP_NAME};
 use crate::request::{CachePolicy, Header, Request};
 
@@ -132,7 +132,7 @@ pub struct Exchange<'a> {
     /// The response's head is on its way: nothing changes it any more.
     pub is_answered: bool,
     /// The program's storage, if it may call it.
-    pub storage: Option<Access<'a>>,
+    pub storage: Option<&'a dyn Stored>,
     /// What it has fetched in parts.
     pub fetches: Fetches,
     /// [`Exchange::loops`] of the request that is no longer there.

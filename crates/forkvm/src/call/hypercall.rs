@@ -7,7 +7,7 @@ use crate::call::fetch;
 use crate::call::http::{self, Exchange};
 use crate::call::regex;
 use crate::call::storage::{self, STORAGE_ALLOW};
-use crate::call::stored::Access;
+use crate::call::stored::{Access, Stored};
 use crate::call::stream::Stream;
 use crate::failure::Cause;
 use crate::machine::Machine;
@@ -94,7 +94,7 @@ pub fn during_request(
     number: u32,
     machine: &mut Machine,
     exchange: &mut Exchange<'_>,
-    access: Option<Access<'_>>,
+    storage: Option<&dyn Stored>,
     host: &mut dyn Host,
 ) -> Result<Outcome, Cause> {
     if let Some(result) = fetch::during_request(number, machine, exchange, host) {
@@ -136,7 +136,14 @@ pub fn during_request(
             };
             found.unwrap_or_else(|bad| failed(machine, host, name_of(number), &bad, EFAULT))
         }
-        _ => common(number, machine, access, host)?,
+        _ => {
+            let storage = storage.filter(|_| storage::is_call(number));
+            let access = storage.map(|storage| Access {
+                storage,
+                loops: exchange.loops(),
+            });
+            common(number, machine, access, host)?
+        }
     };
     Ok(Outcome::Return(result))
 }
@@ -154,7 +161,8 @@ pub fn common(
     if let Some(result) = storage::hypercall(number, machine, access, host) {
         return Ok(result);
     }
-    if let Some(result) = fetch::anywhere(number, machine, 0, host) {
+    let loops = access.map_or(0, |access| access.loops);
+    if let Some(result) = fetch::anywhere(number, machine, loops, host) {
         return result;
     }
     let regs = machine.vcpu().regs();

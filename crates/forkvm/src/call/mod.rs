@@ -22,11 +22,12 @@ use std::time::Instant;
 
 pub use wait_point::{Circumstances, WaitPoint, WayIn};
 
+use crate::call::function::Ended;
 use crate::call::http::Exchange;
-use crate::call::hypercall::{Outcome, Response};
+use crate::call::hypercall::Response;
 use crate::debug::{Debugger, Start};
 use crate::failure::Cause;
-use crate::machine::{Event, Machine};
+use crate::machine::Machine;
 use crate::request::Host;
 
 impl WaitPoint {
@@ -48,15 +49,10 @@ impl WaitPoint {
             };
             return debugger.run(machine, exchange, start, deadline, host);
         }
-        loop {
-            let Event::Hypercall(number) = machine.run(deadline, host)? else {
-                continue;
-            };
-            let access = exchange.storage;
-            match hypercall::during_request(number, machine, exchange, access, host)? {
-                Outcome::Return(result) => machine.vcpu().set_result(result as u64),
-                Outcome::Respond(response) => return Ok(response),
-            }
+        let storage = exchange.storage;
+        match function::run(machine, exchange, storage, deadline, host)? {
+            Ended::Responded(response) => Ok(response),
+            Ended::Returned(..) => Err(Cause::NoResponse),
         }
     }
 }

@@ -7,7 +7,7 @@ use kvm_bindings::kvm_regs;
 use crate::arch::regs::RFLAGS;
 use crate::call::entry;
 use crate::call::function::{self, Ended};
-use crate::call::stored::Access;
+use crate::call::stored::Stored;
 use crate::call::stream::Stream;
 use crate::failure::Cause;
 use crate::machine::Machine;
@@ -24,7 +24,7 @@ impl Stream {
         &mut self,
         most: u64,
         machine: &mut Machine,
-        access: Option<Access<'_>>,
+        storage: Option<&dyn Stored>,
         deadline: Instant,
         host: &mut dyn Host,
     ) -> Result<Option<(u64, u64)>, Cause> {
@@ -35,7 +35,7 @@ impl Stream {
         let wanted = left.unwrap_or(MOST_PART).min(MOST_PART);
         let total = self.length.unwrap_or(0);
         self.enter(machine, [self.argument, wanted, self.written, total])?;
-        let ended = function::run(machine, &mut self.exchange, access, deadline, host)?;
+        let ended = function::run(machine, &mut self.exchange, storage, deadline, host)?;
         let Ended::Returned(data, len) = ended else {
             // No answer is let through for a response that has begun.
             return Err(Cause::NoResponse);

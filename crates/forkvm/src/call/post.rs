@@ -6,7 +6,7 @@ use crate::call::function::{self, Ended};
 use crate::call::handlers::Handlers;
 use crate::call::http::Exchange;
 use crate::call::hypercall::Response;
-use crate::call::stored::Access;
+use crate::call::stored::Stored;
 use crate::call::structure::{self, Place};
 use crate::call::wait_point::{Circumstances, WaitPoint};
 use crate::failure::Cause;
@@ -52,7 +52,7 @@ impl WaitPoint {
         machine: &mut Machine,
         post: &mut Post,
         segment: &[u8],
-        access: Option<Access<'_>>,
+        storage: Option<&dyn Stored>,
         deadline: Instant,
         host: &mut dyn Host,
     ) -> Result<Option<Response>, Cause> {
@@ -72,7 +72,7 @@ impl WaitPoint {
         machine.vcpu().clear_events_at_next_run(self.events);
         let arguments = [url, arg, content_type, address, len, post.offset];
         self.enter_function(machine, handler, arguments)?;
-        match function::run(machine, &mut post.exchange, access, deadline, host)? {
+        match function::run(machine, &mut post.exchange, storage, deadline, host)? {
             Ended::Responded(response) => Ok(Some(response)),
             Ended::Returned(..) if len == 0 => Err(Cause::NoResponse),
             Ended::Returned(taken, _) if taken == len => {

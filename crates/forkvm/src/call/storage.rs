@@ -33,6 +33,11 @@ const LONGEST_TIME: u64 = 365 * 24 * 3600 * 1000;
 /// What a call that failed returns.
 const FAILED: i64 = -1;
 
+/// Whether this is a hypercall to storage.
+pub fn is_call(number: u32) -> bool {
+    (STORAGE_CALLV..=STORAGE_TASK_STOP).contains(&number)
+}
+
 /// Carries out a hypercall to storage. `None` if it is another one. What fails is said in the program's log.
 pub fn hypercall(
     number: u32,
@@ -67,15 +72,25 @@ fn call(
     }
     let bad = |what, len| move |bad| NotStored::Bad { what, len, bad };
     let mut buffers = Vec::with_capacity(count as usize);
+    // Several may be the same piece of memory, so that together they are as long as they like: to look at them takes time.
+    let mut len = count * BUFFER_ENTRY;
     for nth in 0..count {
         let entry = entries.wrapping_add(nth * BUFFER_ENTRY);
         let read = |at| machine.memory.read_u64(at).map_err(bad("buffers", count));
-        let (address, len) = (read(entry)?, read(entry.wrapping_add(8))?);
-        machine
-            .memory
-            .check_readable(address, len)
-            .map_err(bad("a buffer", len))?;
-        buffers.push(Piece { address, len });
+        let buffer = Piece {
+            address: read(entry)?,
+            len: read(entry.wrapping_add(8))?,
+        };
+        len = len.saturating_add(aligned(buffer.len));
+        buffers.push(buffer);
+    }
+    let most = access.storage.longest();
+    if len > most {
+        return Err(NotStored::Long { len, most });
+    }
+    for buffer in &buffers {
+        let readable = machine.memory.check_readable(buffer.address, buffer.len);
+        readable.map_err(bad("a buffer", buffer.len))?;
     }
     let result = Piece {
         address: regs.rcx,
@@ -88,11 +103,14 @@ fn call(
     let call = StorageCall {
         function: regs.rdi,
         buffers,
+        len,
         result,
+        loops: access.loops,
     };
+    let deadline = machine.deadline();
     let len = access
         .storage
-        .call(&call, &mut machine.memory, access.deadline, host)?;
+        .call(&call, &mut machine.memory, deadline, host)?;
     // It is at most `result.len`, which is the length of a piece of memory.
     Ok(len as i64)
 }
@@ -121,6 +139,7 @@ fn task(machine: &mut Machine, access: Option<Access<'_>>) -> Result<i64, NotSto
         data,
         start: Duration::from_millis(start),
         period: (period > 0).then(|| Duration::from_millis(period)),
+        loops: access.loops,
     };
     access.storage.add_task(task).map(i64::from)
 }
@@ -172,22 +191,14 @@ impl StorageCall {
         ]
     }
 
-    /// Copies the buffers into the storage machine: first the array of them, then what they hold. `most` bytes at most.
+    /// Copies the buffers into the storage machine: first the array of them, then what they hold.
     pub fn give(
         &self,
         caller: &GuestMemory,
         machine: &mut Machine,
         wait_point: &WaitPoint,
-        most: u64,
     ) -> Result<Given, NotStored> {
-        let mut len = self.buffers.len() as u64 * BUFFER_ENTRY;
-        for buffer in &self.buffers {
-            // Several may be the same piece of memory, so that together they are as long as they like.
-            len = len.saturating_add(aligned(buffer.len));
-        }
-        if len > most {
-            return Err(NotStored::Long { len, most });
-        }
+        let len = self.len;
         let (given, mut entry) = Given::new(machine, wait_point, len)?;
         let mut place = entry;
         place.skip(self.buffers.len() as u64 * BUFFER_ENTRY);

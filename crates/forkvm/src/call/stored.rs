@@ -59,6 +59,9 @@ pub enum NotStored {
         "it was not done by the request's deadline (max_request_time); the storage goes on with it, without a caller"
     )]
     Late,
+    /// The state of a live update is refused: why.
+    #[error("{0}")]
+    State(String),
     /// Its host had it end.
     #[error("it was stopped")]
     Stopped,
@@ -99,8 +102,12 @@ pub struct StorageCall {
     pub function: u64,
     /// What it is given.
     pub buffers: Vec<Piece>,
+    /// Bytes of all of them, with their array, as the storage has them.
+    pub len: u64,
     /// Room for its result.
     pub result: Piece,
+    /// [`Access::loops`]
+    pub loops: usize,
 }
 
 /// A task, to be run in the storage machine.
@@ -114,10 +121,17 @@ pub struct NewTask {
     pub start: Duration,
     /// After which time it is to run again, if it is.
     pub period: Option<Duration>,
+    /// [`Access::loops`] of who has it run.
+    pub loops: usize,
 }
 
 /// A program's storage, as its other machines see it; or its tasks only, as it sees itself.
 pub trait Stored: Debug + Sync {
+    /// Most bytes of a call's buffers.
+    fn longest(&self) -> u64 {
+        u64::MAX
+    }
+
     /// Calls a function, whose buffers and result are in this memory. Gives the result's length.
     fn call(
         &self,
@@ -137,11 +151,11 @@ pub trait Stored: Debug + Sync {
     fn stop_task(&self, number: u64) -> bool;
 }
 
-/// The right to call storage until a deadline.
+/// What a program that runs may do beside what its machine is for.
 #[derive(Debug, Clone, Copy)]
 pub struct Access<'a> {
-    /// Whose.
+    /// Call this storage.
     pub storage: &'a dyn Stored,
-    /// When calls have to be done.
-    pub deadline: Instant,
+    /// How often in a row its program has asked its own Varnish by now, for the request that it runs for.
+    pub loops: usize,
 }

@@ -189,7 +189,7 @@ impl<'a> Run<'_, '_, 'a> {
         host: &mut dyn Host,
     ) -> Result<Response, Cause> {
         loop {
-            let deadline = self.end.map_or(self.deadline, |end| end.min(self.deadline));
+            let deadline = self.deadline();
             let mut until = deadline;
             if matches!(self.side, Side::Connected(_)) {
                 let now = Instant::now();
@@ -217,6 +217,11 @@ impl<'a> Run<'_, '_, 'a> {
         }
     }
 
+    /// When the request has to be over.
+    fn deadline(&self) -> Instant {
+        self.end.map_or(self.deadline, |end| end.min(self.deadline))
+    }
+
     fn is_over(&self) -> bool {
         self.end.is_some_and(|end| Instant::now() >= end)
     }
@@ -236,8 +241,10 @@ impl<'a> Run<'_, '_, 'a> {
             hypercall::IS_DEBUG => Ok(Outcome::Return(self.debugger.at_entry.into())),
             hypercall::BREAKPOINT => Ok(Outcome::Return(0)),
             _ => {
-                let access = exchange.storage;
-                hypercall::during_request(number, debuggee.machine, exchange, access, host)
+                // What it waits for it may have until then, and not only until the debugger is heard next.
+                debuggee.machine.rearm(self.deadline());
+                let storage = exchange.storage;
+                hypercall::during_request(number, debuggee.machine, exchange, storage, host)
             }
         }
     }

@@ -14,7 +14,7 @@ use crate::call::Circumstances;
 use crate::call::http::{self, Exchange};
 use crate::call::hypercall::{Body, Response};
 use crate::call::post::Post;
-use crate::call::stored::{Access, Stored};
+use crate::call::stored::Stored;
 use crate::call::stream::Stream;
 use crate::debug::Debugger;
 use crate::failure::{Cause, DEBUG};
@@ -275,10 +275,9 @@ impl Fork {
         deadline: Instant,
         host: &mut dyn Host,
     ) -> Result<Option<Response>, Cause> {
-        let access = storage.map(|storage| Access { storage, deadline });
         let wait_point = &self.master.wait_point;
         let result = self.machine.watched_on(deadline, |machine| {
-            wait_point.post(machine, post, segment, access, deadline, host)
+            wait_point.post(machine, post, segment, storage, deadline, host)
         });
         let mut response = self.conclude(result)?;
         if let Some(response) = &mut response {
@@ -297,9 +296,8 @@ impl Fork {
         deadline: Instant,
         host: &mut dyn Host,
     ) -> Result<Option<(u64, u64)>, Cause> {
-        let access = storage.map(|storage| Access { storage, deadline });
         let result = self.machine.watched_on(deadline, |machine| {
-            stream.next_part(most, machine, access, deadline, host)
+            stream.next_part(most, machine, storage, deadline, host)
         });
         let result = self.conclude(result);
         self.is_sound &= result.is_ok();
@@ -319,17 +317,9 @@ impl Fork {
         host: &mut dyn Host,
         mut debugger: Option<&mut Debugger<'_>>,
     ) -> Result<Response, Cause> {
-        // A debugger may put the end off, by so much at most; each call of storage has a deadline of its own besides.
-        let stopped_time = match debugger {
-            Some(_) => self.master.config.debugging.timeout,
-            None => Duration::ZERO,
-        };
         self.is_sound = false;
         let mut exchange = Exchange::new(request);
-        exchange.storage = circumstances.storage.map(|storage| Access {
-            storage,
-            deadline: deadline + stopped_time,
-        });
+        exchange.storage = circumstances.storage;
         let (wait_point, debugged) = (&self.master.wait_point, debugger.as_deref_mut());
         let result = self.machine.watched(deadline, |machine| {
             wait_point.call(

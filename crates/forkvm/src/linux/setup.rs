@@ -111,8 +111,8 @@ impl FromStr for Volume {
 
 /// Who has a program's state file.
 pub trait StateStore: Send + Sync {
-    /// All of it, if it is there.
-    fn load(&self) -> io::Result<Option<Vec<u8>>>;
+    /// All of it, if it is there, and no more than so many bytes.
+    fn load(&self, most: u64) -> io::Result<Option<Vec<u8>>>;
 
     /// Puts this in its place: all of it, or nothing.
     fn save(&self, content: &[u8]) -> io::Result<()>;
@@ -130,6 +130,28 @@ pub struct StateFile {
 impl fmt::Debug for StateFile {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "StateFile(at most {} bytes)", self.most)
+    }
+}
+
+/// What a machine may do with its program's state file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum StateRight {
+    /// Nothing: it answers requests.
+    None,
+    /// Read it: its `main()` runs.
+    Read,
+    /// Write it, too: it is the storage.
+    Write,
+}
+
+impl StateRight {
+    /// How many copies of the file it may have open, which count besides what else it changes of files.
+    pub(super) fn copies(self) -> u64 {
+        match self {
+            Self::None => 0,
+            Self::Read => 1,
+            Self::Write => 2,
+        }
     }
 }
 

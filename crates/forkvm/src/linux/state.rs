@@ -26,7 +26,7 @@ use crate::linux::net::allowed::Allowed;
 use crate::linux::net::listening::MayListen;
 use crate::linux::net::outgoing::Outgoing;
 use crate::linux::process::Process;
-use crate::linux::setup::Setup;
+use crate::linux::setup::{Setup, StateRight};
 use crate::linux::tasks::delivery::{self, Handling};
 use crate::linux::tasks::pending::Signal;
 use crate::linux::tasks::signals::{self, SIGALRM, Signals, Target};
@@ -79,6 +79,9 @@ impl Linux {
         };
         let mut files = Files::new(&directory.text(), setup.overlay_bytes, setup.volume_bytes);
         copies::make_places(&shared, &mut files);
+        if let Some(state) = &shared.state {
+            state.allow(&mut files, StateRight::Read);
+        }
         files.sockets.may_listen = MayListen::new(setup.allowed_listen);
         files.sockets.outgoing = Outgoing::new(Allowed::new(setup.allowed_net));
         Self {
@@ -485,7 +488,13 @@ impl Linux {
 
     /// The program is the storage that runs: it may write to its state file.
     pub fn may_store(&mut self) {
-        self.files.may_store = true;
+        self.set_state_right(StateRight::Write);
+    }
+
+    fn set_state_right(&mut self, right: StateRight) {
+        if let Some(state) = &self.shared.state {
+            state.allow(&mut self.files, right);
+        }
     }
 
     /// Maps `len` bytes (rounded up to pages) of zeroed read-write memory for the engine's own use in this machine
@@ -502,6 +511,7 @@ impl Linux {
     /// Gets a master ready to be frozen: memory that the program had and freed is cleared now, once, so that no
     /// request has to clear (and dirty) it before using it again. To be called while the memory may still be written.
     pub fn before_freeze(&mut self, memory: &mut dyn UserMemory) -> Result<(), Full> {
+        self.set_state_right(StateRight::None);
         self.heap.clear_free_pages(memory)
     }
 

@@ -212,7 +212,7 @@ impl Booting {
             .vcpu()
             .clear_events_at_next_run(wait_point.events);
         self.machine.watched(deadline, |machine| {
-            wait_point.take_state(machine, state, role.access(deadline), deadline, output)
+            wait_point.take_state(machine, state, role.access(), deadline, output)
         })?;
         self.deadline += self.machine.kept();
         if self.machine.settle() {
@@ -396,10 +396,7 @@ fn run_until_waiting(
             REGISTER_FUNC => registered.handlers.register(regs.rdi, regs.rsi),
             STORAGE_ALLOW => registered.allow(regs.rdi),
             MAKE_EPHEMERAL => registered.make_ephemeral(machine, regs.rdi),
-            _ => {
-                let access = role.access(deadline + machine.kept());
-                hypercall::common(number, machine, access, output)?
-            }
+            _ => hypercall::common(number, machine, role.access(), output)?,
         };
         machine.vcpu().set_result(result as u64);
     }

@@ -325,15 +325,9 @@ fn state_file(config: &Config, role: Role<'_>) -> Option<StateFile> {
 }
 
 fn setup(config: &Config, role: Role<'_>, layout: &Layout) -> Setup {
-    let state = state_file(config, role);
     Setup {
         writable_paths: config.writable_paths.clone(),
-        // Besides two copies of the state file that are open for writing, in whole pages.
-        overlay_bytes: config.max_file_memory.saturating_add(
-            state
-                .as_ref()
-                .map_or(0, |state| state.most.saturating_add(4096).saturating_mul(2)),
-        ),
+        overlay_bytes: config.max_file_memory,
         volume_bytes: config.max_volume_writes,
         whole_system: false,
         heap: HeapLayout {
@@ -349,7 +343,7 @@ fn setup(config: &Config, role: Role<'_>, layout: &Layout) -> Setup {
         current_working_directory: config.current_working_directory.clone(),
         allowed_net: Vec::new(),
         allowed_listen: None,
-        state,
+        state: state_file(config, role),
     }
 }
 

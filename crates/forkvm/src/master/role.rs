@@ -1,7 +1,6 @@
 //! What a program is booted for.
 
 use std::sync::Arc;
-use std::time::Instant;
 
 use crate::call::stored::{Access, Stored};
 use crate::memory::shared_area::SharedArea;
@@ -41,9 +40,9 @@ impl<'a> Role<'a> {
         Self { shared, ..self }
     }
 
-    /// What may be called until a deadline.
-    pub fn access(self, deadline: Instant) -> Option<Access<'a>> {
+    /// What may be called.
+    pub fn access(self) -> Option<Access<'a>> {
         let storage = self.storage?;
-        Some(Access { storage, deadline })
+        Some(Access { storage, loops: 0 })
     }
 }

@@ -10,11 +10,11 @@ use crate::master::Master;
 use crate::program::coming::Coming;
 use crate::program::counters::Counters;
 use crate::program::lease::Lease;
+use crate::program::stay::Stay;
 use crate::program::streaming::Streaming;
 use crate::request::{CachePolicy, Header, Host};
 use crate::server::Server;
 use crate::server::response;
-use crate::storage::Storage;
 
 /// How much of a body is copied at a time.
 const PIECE: usize = 64 << 10;
@@ -65,13 +65,13 @@ enum Kept {
 }
 
 impl Answer {
-    /// A program's, which has these counters and this storage, perhaps after this failure. A body that is still being made has until
-    /// `deadline`.
+    /// A program's, which has these counters, perhaps after this failure. A body that is still being made has until `deadline`, and its
+    /// request's right to storage.
     ///
     /// # Errors
     /// [`Failure::NoRoom`]: the host has no memory for a body that has to be copied.
     pub(super) fn of_guest(
-        (counters, storage): (&Arc<Counters>, Option<&Arc<Storage>>),
+        (counters, stay): (&Arc<Counters>, Option<Stay>),
         lease: Lease<Master>,
         response: hypercall::Response,
         failure: Option<Failure>,
@@ -81,8 +81,7 @@ impl Answer {
         let (body, len) = match response.body {
             hypercall::Body::Whole(address, len) => (Body::in_guest(lease, (address, len))?, len),
             hypercall::Body::Streamed(stream) => {
-                let streaming =
-                    Streaming::new(counters.clone(), lease, stream, storage.cloned(), deadline);
+                let streaming = Streaming::new(counters.clone(), lease, stream, stay, deadline);
                 (Body::Streaming(Box::new(streaming)), 0)
             }
         };
@@ -145,6 +144,14 @@ impl Answer {
                 }
             }
             Body::Streaming(_) | Body::Coming(_) | Body::Taken => {}
+        }
+    }
+
+    /// When the fork has to be back of a body that a program makes while it is read.
+    pub fn due(&self) -> Option<Instant> {
+        match &self.body {
+            Body::Streaming(streaming) => Some(streaming.deadline()),
+            Body::Guest(..) | Body::Host(..) | Body::Coming(_) | Body::Taken => None,
         }
     }
 

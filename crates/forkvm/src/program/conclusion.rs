@@ -5,25 +5,19 @@ use std::time::{Duration, Instant};
 
 use crate::call::handlers::Handlers;
 use crate::call::hypercall::Response;
-use crate::call::stored::Stored;
 use crate::failure::{Cause, Failure};
 use crate::master::Master;
 use crate::program::answer::Answer;
 use crate::program::counters::Counters;
 use crate::program::lease::Lease;
+use crate::program::stay::{Stay, stored};
 use crate::request::{Host, Request};
-use crate::storage::Storage;
 
 /// Time `on_error` gets beyond the request's deadline, which a timeout has used up.
 const ON_ERROR_TIME: Duration = Duration::from_secs(1);
 
-/// A program's counters, and its storage.
-pub type Owner<'a> = (&'a Arc<Counters>, Option<&'a Arc<Storage>>);
-
-/// Storage as requests call it.
-pub fn stored(storage: Option<&Arc<Storage>>) -> Option<&dyn Stored> {
-    storage.map(|storage| &**storage as &dyn Stored)
-}
+/// A program's counters, and its request's right to its storage.
+pub type Owner<'a> = (&'a Arc<Counters>, Option<Stay>);
 
 /// The handler's answer, or in its place the one of `on_error`, which says in [`Answer::failure`] what happened.
 pub fn conclude(
@@ -34,7 +28,7 @@ pub fn conclude(
     deadline: Instant,
     host: &mut dyn Host,
 ) -> Result<Answer, Failure> {
-    let (counters, storage) = owner;
+    let (counters, stay) = &owner;
     let master = lease.pool().origin().clone();
     let most = master.config.limits.max_response_size;
     let cause = match result.and_then(|response| bounded(response, most)) {
@@ -62,7 +56,7 @@ pub fn conclude(
         .call_on_error(
             request,
             &failure.to_string(),
-            stored(storage),
+            stored(stay.as_ref()),
             deadline,
             host,
         )

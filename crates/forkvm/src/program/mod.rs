@@ -8,6 +8,7 @@ mod counters;
 mod exchange;
 mod lease;
 mod posting;
+mod stay;
 mod streaming;
 pub mod take_over;
 mod turnstile;
@@ -18,7 +19,6 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use crate::call::handlers::Handlers;
-use crate::call::stored::Stored;
 use crate::config::Config;
 use crate::debug::{Debugger, Gate};
 use crate::exec::Sandbox;
@@ -30,7 +30,7 @@ use crate::master::handover::HandedOver;
 use crate::pool::{Origin, Pool, PoolStats, TakeError, Taken};
 pub use crate::program::answer::Answer;
 pub use crate::program::coming::{Coming, Piece};
-use crate::program::conclusion::{Owner, conclude, stored};
+use crate::program::conclusion::conclude;
 use crate::program::conversation::Conversation;
 pub use crate::program::conversation::Later;
 use crate::program::counters::Counters;
@@ -38,6 +38,7 @@ pub use crate::program::counters::Stats;
 pub use crate::program::exchange::Exchange;
 use crate::program::lease::Lease;
 use crate::program::posting::Posting;
+use crate::program::stay::{Stay, stored};
 pub use crate::program::streaming::Streaming;
 use crate::program::turnstile::{Turnstile, Way};
 use crate::request::{Host, Quiet, Request};
@@ -85,7 +86,7 @@ impl Program {
     /// See [`BootError`]: no KVM, not a program for us, a failing `main()`, nothing to call, stopped by `host`.
     pub fn boot(elf: &[u8], config: Config, host: &mut dyn Host) -> Result<Arc<Self>, BootError> {
         let program = Self::of(storage::boot::boot(elf, config, None, host)?)?;
-        program.begin_tasks();
+        program.begin();
         Ok(program)
     }
 
@@ -175,10 +176,31 @@ impl Program {
         })
     }
 
-    /// Its storage's tasks may run: it is in service, and takes over from nobody. [`Program::boot`] has done so.
-    pub fn begin_tasks(&self) {
+    /// It is in service, and takes over from nobody: its storage's tasks may run, and it saves at the end. [`Program::boot`] has done so.
+    pub fn begin(&self) {
         if let Some(storage) = &self.storage {
-            storage.begin_tasks();
+            storage.begin();
+        }
+    }
+
+    /// Another program, which has taken over nothing of it, is in service in its place: its storage's tasks are over, and it saves no more.
+    pub fn retire(&self) {
+        if let Some(storage) = &self.storage {
+            storage.retire();
+        }
+    }
+
+    /// Has its storage save what has to outlive it, if it has a handler for that (`on_storage_save`), for its successor's `main()`. Blocks
+    /// up to twice `max_storage_time`.
+    ///
+    /// # Errors
+    /// [`BootError::State`]: why it could not be called.
+    pub fn save(&self) -> Result<(), BootError> {
+        match &self.storage {
+            Some(storage) => storage.save().map_err(|why| {
+                BootError::State(format!("on_storage_save of the program before: {why}"))
+            }),
+            None => Ok(()),
         }
     }
 
@@ -274,29 +296,32 @@ impl Program {
         deadline: Instant,
         host: &mut dyn Host,
     ) -> Result<Answer, Failure> {
-        let _inside = match self.way_in(deadline)? {
-            Some(Way::There(successor)) => return successor.answer(request, deadline, host),
-            Some(Way::Here(inside)) => Some(inside),
-            None => None,
+        let stay = match self.enter(deadline)? {
+            Way::There(successor) => return successor.answer(request, deadline, host),
+            Way::Here(stay) => stay,
         };
         match &self.forks {
             Forks::Handlers(pool) if !self.takes_segments() || request.body.is_empty() => {
                 let lease = self.lease(pool, deadline, host)?;
                 let debugger = self.config().debugging.allowed.then(|| self.debugger(pool));
-                self.run(lease, request, deadline, host, debugger)
+                self.run(lease, stay, request, (deadline, host), debugger)
             }
             _ => self
-                .exchange(request, Upload::Whole, deadline, host)?
+                .begin_exchange(stay, request, Upload::Whole, deadline, host)?
                 .answer(deadline, None, host),
         }
     }
 
     /// Where a request is to be answered, which need not be here if there is storage.
-    fn way_in(&self, deadline: Instant) -> Result<Option<Way<'_, Self>>, Failure> {
-        match &self.storage {
-            Some(_) => self.way_in.enter(&self.config().queue, deadline).map(Some),
-            None => Ok(None),
-        }
+    fn enter(&self, deadline: Instant) -> Result<Way<Option<Stay>, Self>, Failure> {
+        let Some(storage) = &self.storage else {
+            return Ok(Way::Here(None));
+        };
+        let way = self.way_in.enter(&self.config().queue, deadline)?;
+        Ok(match way {
+            Way::Here(inside) => Way::Here(Some(Stay::new(storage.clone(), inside))),
+            Way::There(successor) => Way::There(successor),
+        })
     }
 
     /// Whether it has a handler for bodies that come segment by segment, so that [`Program::exchange`] is for requests with one.
@@ -322,9 +347,26 @@ impl Program {
         deadline: Instant,
         host: &mut dyn Host,
     ) -> Result<Exchange, Failure> {
+        match self.enter(deadline)? {
+            Way::Here(stay) => self.begin_exchange(stay, request, upload, deadline, host),
+            // Its body can't go there as it comes.
+            Way::There(successor) if !successor.takes_segments() => Err(Failure::Replaced),
+            Way::There(successor) => successor.exchange(request, upload, deadline, host),
+        }
+    }
+
+    fn begin_exchange(
+        self: &Arc<Self>,
+        stay: Option<Stay>,
+        request: &Request<'_>,
+        upload: Upload,
+        deadline: Instant,
+        host: &mut dyn Host,
+    ) -> Result<Exchange, Failure> {
         if let Forks::Handlers(pool) = &self.forks {
             let lease = self.lease(pool, deadline, host)?;
-            let posting = Posting::begin(self.owner(), lease, request, deadline, host)?;
+            let owner = (&self.counters, stay);
+            let posting = Posting::begin(owner, lease, request, deadline, host)?;
             return Ok(Exchange::with_program(posting));
         }
         let lease = self.lease(self.servers()?, deadline, host)?;
@@ -396,10 +438,14 @@ impl Program {
             host.note("debugger: a handler that takes bodies by segments is not stopped at");
             return self.answer(request, deadline, host);
         }
+        let stay = match self.enter(deadline)? {
+            Way::There(successor) => return successor.debug(request, deadline, host),
+            Way::Here(stay) => stay,
+        };
         let permit = self.debug_gate.enter().ok_or_else(|| refused(true))?;
         let debugger = self.debugger(pool).at_entry(permit);
         let lease = Lease::own(pool.clone())?;
-        self.run(lease, request, deadline, host, Some(debugger))
+        self.run(lease, stay, request, (deadline, host), Some(debugger))
     }
 
     fn debugger<'a>(&'a self, pool: &'a Pool<Master>) -> Debugger<'a> {
@@ -410,15 +456,19 @@ impl Program {
     fn run(
         &self,
         mut lease: Lease<Master>,
+        stay: Option<Stay>,
         request: &Request<'_>,
-        deadline: Instant,
-        host: &mut dyn Host,
+        (deadline, host): (Instant, &mut dyn Host),
         mut debugger: Option<Debugger<'_>>,
     ) -> Result<Answer, Failure> {
         self.counters.requests.fetch_add(1, Ordering::Relaxed);
-        let result = lease
-            .fork()?
-            .call(request, self.stored(), deadline, host, debugger.as_mut());
+        let result = lease.fork()?.call(
+            request,
+            stored(stay.as_ref()),
+            deadline,
+            host,
+            debugger.as_mut(),
+        );
         // The time in a debugger is not the request's.
         let deadline = match &debugger {
             Some(debugger) if debugger.has_stopped() => {
@@ -426,16 +476,8 @@ impl Program {
             }
             _ => deadline,
         };
-        conclude(self.owner(), lease, result, request, deadline, host)
-    }
-
-    /// What an answer of a program's is to know of it.
-    fn owner(&self) -> Owner<'_> {
-        (&self.counters, self.storage.as_ref())
-    }
-
-    fn stored(&self) -> Option<&dyn Stored> {
-        stored(self.storage.as_ref())
+        let owner = (&self.counters, stay);
+        conclude(owner, lease, result, request, deadline, host)
     }
 
     /// Whether a request would find a fork, or a place to wait for one.
@@ -520,11 +562,11 @@ impl Program {
     }
 }
 
-/// Its tasks end with it.
+/// Its storage ends with it.
 impl Drop for Program {
     fn drop(&mut self) {
-        if let Some(storage) = &self.storage {
-            storage.stop_tasks();
+        if let Some(storage) = self.storage.take() {
+            storage.end();
         }
     }
 }

@@ -9,17 +9,17 @@ use crate::call::post::{Post, SEGMENT};
 use crate::failure::Failure;
 use crate::master::Master;
 use crate::program::answer::Answer;
-use crate::program::conclusion::{Owner, conclude, stored};
+use crate::program::conclusion::{Owner, conclude};
 use crate::program::counters::Counters;
 use crate::program::lease::Lease;
+use crate::program::stay::{Stay, stored};
 use crate::request::{Header, Host, Request};
-use crate::storage::Storage;
 
 /// One on its way. Dropping it ends that.
 #[derive(Debug)]
 pub struct Posting {
     counters: Arc<Counters>,
-    storage: Option<Arc<Storage>>,
+    stay: Option<Stay>,
     stage: Stage,
 }
 
@@ -84,7 +84,7 @@ impl Posting {
         deadline: Instant,
         host: &mut dyn Host,
     ) -> Result<Self, Failure> {
-        let (counters, storage) = owner;
+        let (counters, mut stay) = owner;
         counters.requests.fetch_add(1, Ordering::Relaxed);
         let stage = match lease.fork()?.begin_post(request, deadline) {
             Ok(post) => Stage::Open(Box::new(Open {
@@ -93,13 +93,14 @@ impl Posting {
                 asked: Asked::of(request),
             })),
             Err(cause) => {
+                let owner = (counters, stay.take());
                 let answer = conclude(owner, lease, Err(cause), request, deadline, host)?;
                 Stage::Answered(Box::new(answer))
             }
         };
         let mut posting = Self {
             counters: counters.clone(),
-            storage: storage.cloned(),
+            stay,
             stage,
         };
         posting.feed(request.body, deadline, host)?;
@@ -153,7 +154,7 @@ impl Posting {
             }
         };
         let fork = open.lease.fork()?;
-        let storage = stored(self.storage.as_ref());
+        let storage = stored(self.stay.as_ref());
         let result = fork.post(&mut open.post, segment, storage, deadline, host);
         let result = match result.transpose() {
             None => {
@@ -164,7 +165,7 @@ impl Posting {
         };
         let Open { lease, asked, .. } = *open;
         let request = asked.request();
-        let owner = (&self.counters, self.storage.as_ref());
+        let owner = (&self.counters, self.stay.take());
         let answer = conclude(owner, lease, result, &request, deadline, host)?;
         self.stage = Stage::Answered(Box::new(answer));
         Ok(false)

@@ -3,14 +3,13 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use crate::call::stored::Stored;
 use crate::call::stream::Stream;
 use crate::failure::{Cause, Failure};
 use crate::master::Master;
 use crate::program::counters::Counters;
 use crate::program::lease::Lease;
+use crate::program::stay::{Stay, stored};
 use crate::request::Host;
-use crate::storage::Storage;
 
 /// A body that is made while it is read. It holds the fork; dropping it resets the fork.
 #[derive(Debug)]
@@ -18,7 +17,7 @@ pub struct Streaming {
     counters: Arc<Counters>,
     lease: Lease<Master>,
     stream: Box<Stream>,
-    storage: Option<Arc<Storage>>,
+    stay: Option<Stay>,
     /// Address and length of the part that is read, and how much of it has been.
     part: (u64, u64),
     read: u64,
@@ -32,14 +31,14 @@ impl Streaming {
         counters: Arc<Counters>,
         lease: Lease<Master>,
         stream: Box<Stream>,
-        storage: Option<Arc<Storage>>,
+        stay: Option<Stay>,
         deadline: Instant,
     ) -> Self {
         Self {
             counters,
             lease,
             stream,
-            storage,
+            stay,
             part: (0, 0),
             read: 0,
             deadline,
@@ -90,10 +89,7 @@ impl Streaming {
         }
         let most = self.lease.pool().origin().config.limits.max_response_size;
         let fork = self.lease.fork()?;
-        let storage = self
-            .storage
-            .as_deref()
-            .map(|storage| storage as &dyn Stored);
+        let storage = stored(self.stay.as_ref());
         match fork.next_part(&mut self.stream, most, storage, self.deadline, host) {
             Ok(part) => {
                 (self.part, self.read) = (part.unwrap_or_default(), 0);

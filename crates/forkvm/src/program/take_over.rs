@@ -18,6 +18,8 @@ pub struct TakeOver<'a> {
     program: Arc<Program>,
     /// The way in to the program before is closed.
     is_closed: bool,
+    /// Nobody is inside any more.
+    is_empty: bool,
 }
 
 impl Program {
@@ -36,6 +38,7 @@ impl Program {
             before,
             program: self.clone(),
             is_closed: false,
+            is_empty: false,
         };
         if let (Some(from), Some(to)) = (&before.storage, &self.storage)
             && from.has(Handlers::ON_LIVE_UPDATE)
@@ -46,6 +49,7 @@ impl Program {
             let late = before
                 .way_in
                 .close(Instant::now() + before.config().limits.max_wait);
+            take_over.is_empty = late == 0;
             if late > 0 {
                 host.note(&format!(
                     "{late} requests have taken longer than max_wait: what they store from now on is lost by the update"
@@ -76,10 +80,14 @@ impl TakeOver<'_> {
         self.is_closed = false;
         let before = self.before;
         if let Some(storage) = &before.storage {
-            storage.stop_tasks();
+            storage.retire();
             before.way_in.lead_to(self.program.clone());
+            // Its program may have to stay for those who read their responses.
+            if self.is_empty {
+                storage.give_up();
+            }
         }
-        self.program.begin_tasks();
+        self.program.begin();
     }
 }
 

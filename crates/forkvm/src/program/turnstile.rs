@@ -1,7 +1,7 @@
 //! The way in for requests of a program with storage: it closes while the storage's state goes over to another program, and
 //! whoever comes afterwards is that one's.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use parking_lot::{Condvar, Mutex};
@@ -12,21 +12,27 @@ use crate::pool::queue::Queue;
 /// The way in to a program `P`.
 #[derive(Debug)]
 pub struct Turnstile<P> {
-    state: Mutex<State<P>>,
+    gate: Arc<Gate>,
+    /// Who answers in its place.
+    successor: OnceLock<Arc<P>>,
+}
+
+#[derive(Debug, Default)]
+struct Gate {
+    state: Mutex<State>,
     changed: Condvar,
 }
 
-#[derive(Debug)]
-struct State<P> {
+#[derive(Debug, Default)]
+struct State {
     closed: bool,
     inside: usize,
-    successor: Option<Arc<P>>,
 }
 
 /// Where a request is to be answered.
-pub enum Way<'a, P> {
+pub enum Way<H, P> {
     /// Here, as long as it is inside.
-    Here(Inside<'a, P>),
+    Here(H),
     /// By another program.
     There(Arc<P>),
 }
@@ -35,32 +41,29 @@ impl<P> Turnstile<P> {
     /// An open one.
     pub fn new() -> Self {
         Self {
-            state: Mutex::new(State {
-                closed: false,
-                inside: 0,
-                successor: None,
-            }),
-            changed: Condvar::new(),
+            gate: Arc::default(),
+            successor: OnceLock::new(),
         }
     }
 
     /// Lets a request in, as soon as it is known where, in one of the queue's places.
-    pub fn enter(&self, queue: &Queue, deadline: Instant) -> Result<Way<'_, P>, Failure> {
-        let mut state = self.state.lock();
+    pub fn enter(&self, queue: &Queue, deadline: Instant) -> Result<Way<Inside, P>, Failure> {
+        let mut state = self.gate.state.lock();
         let mut place = None;
         loop {
-            if let Some(successor) = &state.successor {
+            if let Some(successor) = self.successor.get() {
                 return Ok(Way::There(successor.clone()));
             }
             if !state.closed {
                 state.inside += 1;
-                return Ok(Way::Here(Inside(self)));
+                return Ok(Way::Here(Inside(self.gate.clone())));
             }
             if place.is_none() {
                 let waiting = queue.limit();
                 place = Some(queue.enter().ok_or(Failure::QueueFull { waiting })?);
             }
-            if self.changed.wait_until(&mut state, deadline).timed_out() {
+            let changed = &self.gate.changed;
+            if changed.wait_until(&mut state, deadline).timed_out() {
                 return Err(Failure::Replaced);
             }
         }
@@ -68,29 +71,34 @@ impl<P> Turnstile<P> {
 
     /// Lets nobody in any more, and waits until `deadline` for those who are inside. Gives how many still are.
     pub fn close(&self, deadline: Instant) -> usize {
-        let mut state = self.state.lock();
+        let mut state = self.gate.state.lock();
         state.closed = true;
-        while state.inside > 0 && !self.changed.wait_until(&mut state, deadline).timed_out() {}
+        let changed = &self.gate.changed;
+        while state.inside > 0 && !changed.wait_until(&mut state, deadline).timed_out() {}
         state.inside
     }
 
     /// Lets requests in again.
     pub fn open(&self) {
-        self.state.lock().closed = false;
-        self.changed.notify_all();
+        self.gate.state.lock().closed = false;
+        self.gate.changed.notify_all();
     }
 
     /// Has all who come from now on be answered by another program.
     pub fn lead_to(&self, successor: Arc<P>) {
-        self.state.lock().successor = Some(successor);
-        self.changed.notify_all();
+        // A program has one successor.
+        let _ = self.successor.set(successor);
+        // Who has found none waits by now.
+        drop(self.gate.state.lock());
+        self.gate.changed.notify_all();
     }
 }
 
-/// A request's stay.
-pub struct Inside<'a, P>(&'a Turnstile<P>);
+/// A request's stay, as long as the program runs for it.
+#[derive(Debug)]
+pub struct Inside(Arc<Gate>);
 
-impl<P> Drop for Inside<'_, P> {
+impl Drop for Inside {
     fn drop(&mut self) {
         let mut state = self.0.state.lock();
         state.inside -= 1;

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use crate::arch::stubs::HANDLER_RETURNED;
+use crate::call::handlers::Handlers;
 use crate::call::hypercall::{self, STORAGE_NORETURN, STORAGE_RETURN};
 use crate::call::storage::Given;
 use crate::call::stored::{Access, NewTask, NotStored, StorageCall};
@@ -26,8 +27,16 @@ pub struct Live {
     machine: Machine,
     master: Arc<Master>,
     tasks: Arc<Tasks>,
-    /// The function that it runs was to be done by its caller's deadline, and may go on until this time.
-    unfinished: Option<(Given, Instant)>,
+    unfinished: Option<Unfinished>,
+}
+
+/// A function that was to be done by its caller's deadline, and may go on.
+#[derive(Debug)]
+struct Unfinished {
+    given: Given,
+    /// Until then.
+    end: Instant,
+    loops: usize,
 }
 
 impl Live {
@@ -63,17 +72,21 @@ impl Live {
         (deadline, end): (Instant, Instant),
         host: &mut dyn Host,
     ) -> Result<Returned, Cause> {
-        let most = self.master.config.limits.max_request_memory;
-        let wait_point = &self.master.wait_point;
-        let given = match call.give(caller, &mut self.machine, wait_point, most) {
+        let given = match call.give(caller, &mut self.machine, &self.master.wait_point) {
             Ok(given) => given,
             Err(refused) => return Ok(Err(refused)),
         };
-        let arguments = call.arguments(&given);
+        let function = (call.function, call.arguments(&given));
         let take = |memory: &_, at, len| call.take(caller, memory, at, len);
-        let result = self.run((call.function, arguments), deadline.min(end), host, take);
+        let result = self.run(function, call.loops, deadline.min(end), host, take);
         match &result {
-            Err(Cause::Timeout) if Instant::now() < end => self.unfinished = Some((given, end)),
+            Err(Cause::Timeout) if Instant::now() < end => {
+                self.unfinished = Some(Unfinished {
+                    given,
+                    end,
+                    loops: call.loops,
+                });
+            }
             _ => given.free(&mut self.machine),
         }
         result
@@ -86,13 +99,13 @@ impl Live {
 
     /// Runs that to its end.
     pub fn finish(&mut self, host: &mut dyn Host) -> Result<(), Cause> {
-        let Some((given, end)) = self.unfinished.take() else {
+        let Some(Unfinished { given, end, loops }) = self.unfinished.take() else {
             return Ok(());
         };
-        let tasks = self.tasks.clone();
-        let machine = &mut self.machine;
-        let done = machine.watched(end, |machine| {
-            serve(machine, access(&tasks, end), host, |_, _, len| Ok(len))
+        let storage = &self.tasks;
+        let done = self.machine.watched(end, |machine| {
+            let access = Access { storage, loops };
+            serve(machine, access, end, host, |_, _, len| Ok(len))
         });
         self.settle(done).map(|_| given.free(&mut self.machine))
     }
@@ -108,28 +121,39 @@ impl Live {
             Ok(given) => given,
             Err(refused) => return Ok(Err(refused)),
         };
-        let arguments = task.arguments(&given);
+        let function = (task.function, task.arguments(&given));
         // Nobody waits for a result.
-        let returned = self.run((task.function, arguments), deadline, host, |_, _, _| Ok(0))?;
+        let returned = self.run(function, task.loops, deadline, host, |_, _, _| Ok(0))?;
         given.free(&mut self.machine);
         Ok(returned)
     }
 
-    /// Runs `on_live_update`, whose state may have `most` bytes.
+    /// Runs `on_storage_save`, if there is one.
+    pub fn save(&mut self, deadline: Instant, host: &mut dyn Host) -> Result<(), Cause> {
+        let handlers = &self.master.wait_point.handlers;
+        let Some(handler) = handlers.get(Handlers::ON_STORAGE_SAVE) else {
+            return Ok(());
+        };
+        self.run((handler, [0; 6]), 0, deadline, host, |_, _, _| Ok(0))
+            .map(drop)
+    }
+
+    /// Runs `on_live_update`, whose state may have `most` bytes. One that can't be taken is refused, and nothing happens to the machine.
     pub fn give_state(
         &mut self,
         most: u64,
         deadline: Instant,
         host: &mut dyn Host,
-    ) -> Result<HandedOver, Cause> {
-        let tasks = self.tasks.clone();
-        let state = self.at_wait_point(deadline, host, |machine, master, host| {
-            let access = Some(access(&tasks, deadline));
+    ) -> Result<Result<HandedOver, NotStored>, Cause> {
+        let given = self.at_wait_point(deadline, host, |machine, master, access, host| {
             let wait_point = &master.wait_point;
-            wait_point.give_state(machine, most, access, deadline, host)
+            match wait_point.give_state(machine, most, Some(access), deadline, host) {
+                Err(Cause::BadState(what)) => Ok(Err(NotStored::State(what))),
+                given => given.map(Ok),
+            }
         })?;
         let kept = self.machine.kept();
-        Ok(HandedOver { state, kept })
+        Ok(given.map(|state| HandedOver { state, kept }))
     }
 
     /// Runs `on_live_restore` with the state of the storage before.
@@ -139,26 +163,24 @@ impl Live {
         deadline: Instant,
         host: &mut dyn Host,
     ) -> Result<(), Cause> {
-        let tasks = self.tasks.clone();
-        self.at_wait_point(deadline, host, |machine, master, host| {
-            let access = Some(access(&tasks, deadline));
+        self.at_wait_point(deadline, host, |machine, master, access, host| {
             let wait_point = &master.wait_point;
-            wait_point.take_state(machine, state, access, deadline, host)
+            wait_point.take_state(machine, state, Some(access), deadline, host)
         })
     }
 
     fn run(
         &mut self,
         (function, arguments): (u64, [u64; 6]),
+        loops: usize,
         deadline: Instant,
         host: &mut dyn Host,
         take: impl FnMut(&GuestMemory, u64, u64) -> Returned,
     ) -> Result<Returned, Cause> {
-        let tasks = self.tasks.clone();
-        self.at_wait_point(deadline, host, |machine, master, host| {
+        self.at_wait_point(deadline, host, |machine, master, access, host| {
             let wait_point = &master.wait_point;
             wait_point.enter_function(machine, function, arguments)?;
-            serve(machine, access(&tasks, deadline), host, take)
+            serve(machine, Access { loops, ..access }, deadline, host, take)
         })
     }
 
@@ -167,7 +189,7 @@ impl Live {
         &mut self,
         deadline: Instant,
         host: &mut dyn Host,
-        work: impl FnOnce(&mut Machine, &Master, &mut dyn Host) -> Result<T, Cause>,
+        work: impl FnOnce(&mut Machine, &Master, Access<'_>, &mut dyn Host) -> Result<T, Cause>,
     ) -> Result<T, Cause> {
         let (machine, master) = (&mut self.machine, &*self.master);
         machine
@@ -176,7 +198,11 @@ impl Live {
         let events = master.wait_point.events;
         machine.vcpu().clear_events_at_next_run(events);
         machine.set_slice(host.slice());
-        let done = machine.watched(deadline, |machine| work(machine, master, host));
+        let access = Access {
+            storage: &self.tasks,
+            loops: 0,
+        };
+        let done = machine.watched(deadline, |machine| work(machine, master, access, host));
         self.settle(done)
     }
 
@@ -188,24 +214,18 @@ impl Live {
     }
 }
 
-fn access(tasks: &Arc<Tasks>, deadline: Instant) -> Access<'_> {
-    Access {
-        storage: tasks,
-        deadline,
-    }
-}
-
 /// Serves a function up to its end. `take` takes its result: the first one that fits.
 fn serve(
     machine: &mut Machine,
     access: Access<'_>,
+    deadline: Instant,
     host: &mut dyn Host,
     mut take: impl FnMut(&GuestMemory, u64, u64) -> Returned,
 ) -> Result<Returned, Cause> {
     const REFUSED: u64 = -1_i64 as u64;
     let mut returned = None;
     loop {
-        let Event::Hypercall(number) = machine.run(access.deadline, host)? else {
+        let Event::Hypercall(number) = machine.run(deadline, host)? else {
             continue;
         };
         let result = match number {

@@ -5,17 +5,20 @@
 //! fork of the frozen one takes its place, with the state of the last hand-over if there was one.
 
 pub mod boot;
+mod counters;
+pub mod ending;
 mod live;
 pub mod owner;
 mod tasks;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex, MutexGuard};
 
+use crate::call::handlers::Handlers;
 use crate::call::stored::{NewTask, NotStored, StorageCall, Stored};
 use crate::failure::Cause;
 use crate::fork::ForkError;
@@ -23,11 +26,14 @@ use crate::master::Master;
 use crate::master::handover::HandedOver;
 use crate::memory::guest::GuestMemory;
 use crate::pool::keeper::Keeper;
-use crate::request::{Host, Quiet};
+use crate::request::Host;
+use crate::storage::counters::Counters;
+pub use crate::storage::counters::StorageStats;
+use crate::storage::ending::Saves;
 use crate::storage::live::Live;
-use crate::storage::owner::StorageEvent;
+use crate::storage::owner::{StorageEvent, StorageOwner};
 pub use crate::storage::tasks::Tasks;
-use crate::storage::tasks::{Performer, TaskHost};
+use crate::storage::tasks::{Performer, SLICE, TaskHost};
 
 /// How long calls fail at once after the storage could not be started.
 const PAUSE: Duration = Duration::from_secs(1);
@@ -40,6 +46,7 @@ pub struct Storage {
     /// Somebody may go on who waits for another machine.
     changed: Condvar,
     tasks: Arc<Tasks>,
+    is_in_service: AtomicBool,
     /// The state that it has from the storage before.
     handed_over: Mutex<Option<Arc<[u8]>>>,
     keeper: &'static Keeper,
@@ -57,32 +64,8 @@ enum Seat {
     Down(Option<(String, Instant)>),
 }
 
-#[derive(Debug, Default)]
-struct Counters {
-    calls: AtomicU64,
-    failures: AtomicU64,
-    restarts: AtomicU64,
-    tasks: AtomicU64,
-    task_failures: AtomicU64,
-    exits: AtomicU64,
-}
-
-/// What is counted of a storage. All only grow.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct StorageStats {
-    /// Calls that had their turn.
-    pub calls: u64,
-    /// Calls that failed, those included that had none; but not those with pointers or lengths that are no good.
-    pub failures: u64,
-    /// How often it was started again, because it had failed.
-    pub restarts: u64,
-    /// Runs of tasks.
-    pub tasks: u64,
-    /// Of these, those that failed.
-    pub task_failures: u64,
-    /// How often its machine came back from `KVM_RUN` in calls and tasks.
-    pub exits: u64,
-}
+/// The machine, off its seat. That is its place again afterwards, or whoever comes next finds none there and has it started.
+type Taken<'a> = (MutexGuard<'a, Seat>, Box<Live>);
 
 impl Storage {
     /// Forks a frozen program for storage. `tasks` are those that its `main()` has added.
@@ -94,6 +77,7 @@ impl Storage {
             seat: Mutex::new(Seat::Ready(Box::new(live))),
             changed: Condvar::new(),
             tasks,
+            is_in_service: AtomicBool::new(false),
             handed_over: Mutex::default(),
             keeper,
             counters: Counters::default(),
@@ -101,8 +85,13 @@ impl Storage {
         }))
     }
 
-    /// Its tasks may run from now on: the program is in service.
-    pub fn begin_tasks(&self) {
+    /// The program is in service: its tasks may run from now on, and it saves at the end.
+    pub fn begin(&self) {
+        self.is_in_service.store(true, Ordering::SeqCst);
+        self.event(&StorageEvent::InService);
+        if self.has(Handlers::ON_STORAGE_SAVE) {
+            ending::enter(self.me.clone());
+        }
         if let Err(error) = self.tasks.begin(self.me.clone() as Weak<dyn Performer>) {
             self.event(&StorageEvent::TaskFailed(error.to_string()));
         }
@@ -129,23 +118,42 @@ impl Storage {
         state.as_ref().map(|state| state.len() as u64)
     }
 
-    /// Ends its tasks for good. Calls go on.
-    pub fn stop_tasks(&self) {
+    /// Another program is in service: its tasks are over, and it saves no more. Calls go on.
+    pub fn retire(&self) {
+        self.is_in_service.store(false, Ordering::SeqCst);
         self.tasks.stop();
+    }
+
+    /// Nobody calls it any more: its memory is given back.
+    pub fn give_up(&self) {
+        let mut seat = self.seat.lock();
+        let why = ("another program is in service".into(), Instant::now());
+        if let Seat::Ready(live) = std::mem::replace(&mut *seat, Seat::Down(Some(why))) {
+            self.keeper.free(live);
+        }
+        *self.handed_over.lock() = None;
+    }
+
+    /// Its program is gone: its tasks are over, and if it was in service until now it saves.
+    pub fn end(self: Arc<Self>) {
+        self.tasks.stop();
+        if self.has(Handlers::ON_STORAGE_SAVE) && self.is_in_service.load(Ordering::SeqCst) {
+            ending::save(self);
+        }
+    }
+
+    /// Has the program save what has to outlive it, if it has a handler for that.
+    pub fn save(&self) -> Result<(), NotStored> {
+        if !self.has(Handlers::ON_STORAGE_SAVE) {
+            return Ok(());
+        }
+        let host = &mut *self.host();
+        self.with(self.deadline(), |live| live.save(self.deadline(), host))
     }
 
     /// What has been counted.
     pub fn stats(&self) -> StorageStats {
-        let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-        let counters = &self.counters;
-        StorageStats {
-            calls: get(&counters.calls),
-            failures: get(&counters.failures),
-            restarts: get(&counters.restarts),
-            tasks: get(&counters.tasks),
-            task_failures: get(&counters.task_failures),
-            exits: get(&counters.exits),
-        }
+        self.counters.stats()
     }
 
     /// Runs `on_live_update` in it, as part of another program's boot. Its state may have `most` bytes.
@@ -155,10 +163,11 @@ impl Storage {
         deadline: Instant,
         host: &mut dyn Host,
     ) -> Result<HandedOver, NotStored> {
-        self.with(deadline, |live| live.give_state(most, deadline, host))
+        self.with(deadline, |live| live.give_state(most, deadline, host))?
     }
 
-    /// Runs `on_live_restore` in it, with the state of the one before. That is what it begins with from now on, should it fail.
+    /// Runs `on_live_restore` in it, with the state of the one before. That is what it begins with from now on, should it fail. One that
+    /// does not take it is gone: half a state may be worse than none.
     pub fn take_state(
         &self,
         state: Vec<u8>,
@@ -166,7 +175,10 @@ impl Storage {
         host: &mut dyn Host,
     ) -> Result<(), NotStored> {
         let state: Arc<[u8]> = state.into();
-        self.with(deadline, |live| live.take_state(&state, deadline, host))?;
+        let (mut seat, mut live) = self.take(deadline)?;
+        live.take_state(&state, deadline, host)
+            .map_err(|cause| self.not_stored(cause))?;
+        *seat = Seat::Ready(live);
         *self.handed_over.lock() = Some(state);
         Ok(())
     }
@@ -177,8 +189,22 @@ impl Storage {
         deadline: Instant,
         work: impl FnOnce(&mut Live) -> Result<T, Cause>,
     ) -> Result<T, NotStored> {
+        let taken = self.take(deadline)?;
+        self.work_in(taken, work)
+    }
+
+    /// Takes the machine off its seat, as soon as both are there.
+    fn take(&self, deadline: Instant) -> Result<Taken<'_>, NotStored> {
         let mut seat = self.seat.try_lock_until(deadline).ok_or(NotStored::Busy)?;
-        let mut live = self.sit_down(&mut seat, deadline)?;
+        let live = self.sit_down(&mut seat, deadline)?;
+        Ok((seat, live))
+    }
+
+    fn work_in<T>(
+        &self,
+        (mut seat, mut live): Taken<'_>,
+        work: impl FnOnce(&mut Live) -> Result<T, Cause>,
+    ) -> Result<T, NotStored> {
         let before = live.exits();
         let result = work(&mut live);
         self.count_exits(live.exits() - before);
@@ -192,13 +218,18 @@ impl Storage {
                 Err(NotStored::Late)
             }
             Err(cause) => {
-                let why = self.has_failed(&cause);
+                self.has_failed(&cause);
                 self.start(&mut seat, Some(live));
-                Err(match cause {
-                    Cause::Stopped => NotStored::Stopped,
-                    _ => NotStored::Failed(why),
-                })
+                Err(self.not_stored(cause))
             }
+        }
+    }
+
+    /// What somebody is told whose work ended the machine.
+    fn not_stored(&self, cause: Cause) -> NotStored {
+        match cause {
+            Cause::Stopped => NotStored::Stopped,
+            cause => NotStored::Failed(self.describe(&cause)),
         }
     }
 
@@ -206,12 +237,10 @@ impl Storage {
         self.counters.exits.fetch_add(exits, Ordering::Relaxed);
     }
 
-    /// Counts and tells that it is to be started again. Gives why.
-    fn has_failed(&self, cause: &Cause) -> String {
+    /// Counts and tells that it is to be started again.
+    fn has_failed(&self, cause: &Cause) {
         self.counters.restarts.fetch_add(1, Ordering::Relaxed);
-        let why = self.describe(cause);
-        self.event(&StorageEvent::Failed(why.clone()));
-        why
+        self.event(&StorageEvent::Failed(self.describe(cause)));
     }
 
     /// Takes the machine off its seat, as soon as it is there. If the caller panics, the next one finds none, and has it started.
@@ -251,7 +280,7 @@ impl Storage {
     fn finish(&self, seat: &mut Seat, mut live: Box<Live>) {
         self.on_own_thread(seat, |storage| {
             let before = live.exits();
-            let result = live.finish(&mut Quiet);
+            let result = live.finish(&mut *storage.host());
             storage.count_exits(live.exits() - before);
             match result {
                 Ok(()) => Ok(live),
@@ -291,8 +320,7 @@ impl Storage {
         let state = self.handed_over.lock().clone();
         if let Some(state) = state {
             let deadline = Instant::now() + self.master.config.limits.max_boot_time;
-            let mut host = self.master.config.storage_owner.get().host();
-            live.take_state(&state, deadline, &mut *host)
+            live.take_state(&state, deadline, &mut *self.host())
                 .map_err(|cause| format!("on_live_restore: {}", self.describe(&cause)))?;
         }
         Ok(live)
@@ -310,8 +338,17 @@ impl Storage {
         self.changed.notify_all();
     }
 
+    fn owner(&self) -> &dyn StorageOwner {
+        self.master.config.storage_owner.get()
+    }
+
+    /// Of what runs outside of requests.
+    fn host(&self) -> Box<dyn Host> {
+        self.owner().host()
+    }
+
     fn event(&self, event: &StorageEvent) {
-        self.master.config.storage_owner.get().event(event);
+        self.owner().event(event);
     }
 
     fn describe(&self, cause: &Cause) -> String {
@@ -352,6 +389,10 @@ impl Storage {
 }
 
 impl Stored for Storage {
+    fn longest(&self) -> u64 {
+        self.master.config.limits.max_request_memory
+    }
+
     fn call(
         &self,
         call: &StorageCall,
@@ -374,19 +415,37 @@ impl Stored for Storage {
     }
 }
 
+impl Saves for Storage {
+    fn save_and_tell(&self) {
+        if self.is_in_service.load(Ordering::SeqCst)
+            && let Err(why) = self.save()
+        {
+            self.event(&StorageEvent::NotSaved(why.to_string()));
+        }
+    }
+}
+
 impl Performer for Storage {
     fn perform(&self, task: &NewTask) -> bool {
         let run = || {
-            let owner = self.master.config.storage_owner.get();
             let mut host = TaskHost {
                 tasks: &self.tasks,
-                of_owner: owner.host(),
-                turn: Some(owner.turn()),
+                of_owner: self.host(),
+                turn: Some(self.owner().turn()),
             };
             if self.tasks.are_stopped() {
                 return Ok(());
             }
-            self.with(self.deadline(), |live| {
+            let deadline = self.deadline();
+            let taken = match self.take(deadline.min(Instant::now() + SLICE)) {
+                // Who waits for the storage keeps nobody else from his turn.
+                Err(NotStored::Busy) => {
+                    host.turn = None;
+                    self.take(deadline)?
+                }
+                taken => taken?,
+            };
+            self.work_in(taken, |live| {
                 self.counters.tasks.fetch_add(1, Ordering::Relaxed);
                 live.run_task(task, self.deadline(), &mut host)
             })?

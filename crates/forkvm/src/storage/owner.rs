@@ -22,10 +22,14 @@ pub enum StorageKind {
 /// Something that happens in a program's storage outside of requests, or that the user may want to count.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum StorageEvent {
+    /// Its program is in service: what it saves counts, and what those before save does not any more.
+    InService,
     /// It has failed, and is started again from its last hand-over, else from its frozen state: why it failed.
     Failed(String),
     /// It could not be started again: why. The next call tries once more.
     Down(String),
+    /// What has to outlive it was not saved at its end: why.
+    NotSaved(String),
     /// A task has run.
     TaskRan,
     /// A task has failed, and is taken off the list: why.
@@ -45,11 +49,12 @@ pub trait StorageOwner: Send + Sync {
         Box::new(())
     }
 
-    /// What the state file holds, if it is there.
+    /// What the state file holds, if it is there: so many bytes at most.
     ///
     /// # Errors
-    /// It can't be read, or there can be none. The program gets the error's number.
-    fn load_state(&self) -> io::Result<Option<Vec<u8>>> {
+    /// It can't be read, is longer, or there can be none. The program gets the error's number.
+    fn load_state(&self, most: u64) -> io::Result<Option<Vec<u8>>> {
+        let _ = most;
         Ok(None)
     }
 
@@ -90,8 +95,8 @@ impl Owner {
 }
 
 impl StateStore for Owner {
-    fn load(&self) -> io::Result<Option<Vec<u8>>> {
-        self.0.load_state()
+    fn load(&self, most: u64) -> io::Result<Option<Vec<u8>>> {
+        self.0.load_state(most)
     }
 
     fn save(&self, content: &[u8]) -> io::Result<()> {

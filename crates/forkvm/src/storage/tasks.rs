@@ -17,7 +17,7 @@ use crate::request::{Host, Stream};
 /// Most tasks of a program.
 const MOST_TASKS: usize = 256;
 /// How soon a task notices that it is to end, and how long it has its turn.
-const SLICE: Duration = Duration::from_millis(20);
+pub const SLICE: Duration = Duration::from_millis(20);
 /// The same of one that sleeps.
 const NAP: Duration = Duration::from_millis(200);
 

@@ -19,6 +19,7 @@ use crate::linux::files::pipes::{Ends, Pipes};
 use crate::linux::files::written::Written;
 use crate::linux::net::epoll::Epolls;
 use crate::linux::net::sockets::Sockets;
+use crate::linux::setup::StateRight;
 use crate::linux::tasks::task::FIRST_TID;
 use crate::request::Stream;
 
@@ -71,8 +72,8 @@ pub struct Files {
     pub pids: [i32; 2],
     /// The missing `openat2` was already explained to the host.
     pub explained: bool,
-    /// The program's state file may be written to: it is the storage that runs.
-    pub may_store: bool,
+    /// What the program may do with its state file.
+    pub state: StateRight,
 }
 
 impl Clone for Files {
@@ -91,7 +92,7 @@ impl Clone for Files {
             directory: Arc::clone(&self.directory),
             pids: self.pids,
             explained: self.explained,
-            may_store: self.may_store,
+            state: self.state,
         }
     }
 
@@ -110,7 +111,7 @@ impl Clone for Files {
             directory,
             pids,
             explained,
-            may_store,
+            state,
         } = self;
         descriptors.clone_from(&source.descriptors);
         open.clone_from(&source.open);
@@ -125,7 +126,7 @@ impl Clone for Files {
         directory.clone_from(&source.directory);
         *pids = source.pids;
         *explained = source.explained;
-        *may_store = source.may_store;
+        *state = source.state;
     }
 }
 
@@ -147,7 +148,7 @@ impl Files {
             directory: directory.into(),
             pids: [FIRST_TID; 2],
             explained: false,
-            may_store: false,
+            state: StateRight::None,
         };
         let standard = [
             (Kind::Stdin, 0),

@@ -9,41 +9,48 @@ use crate::linux::abi::Value;
 use crate::linux::files::copies;
 use crate::linux::files::fds::{self, Files, Kind, O_CREAT, O_EXCL, O_TRUNC};
 use crate::linux::files::open_file::{How, OpenFile};
-use crate::linux::setup::StateFile;
+use crate::linux::files::overlay::content::cost;
+use crate::linux::setup::{StateFile, StateRight};
 
 /// Where the program sees it.
 pub const PATH: &str = "/kvm-state";
 
 impl StateFile {
+    /// Gives a machine this right, with the memory that it takes.
+    pub fn allow(&self, files: &mut Files, right: StateRight) {
+        let copies = |right: StateRight| cost(self.most).saturating_mul(right.copies());
+        let (limit, _) = files.overlay.bytes();
+        let others = limit.saturating_sub(copies(files.state));
+        files
+            .overlay
+            .set_limit(others.saturating_add(copies(right)));
+        files.state = right;
+    }
+
     /// open(2) of it.
     pub fn open(&self, files: &mut Files, how: How, close_on_exec: bool) -> Value {
-        let content = self.store.load().map_err(errno)?;
+        match files.state {
+            StateRight::None => return Err(Errno::ACCESS),
+            StateRight::Read if how.writes() => return Err(Errno::ACCESS),
+            StateRight::Read | StateRight::Write => {}
+        }
+        let content = self.store.load(self.most).map_err(errno)?;
         match &content {
             None if !how.has(O_CREAT) => return Err(Errno::NOENT),
             Some(_) if how.has(O_CREAT) && how.has(O_EXCL) => return Err(Errno::EXIST),
             Some(content) if content.len() as u64 > self.most => return Err(Errno::FBIG),
             _ => {}
         }
-        let content = content.unwrap_or_default();
-        if !how.writes() {
-            return add(files, Kind::Text(content.into()), how, close_on_exec);
-        }
-        if !files.may_store {
-            return Err(Errno::ACCESS);
-        }
         let id = copies::make_nameless(files, 0o600)?;
-        if !how.has(O_TRUNC)
-            && let Err(full) = fill(files, id, &content)
-        {
-            files.overlay.tree_mut().drop_unused(id);
-            return Err(full);
+        let opened = match content {
+            Some(content) if !how.has(O_TRUNC) => fill(files, id, &content),
+            _ => Ok(()),
         }
-        let opened = add(
-            files,
-            Kind::Node(id, PATH.as_bytes().into()),
-            how,
-            close_on_exec,
-        );
+        .and_then(|()| {
+            let kind = Kind::Node(id, PATH.as_bytes().into());
+            let number = files.add(OpenFile::new(kind, how.0), close_on_exec)?;
+            i64::try_from(number).map_err(|_| Errno::MFILE)
+        });
         if opened.is_err() {
             files.overlay.tree_mut().drop_unused(id);
         }
@@ -53,7 +60,7 @@ impl StateFile {
     /// Puts what a descriptor has in the place of the file, if it is one of that. To be called before it is closed.
     pub fn store(&self, files: &Files, fd: u64) -> Result<(), Errno> {
         // Of the storage only, whatever others have at that path.
-        if !files.may_store {
+        if files.state != StateRight::Write {
             return Ok(());
         }
         let Ok(file) = files.get(fd) else {
@@ -98,11 +105,6 @@ fn fill(files: &mut Files, id: u64, content: &[u8]) -> Result<(), Errno> {
         }
     }
     Ok(())
-}
-
-fn add(files: &mut Files, kind: Kind, how: How, close_on_exec: bool) -> Value {
-    let number = files.add(OpenFile::new(kind, how.0), close_on_exec)?;
-    i64::try_from(number).map_err(|_| Errno::MFILE)
 }
 
 fn errno(error: io::Error) -> Errno {

@@ -24,6 +24,12 @@ const CHUNK_COST: u64 = 64;
 /// Most chunks: of a mebibyte of mebibytes.
 const MOST: usize = 1 << 26;
 
+/// What a file of so many bytes takes of a budget, at most.
+pub fn cost(bytes: u64) -> u64 {
+    let chunks = bytes.div_ceil(CHUNK);
+    chunks.saturating_mul(CHUNK + CHUNK_COST)
+}
+
 /// How many bytes one machine may have newly in its overlay, and the memory for them. What it has from the machine it is a clone
 /// of is counted there.
 pub struct Budget {

@@ -72,7 +72,12 @@ impl Overlay {
 
     /// It may from now on have as much as this one.
     pub fn be_limited_as(&mut self, other: &Self) {
-        self.budget = Budget::new(other.budget.limit());
+        self.set_limit(other.budget.limit());
+    }
+
+    /// So many bytes may be new in it from now on. What is new already does not count.
+    pub fn set_limit(&mut self, limit: u64) {
+        self.budget = Budget::new(limit);
     }
 
     /// What there is.
