@@ -118,9 +118,11 @@ enum Stage {
     First(Body),
     /// It goes to the server, whose fork has to be back when the client has had its time.
     Sent { held: Arc<Uploading>, _due: Due },
-    /// The server has answered without waiting for the rest, and does not get it. The answer has its room meanwhile.
+    /// The server has answered without waiting for the rest, and does not get it. The answer has its room meanwhile, and its fork for its
+    /// own time if the program makes it as it is read.
     Answered {
-        answer: Box<Answer>,
+        answer: Arc<Early>,
+        _due: Option<Due>,
         _room: Taken,
         discard: Discard,
     },
@@ -137,6 +139,16 @@ impl Holder for Uploading {
     fn give_back(&self) {
         let held = self.0.lock().take();
         drop(held);
+    }
+}
+
+/// An answer whose client still sends.
+struct Early(Mutex<Option<Answer>>);
+
+impl Holder for Early {
+    fn give_back(&self) {
+        let answer = self.0.lock().take();
+        drop(answer);
     }
 }
 
@@ -224,8 +236,11 @@ impl Sending<'_> {
                 return Err(Failure::NoRoom { len }.into());
             }
             answer.release();
+            let due = answer.due();
+            let answer = Arc::new(Early(Mutex::new(Some(answer))));
             Stage::Answered {
-                answer: Box::new(answer),
+                _due: due.map(|time| Due::at(time, &answer)),
+                answer,
                 _room: room,
                 discard: Discard::new(),
             }
@@ -238,7 +253,8 @@ impl Sending<'_> {
         let stage = mem::replace(&mut self.stage, Stage::Over);
         let deadline = self.deadline();
         if let Stage::Answered { answer, .. } = stage {
-            return Ok((*answer, deadline));
+            let answer = answer.0.lock().take();
+            return Ok((answer.ok_or_else(|| self.is_slow())?, deadline));
         }
         if let Some(stopped) = self.stopped {
             return Err(stopped);
