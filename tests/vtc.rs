@@ -111,6 +111,7 @@ vtc! {
     storage_limits
     storage_loop
     storage_restart
+    storage_update
     stream
     streaming
     synth
