@@ -343,6 +343,24 @@ fn what_goes_on_without_a_caller_is_heard() {
     assert_eq!(*said.lock(), b"it is over");
 }
 
+/// Only the time that a request is stopped puts its end off.
+#[test]
+fn where_debugging_is_allowed_a_call_has_its_requests_time() {
+    kvm_or_skip!();
+    let tenant = boot_as(StorageKind::Machine, |config| {
+        config.debugging.allowed = true;
+        config.debugging.timeout = ENOUGH;
+    });
+    let request = Request {
+        url: b"/call/nap?b=3000",
+        ..Default::default()
+    };
+    let deadline = std::time::Instant::now() + scaled(Duration::from_millis(100));
+    let _ = tenant.try_send(&request, deadline, &mut Quiet);
+    assert_eq!(stats(&tenant).failures, 1);
+    assert_eq!(ask(&tenant, "/call/add"), "1 3");
+}
+
 #[test]
 fn a_call_costs_two_runs_of_the_storages_machine_at_most() {
     kvm_or_skip!();

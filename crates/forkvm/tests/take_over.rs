@@ -316,3 +316,34 @@ fn a_state_that_is_too_long_is_refused() {
     assert_eq!(ask(&one, "/call/add"), "2 43");
     assert_eq!(one.stats().storage.unwrap().restarts, 0);
 }
+
+#[test]
+fn a_debugged_request_is_waited_for() {
+    kvm_or_skip!();
+    let mut config = settings(StorageKind::Machine);
+    config.debugging.allowed = true;
+    config.debugging.timeout = scaled(Duration::from_millis(500));
+    let one = Tenant::boot_with("storage", |settings| *settings = config.clone());
+    let two = successor_with(&one, "storage-two", config);
+    std::thread::scope(|scope| {
+        // Nobody comes to debug it.
+        let debugged = scope.spawn(|| {
+            let request = Request {
+                url: b"/call/add",
+                ..Default::default()
+            };
+            let deadline = Instant::now() + ENOUGH;
+            one.debug(&request, deadline, &mut Quiet).map(drop)
+        });
+        eventually("it waits for gdb", || one.stats().requests == 1);
+        two.take_over(&one, &mut Quiet).unwrap().complete();
+        assert_eq!(one.stats().failures, 1);
+        debugged.join().unwrap().unwrap_err();
+        // The next one is debugged there.
+        assert_eq!(two.stats().requests, 0);
+        let request = Request::default();
+        let deadline = Instant::now() + ENOUGH;
+        one.debug(&request, deadline, &mut Quiet).unwrap_err();
+        assert_eq!(two.stats().failures, 1);
+    });
+}
