@@ -52,10 +52,10 @@ fuzz: guests test-guests ## the fuzz targets, each for SECONDS_EACH=600 (TARGETS
 	GUESTS_DIR=$(GUESTS) scripts/fuzz.sh
 
 # One test at a time, and nothing else on the machine: what the machine has left is looked at.
-soak: build guests test-guests ## long runs through Varnish: requests that look for secrets (N=1000000), UPDATES=5000, KILLS=200; each TIME= seconds at most
+soak: build guests test-guests ## long runs through Varnish: requests that look for secrets (N=1000000), UPDATES=5000, KILLS=200; each TIME= seconds at most; streams, storage, fetches, synth and chains for WAY=300 seconds each
 	$(ENV) GUESTS_DIR=$(GUESTS) SOAK_REQUESTS=$(or $(N),1000000) SOAK_UPDATES=$(or $(UPDATES),5000) \
-	  SOAK_KILLS=$(or $(KILLS),200) SOAK_SECONDS=$(TIME) \
-	  cargo test -q --release -p vmod_kvm --test soak --test update_soak -- --nocapture --test-threads=1
+	  SOAK_KILLS=$(or $(KILLS),200) SOAK_SECONDS=$(TIME) SOAK_WAY_SECONDS=$(or $(WAY),300) \
+	  cargo test -q --release -p vmod_kvm --test soak --test update_soak --test soak_ways -- --nocapture --test-threads=1
 
 check: setup ## formatting, lints, import circles, shell syntax, file names
 	@if git ls-files -z | LC_ALL=C grep -zq '[^ -~]'; then \

@@ -56,6 +56,18 @@ impl Varnishd {
         Self::start_vcl(vcl, arguments)
     }
 
+    /// Starts it with these subroutines of VCL, in which GUESTS and ENOUGH are as above.
+    pub fn start_subs(subs: &str, arguments: &[&str]) -> Self {
+        let vcl = |_: &Path| {
+            format!(
+                "vcl 4.1; import kvm from \"{}\"; backend default none; {}",
+                vmod().display(),
+                filled_in(subs)
+            )
+        };
+        Self::start_vcl(vcl, arguments)
+    }
+
     /// Starts it with a VCL, which may have files in the folder that it is given.
     fn start_vcl(vcl_of: impl FnOnce(&Path) -> String, arguments: &[&str]) -> Self {
         static COUNT: AtomicU32 = AtomicU32::new(0);
