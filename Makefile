@@ -39,7 +39,7 @@ test-servers: guests test-guests ## unmodified servers of many languages, which 
 	scripts/servers-setup.sh
 	@$(MAKE) build PROFILE=checked
 	$(ENV) GUESTS_DIR=$(GUESTS) FORKVM_RUNTIMES=all cargo test --profile checked -p forkvm-cli --test runtimes --test random
-	$(ENV) GUESTS_DIR=$(GUESTS) FORKVM_RUNTIMES=all cargo test --profile checked -p vmod_kvm --test server_runtimes --test chat
+	$(ENV) GUESTS_DIR=$(GUESTS) FORKVM_RUNTIMES=all cargo test --profile checked -p vmod_kvm --test server_runtimes --test chat --test page
 
 test-svm: setup guests test-guests ## the engine's tests on a stock kernel's KVM, in QEMU (NPT=0: shadow paging)
 	$(ENV) GUESTS_DIR=$(GUESTS) scripts/svm/test.sh

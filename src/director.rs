@@ -32,7 +32,7 @@ use crate::tenants::signature::Action;
 use crate::tenants::tenant::{State, Tenant};
 use crate::tenants::version::Version;
 use crate::tenants::waits::Waits;
-use crate::tenants::{boot, name, queue, registry, report};
+use crate::tenants::{boot, figures, name, page, prometheus, queue, registry, report};
 use crate::varnish::counters::count;
 use crate::varnish::fetch::Fetch;
 use crate::varnish::logging;
@@ -77,6 +77,12 @@ pub enum NotAdded {
     /// Varnish takes no more backends.
     #[error("{0}")]
     NoBackend(VclError),
+}
+
+/// What an operator is shown.
+pub struct Shown {
+    pub content_type: &'static str,
+    pub text: Vec<u8>,
 }
 
 impl Director {
@@ -286,9 +292,10 @@ impl Director {
     pub fn has_room(&self, host: &[u8]) -> Result<(), String> {
         let tenant = name::of_host(host).and_then(|name| self.named(name.as_bytes()));
         let Some(tenant) = tenant else { return Ok(()) };
-        tenant
-            .has_room()
-            .inspect_err(|_| count(|counters| &counters.busy))
+        tenant.has_room().inspect_err(|_| {
+            count(|counters| &counters.busy);
+            figures::count(&tenant.figures.busy);
+        })
     }
 
     /// The tenant, to be asked without a fetch. As for one, what an operator says counts.
@@ -321,6 +328,37 @@ impl Director {
         };
         written.map_err(|error| error.to_string())?;
         Ok(text)
+    }
+
+    /// The tenants whose names match a pattern, for an operator: as a page for people, for Prometheus, or as JSON.
+    pub fn shown(&self, form: &[u8], pattern: &[u8]) -> Result<Shown, String> {
+        if form == b"json" {
+            return Ok(Shown {
+                content_type: "application/json",
+                text: self.stats(pattern, Some(2))?,
+            });
+        }
+        let matches = regex(pattern)?;
+        let found: BTreeMap<String, Arc<Tenant>> = {
+            let backends = self.backends.read();
+            let found = backends.iter().filter(|(name, _)| matches.is_match(name));
+            let tenant = |backend: &Registered<Backend>| backend.director().tenant().clone();
+            found
+                .map(|(name, backend)| (name.clone().into(), tenant(backend)))
+                .collect()
+        };
+        let tenants = found.values().map(|tenant| &**tenant);
+        match form {
+            b"page" => Ok(Shown {
+                content_type: page::CONTENT_TYPE,
+                text: page::text(tenants).into_bytes(),
+            }),
+            b"prometheus" => Ok(Shown {
+                content_type: prometheus::CONTENT_TYPE,
+                text: prometheus::text(tenants)?,
+            }),
+            _ => Err("it is shown as a page, prometheus or json".into()),
+        }
     }
 
     /// Which program the tenant runs.

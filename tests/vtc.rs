@@ -104,6 +104,7 @@ vtc! {
     server_snapshots
     settings
     shared_memory
+    shown
     site
     slow_body
     stats

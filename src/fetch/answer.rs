@@ -1,7 +1,6 @@
 //! A program's answer to a fetch: asked for, and made the response.
 #![forbid(unsafe_code)]
 
-use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use forkvm::{Answer, Failure, Host};
@@ -12,6 +11,7 @@ use crate::fetch::held::Held;
 use crate::fetch::plain;
 use crate::fetch::response::Response;
 use crate::fetch::streamed::Streamed;
+use crate::tenants::figures;
 use crate::tenants::room::Taken;
 use crate::tenants::tenant::Tenant;
 use crate::tenants::version::Version;
@@ -63,7 +63,7 @@ pub fn ask(
 /// Counts a request that a program is to answer.
 pub fn count_request(tenant: &Tenant) {
     count(|counters| &counters.requests);
-    tenant.requests.fetch_add(1, Ordering::Relaxed);
+    figures::count(&tenant.figures.requests);
 }
 
 /// Logs what there is to say about a request that a program has answered, or failed.
@@ -100,6 +100,7 @@ pub fn turn_away(
 /// Counts and logs a request that is turned away.
 pub fn log_busy(fetch: &mut Fetch<'_, '_>, tenant: &Tenant, why: &str) {
     count(|counters| &counters.busy);
+    figures::count(&tenant.figures.busy);
     logging::log_in(fetch, LogTag::Error, tenant.name(), why);
 }
 
@@ -120,7 +121,7 @@ pub fn log_failure(fetch: &mut Fetch<'_, '_>, tenant: &Tenant, failure: &Failure
 /// Counts and logs a request that the program failed.
 pub fn log_failed(fetch: &mut Fetch<'_, '_>, tenant: &Tenant, what: &str) {
     count(|counters| &counters.failures);
-    tenant.failures.fetch_add(1, Ordering::Relaxed);
+    figures::count(&tenant.figures.failures);
     logging::log_in(fetch, LogTag::Error, tenant.name(), what);
 }
 
@@ -193,17 +194,16 @@ pub fn hand_over(
     if !caching.allowed && status != 304 {
         fetch.set_uncacheable();
     }
-    if let Some(coming) = answer.take_coming() {
-        return Ok(Response::coming(coming, announced));
-    }
-    if let Some(streaming) = answer.take_streaming().filter(|_| has_body && !head) {
-        let output = tenant.late_output();
-        return Ok(Response::streamed(Streamed::new(streaming, output)));
-    }
-    if !is_sent {
-        return Ok(Response::without_body());
-    }
-    Ok(Response::guest(Held::new(answer, len, deadline), room))
+    let response = if let Some(coming) = answer.take_coming() {
+        Response::coming(coming, announced)
+    } else if let Some(streaming) = answer.take_streaming().filter(|_| has_body && !head) {
+        Response::streamed(Streamed::new(streaming, tenant.late_output()))
+    } else if is_sent {
+        Response::guest(Held::new(answer, len, deadline), room)
+    } else {
+        Response::without_body()
+    };
+    Ok(response.counted_in(&tenant.figures))
 }
 
 /// Gives the response the guest's headers, and ours: all of them, or none if that fails. Says what they say about caching.

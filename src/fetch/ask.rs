@@ -3,14 +3,20 @@
 
 use std::time::{Duration, Instant};
 
+use forkvm::{Answer, Usage};
+use varnish::vcl::LogTag;
+
 use crate::fetch::answer::{self, Answered};
 use crate::fetch::body;
 use crate::fetch::request::{Asked, Input};
 use crate::fetch::serve::{self, Extent};
 use crate::fetch::unanswered::Unanswered;
+use crate::tenants::figures;
 use crate::tenants::room::Taken;
 use crate::tenants::tenant::{NotReady, Release, Tenant};
+use crate::tenants::version::Version;
 use crate::varnish::fetch::Fetch;
+use crate::varnish::logging;
 
 /// What a program is asked.
 pub struct Question {
@@ -62,6 +68,7 @@ pub fn ask(
             true => asked.with_body(fetch, tenant)?,
             false => asked,
         };
+        figures::add(&tenant.figures.received, asked.request().body.len() as u64);
         let deadline = Instant::now() + time;
         let answer = answer::ask(fetch, tenant, |host| {
             program.answer(&asked.request(), deadline, host)
@@ -77,7 +84,12 @@ pub fn ask(
             return Err(failure.into());
         }
     }
-    let left = deadline.saturating_duration_since(Instant::now());
+    let now = Instant::now();
+    tenant.figures.answered(answer.status(), now - start);
+    if tenant.settings.values.log_requests {
+        log_answered(fetch, tenant, &answer, version, now - start);
+    }
+    let left = deadline.saturating_duration_since(now);
     Ok(Answered {
         took: limit.saturating_sub(left),
         answer,
@@ -85,6 +97,32 @@ pub fn ask(
         version: tenant.settings.values.version_header.then_some(version),
         room,
     })
+}
+
+/// Says what an answer has taken.
+fn log_answered(
+    fetch: &mut Fetch<'_, '_>,
+    tenant: &Tenant,
+    answer: &Answer,
+    version: Version,
+    after: Duration,
+) {
+    let Usage {
+        fork,
+        waited,
+        spent,
+    } = answer.usage();
+    let text = format!(
+        "answered status={} version={} fork={fork} us={} wait_us={} guest_us={} exits={} pages={}",
+        answer.status(),
+        version.short(),
+        after.as_micros(),
+        waited.as_micros(),
+        spent.guest.as_micros(),
+        spent.exits,
+        spent.pages
+    );
+    logging::log_in(fetch, LogTag::VclLog, tenant.name(), &text);
 }
 
 fn turned_away(fetch: &mut Fetch<'_, '_>, why: String) -> Unanswered {

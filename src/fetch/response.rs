@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 use std::borrow::Cow;
+use std::sync::Arc;
 use std::time::Duration;
 
 use forkvm::{Coming, Failure, Piece};
@@ -9,6 +10,7 @@ use varnish::vcl::VclError;
 
 use crate::fetch::held::Held;
 use crate::fetch::streamed::Streamed;
+use crate::tenants::figures::{self, Figures};
 use crate::tenants::room::Taken;
 
 /// How often it is looked whether anybody still wants a body, while nothing of it comes.
@@ -20,6 +22,8 @@ pub struct Response {
     body: Body,
     /// Counts a guest's body, wherever it is.
     _room: Option<Taken>,
+    /// Where it is counted what Varnish has taken.
+    figures: Option<Arc<Figures>>,
     /// Why the fetch has failed since the response's head was there.
     pub late: Option<Late>,
 }
@@ -69,10 +73,17 @@ impl Response {
         Self::of(Body::Coming(body, announced), None)
     }
 
+    /// The same, whose bytes count there.
+    pub fn counted_in(mut self, figures: &Arc<Figures>) -> Self {
+        self.figures = Some(figures.clone());
+        self
+    }
+
     fn of(body: Body, room: Option<Taken>) -> Self {
         Self {
             body,
             _room: room,
+            figures: None,
             late: None,
         }
     }
@@ -93,6 +104,14 @@ impl Response {
         buf: &mut [u8],
         is_wanted: impl Fn() -> bool,
     ) -> Result<usize, VclError> {
+        let read = self.read_on(buf, is_wanted)?;
+        if let Some(of) = &self.figures {
+            figures::add(&of.sent, read as u64);
+        }
+        Ok(read)
+    }
+
+    fn read_on(&mut self, buf: &mut [u8], is_wanted: impl Fn() -> bool) -> Result<usize, VclError> {
         let failure = match &mut self.body {
             Body::None => return Ok(0),
             Body::Own(bytes, at) => {

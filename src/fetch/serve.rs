@@ -16,6 +16,7 @@ use crate::fetch::due::{Due, Holder};
 use crate::fetch::pace::{Pace, Slow};
 use crate::fetch::request::Asked;
 use crate::fetch::unanswered::Unanswered;
+use crate::tenants::figures;
 use crate::tenants::room::Taken;
 use crate::tenants::tenant::Tenant;
 use crate::varnish::fetch::Fetch;
@@ -160,6 +161,7 @@ impl Sending<'_> {
             return discarded.map_err(|error| BadBody::Unreadable(error.to_string()).into());
         }
         self.len = self.len.saturating_add(piece.len() as u64);
+        figures::add(&self.tenant.figures.received, piece.len() as u64);
         if self.len > self.tenant.settings.values.max_body_size {
             return Err(BadBody::TooLarge(OF_SERVERS).into());
         }

@@ -8,6 +8,7 @@ use crate::fetch::chain::{self, End, Ended};
 use crate::fetch::plain;
 use crate::fetch::request::Input;
 use crate::order::Chain;
+use crate::tenants::figures;
 use crate::tenants::room::Taken;
 use crate::tenants::tenant::Tenant;
 use crate::varnish::fetch::{Fetch, of_task};
@@ -68,6 +69,7 @@ fn make(
     let made = || -> Result<(), VclError> {
         let len = usize::try_from(len).map_err(|_| "it is too long")?;
         body.fill(len, |buf| answer.read_body(buf))?;
+        figures::add(&tenant.figures.sent, len as u64);
         fetch.keep(Kept { _room: room })?;
         // Varnish tells the length of what is there.
         answer::add_headers(fetch, &answer, version, None)?;

@@ -108,7 +108,7 @@ pub unsafe extern "C" fn synth(
             (name, director, Ctx::from_ptr(ctx), text(url), text(arg))
         };
         let status = given_status(status.0)?;
-        let mut body = Synthetic::of(&context)?;
+        let mut body = Synthetic::of("synth", &context)?;
         let chain = fetch::taken(&mut context).unwrap_or_default();
         let done = director.usable(&context, name).and_then(|tenant| {
             let end = End {

@@ -27,12 +27,14 @@ use call::{NO_STRING, call, is_so, registered, run, said, string_or_none};
 use direct::{chain, synth, to_string};
 use documents::{configure, embed_tenants, fetch_tenants, library, load_tenants, main_arguments};
 use programs::{invalidate_programs, start};
+use shown::synth_stats;
 
 mod arguments;
 mod call;
 mod direct;
 mod documents;
 mod programs;
+mod shown;
 mod vcc_if;
 
 use vcc_if::{
@@ -78,6 +80,7 @@ static FUNCTIONS: Vmod_vmod_kvm_Func = Vmod_vmod_kvm_Func {
     f_rollback: Some(rollback),
     f_program_version: Some(program_version),
     f_stats: Some(stats),
+    f_synth_stats: Some(synth_stats),
     f_tenant_is_ready: Some(tenant_is_ready),
     f_has_room: Some(has_room),
     f_has_tenant: Some(has_tenant),

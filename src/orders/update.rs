@@ -19,6 +19,7 @@ use varnish::vcl::LogTag;
 use crate::orders::outcome::{Done, Outcome, Refused, is_shortage};
 use crate::tenants::archive;
 use crate::tenants::boot::{self, BootFailure, Purpose};
+use crate::tenants::figures;
 use crate::tenants::places::Place;
 use crate::tenants::refresh::refresh;
 use crate::tenants::registry;
@@ -149,7 +150,11 @@ pub fn begin(
 ) -> Result<(), Refused> {
     let of = tenant.clone();
     let begun = on_own_thread(move || {
+        let is_rollback = matches!(source, Source::Rollback);
         let outcome = caught(|| perform(&of, source));
+        if is_rollback && outcome.as_ref().is_ok_and(Done::changed) {
+            figures::count(&of.figures.rollbacks);
+        }
         report(&of, &outcome);
         let done = outcome.is_ok();
         then(outcome, turn);
@@ -178,6 +183,7 @@ fn report(tenant: &Tenant, outcome: &Outcome) {
         Ok(done) if !done.changed() => {}
         Ok(done) => {
             count(|counters| &counters.updates);
+            figures::count(&tenant.figures.updates);
             let was = done
                 .previous
                 .map_or_else(|| "nothing".into(), |version| version.short());
@@ -194,6 +200,7 @@ fn report(tenant: &Tenant, outcome: &Outcome) {
 
 fn report_refused(tenant: &Tenant, refused: &Refused) {
     count(|counters| &counters.update_failures);
+    figures::count(&tenant.figures.update_failures);
     let text = format!("not updated: {refused}");
     logging::log(LogTag::Error, tenant.name(), &text);
     if let Refused::BadProgram { stderr, .. } = refused {

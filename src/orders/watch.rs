@@ -1,5 +1,5 @@
 //! The thread that looks after tenants about once a second: those with `watch`, when the file at their path changes, get it
-//! as their program; those whose program failed to boot are tried again (retry.rs).
+//! as their program; those whose program failed to boot are tried again (retry.rs); and what is counted of each is shown (published.rs).
 #![forbid(unsafe_code)]
 
 use std::collections::HashMap;
@@ -13,6 +13,7 @@ use varnish::vcl::LogTag;
 use crate::file::{self, Identity};
 use crate::orders::outcome::Refused;
 use crate::orders::update::{self, Source, Turn};
+use crate::tenants::published::Published;
 use crate::tenants::registry;
 use crate::tenants::retry::Retries;
 use crate::tenants::tenant::{State, Tenant};
@@ -53,6 +54,7 @@ fn watch() {
     // What was seen last, by tenant.
     let mut seen: HashMap<usize, Seen> = HashMap::new();
     let mut retries = Retries::default();
+    let mut published = Published::default();
     loop {
         thread::sleep(INTERVAL);
         let tenants = registry::all();
@@ -64,6 +66,7 @@ fn watch() {
                 return;
             }
         }
+        published.renew(&tenants);
         seen.retain(|&key, _| tenants.iter().any(|tenant| key_of(tenant) == key));
         retries.retain(&tenants);
         for tenant in &tenants {

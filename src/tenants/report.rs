@@ -1,13 +1,14 @@
 //! What `backend.list` shows of the tenants.
 #![forbid(unsafe_code)]
 
-use std::sync::atomic::Ordering;
 use std::time::SystemTime;
 
 use forkvm::StorageStats;
 use forkvm_fetch::Stats;
 use serde_json::{Value, json};
 
+use crate::tenants::figures::get;
+use crate::tenants::measured::Measured;
 use crate::tenants::tenant::{State, Tenant};
 use crate::varnish::logging;
 
@@ -49,8 +50,8 @@ fn health(tenant: &Tenant) -> (usize, &'static str) {
 
 /// What `-p` shows of a tenant: a line.
 pub fn details(tenant: &Tenant) -> String {
-    let requests = tenant.requests.load(Ordering::Relaxed);
-    let failures = tenant.failures.load(Ordering::Relaxed);
+    let requests = get(&tenant.figures.requests);
+    let failures = get(&tenant.figures.failures);
     let (state, more, why) = match tenant.state() {
         State::Booting if tenant.is_asleep() => ("asleep", String::new(), String::new()),
         State::Booting => ("booting", String::new(), String::new()),
@@ -117,9 +118,10 @@ pub fn details_json(tenant: &Tenant) -> String {
 /// What is counted of a tenant, and how its program is, as an object.
 pub fn figures(tenant: &Tenant) -> Value {
     let mut figures = json!({
-        "requests": tenant.requests.load(Ordering::Relaxed),
-        "failures": tenant.failures.load(Ordering::Relaxed),
+        "requests": get(&tenant.figures.requests),
+        "failures": get(&tenant.figures.failures),
     });
+    figures["numbers"] = json!(Measured::of(tenant));
     if let Some(stats) = fetched(tenant) {
         figures["fetches"] = stats.fetches.into();
         figures["fetch_failures"] = stats.failures.into();

@@ -19,6 +19,11 @@ impl Room {
             taken: AtomicU64::new(0),
         })
     }
+
+    /// How many of them are taken.
+    pub fn taken(&self) -> u64 {
+        self.taken.load(Ordering::Relaxed)
+    }
 }
 
 /// What somebody has of a room. Given back when dropped.

@@ -255,6 +255,14 @@ macro_rules! settings {
             /// The working directory that the program sees.
             current_working_directory: Path = "/";
 
+            /// Whether each answer has a record in the log: ``kvm: tenant NAME: answered
+            /// status=200 version=1f0c8a7be92d fork=1 us=61 wait_us=0 guest_us=27 exits=1
+            /// pages=6``. *us* is the time from the request to the answer's head, the wait
+            /// for a fork included; *guest_us* what of it the machine ran, *exits* how often
+            /// it came back from there, *pages* what it wrote, all as far as the head; *fork* is
+            /// 0 of an unmodified server. What fails has a record of its own anyway.
+            log_requests: Flag = false;
+
             /// Whether the program's stdout and stderr go to the log.
             stdout: Flag = false;
 

@@ -12,6 +12,7 @@ use parking_lot::{Condvar, Mutex};
 
 use crate::file::Identity;
 use crate::tenants::fetches::Fetches;
+use crate::tenants::figures::Figures;
 use crate::tenants::keys::{Denied, Proof};
 use crate::tenants::later::{Later, Never};
 use crate::tenants::room::Room;
@@ -47,10 +48,8 @@ pub struct Tenant {
     becomes_settled: Condvar,
     /// When it began or ceased to have a program.
     changed: Mutex<SystemTime>,
-    /// Requests handed to the program.
-    pub requests: AtomicU64,
-    /// Requests that the program failed.
-    pub failures: AtomicU64,
+    /// What is counted of its requests.
+    pub figures: Arc<Figures>,
     /// Memory for request bodies, which are read before the wait for a fork: as many as can run at once may be as long as a
     /// body can be, and one more.
     pub bodies: Arc<Room>,
@@ -161,8 +160,7 @@ impl Tenant {
             replaced: Mutex::default(),
             becomes_settled: Condvar::new(),
             changed: Mutex::new(SystemTime::now()),
-            requests: AtomicU64::new(0),
-            failures: AtomicU64::new(0),
+            figures: Arc::default(),
             debugged: AtomicBool::new(false),
             dropped: AtomicBool::new(false),
             snapshot_lost: AtomicBool::new(false),

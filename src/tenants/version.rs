@@ -43,6 +43,12 @@ impl Version {
         self.0
     }
 
+    /// The first eight digits, for who takes numbers only.
+    pub fn number(&self) -> u64 {
+        let [a, b, c, d, ..] = self.0;
+        u32::from_be_bytes([a, b, c, d]).into()
+    }
+
     /// The first digits, for logs.
     pub fn short(&self) -> String {
         let mut text = self.to_string();

@@ -15,10 +15,10 @@ pub struct Synthetic<'c> {
 }
 
 impl<'c> Synthetic<'c> {
-    /// That of vcl_synth.
-    pub fn of(ctx: &Ctx<'c>) -> Result<Self, VclError> {
+    /// That of vcl_synth, for this function.
+    pub fn of(function: &str, ctx: &Ctx<'c>) -> Result<Self, VclError> {
         if ctx.raw.method != ffi::VCL_MET_SYNTH {
-            return Err("kvm.synth() is for vcl_synth".into());
+            return Err(format!("kvm.{function}() is for vcl_synth").into());
         }
         // SAFETY: in vcl_synth that is the body's buffer, which nobody else uses while VCL has called us.
         let vsb = unsafe { ctx.raw.specific.cast::<ffi::vsb>().as_mut() };

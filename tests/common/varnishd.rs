@@ -127,7 +127,16 @@ impl Varnishd {
                 if (req.http.Host == \"synth\") {{
                     return (synth(200));
                 }}
+                if (req.url == \"/of-operators\") {{
+                    return (synth(200, \"page\"));
+                }}
                 return (pass);
+            }}
+            sub vcl_synth {{
+                if (resp.reason == \"page\") {{
+                    kvm.synth_stats();
+                    return (deliver);
+                }}
             }}
             sub vcl_backend_fetch {{
                 set bereq.backend = kvm.backend();

@@ -23,6 +23,19 @@ pub struct Browser {
 
 impl Browser {
     pub fn start(test: &str) -> Self {
+        Self::start_with(test, json!({}))
+    }
+
+    /// The same with the screen of a phone.
+    pub fn start_phone(test: &str) -> Self {
+        let screen = json!({ "width": 360, "height": 740, "pixelRatio": 2, "touch": true });
+        Self::start_with(
+            test,
+            json!({ "mobileEmulation": { "deviceMetrics": screen } }),
+        )
+    }
+
+    fn start_with(test: &str, mut options: Value) -> Self {
         let profile = Folder::new(&format!("{test}-profile"));
         let mut driver = Command::new("chromedriver")
             .arg("--port=0")
@@ -46,7 +59,7 @@ impl Browser {
             _profile: profile,
         };
         let profile = browser._profile.path().display();
-        let options = [
+        let arguments = [
             "--headless=new".into(),
             // The tests may run as root, and in containers with little shared memory.
             "--no-sandbox".into(),
@@ -55,7 +68,8 @@ impl Browser {
             "--window-size=1200,900".into(),
             format!("--user-data-dir={profile}"),
         ];
-        let capabilities = json!({ "alwaysMatch": { "goog:chromeOptions": { "args": options } } });
+        options["args"] = json!(arguments);
+        let capabilities = json!({ "alwaysMatch": { "goog:chromeOptions": options } });
         let opened = browser.ask("POST", "", &json!({ "capabilities": capabilities }));
         browser.session = format!("/{}", opened["sessionId"].as_str().unwrap());
         browser

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::account::Account;
 use crate::debug::Debugging;
 use crate::image::loader::MOST_MEMORY;
 use crate::linux::AllowedPath;
@@ -123,6 +124,8 @@ pub struct Config {
     pub concurrency: usize,
     /// Who waits for a fork, and how many may. Clones share it. Setting `max_queue`.
     pub queue: Queue,
+    /// Where requests and forks are counted. Clones share it.
+    pub account: Account,
     /// How long an unused fork is kept. Setting `idle_time`.
     pub idle_time: Duration,
     /// Requests to be run before the freeze. What they leave in memory is part of the frozen state that every request
@@ -206,6 +209,7 @@ impl Config {
             concurrency: self.concurrency,
             idle_time: self.idle_time,
             queue: self.queue.clone(),
+            account: self.account.clone(),
         }
     }
 
@@ -230,6 +234,7 @@ impl Config {
             current_working_directory: "/".into(),
             concurrency: 2,
             queue: Queue::new(Self::default_queue(2)),
+            account: Account::default(),
             idle_time: Duration::from_secs(60),
             warm_up: None,
             warm_up_time: Duration::ZERO,

@@ -74,6 +74,7 @@
 #[cfg(test)]
 extern crate self as forkvm;
 
+mod account;
 mod arch;
 mod call;
 mod config;
@@ -103,6 +104,7 @@ mod server;
 mod storage;
 mod surroundings;
 
+pub use account::{Account, Totals};
 pub use call::http::{HeaderError, parse_header};
 pub use config::{Config, Limits, WarmUp};
 pub use debug::{BadDebugAddress, DebugAddress, Debugging};
@@ -118,14 +120,15 @@ pub use linux::{
     addresses, host_name,
 };
 pub use machine::probe::{KvmReport, KvmUnavailable, probe};
+pub use machine::spent::Spent;
 pub use pool::queue::{Place, Queue};
 pub use program::take_over::TakeOver;
-pub use program::{Answer, Coming, Exchange, Later, Piece, Program, Stats, Streaming};
+pub use program::{Answer, Coming, Exchange, Later, Piece, Program, Stats, Streaming, Usage};
 pub use request::{CachePolicy, Header, Host, Quiet, Request, Stream};
 pub use server::http_client::{BadRequest, Upload, piped_head};
 pub use server::{
     Awaited, Closed, Connection, NotServing, NotWarm, Server, ServerFork, ServerLimits, Snapshot,
-    SnapshotError, Spent,
+    SnapshotError,
 };
 pub use storage::StorageStats;
 pub use storage::ending::save_all as save_storages;

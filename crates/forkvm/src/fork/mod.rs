@@ -20,6 +20,7 @@ use crate::debug::Debugger;
 use crate::failure::{Cause, DEBUG};
 use crate::fork::shrink::ShrinkPolicy;
 use crate::kvm::Exit;
+use crate::machine::spent::Spent;
 use crate::machine::{Machine, MachineError};
 use crate::master::Master;
 use crate::master::handover::HandedOver;
@@ -435,7 +436,18 @@ impl Fork {
         self.machine
             .vcpu()
             .clear_events_at_next_run(wait_point.events);
+        self.machine.begin_account();
         Ok(())
+    }
+
+    /// Its number among its program's forks, from 1.
+    pub fn number(&self) -> u32 {
+        self.machine.fork_number
+    }
+
+    /// What its last request has cost by now. To be asked before the reset.
+    pub fn spent(&self) -> Spent {
+        self.machine.spent()
     }
 
     /// Times `n` bare round trips: one `out` in ring 3, nothing written, nothing reset. What a request costs at least.

@@ -12,6 +12,7 @@ mod rewrite;
 mod signals;
 mod sites;
 mod space;
+pub mod spent;
 mod sync;
 mod tasks;
 pub(crate) mod waiting;
@@ -34,6 +35,7 @@ use crate::linux::{ConnectionId, FIRST_TID, Linux};
 use crate::machine::clock::GuestClock;
 use crate::machine::probe::KvmHost;
 use crate::machine::sites::Sites;
+use crate::machine::spent::Spent;
 use crate::machine::watchdog::{Watch, WatchdogError};
 use crate::memory::faults::FaultError;
 use crate::memory::guest::GuestMemory;
@@ -94,6 +96,10 @@ pub struct Machine {
     pub request_memory: Vec<(u64, u64)>,
     /// How often it came back from `KVM_RUN`, ever.
     pub exits: u64,
+    /// How long it was there, ever.
+    guest_time: Duration,
+    /// What had been spent when its account was begun.
+    before: Spent,
     host: &'static KvmHost,
     /// Our code in the guest answers what calls it may, and what it was told of that does not hold any more.
     dispatches: bool,
@@ -193,6 +199,8 @@ impl Machine {
             keeps_state: false,
             request_memory: Vec::new(),
             exits: 0,
+            guest_time: Duration::ZERO,
+            before: Spent::default(),
             host,
             dispatches,
             offer_is_stale: true,
@@ -252,6 +260,29 @@ impl Machine {
         self.harvest();
         self.poisoned = false;
         result
+    }
+
+    /// Begins its account anew.
+    pub fn begin_account(&mut self) {
+        self.before = self.spent_ever();
+    }
+
+    /// What it has cost since then, or since it was made. To be asked before a reset, for the pages.
+    pub fn spent(&self) -> Spent {
+        let (now, before) = (self.spent_ever(), self.before);
+        Spent {
+            exits: now.exits - before.exits,
+            guest: now.guest.saturating_sub(before.guest),
+            pages: now.pages.saturating_sub(before.pages),
+        }
+    }
+
+    fn spent_ever(&self) -> Spent {
+        Spent {
+            exits: self.exits,
+            guest: self.guest_time,
+            pages: self.memory.dirty_len() as u64,
+        }
     }
 
     /// Says that something begins, or has ended, that leaves the machine unusable if it does not come to its end.
@@ -337,7 +368,9 @@ impl Machine {
             self.apply_removals()?;
             self.keep_clock()?;
             self.offer(host)?;
+            let entered = Instant::now();
             let exit = self.vcpu.run();
+            self.guest_time += entered.elapsed();
             self.exits += 1;
             self.residue = match exit {
                 Exit::Out(_) | Exit::Interrupted | Exit::RingFull => Residue::Clean,

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crate::account::Account;
 use crate::pool::queue::Queue;
 
 /// How many forks there may be, for how long, and who waits for one.
@@ -13,4 +14,6 @@ pub struct PoolLimits {
     pub idle_time: Duration,
     /// Who waits.
     pub queue: Queue,
+    /// Where it is counted.
+    pub account: Account,
 }

@@ -14,10 +14,12 @@ use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 
+use crate::account::Account;
 use crate::fork::{ForkError, ResetError};
 use crate::pool::keeper::Keeper;
 use crate::pool::limits::PoolLimits;
 pub use crate::pool::origin::Origin;
+use crate::pool::queue::Place;
 
 /// Longest time of a warm-up request in a new fork. Others wait for the thread meanwhile.
 const WARM_UP: Duration = Duration::from_millis(50);
@@ -46,6 +48,8 @@ pub enum TakeError {
 pub struct Taken<F> {
     /// The fork.
     pub fork: Box<F>,
+    /// How long it was waited for.
+    pub waited: Duration,
     /// Why another one was given up, if nobody has been told yet.
     pub loss: Option<String>,
 }
@@ -108,6 +112,7 @@ pub struct PoolStats {
     pub forks: u64,
     pub idle: u64,
     pub created: u64,
+    pub waiting: u64,
 }
 
 impl<O: Origin> Pool<O> {
@@ -122,6 +127,7 @@ impl<O: Origin> Pool<O> {
         keeper: &'static Keeper,
     ) -> Result<Arc<Self>, ForkError> {
         let first = Box::new(warmed(&origin, origin.fork()?)?);
+        limits.account.made();
         let pool = Arc::new(Self {
             origin,
             limits,
@@ -140,6 +146,11 @@ impl<O: Origin> Pool<O> {
         Ok(pool)
     }
 
+    /// Where its requests are counted.
+    pub fn account(&self) -> &Account {
+        &self.limits.account
+    }
+
     /// What its forks are of.
     pub fn origin(&self) -> &Arc<O> {
         &self.origin
@@ -148,12 +159,15 @@ impl<O: Origin> Pool<O> {
     /// Takes a fork, waiting until `until` at most, if there is a place to wait in.
     pub fn take(self: &Arc<Self>, until: Instant) -> Result<Taken<O::Fork>, TakeError> {
         let mut state = self.state.lock();
+        let account = &self.limits.account;
         let mut asked = false;
-        let mut place = None;
+        let mut wait: Option<(Place, Instant)> = None;
         loop {
             if let Some((fork, _)) = state.idle.pop_back() {
                 let loss = state.loss.take();
-                return Ok(Taken { fork, loss });
+                let waited = wait.map_or(Duration::ZERO, |(_, since)| since.elapsed());
+                account.waited(waited);
+                return Ok(Taken { fork, waited, loss });
             }
             // What has just failed is not tried again at once, but for the next request.
             let may_ask = !asked || state.error.is_none();
@@ -162,11 +176,10 @@ impl<O: Origin> Pool<O> {
                 self.ask_for_one(&mut state);
             }
             asked = true;
-            if place.is_none() {
-                place = self.limits.queue.enter();
-                if place.is_none() {
-                    return Err(TakeError::QueueFull);
-                }
+            if wait.is_none() {
+                let place = self.limits.queue.enter().ok_or(TakeError::QueueFull)?;
+                wait = Some((place, Instant::now()));
+                account.waits();
             }
             state.waiting += 1;
             let timed_out = self.given_back.wait_until(&mut state, until).timed_out();
@@ -227,6 +240,7 @@ impl<O: Origin> Pool<O> {
         let mut state = self.state.lock();
         match done {
             Ok(()) => {
+                self.limits.account.reset();
                 state.idle.push_back((fork, Instant::now()));
                 if state.waiting > 0 {
                     self.given_back.notify_one();
@@ -241,6 +255,7 @@ impl<O: Origin> Pool<O> {
         state.dying += 1;
         self.ask_if_needed(&mut state);
         drop(state);
+        self.limits.account.given_up(1);
         O::give_memory_back(&fork);
         let pool = Arc::downgrade(self);
         self.keeper.free_then(fork, move || {
@@ -284,6 +299,7 @@ impl<O: Origin> Pool<O> {
                 state.being_made -= 1;
                 state.idle.push_back((fork, Instant::now()));
                 state.created += 1;
+                self.limits.account.made();
                 state.error = None;
                 self.given_back.notify_one();
                 return true;
@@ -309,6 +325,7 @@ impl<O: Origin> Pool<O> {
             && let Some((fork, _)) = state.idle.pop_front()
         {
             state.total -= 1;
+            self.limits.account.given_up(1);
             self.free(fork);
         }
     }
@@ -330,6 +347,7 @@ impl<O: Origin> Pool<O> {
             forks: (state.total - state.being_made) as u64,
             idle: state.idle.len() as u64,
             created: state.created,
+            waiting: state.waiting as u64,
         }
     }
 }
@@ -338,7 +356,9 @@ impl<O: Origin> Pool<O> {
 /// thread: that takes time.
 impl<O: Origin> Drop for Pool<O> {
     fn drop(&mut self) {
-        for (fork, _) in std::mem::take(&mut self.state.get_mut().idle) {
+        let idle = std::mem::take(&mut self.state.get_mut().idle);
+        self.limits.account.given_up(idle.len());
+        for (fork, _) in idle {
             self.keeper.free(fork);
         }
         // The pool that is just going has that, too, as may a fork that is being made.

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::fork::{Fork, ForkError, ResetError};
+use crate::machine::spent::Spent;
 use crate::master::Master;
 use crate::request::Quiet;
 use crate::server::{Server, ServerFork};
@@ -20,6 +21,12 @@ pub trait Origin: Debug + Send + Sync + 'static {
 
     /// Has one serve a warm-up request, if there is to be one, for so long at most. False if it is not to be used afterwards.
     fn warm_up(fork: &mut Self::Fork, time: Duration) -> bool;
+
+    /// One's number among those of its program, from 1; 0 of a server's.
+    fn number(fork: &Self::Fork) -> u32;
+
+    /// What one's last request has cost by now.
+    fn spent(fork: &Self::Fork) -> Spent;
 
     /// Gets one ready for its next user: in the frozen state, unless its program keeps state.
     fn put_back(fork: &mut Self::Fork) -> Result<(), ResetError>;
@@ -37,6 +44,14 @@ impl Origin for Master {
 
     fn warm_up(fork: &mut Fork, time: Duration) -> bool {
         fork.warm_up(time)
+    }
+
+    fn number(fork: &Fork) -> u32 {
+        fork.number()
+    }
+
+    fn spent(fork: &Fork) -> Spent {
+        fork.spent()
     }
 
     fn put_back(fork: &mut Fork) -> Result<(), ResetError> {
@@ -58,6 +73,14 @@ impl Origin for Server {
     fn warm_up(fork: &mut ServerFork, time: Duration) -> bool {
         fork.warm_up(Some(Instant::now() + time), &mut Quiet)
             .is_ok()
+    }
+
+    fn number(_: &ServerFork) -> u32 {
+        0
+    }
+
+    fn spent(fork: &ServerFork) -> Spent {
+        fork.spent()
     }
 
     fn put_back(fork: &mut ServerFork) -> Result<(), ResetError> {

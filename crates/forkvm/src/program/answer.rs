@@ -9,7 +9,7 @@ use crate::failure::Failure;
 use crate::master::Master;
 use crate::program::coming::Coming;
 use crate::program::counters::Counters;
-use crate::program::lease::Lease;
+use crate::program::lease::{Lease, Usage};
 use crate::program::stay::Stay;
 use crate::program::streaming::Streaming;
 use crate::request::{CachePolicy, Header, Host};
@@ -30,6 +30,7 @@ pub struct Answer {
     announced: Option<u64>,
     position: u64,
     failure: Option<Failure>,
+    usage: Usage,
 }
 
 /// All but the body.
@@ -78,6 +79,7 @@ impl Answer {
         deadline: Instant,
     ) -> Result<Self, Failure> {
         let announced = response.body.len();
+        let usage = lease.usage();
         let (body, len) = match response.body {
             hypercall::Body::Whole(address, len) => (Body::in_guest(lease, (address, len))?, len),
             hypercall::Body::Streamed(stream) => {
@@ -97,6 +99,7 @@ impl Answer {
             len,
             position: 0,
             failure,
+            usage,
         })
     }
 
@@ -108,6 +111,7 @@ impl Answer {
         to_head: bool,
     ) -> Self {
         let (length, len) = (head.length, body.len() as u64);
+        let usage = lease.usage();
         Self {
             head: of_server(head),
             len,
@@ -115,11 +119,12 @@ impl Answer {
             body: Body::Host(body, Some(Kept::Server(lease))),
             position: 0,
             failure: None,
+            usage,
         }
     }
 
-    /// A server's, whose body is still being made.
-    pub(super) fn of_server_in_pieces(head: response::Head, coming: Coming) -> Self {
+    /// A server's, whose body is still being made, by a fork that has this to its account so far.
+    pub(super) fn of_server_in_pieces(head: response::Head, coming: Coming, usage: Usage) -> Self {
         Self {
             announced: head.length,
             head: of_server(head),
@@ -127,6 +132,7 @@ impl Answer {
             body: Body::Coming(coming),
             position: 0,
             failure: None,
+            usage,
         }
     }
 
@@ -227,6 +233,11 @@ impl Answer {
     /// The failure before, if this is the answer of `on_error`.
     pub fn failure(&self) -> Option<&Failure> {
         self.failure.as_ref()
+    }
+
+    /// What it has of its fork, up to the head of what is still being made.
+    pub fn usage(&self) -> Usage {
+        self.usage
     }
 
     /// Length of the whole body in bytes. 0 if it is still being made.

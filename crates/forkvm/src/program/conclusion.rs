@@ -44,6 +44,8 @@ pub fn conclude(
     if stopped || handlers.get(Handlers::ON_ERROR).is_none() {
         return Err(failure);
     }
+    // The reset begins its account anew.
+    lease.pool().account().spent(lease.usage().spent);
     if let Err(error) = lease.fork()?.reset() {
         return Err(failed_again(
             failure,

@@ -121,8 +121,9 @@ impl Conversation {
         let to_head = self.to_head;
         match later {
             Some(later) if !is_whole => {
+                let usage = self.lease.usage();
                 let coming = self.stream(body, later)?;
-                Ok(Answer::of_server_in_pieces(head, coming))
+                Ok(Answer::of_server_in_pieces(head, coming, usage))
             }
             _ => Ok(Answer::of_server(self.lease, head, body, to_head)),
         }

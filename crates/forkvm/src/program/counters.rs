@@ -2,6 +2,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use crate::account::Account;
 use crate::failure::{Cause, Failure};
 use crate::storage::StorageStats;
 
@@ -12,9 +13,11 @@ pub struct Counters {
     pub failures: AtomicU64,
     pub timeouts: AtomicU64,
     pub busy: AtomicU64,
+    /// What else is counted, for all programs of the tenant.
+    account: Account,
 }
 
-/// A program's counters. All but `forks` and `idle` only grow.
+/// A program's counters. All but `forks`, `idle` and `waiting` only grow.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Stats {
     /// Forks there are, in use or idle.
@@ -23,6 +26,8 @@ pub struct Stats {
     pub idle: u64,
     /// Forks made so far.
     pub created: u64,
+    /// Requests that wait for a fork.
+    pub waiting: u64,
     /// Requests that reached a fork.
     pub requests: u64,
     /// Requests that failed in the guest.
@@ -36,9 +41,24 @@ pub struct Stats {
 }
 
 impl Counters {
+    /// All 0, beside a tenant's account.
+    pub fn of(account: Account) -> Self {
+        Self {
+            account,
+            ..Self::default()
+        }
+    }
+
+    /// Counts a request that got no fork.
+    pub fn refused(&self) {
+        self.busy.fetch_add(1, Ordering::Relaxed);
+        self.account.refused();
+    }
+
     /// Counts a request that the guest failed.
     pub fn failed(&self, cause: Cause, what: String) -> Failure {
         self.failures.fetch_add(1, Ordering::Relaxed);
+        self.account.failed(&cause);
         let failure = Failure::Guest { cause, what };
         if failure.is_timeout() {
             self.timeouts.fetch_add(1, Ordering::Relaxed);

@@ -37,6 +37,7 @@ use crate::program::counters::Counters;
 pub use crate::program::counters::Stats;
 pub use crate::program::exchange::Exchange;
 use crate::program::lease::Lease;
+pub use crate::program::lease::Usage;
 use crate::program::posting::Posting;
 use crate::program::stay::{Stay, stored};
 pub use crate::program::streaming::Streaming;
@@ -167,9 +168,13 @@ impl Program {
     }
 
     fn with(forks: Forks, storage: Option<Arc<Storage>>) -> Arc<Self> {
+        let account = match &forks {
+            Forks::Handlers(pool) => pool.account().clone(),
+            Forks::Server(serving) => serving.pool.account().clone(),
+        };
         Arc::new(Self {
             forks,
-            counters: Arc::default(),
+            counters: Arc::new(Counters::of(account)),
             debug_gate: Gate::default(),
             storage,
             way_in: Turnstile::new(),
@@ -499,6 +504,7 @@ impl Program {
             forks: pool.forks,
             idle: pool.idle,
             created: pool.created,
+            waiting: pool.waiting,
             storage: self.storage.as_ref().map(|storage| storage.stats()),
             ..self.counters.stats()
         }
@@ -538,21 +544,21 @@ impl Program {
         let config = self.config();
         let start = Instant::now();
         match pool.take(deadline.min(start + config.limits.max_wait)) {
-            Ok(Taken { fork, loss }) => {
+            Ok(Taken { fork, waited, loss }) => {
                 if let Some(loss) = loss {
                     host.note(&format!("a fork was given up after its request: {loss}"));
                 }
-                Ok(Lease::of_pool(pool.clone(), fork))
+                Ok(Lease::of_pool(pool.clone(), fork, waited))
             }
             Err(TakeError::Busy) => {
-                self.counters.busy.fetch_add(1, Ordering::Relaxed);
+                self.counters.refused();
                 Err(Failure::Busy {
                     concurrency: config.concurrency,
                     waited: start.elapsed(),
                 })
             }
             Err(TakeError::QueueFull) => {
-                self.counters.busy.fetch_add(1, Ordering::Relaxed);
+                self.counters.refused();
                 Err(Failure::QueueFull {
                     waiting: config.queue.limit(),
                 })

@@ -11,6 +11,7 @@ use crate::failure::Cause;
 use crate::fork::shrink::ShrinkPolicy;
 use crate::fork::{ForkError, ResetError};
 use crate::machine::Machine;
+use crate::machine::spent::Spent;
 use crate::memory::guest::GuestMemory;
 use crate::memory::mapping::Mapping;
 use crate::memory::space::Space;
@@ -44,17 +45,6 @@ pub struct ServerFork {
     failed: bool,
     /// It has served none since it was made or reset.
     fresh: bool,
-    /// The machine's exits before it.
-    exits_before: u64,
-}
-
-/// What a connection has cost.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Spent {
-    /// How often the machine came back from `KVM_RUN`.
-    pub exits: u64,
-    /// Pages of memory that a reset puts back.
-    pub pages: u64,
 }
 
 impl ServerFork {
@@ -118,7 +108,6 @@ impl ServerFork {
             shrink,
             failed: false,
             fresh: true,
-            exits_before: 0,
         })
     }
 
@@ -220,7 +209,7 @@ impl ServerFork {
             linux.renew_at_random(memory, random);
             self.machine.anchor_clock()?;
         }
-        self.exits_before = self.machine.exits;
+        self.machine.begin_account();
         let begun = Dialogue::new(&mut self.machine, self.server.listener, peer);
         self.failed = begun.is_err();
         begun
@@ -261,10 +250,7 @@ impl ServerFork {
 
     /// What the last connection has cost. To be asked before the reset.
     pub fn spent(&self) -> Spent {
-        Spent {
-            exits: self.machine.exits - self.exits_before,
-            pages: self.machine.memory.dirty_len() as u64,
-        }
+        self.machine.spent()
     }
 
     /// Whether it has become a child that was made for its connection, and so can serve another one only after a reset.

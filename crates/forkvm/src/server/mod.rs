@@ -11,7 +11,7 @@ mod snapshot;
 mod warm_up;
 
 pub use self::connection::{Awaited, Closed, Connection, Dialogue, Times};
-pub use self::fork::{NotWarm, ServerFork, Spent};
+pub use self::fork::{NotWarm, ServerFork};
 pub use self::limits::ServerLimits;
 pub use self::master::{NotServing, Server};
 pub use self::snapshot::{Snapshot, SnapshotError};
