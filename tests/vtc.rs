@@ -93,6 +93,7 @@ vtc! {
     own_arguments
     pipe
     refused_body
+    regex
     reload
     renew
     retry

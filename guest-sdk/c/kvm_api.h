@@ -113,8 +113,8 @@ enum kvm_hypercall_number {
 	KVM_HC_REGEX_COMPILE = 0x10030,
 	KVM_HC_REGEX_FREE = 0x10031,
 	KVM_HC_REGEX_MATCH = 0x10032,
-	KVM_HC_REGEX_SUBST = 0x10033,  /* no function here: its arguments are not settled */
-	KVM_HC_REGEX_COPYTO = 0x10035, /* likewise */
+	KVM_HC_REGEX_SUBST = 0x10033,
+	KVM_HC_REGEX_COPYTO = 0x10035,
 	KVM_HC_SHARED_MEMORY_AREA = 0x10700,
 	KVM_HC_MAKE_EPHEMERAL = 0x10703,
 	KVM_HC_IS_STORAGE = 0x10706,
@@ -512,7 +512,8 @@ static inline long http_method(char *out, size_t out_len)
 
 /* Compiles a pattern and gives its number, from 1 on, or a negative value; the log says what is wrong with it. The syntax is
  * the Rust crate regex's: without backreferences and look-around. At most 64 at a time, patterns up to 4 KiB, subjects up to
- * 64 KiB. Those compiled in main() are there for every request, and a request's own are gone after it. */
+ * 64 KiB, or less for a large pattern (-E2BIG is -7). Those compiled in main() are there for every request, and a request's own
+ * are gone after it. */
 static inline long regex_compile(const char *pattern, size_t len)
 {
 	return kvm_hypercall(KVM_HC_REGEX_COMPILE, (uintptr_t)pattern, len, 0, 0, 0, 0);
@@ -527,6 +528,73 @@ static inline long regex_free(long regex)
 static inline long regex_match(long regex, const char *subject, size_t len)
 {
 	return kvm_hypercall(KVM_HC_REGEX_MATCH, (uintptr_t)regex, (uintptr_t)subject, len, 0, 0, 0);
+}
+
+/* Flag of the two below: every match, and not only the first one. */
+#define KVM_REGEX_ALL 1u
+
+/* What regex_subst() passes to the host. */
+struct kvm_regex_subst {
+	uint64_t size; /* of this structure */
+	const char *subject;
+	size_t len;
+	const char *with;
+	size_t with_len;
+	char *out;
+	size_t room;
+};
+KVM_ASSERT(regex_subst_size, sizeof(struct kvm_regex_subst) == 56);
+
+/* Copies `subject` to `out` with `with` in the place of the first match, or with KVM_REGEX_ALL of each, as VCL's regsub() and
+ * regsuball() do: \0 and \& in it are all of the match, \1 to \9 its groups, a backslash before anything else is left out. Where
+ * nothing matches it is the subject. Gives the result's length, at most 64 KiB; with out == NULL only that. Negative for an
+ * error: -EMSGSIZE (-90) when it is longer than `room`, -E2BIG (-7) when it is longer than 64 KiB. */
+static inline long regex_subst(long regex, const char *subject, size_t len, const char *with, size_t with_len, char *out,
+			       size_t room, unsigned flags)
+{
+	struct kvm_regex_subst what;
+
+	what.size = sizeof what;
+	what.subject = subject;
+	what.len = len;
+	what.with = with;
+	what.with_len = with_len;
+	what.out = out;
+	what.room = room;
+	return kvm_hypercall(KVM_HC_REGEX_SUBST, (uintptr_t)regex, (uintptr_t)&what, flags, 0, 0, 0);
+}
+
+/* What regex_copyto() passes to the host. */
+struct kvm_regex_copyto {
+	uint64_t size; /* of this structure */
+	uint32_t from, to;
+	const char *name;
+	size_t name_len;
+	const char *to_name;
+	size_t to_name_len;
+	const char *with;
+	size_t with_len;
+};
+KVM_ASSERT(regex_copyto_size, sizeof(struct kvm_regex_copyto) == 64);
+
+/* If the value of the header called `name` in the message `from` (KVM_REQUEST, KVM_RESPONSE) matches: sets the header `to_name` of
+ * the message `to` to that value with the substitution made, as by regex_subst(). Gives its place, as http_set() does; 0, and
+ * nothing changes, when there is no such header, it does not match, or nothing would be left of it. In a request only. */
+static inline long regex_copyto(long regex, int from, const char *name, int to, const char *to_name, const char *with,
+				unsigned flags)
+{
+	struct kvm_regex_copyto what;
+
+	what.size = sizeof what;
+	what.from = (uint32_t)from;
+	what.to = (uint32_t)to;
+	what.name = name;
+	what.name_len = __builtin_strlen(name);
+	what.to_name = to_name;
+	what.to_name_len = __builtin_strlen(to_name);
+	what.with = with;
+	what.with_len = __builtin_strlen(with);
+	return kvm_hypercall(KVM_HC_REGEX_COPYTO, (uintptr_t)regex, (uintptr_t)&what, flags, 0, 0, 0);
 }
 
 /* ------------------------------------------------------------------ shared state */

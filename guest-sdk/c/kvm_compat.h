@@ -42,6 +42,8 @@ typedef kvm_storage_task_func storage_task_func;
 #define sys_regex_compile regex_compile
 #define sys_regex_free regex_free
 #define sys_regex_match regex_match
+#define sys_regex_subst regex_subst
+#define sys_regex_copyto regex_copyto
 #define sys_make_ephemeral make_ephemeral
 #define sys_shared_memory_area shared_memory_area
 #define sys_is_storage is_storage

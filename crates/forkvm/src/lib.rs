@@ -101,7 +101,9 @@ mod regexes;
 mod request;
 mod saved;
 mod server;
+mod slots;
 mod storage;
+mod substitution;
 mod surroundings;
 
 pub use account::{Account, Totals};

@@ -203,11 +203,19 @@ impl<'a> Exchange<'a> {
 
     /// Finds a header by name, upper or lower case: its whole line.
     pub fn find(&self, message: u64, name: &[u8]) -> Option<Vec<u8>> {
+        self.header(message, name).map(line)
+    }
+
+    /// The same: its value.
+    pub fn value(&self, message: u64, name: &[u8]) -> Option<&[u8]> {
+        self.header(message, name).map(|header| &*header.value)
+    }
+
+    fn header(&self, message: u64, name: &[u8]) -> Option<&Header<'_>> {
         let name = name.strip_suffix(b":").unwrap_or(name);
         self.headers(message)?
             .iter()
             .find(|header| header.name.as_bytes().eq_ignore_ascii_case(name))
-            .map(line)
     }
 
     /// Appends a header, or replaces all of its name; a line without a colon then only removes them. Returns the new

@@ -2,6 +2,7 @@
 //! meaning as in docs/guest-abi.md.
 
 use crate::arch::stubs::HANDLER_RETURNED;
+use crate::call::copied::Copied;
 use crate::call::failed::failed;
 use crate::call::fetch;
 use crate::call::http::{self, Exchange};
@@ -38,7 +39,8 @@ const OLD_BACKEND_RESPONSE: u32 = 0xFFFF;
 
 /// Longest content type, one more than allowed.
 const CONTENT_TYPE_LIMIT: u64 = 4096;
-/// Most headers in one response's `extra`.
+/// Bytes of a response's `extra`, and most headers in it.
+const EXTRA_LEN: usize = 56;
 const EXTRA_HEADERS: u16 = 64;
 /// Longest header line from a guest.
 const HEADER_LIMIT: u64 = 8192;
@@ -115,6 +117,7 @@ pub fn during_request(
                 EPERM,
             )
         }
+        regex::COPYTO => regex::copyto(machine, exchange, host)?,
         HANDLER_RETURNED => return Err(Cause::NoResponse),
         SET_CACHEABLE => {
             let seconds = |milliseconds: u64| (milliseconds as i64).max(0) as f32 / 1000.0;
@@ -319,17 +322,9 @@ fn extra_fields(
     exchange: &mut Exchange<'_>,
     address: u64,
 ) -> Result<(), String> {
-    let mut extra = [0u8; 56];
-    machine
-        .memory
-        .read(address, &mut extra)
+    let extra = Copied::<EXTRA_LEN>::read(&machine.memory, address)
         .map_err(|bad| format!("extra at {bad}"))?;
-    let float =
-        |at: usize| f32::from_le_bytes([extra[at], extra[at + 1], extra[at + 2], extra[at + 3]]);
-    let headers = u64::from_le_bytes([
-        extra[0], extra[1], extra[2], extra[3], extra[4], extra[5], extra[6], extra[7],
-    ]);
-    let count = u16::from_le_bytes([extra[8], extra[9]]);
+    let (headers, count) = (extra.u64(0), extra.u16(8));
     if count > EXTRA_HEADERS {
         return Err(format!("{count} headers, more than {EXTRA_HEADERS}"));
     }
@@ -348,8 +343,8 @@ fn extra_fields(
     exchange
         .replace(new)
         .map_err(|what| format!("its headers: {what}"))?;
-    if extra[10] != 0 {
-        let (ttl, grace, keep) = (float(12), float(16), float(20));
+    if extra.flag(10) {
+        let (ttl, grace, keep) = (extra.f32(12), extra.f32(16), extra.f32(20));
         if ![ttl, grace, keep].iter().all(|time| time.is_finite()) {
             return Err("a cache time that is no number".into());
         }

@@ -1,6 +1,7 @@
 //! A request's way into a frozen program and out again: it enters by one of the ways in, and the program's hypercalls are
 //! served until it responds.
 
+mod copied;
 mod entry;
 mod failed;
 mod fetch;

@@ -1,14 +1,17 @@
 //! Fetches in parts, of which a request may have several at a time: begun, the head, the body as it comes. They are this project's own
 //! calls (docs/guest-abi.md). They belong to the request, and end with it.
 
+use crate::call::copied::Copied;
 use crate::call::fetch::asked::{PIECE, body, fetcher, header, lines, target, wait};
 use crate::call::fetch::failed::Failed;
-use crate::call::fetches::{Fetches, Open};
+use crate::call::fetches::{Fetches, MOST, Open};
 use crate::fetch::{FetchError, FetchHead, FetchRequest};
 use crate::machine::Machine;
 use crate::memory::user::UserMemory;
 use crate::request::Host;
 
+/// `kvm_fetch`.
+const FETCH_LEN: usize = 64;
 /// Most headers of one.
 const MOST_HEADERS: u16 = 64;
 /// Longest method.
@@ -16,7 +19,7 @@ const MOST_METHOD: u64 = 32;
 
 /// The one of this number.
 fn of(fetches: &mut Fetches, number: u64) -> Result<&mut Open, Failed> {
-    fetches.get(number).ok_or(Failed::NoHandle)
+    fetches.get_mut(number).ok_or(Failed::NoHandle)
 }
 
 /// Waits for the head, if it is not there.
@@ -42,27 +45,20 @@ pub fn begin(
 ) -> Result<i64, Failed> {
     let at = machine.vcpu().regs().rdi;
     let fetcher = fetcher(host)?;
+    let full = Failed::Open(MOST);
     if fetches.is_full() {
-        return Err(Failed::Open(Fetches::MOST));
+        return Err(full);
     }
-    let mut words = [0u8; 64];
-    machine.memory.read(at, &mut words)?;
-    let mut words = words
-        .chunks_exact(8)
-        .map(|word| u64::from_le_bytes(word.try_into().unwrap_or_default()));
-    let mut next = || words.next().unwrap_or(0);
-    let (url, lengths, method, headers, flags, content, content_len) =
-        (next(), next(), next(), next(), next(), next(), next());
-    let flag = |at: u32| flags >> (8 * at) & 0xff != 0;
-    let own = flag(4).then_some(loops);
-    let target = target(machine, (url, lengths & 0xffff_ffff), own)?;
-    let sends = content != 0;
-    let method = match (method, sends) {
+    let what = Copied::<FETCH_LEN>::read(&machine.memory, at)?;
+    let own = what.flag(36).then_some(loops);
+    let target = target(machine, (what.u64(0), what.u32(8).into()), own)?;
+    let sends = what.u64(40) != 0;
+    let method = match (what.u64(16), sends) {
         (0, false) => "GET".into(),
         (0, true) => "POST".into(),
-        (method, _) => text(machine, method, lengths >> 32)?,
+        (method, _) => text(machine, method, what.u32(12).into())?,
     };
-    let count = flags as u16;
+    let (headers, count) = (what.u64(24), what.u16(32));
     if count > MOST_HEADERS {
         let what = format!("{count} headers, more than {MOST_HEADERS}");
         return Err(FetchError::Bad(what).into());
@@ -74,7 +70,7 @@ pub fn begin(
         fields.extend(header(machine, line, len)?);
     }
     let body = match sends {
-        true => Some(body(machine, &*fetcher, (content, content_len))?),
+        true => Some(body(machine, &*fetcher, what.piece(40))?),
         false => None,
     };
     let begun = fetcher.begin(FetchRequest {
@@ -82,11 +78,12 @@ pub fn begin(
         method,
         headers: fields,
         body,
-        follow: flag(2),
-        unverified: flag(3),
+        follow: what.flag(34),
+        unverified: what.flag(35),
         deadline: machine.deadline(),
     })?;
-    Ok(fetches.add(begun))
+    let number = fetches.add(Open { begun, head: None });
+    number.map(|number| number as i64).ok_or(full)
 }
 
 /// The method.
@@ -148,8 +145,5 @@ pub fn read(
 /// `fetch_close(number)`: the rest is not wanted.
 pub fn close(machine: &mut Machine, fetches: &mut Fetches) -> Result<i64, Failed> {
     let number = machine.vcpu().regs().rdi;
-    match fetches.close(number) {
-        true => Ok(0),
-        false => Err(Failed::NoHandle),
-    }
+    fetches.take(number).map(|_| 0).ok_or(Failed::NoHandle)
 }

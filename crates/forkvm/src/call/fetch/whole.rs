@@ -1,6 +1,7 @@
 //! A fetch in one call, with the structures of the first KVM VMOD (docs/guest-abi.md): the program's processor waits until all of it
 //! is there.
 
+use crate::call::copied::Copied;
 use crate::call::fetch::asked::{PIECE, body, fetcher, header, lines, target, wait};
 use crate::call::fetch::failed::Failed;
 use crate::call::fetch::kept::Kept;
@@ -24,39 +25,6 @@ const OPTIONS_LEN: usize = 24;
 /// What a form is posted as unless a program says otherwise, as libcurl does.
 const FORM: &str = "application/x-www-form-urlencoded";
 
-/// A structure of the program's, copied.
-struct Structure<const LEN: usize>([u8; LEN]);
-
-impl<const LEN: usize> Structure<LEN> {
-    fn read(machine: &Machine, address: u64) -> Result<Self, Failed> {
-        let mut bytes = [0; LEN];
-        machine.memory.read(address, &mut bytes)?;
-        Ok(Self(bytes))
-    }
-
-    fn number<const N: usize>(&self, at: usize) -> [u8; N] {
-        let mut bytes = [0; N];
-        bytes.copy_from_slice(&self.0[at..at + N]);
-        bytes
-    }
-
-    fn u16(&self, at: usize) -> u16 {
-        u16::from_le_bytes(self.number(at))
-    }
-
-    fn u32(&self, at: usize) -> u32 {
-        u32::from_le_bytes(self.number(at))
-    }
-
-    fn u64(&self, at: usize) -> u64 {
-        u64::from_le_bytes(self.number(at))
-    }
-
-    fn put(&mut self, at: usize, bytes: &[u8]) {
-        self.0[at..at + bytes.len()].copy_from_slice(bytes);
-    }
-}
-
 /// `curl_options`.
 #[derive(Default)]
 struct Options {
@@ -71,16 +39,16 @@ impl Options {
         if address == 0 {
             return Ok(Self::default());
         }
-        let options = Structure::<OPTIONS_LEN>::read(machine, address)?;
+        let options = Copied::<OPTIONS_LEN>::read(&machine.memory, address)?;
         if options.u64(0) != 0 {
             let what = "the interface can't be chosen: the host's routes say by which it goes";
             return Err(FetchError::Bad(what.into()).into());
         }
         // Whether connections are made with TCP Fast Open, at 18, is a hint.
         Ok(Self {
-            follow: options.0[16] != 0,
-            dummy: options.0[17] != 0,
-            unverified: options.0[19] != 0,
+            follow: options.flag(16),
+            dummy: options.flag(17),
+            unverified: options.flag(19),
         })
     }
 }
@@ -95,7 +63,7 @@ pub fn fetch(
     let fetcher = fetcher(host)?;
     let target = target(machine, (regs.rdi, regs.rsi), own)?;
     let op_at = regs.rdx;
-    let op = Structure::<OP_LEN>::read(machine, op_at)?;
+    let op = Copied::<OP_LEN>::read(&machine.memory, op_at)?;
     // Nothing is fetched that could not be given.
     machine.memory.check_writable(op_at, OP_LEN as u64)?;
     for (address, len) in [(op.u64(16), op.u32(24)), (op.u64(32), op.u32(40))] {
@@ -154,7 +122,7 @@ fn fields(machine: &Machine, address: u64) -> Result<Vec<Header<'static>>, Faile
     if address == 0 {
         return Ok(Vec::new());
     }
-    let fields = Structure::<FIELDS_LEN>::read(machine, address)?;
+    let fields = Copied::<FIELDS_LEN>::read(&machine.memory, address)?;
     let mut headers = Vec::new();
     for index in 0..FIELDS {
         let (line, len) = (fields.u64(index * 8), fields.u16(FIELDS * 8 + index * 2));
@@ -194,7 +162,7 @@ fn keep(
 fn give(
     machine: &mut Machine,
     op_at: u64,
-    mut op: Structure<OP_LEN>,
+    mut op: Copied<OP_LEN>,
     head: &FetchHead,
     content: &Kept,
 ) -> Result<(), Failed> {
