@@ -4,9 +4,9 @@
  * and debuggers. Its arguments are the requests, and it prints the responses:
  *
  *     gcc -DKVM_API_MOCK -I guest-sdk/c hello.c -o hello-mock
- *     ./hello-mock [-i] [-X METHOD] [-H 'NAME: VALUE']... [-d BODY|@FILE] [--arg TEXT] [URL]...
+ *     ./hello-mock [-i] [-X METHOD] [-H 'NAME: VALUE']... [-d BODY|@FILE] [--arg TEXT] [--fetch URL=FILE]... [URL]...
  *
- * -i prints status and headers as well. Each request runs in a process of its own, forked when the set-up is done, so
+ * -i prints status and headers as well; --fetch has the response of a URL in a file (kvm_mock_fetch.h). Each request runs in a process of its own, forked when the set-up is done, so
  * none sees what another one changed. What the program itself prints goes to standard error. The exit status is 0 if
  * all requests were answered, 1 if one failed, 2 for wrong arguments.
  *
@@ -14,7 +14,8 @@
  * that is linked dynamically (without -static); with another C library main() has to end with wait_for_requests(). C has
  * to be gcc's or clang's own dialect (-std=gnu99 or later). Functions of the storage run in the process of the request that calls
  * them, tasks at once; what they keep is gone with the request. Shared memory has 1 MiB, which the requests do share if main() has
- * asked for it. What has no sense here gives -ENOSYS: live update, regular expressions, fetches, get_meminfo().
+ * asked for it. Regular expressions are not all of the host's (kvm_mock_regex.h). What has no sense here gives -ENOSYS: live
+ * update, get_meminfo().
  *
  * kvm_api.h includes this file. The definitions are weak, so several sources of a program may include it.
  */
@@ -43,7 +44,7 @@ extern "C" {
 #define KVM_MOCK __attribute__((weak))
 
 /* As many as the host takes. */
-enum { KVM_MOCK_MOST_HEADERS = 64, KVM_MOCK_SLOTS = 16 };
+enum { KVM_MOCK_MOST_HEADERS = 64, KVM_MOCK_SLOTS = 16, KVM_MOCK_MOST_FUNCTIONS = 1024 };
 
 /* Header lines of a message. */
 struct kvm_mock_lines {
@@ -67,6 +68,8 @@ KVM_MOCK struct kvm_mock_state kvm_mock;
 
 /* A call of the storage. */
 struct kvm_mock_call {
+	uintptr_t allowed[KVM_MOCK_MOST_FUNCTIONS];
+	int allowed_count;
 	int runs;
 	int returned;
 	void *result;
@@ -215,7 +218,8 @@ KVM_MOCK bool kvm_mock_run(bool paused, int *failed)
 
 KVM_MOCK __attribute__((noreturn)) void kvm_mock_usage(void)
 {
-	fprintf(stderr, "arguments: [-i] [-X METHOD] [-H 'NAME: VALUE']... [-d BODY|@FILE] [--arg TEXT] [URL]...\n");
+	fprintf(stderr, "arguments: [-i] [-X METHOD] [-H 'NAME: VALUE']... [-d BODY|@FILE] [--arg TEXT] "
+			"[--fetch URL=FILE]... [URL]...\n");
 	_exit(2);
 }
 
@@ -304,6 +308,8 @@ KVM_MOCK void kvm_mock_serve(bool paused)
 			r->method = value;
 		} else if (!strcmp(at, "--arg")) {
 			r->arg = value;
+		} else if (!strcmp(at, "--fetch") && strchr(value, '=')) {
+			/* It is looked up when it is fetched. */
 		} else if (!strcmp(at, "-d")) {
 			r->content_len = strlen(value);
 			r->content = (const uint8_t *)value;
@@ -438,14 +444,22 @@ KVM_MOCK long kvm_mock_copy(const char *text, char *out, size_t room)
 	return (long)len;
 }
 
-KVM_MOCK long kvm_mock_find(uintptr_t where, const char *name, size_t name_len, char *out, size_t room)
+/* The first line of this name, or NULL. */
+KVM_MOCK const char *kvm_mock_line(uintptr_t where, const char *name, size_t name_len)
 {
 	const struct kvm_mock_lines *lines = kvm_mock_message(where);
 
 	for (int i = 0; lines && i < lines->count; i++)
 		if (kvm_mock_is(lines->line[i], name, name_len))
-			return kvm_mock_copy(lines->line[i], out, room);
-	return 0;
+			return lines->line[i];
+	return NULL;
+}
+
+KVM_MOCK long kvm_mock_find(uintptr_t where, const char *name, size_t name_len, char *out, size_t room)
+{
+	const char *line = kvm_mock_line(where, name, name_len);
+
+	return line ? kvm_mock_copy(line, out, room) : 0;
 }
 
 /* These fields take the place of those of the same names. */
@@ -551,12 +565,31 @@ KVM_MOCK void *kvm_mock_copy_of(const void *data, size_t len)
 	return copy;
 }
 
+KVM_MOCK long kvm_mock_storage_allow(uintptr_t function)
+{
+	if (kvm_mock.serving || kvm_mock_storage.allowed_count == KVM_MOCK_MOST_FUNCTIONS)
+		return -1;
+	kvm_mock_storage.allowed[kvm_mock_storage.allowed_count++] = function;
+	return 0;
+}
+
+/* Whether a request may have this function run, which what the storage itself does may have of any. */
+KVM_MOCK bool kvm_mock_is_allowed(uintptr_t function)
+{
+	for (int i = 0; i < kvm_mock_storage.allowed_count; i++)
+		if (kvm_mock_storage.allowed[i] == function)
+			return true;
+	if (!kvm_mock_storage.runs)
+		fprintf(stderr, "storage: main() has not allowed this function (storage_allow)\n");
+	return kvm_mock_storage.runs;
+}
+
 KVM_MOCK long kvm_mock_storage_call(kvm_storage_func function, size_t n, const struct virtbuffer *buffers, void *result,
 				    size_t room)
 {
 	struct virtbuffer copies[64];
 
-	if (kvm_mock_storage.runs || n > 64)
+	if (kvm_mock_storage.runs || n > 64 || !kvm_mock_is_allowed((uintptr_t)function))
 		return -1;
 	for (size_t i = 0; i < n; i++) {
 		copies[i].len = buffers[i].len;
@@ -592,9 +625,12 @@ KVM_MOCK long kvm_mock_storage_return(const void *data, size_t len)
 
 KVM_MOCK long kvm_mock_storage_task(kvm_storage_task_func function, const void *data, size_t len)
 {
-	void *const copy = kvm_mock_copy_of(data, len);
 	const int outer = kvm_mock_storage.runs;
+	void *copy;
 
+	if (len > 64 << 10 || !kvm_mock_is_allowed((uintptr_t)function))
+		return -1;
+	copy = kvm_mock_copy_of(data, len);
 	kvm_mock_storage.runs = 1;
 	function(copy, len);
 	kvm_mock_storage.runs = outer;
@@ -620,6 +656,9 @@ KVM_MOCK long kvm_mock_shared_area(unsigned long *end)
 }
 
 /* ------------------------------------------------------------------ the host's side of a call */
+
+#include "kvm_mock_fetch.h"
+#include "kvm_mock_regex.h"
 
 KVM_MOCK long kvm_mock_call(unsigned number, uintptr_t a0, uintptr_t a1, uintptr_t a2, uintptr_t a3, uintptr_t a4,
 			    uintptr_t a5)
@@ -661,7 +700,7 @@ KVM_MOCK long kvm_mock_call(unsigned number, uintptr_t a0, uintptr_t a1, uintptr
 	case KVM_HC_IS_STORAGE:
 		return kvm_mock_storage.runs;
 	case KVM_HC_STORAGE_ALLOW:
-		return kvm_mock.serving ? -1 : 0;
+		return kvm_mock_storage_allow(a0);
 	case KVM_HC_STORAGE_CALLV:
 		return kvm_mock_storage_call((kvm_storage_func)a0, a1, (const struct virtbuffer *)a2, (void *)a3, a4);
 	case KVM_HC_STORAGE_TASK:
@@ -676,6 +715,27 @@ KVM_MOCK long kvm_mock_call(unsigned number, uintptr_t a0, uintptr_t a1, uintptr
 		if (number == KVM_HC_STORAGE_RETURN)
 			return (long)a2;
 		longjmp(kvm_mock_storage.end, 1);
+	case KVM_HC_REGEX_COMPILE:
+		return kvm_mock_regex_compile((const char *)a0, a1);
+	case KVM_HC_REGEX_FREE:
+		return kvm_mock_regex_free(a0);
+	case KVM_HC_REGEX_MATCH:
+		return kvm_mock_regex_match(a0, (const char *)a1, a2);
+	case KVM_HC_REGEX_SUBST:
+		return kvm_mock_regex_subst(a0, (const struct kvm_regex_subst *)a1, a2);
+	case KVM_HC_REGEX_COPYTO:
+		return kvm_mock_regex_copyto(a0, (const struct kvm_regex_copyto *)a1, a2);
+	case KVM_HC_FETCH:
+	case KVM_HC_SELF_REQUEST:
+		return kvm_mock_fetch((const char *)a0, a1, (struct curl_op *)a2, (const struct curl_options *)a4);
+	case KVM_HC_FETCH_BEGIN:
+		return kvm_mock_fetch_begin((const struct kvm_fetch *)a0);
+	case KVM_HC_FETCH_HEAD:
+		return kvm_mock_fetch_head(a0, (struct kvm_fetch_head *)a1, (char *)a2, a3);
+	case KVM_HC_FETCH_READ:
+		return kvm_mock_fetch_read(a0, (void *)a1, a2);
+	case KVM_HC_FETCH_CLOSE:
+		return kvm_mock_fetch_close(a0);
 	case KVM_HC_IS_DEBUG:
 	case KVM_HC_BREAKPOINT:
 		return 0;

@@ -331,6 +331,51 @@ template <class T> T *shared()
 	return static_cast<T *>(kvm_shm_alloc(sizeof(T), alignof(T)));
 }
 
+/* A regular expression, which the host compiles and matches: bytes, by the syntax of the Rust crate regex. Made in main() it is there
+ * for every request. Subjects have at most 64 KiB. */
+class Regex {
+public:
+	explicit Regex(std::string_view pattern) : number_(regex_compile(pattern.data(), pattern.size())) {}
+	Regex(Regex &&other) noexcept : number_(std::exchange(other.number_, -1)) {}
+	Regex &operator=(Regex &&other) noexcept { return std::swap(number_, other.number_), *this; }
+	~Regex()
+	{
+		if (number_ > 0)
+			regex_free(number_);
+	}
+
+	/* Whether the pattern is one; the log says what is wrong with it. */
+	explicit operator bool() const { return number_ > 0; }
+	/* Whether it matches somewhere. */
+	bool matches(std::string_view subject) const { return regex_match(number_, subject.data(), subject.size()) > 0; }
+	/* The subject with `with` in the place of the first match, or of all: \0 in it is all of the match, \1 to \9 its groups. Nothing
+	 * if that is more than 64 KiB. */
+	std::optional<std::string> replace(std::string_view subject, std::string_view with, bool all = false) const
+	{
+		const unsigned flags = all ? KVM_REGEX_ALL : 0;
+		std::string result(subject.size() + with.size() + 1, '\0');
+		const auto substitute = [&](char *out) {
+			return regex_subst(number_, subject.data(), subject.size(), with.data(), with.size(), out, result.size(), flags);
+		};
+		long len = substitute(result.data());
+
+		if (len < 0) {
+			/* How long it is, if that was the reason. */
+			len = substitute(nullptr);
+			result.resize(len > 0 ? static_cast<std::size_t>(len) : 0);
+			if (len > 0)
+				len = substitute(result.data());
+		}
+		if (len < 0)
+			return std::nullopt;
+		result.resize(static_cast<std::size_t>(len));
+		return result;
+	}
+
+private:
+	long number_;
+};
+
 /* A line in the Varnish log. */
 inline void log(std::string_view line)
 {

@@ -25,8 +25,22 @@ void stored_twice(std::size_t n, virtbuffer *buffers, std::size_t)
 		std::abort();
 }
 
+std::optional<forkvm::Regex> word;
+
 Response handle(const Request &request)
 {
+	if (request.path() == "/regex") {
+		const forkvm::Regex none("(");
+		forkvm::Regex own("(?i)^/R(.*)x$"), moved("a");
+
+		moved = std::move(own);
+		std::string text(word->matches("-") || none || !moved.matches(request.path()) ? "wrong " : "right ");
+		text.append(word->replace("to be", "<\\1>").value_or("none")).append(" ");
+		text.append(word->replace("to be", "\\1\\1\\1\\1\\1\\1", true).value_or("none")).append(" ");
+		text.append(word->replace(std::string(60000, 'a'), "\\0\\0").value_or("none")).append(" ");
+		text.append(none.replace("a", "b").value_or("none")).append("\n");
+		return Response::text(text);
+	}
 	if (request.path() == "/throw")
 		throw std::runtime_error("thrown on purpose");
 	if (request.path() == "/send")
@@ -110,6 +124,7 @@ int main()
 		return 1;
 	storage_allow(stored_twice);
 	counter = forkvm::shared<std::atomic<long>>();
+	word.emplace("([a-z])[a-z]*");
 	forkvm::on_error(failed);
 	forkvm::serve(handle);
 }

@@ -55,6 +55,8 @@ const TEST_SCRIPT: Template = Template("test.sh", include_str!("../templates/tes
 const KVM_API: Template = sdk!("sdk/kvm_api.h", "c/kvm_api.h");
 const KVM_COMPAT: Template = sdk!("sdk/kvm_compat.h", "c/kvm_compat.h");
 const KVM_API_MOCK: Template = sdk!("sdk/kvm_api_mock.h", "c/kvm_api_mock.h");
+const KVM_MOCK_FETCH: Template = sdk!("sdk/kvm_mock_fetch.h", "c/kvm_mock_fetch.h");
+const KVM_MOCK_REGEX: Template = sdk!("sdk/kvm_mock_regex.h", "c/kvm_mock_regex.h");
 const IGNORED: Template = Template(".gitignore", "/@NAME@\n/@NAME@-native\n*.o\n*.key\n", false);
 
 const C: &[Template] = &[
@@ -65,6 +67,8 @@ const C: &[Template] = &[
     KVM_API,
     KVM_COMPAT,
     KVM_API_MOCK,
+    KVM_MOCK_FETCH,
+    KVM_MOCK_REGEX,
 ];
 
 const CPP: &[Template] = &[
@@ -75,6 +79,8 @@ const CPP: &[Template] = &[
     KVM_API,
     KVM_COMPAT,
     KVM_API_MOCK,
+    KVM_MOCK_FETCH,
+    KVM_MOCK_REGEX,
 ];
 
 const RUST: &[Template] = &[
@@ -86,8 +92,10 @@ const RUST: &[Template] = &[
     sdk!("sdk/Cargo.toml", "rust/Cargo.toml"),
     sdk!("sdk/src/fetch.rs", "rust/src/fetch.rs"),
     sdk!("sdk/src/lib.rs", "rust/src/lib.rs"),
+    sdk!("sdk/src/mock.rs", "rust/src/mock.rs"),
     sdk!("sdk/src/native.rs", "rust/src/native.rs"),
     sdk!("sdk/src/raw.rs", "rust/src/raw.rs"),
+    sdk!("sdk/src/regex.rs", "rust/src/regex.rs"),
     sdk!("sdk/src/request.rs", "rust/src/request.rs"),
     sdk!("sdk/src/response.rs", "rust/src/response.rs"),
     sdk!("sdk/src/shared.rs", "rust/src/shared.rs"),
@@ -108,6 +116,8 @@ const ZIG: &[Template] = &[
     KVM_API,
     KVM_COMPAT,
     KVM_API_MOCK,
+    KVM_MOCK_FETCH,
+    KVM_MOCK_REGEX,
 ];
 
 impl Language {

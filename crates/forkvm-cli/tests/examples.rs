@@ -285,31 +285,36 @@ fn api(asked: &Arc<Barrier>, response: &'static str) -> u16 {
     port
 }
 
+/// In C by calls, and in Rust as an `async fn`.
 #[test]
 fn apis_are_asked_at_once_and_merged() {
     kvm_or_skip!();
-    let asked = Arc::new(Barrier::new(3));
-    let [one, two, broken] = [
-        "HTTP/1.1 200 OK\r\nContent-Length: 7\r\n\r\n{\"a\":1}",
-        "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n[2,3]",
-        "HTTP/1.1 500 No\r\nContent-Length: 2\r\n\r\nno",
-    ]
-    .map(|response| api(&asked, response));
-    let url = |name: &str, port: u16| format!("--main-argument={name}=http://127.0.0.1:{port}/");
-    let apis = [
-        url("one", one),
-        url("two", two),
-        url("broken", broken),
-        "--main-argument=forbidden=http://192.0.2.1/".to_owned(),
-    ];
-    let rules = [one, two, broken].map(|port| format!("--allow-net=127.0.0.1:{port}"));
-    let options: Vec<_> = apis.iter().chain(&rules).map(String::as_str).collect();
-    let answer = run("merge", &options, "/");
-    assert_eq!(
-        answer.text(),
-        "{\"one\":{\"a\":1},\"two\":[2,3],\"broken\":null,\"forbidden\":null}\n"
-    );
-    assert!(answer.1.contains("application/json"), "{}", answer.1);
+    for guest in ["merge", "merged"] {
+        let asked = Arc::new(Barrier::new(3));
+        let [one, two, broken] = [
+            "HTTP/1.1 200 OK\r\nContent-Length: 7\r\n\r\n{\"a\":1}",
+            "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n[2,3]",
+            "HTTP/1.1 500 No\r\nContent-Length: 2\r\n\r\nno",
+        ]
+        .map(|response| api(&asked, response));
+        let url =
+            |name: &str, port: u16| format!("--main-argument={name}=http://127.0.0.1:{port}/");
+        let apis = [
+            url("one", one),
+            url("two", two),
+            url("broken", broken),
+            "--main-argument=forbidden=http://192.0.2.1/".to_owned(),
+        ];
+        let rules = [one, two, broken].map(|port| format!("--allow-net=127.0.0.1:{port}"));
+        let options: Vec<_> = apis.iter().chain(&rules).map(String::as_str).collect();
+        let answer = run(guest, &options, "/");
+        assert_eq!(
+            answer.text(),
+            "{\"one\":{\"a\":1},\"two\":[2,3],\"broken\":null,\"forbidden\":null}\n",
+            "{guest}"
+        );
+        assert!(answer.1.contains("application/json"), "{}", answer.1);
+    }
 }
 
 /// Whether `make examples-more` has built this one, which says that it has to be there.

@@ -123,6 +123,66 @@ fn the_same_answers_as_in_a_virtual_machine() {
                 &["-X", "POST", "/"],
             ],
         ),
+        (
+            "regex",
+            "tests/guests/regex.c",
+            &[
+                &["/main"],
+                &["/match?n=1&s=abbbc"],
+                &["/match?n=2&s=xhost:+example.com"],
+                &["/match?n=3&s=a"],
+                // What each alternative, repetition and class gives, by what is put in its place.
+                &["/compile?p=(a|ab)(c|bcd)(d*)&s=abcd"],
+                &[
+                    "-H",
+                    "X-Subject: abcd",
+                    "/regsub?p=(a|ab)(c|bcd)(d*)&w=%5c1-%5c2-%5c3",
+                ],
+                &[
+                    "-H",
+                    "X-Subject: aXbbb-c9_%20",
+                    "/regsub?p=(a(X)%3f)(b%7b2%7d)(b*%3f)(%5b^%5cd-%5d*)&w=<%5c1%5c2%5c3%5c4%5c5>&flags=1",
+                ],
+                &[
+                    "-H",
+                    "X-Subject: One, two;three",
+                    "/regsub?p=%5cb(%3f:(%5cw)|-)%5cw*%3f(%5cw)%5cb&w=%5c2%5c1%5c0&flags=1",
+                ],
+                &[
+                    "-H",
+                    "X-Subject: aAbB",
+                    "/regsub?p=(%3fi)%5ba-b%5d%2b%3f(b)&w=%5c%26%5c%26%5c1&flags=1",
+                ],
+                &[
+                    "-H",
+                    "X-Subject: abcabc",
+                    "/regsub?p=(a*)*|(b)%3f&w=<%5c1%5c2>&flags=1",
+                ],
+                &[
+                    "-H",
+                    "X-Subject: a.b:80/",
+                    "/regsub?p=^(%5b^:%5d%2b):(%5cd%7b1,5%7d)%2f$&w=%5c2+%5c1+%5c9",
+                ],
+                &["/compile?p=a(&s=a"],
+                &["/compile?p=(a{99}){99}&s=a"],
+                &["/free"],
+                &["/many"],
+                &["/overlap"],
+                &["/subst?n=1&s=abc&w=12345&room=4"],
+                &[
+                    "-i",
+                    "-H",
+                    "X-Name: abbc",
+                    "/copyto?n=1&from=x-name&to=X-Copy&w=b+is+%5c1",
+                ],
+                &[
+                    "-i",
+                    "-H",
+                    "X-Name: other",
+                    "/copyto?n=1&from=x-name&to=X-Copy&w=b",
+                ],
+            ],
+        ),
         ("page", "guest-sdk/examples/page.c", &[&["-X", "GET", "/"]]),
         (
             "idioms",
@@ -185,6 +245,7 @@ fn the_wrapper_for_cpp() {
         &["-i", "/throw"],
         &["-i", "/stream"],
         &["/log"],
+        &["/regex"],
     ] {
         let output = native(&program, arguments);
         let expected = in_a_machine("wrapper", arguments);
@@ -192,6 +253,8 @@ fn the_wrapper_for_cpp() {
         assert!(!expected.is_empty(), "{arguments:?}");
     }
     assert_eq!(native(&program, &["/throw"]).stdout, b"failed: /throw\n");
+    let matched = native(&program, &["/regex"]).stdout;
+    assert_eq!(matched, b"right <t> be tttttt bbbbbb none none\n");
     let parts = native(&program, &["/stream"]).stdout;
     assert_eq!(parts, b"part 1\npart 2\npart 3\n");
     for (storage, answer) in [
@@ -223,7 +286,7 @@ fn the_idioms_of_the_other_vmods_programs() {
             ("/long", "1 -2 8192\n"),
             ("/embedded", "The bytes of a file,\nas they are.\n"),
             ("/linux", "0\n"),
-            // No tenant may, unless it is said.
+            // No tenant may, unless it is said, and in tests what an argument names.
             ("/fetch", "1 1\n"),
         ] {
             let got = native(&program, &[url]).stdout;
@@ -417,5 +480,50 @@ fn functions_of_storage_run_natively() {
     ] {
         let output = native(&program, &[url]);
         assert_eq!(String::from_utf8_lossy(&output.stdout), expected, "{url}");
+    }
+}
+
+/// What is fetched is in a file.
+#[test]
+fn fetches_of_files() {
+    let folder = Folder::new("fetched");
+    let program = folder.build(C, &["tests/guests/fetcher.c"]);
+    let file = |name: &str, content: &[u8]| {
+        let path = folder.0.join(name);
+        std::fs::write(&path, content).unwrap();
+        path.to_str().unwrap().to_owned()
+    };
+    let plain = format!("http://a/?b=c={}", file("plain", b"the body"));
+    let head = b"HTTP/1.1 404 Not Found\r\nContent-Type: text/a\r\nX-B:c\r\n\r\nnone\n";
+    let headed = format!("http://b/={}", file("headed", head));
+    let get = |url: &str| {
+        let output = native(&program, &["--fetch", &plain, "--fetch", &headed, url]);
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    };
+    for (url, expected) in [
+        (
+            "/whole?url=http://a/%3fb=c&show=1",
+            "OK\nstatus 200\ntype 0 \nlength 8 crc32 967527c2\nterminated yes\nheaders 0\n\nthe body",
+        ),
+        (
+            "/whole?url=http://b/&headers=25&room=5",
+            "OK\nstatus 404\ntype 6 text/a\nlength 5 crc32 397349b2\nterminated yes\nheaders 22\ncontent-type: text/a\r\n\n",
+        ),
+        ("/whole?url=http://b/&room=4", "EMSGSIZE\n"),
+        (
+            "/whole?url=http://b/&dummy=1",
+            "OK\nstatus 404\ntype 6 text/a\nlength 0 crc32 00000000\nterminated no\nheaders 30\n\
+             content-type: text/a\r\nx-b: c\r\n\n",
+        ),
+        ("/whole?url=http://c/", "EACCES\n"),
+        (
+            "/parts?url=http://b/&second=http://a/%3fb=c",
+            "begin OK\nbegin OK\nstatus 404 headers 30 length 5\nread OK 5 crc32 397349b2\n\
+             status 200 headers 0 length 8\nread OK 8 crc32 967527c2\nclose OK, again EBADF\n",
+        ),
+        ("/many?url=http://b/", "8, then EMFILE\nclose OK\nbegin 3\n"),
+        ("/stream?url=http://a/%3fb=c", "the body"),
+    ] {
+        assert_eq!(get(url), expected, "{url}");
     }
 }

@@ -1,12 +1,14 @@
 //! Outside of a virtual machine: a request from the program's arguments, and its response on standard output.
 
-use std::io::Write;
+use std::collections::HashMap;
+use std::io::{self, Write};
 use std::panic::{catch_unwind, AssertUnwindSafe};
+use std::path::PathBuf;
 use std::process::exit;
 use std::sync::OnceLock;
 
 use crate::response::Parts;
-use crate::{Failure, Request, RequestBuilder, Response, ON_ERROR, ON_REQUEST};
+use crate::{mock, Failure, Request, RequestBuilder, Response, ON_ERROR, ON_REQUEST};
 
 /// Whether this is an ordinary process, as under `cargo test`. The host names the tenant in every program's environment.
 pub(crate) fn is_native() -> bool {
@@ -15,11 +17,14 @@ pub(crate) fn is_native() -> bool {
 }
 
 const USAGE: &str = "outside of a virtual machine its arguments are a request:
-  [-i] [-X METHOD] [-H 'NAME: VALUE']... [-d BODY] [--arg TEXT] [URL]     -i prints status and headers as well";
+  [-i] [-X METHOD] [-H 'NAME: VALUE']... [-d BODY|@FILE] [--arg TEXT] [--fetch URL=FILE]... [URL]
+-i prints status and headers as well; --fetch has the response of a URL in a file, with its head as \"curl -i\" prints it or without";
 
 /// What the arguments say.
 struct Arguments {
     include: bool,
+    /// Where what is fetched is.
+    fetched: HashMap<String, PathBuf>,
     request: Request<'static>,
 }
 
@@ -28,13 +33,26 @@ impl Arguments {
         let mut arguments = arguments.into_iter();
         let (mut include, mut url) = (false, None);
         let (mut method, mut body) = (None, None);
+        let mut fetched = HashMap::new();
         // Changes to the request, whose URL may come last.
         let mut changes: Vec<Box<dyn FnOnce(RequestBuilder) -> RequestBuilder>> = Vec::new();
         while let Some(argument) = arguments.next() {
             match &*argument {
                 "-i" => include = true,
                 "-X" => method = Some(arguments.next()?),
-                "-d" => body = Some(arguments.next()?),
+                "-d" => {
+                    let text = arguments.next()?;
+                    body = Some(match text.strip_prefix('@') {
+                        Some(path) => std::fs::read(path).ok()?,
+                        None => text.into_bytes(),
+                    });
+                }
+                "--fetch" => {
+                    // A URL may have parameters.
+                    let pair = arguments.next()?;
+                    let (url, file) = pair.rsplit_once('=')?;
+                    fetched.insert(url.to_owned(), file.into());
+                }
                 "-H" => {
                     let line = arguments.next()?;
                     let (name, value) = line.split_once(':')?;
@@ -62,6 +80,7 @@ impl Arguments {
             .fold(request, |request, change| change(request));
         Some(Arguments {
             include,
+            fetched,
             request: request.build(),
         })
     }
@@ -76,7 +95,18 @@ impl Arguments {
 
 /// Runs the handler for the request of the arguments. A panic goes to `on_error`, if there is such a handler.
 pub(crate) fn serve() -> ! {
-    let Arguments { request, .. } = Arguments::or_exit();
+    let Arguments {
+        request, fetched, ..
+    } = Arguments::or_exit();
+    mock::on_fetch(move |fetch| match fetched.get(fetch.url()) {
+        Some(file) => mock::recorded(&std::fs::read(file)?)
+            .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "no response")),
+        None => {
+            let url = fetch.url();
+            eprintln!("fetch failed: there is no --fetch {url}=FILE");
+            Err(io::ErrorKind::PermissionDenied.into())
+        }
+    });
     let handled = catch_unwind(AssertUnwindSafe(|| {
         let mut handler = ON_REQUEST.lock().ok()?;
         Some(handler.as_mut()?(&request))
@@ -181,7 +211,18 @@ mod tests {
             ("GET", "/")
         );
         assert_eq!(read(&["-X", "PUT"]).expect("one").request.method(), "PUT");
-        for bad in [&["/a", "/b"][..], &["-X"], &["-H", "no colon"], &["--what"]] {
+        let fetched = read(&["--fetch", "http://a/?b=c=file"])
+            .expect("one")
+            .fetched;
+        assert_eq!(fetched["http://a/?b=c"], PathBuf::from("file"));
+        for bad in [
+            &["/a", "/b"][..],
+            &["-X"],
+            &["-H", "no colon"],
+            &["--what"],
+            &["-d", "@/no/such/file"],
+            &["--fetch", "x"],
+        ] {
             assert!(read(bad).is_none(), "{bad:?}");
         }
     }

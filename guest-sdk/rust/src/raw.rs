@@ -10,6 +10,10 @@ pub(crate) const SET_CACHEABLE: u32 = 0x10005;
 pub(crate) const BACKEND_RESPONSE: u32 = 0x10010;
 pub(crate) const BEGIN_STREAMING_RESPONSE: u32 = 0x10012;
 pub(crate) const HTTP_APPEND: u32 = 0x10020;
+pub(crate) const REGEX_COMPILE: u32 = 0x10030;
+pub(crate) const REGEX_FREE: u32 = 0x10031;
+pub(crate) const REGEX_MATCH: u32 = 0x10032;
+pub(crate) const REGEX_SUBST: u32 = 0x10033;
 pub(crate) const GET_MEMINFO: u32 = 0x10A00;
 pub(crate) const STORAGE_RETURN: u32 = 0x10011;
 const SHARED_MEMORY_AREA: u32 = 0x10700;
@@ -73,6 +77,11 @@ pub(crate) fn shared_area() -> (usize, usize) {
         );
     }
     (start, end)
+}
+
+/// What a call gives: a number, or one of Linux's errors.
+pub(crate) fn result(result: isize) -> std::io::Result<usize> {
+    usize::try_from(result).map_err(|_| std::io::Error::from_raw_os_error(-(result as i32)))
 }
 
 #[repr(C)]
@@ -157,6 +166,31 @@ pub(crate) struct FetchHead {
     pub content_len: i64,
 }
 
+#[repr(C)]
+pub(crate) struct RegexSubst {
+    size: usize,
+    subject: *const u8,
+    len: usize,
+    with: *const u8,
+    with_len: usize,
+    out: *mut u8,
+    room: usize,
+}
+
+impl RegexSubst {
+    pub(crate) fn new(subject: &[u8], with: &[u8], out: &mut [u8]) -> Self {
+        RegexSubst {
+            size: size_of::<Self>(),
+            subject: subject.as_ptr(),
+            len: subject.len(),
+            with: with.as_ptr(),
+            with_len: with.len(),
+            out: out.as_mut_ptr(),
+            room: out.len(),
+        }
+    }
+}
+
 const _: () = {
     use core::mem::{offset_of, size_of};
     assert!(size_of::<*const c_void>() == 8);
@@ -174,5 +208,6 @@ const _: () = {
     assert!(offset_of!(Fetch, own) == 36 && offset_of!(Fetch, body) == 40);
     assert!(size_of::<ResponseExtra>() == 56);
     assert!(offset_of!(ResponseExtra, cached) == 10 && offset_of!(ResponseExtra, ttl) == 12);
+    assert!(size_of::<RegexSubst>() == 56);
     assert!(offset_of!(ResponseExtra, keep) == 20 && offset_of!(ResponseExtra, reserved) == 24);
 };

@@ -21,8 +21,10 @@
 //! ```
 //!
 //! A function that panics ends the storage machine, which begins again as `main()` has left it, or with what the last live update
-//! has carried over; its call fails. Outside of a virtual machine [`call`] and [`task`] just run the function.
+//! has carried over; its call fails. Outside of a virtual machine [`call`] and [`task`] just run the function, which can't call the
+//! storage either.
 
+use std::cell::Cell;
 use std::marker::PhantomData;
 use std::panic::{catch_unwind, AssertUnwindSafe};
 use std::slice::from_raw_parts;
@@ -30,6 +32,10 @@ use std::time::Duration;
 
 use crate::raw::{self, Buffer};
 use crate::{hypercall, native};
+
+/// Most buffers of a call, and data of a task.
+const MOST_BUFFERS: usize = 64;
+const MOST_TASK_DATA: usize = 64 << 10;
 
 /// A call, as a function of the storage's gets it.
 pub struct Call<'a> {
@@ -125,6 +131,27 @@ fn task_address<F: Fn(&[u8]) + Copy>(_: F) -> usize {
     task_entry::<F> as *const () as usize
 }
 
+thread_local! {
+    static RUNS: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Whether a function of the storage's runs, outside of a virtual machine.
+pub(crate) fn runs() -> bool {
+    RUNS.get()
+}
+
+/// Runs one there.
+fn run<T>(function: impl FnOnce() -> T) -> T {
+    struct Before(bool);
+    impl Drop for Before {
+        fn drop(&mut self) {
+            RUNS.set(self.0);
+        }
+    }
+    let _before = Before(RUNS.replace(true));
+    function()
+}
+
 /// Lets requests call a function, given as itself. In `main()`, before the program waits for requests.
 pub fn allow<F: Fn(&Call) -> Vec<u8> + Copy + 'static>(function: F) {
     allow_address(call_address(function));
@@ -155,12 +182,15 @@ pub fn call<F: Fn(&Call) -> Vec<u8> + Copy + 'static>(
         })
         .collect();
     if native::is_native() {
+        if runs() || buffers.len() > MOST_BUFFERS {
+            return None;
+        }
         let call = Call {
             buffers: &buffers,
             room,
             _of: PhantomData,
         };
-        return Some(function(&call)).filter(|result| result.len() <= room);
+        return Some(run(|| function(&call))).filter(|result| result.len() <= room);
     }
     let mut result = vec![0; room];
     // SAFETY: the host reads the buffers and writes to the result, which has that room.
@@ -194,7 +224,10 @@ pub fn task<F: Fn(&[u8]) + Copy + 'static>(
     period: Option<Duration>,
 ) -> Option<Task> {
     if native::is_native() {
-        function(data);
+        if data.len() > MOST_TASK_DATA {
+            return None;
+        }
+        run(|| function(data));
         return Some(Task(0));
     }
     let milliseconds = |time: Duration| usize::try_from(time.as_millis()).unwrap_or(usize::MAX);
@@ -253,5 +286,22 @@ mod tests {
         allow_task(add);
         assert!(task(add, b"abc", Duration::ZERO, None).is_some());
         assert_eq!(LEN.load(Ordering::Relaxed), 3);
+    }
+
+    #[test]
+    fn natively_as_in_a_virtual_machine() {
+        fn nested(_: &Call) -> Vec<u8> {
+            let inner = call(nested, &[], 10).is_none();
+            vec![inner.into(), crate::is_storage().into()]
+        }
+        fn panics(_: &Call) -> Vec<u8> {
+            panic!("on purpose")
+        }
+        assert_eq!(call(nested, &[], 2), Some(vec![1, 1]));
+        assert!(!crate::is_storage());
+        assert!(std::panic::catch_unwind(|| call(panics, &[], 2)).is_err());
+        assert!(!crate::is_storage());
+        assert_eq!(call(nested, &[&b"a"[..]; 65], 2), None);
+        assert!(task(|_: &[u8]| (), &[0; 65537], Duration::ZERO, None).is_none());
     }
 }

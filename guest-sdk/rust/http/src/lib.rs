@@ -23,9 +23,11 @@
 //! A request whose URL or header fields the `http` crate does not take is answered with a 400, and the handler is not called.
 
 use std::future::Future;
+use std::io;
 use std::time::Duration;
 
-use forkvm_guest::block_on;
+use forkvm_guest::{block_on, Fetch};
+pub use forkvm_guest::{join, join_all, mock};
 use http::header::CONTENT_TYPE;
 
 /// A request with its whole body.
@@ -123,6 +125,57 @@ pub fn serve_async<B: Into<Vec<u8>>, F: Future<Output = http::Response<B>>>(
     serve(move |request| block_on(handler(request)))
 }
 
+/// Has the host fetch something, from where the tenant's `allow_net` says: of the request's URL, or if that is only a path of the
+/// Varnish that this program runs in. Those of a [`join`] or [`join_all`] are under way at the same time. A response of any status is one.
+///
+/// ```no_run
+/// use forkvm_http::{fetch, join, serve_async, Request};
+/// use http::Response;
+///
+/// async fn both(_: Request) -> Response<Vec<u8>> {
+///     let get = |url| fetch(http::Request::get(url).body("").expect("a request"));
+///     match join(get("https://api.example/one"), get("https://api.example/other")).await {
+///         (Ok(one), Ok(other)) => Response::new([one.into_body(), other.into_body()].concat()),
+///         (Err(error), _) | (_, Err(error)) => Response::new(format!("{error}\n").into_bytes()),
+///     }
+/// }
+///
+/// serve_async(both);
+/// ```
+///
+/// In tests [`mock::on_fetch`] answers. [`forkvm_guest::Fetch`] says more of what is fetched, such as whether redirects are followed.
+///
+/// # Errors
+///
+/// Why it does not come, with Linux's numbers. The log says more.
+pub async fn fetch<B: Into<Vec<u8>>>(
+    request: http::Request<B>,
+) -> io::Result<http::Response<Vec<u8>>> {
+    let (parts, body) = request.into_parts();
+    let url = parts.uri.to_string();
+    let what = match parts.uri.scheme() {
+        Some(_) => Fetch::get(url),
+        None => Fetch::own(url),
+    };
+    let what = what.method(parts.method.as_str());
+    let what = parts.headers.iter().fold(what, |what, (name, value)| {
+        what.header(name.as_str(), &String::from_utf8_lossy(value.as_bytes()))
+    });
+    let body = body.into();
+    let what = if body.is_empty() {
+        what
+    } else {
+        what.body(body)
+    };
+    let fetched = what.send().await?;
+    let mut response = http::Response::builder().status(fetched.head.status);
+    for (name, value) in &fetched.head.headers {
+        response = response.header(name, value);
+    }
+    let invalid = |error| io::Error::new(io::ErrorKind::InvalidData, error);
+    response.body(fetched.body).map_err(invalid)
+}
+
 fn refusal(why: &http::Error) -> forkvm_guest::Response {
     forkvm_guest::Response::text(format!("{why}\n")).status(400)
 }
@@ -201,5 +254,40 @@ mod tests {
         let request = http::Request::post("/").body(b"ab".to_vec());
         let response = block_on(twice(request.expect("a request")));
         assert_eq!(response.body(), b"abab");
+    }
+
+    #[test]
+    fn what_is_fetched_is_a_response_of_the_crates() {
+        mock::on_fetch(|fetch| match fetch.url() {
+            "http://a.example/x?y" => {
+                assert_eq!(
+                    (fetch.method_name(), fetch.header_value("X-A")),
+                    ("PUT", Some("b"))
+                );
+                let body = fetch.body_bytes().to_vec();
+                Ok(forkvm_guest::Response::new("a/b", body)
+                    .status(404)
+                    .header("X-C", "d"))
+            }
+            "/own" => Ok(forkvm_guest::Response::text("own")),
+            _ => Err(io::ErrorKind::PermissionDenied.into()),
+        });
+        let request = http::Request::put("http://a.example/x?y")
+            .header("X-A", "b")
+            .body("sent");
+        let response = block_on(fetch(request.expect("a request"))).expect("a response");
+        assert_eq!(response.status(), 404);
+        assert_eq!(
+            (
+                &response.headers()["content-type"],
+                &response.headers()["x-c"]
+            ),
+            (&"a/b".parse().unwrap(), &"d".parse().unwrap())
+        );
+        assert_eq!(response.body(), b"sent");
+        let get = |url| fetch(http::Request::get(url).body("").expect("a request"));
+        let (own, other) = block_on(join(get("/own"), get("http://b.example/")));
+        assert_eq!(own.expect("a response").body(), b"own");
+        assert!(other.is_err());
     }
 }

@@ -7,12 +7,31 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, OnceLock};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use forkvm_guest::{on_body, on_error, serve, shared, storage, Fetch, Request, Response};
+use forkvm_guest::{on_body, on_error, serve, shared, storage, Fetch, Regex, Request, Response};
 
 struct State {
     squares: HashMap<String, u64>,
     requests: u32,
     started: Instant,
+    number: Regex,
+}
+
+/// What regular expressions give, of main() and of the request.
+fn matched(number: &Regex, subject: &str) -> std::io::Result<String> {
+    let own = Regex::new("([a-z])([a-z]*)")?;
+    let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
+    Ok(format!(
+        "{} {} {} {}\n{:?} {}\n",
+        number.is_match(subject)?,
+        text(number.replace(subject, r"<\1>")?),
+        text(own.replace_all(subject, r"\2\1")?),
+        Regex::new("a")?
+            .replace_all("a".repeat(60), "b".repeat(1000))?
+            .len(),
+        Regex::new("(").map_err(|error| error.raw_os_error()).err(),
+        // Those that are dropped make room.
+        (0..100).all(|_| Regex::new("a").is_ok()),
+    ))
 }
 
 /// What all forks count, if they have memory for that.
@@ -121,6 +140,10 @@ fn handle(state: &mut State, request: &Request) -> Response {
             Ok(text) => Response::text(text),
             Err(error) => Response::text(format!("{error}\n")).status(502),
         },
+        "/regex" => match matched(&state.number, url.split_once('?').unwrap_or_default().1) {
+            Ok(text) => Response::text(text),
+            Err(error) => Response::text(format!("{error}\n")).status(500),
+        },
         "/fork" => Response::text(format!("{}\n", forkvm_guest::fork_number())),
         "/panic" => panic!("a panic on purpose"),
         "/index" => Response::text(format!("{}\n", [1, 2, 3][url.len()])),
@@ -179,6 +202,7 @@ fn main() {
         squares,
         requests: 0,
         started: Instant::now(),
+        number: Regex::new(r"(\d+)").expect("a pattern"),
     };
     println!("rust: set up");
     if let Some(counter) = shared::alloc() {
