@@ -1,5 +1,5 @@
 #!/bin/bash
-# Sets up what the larger examples need ("make examples-more"), on Debian 12: Nim and espeak-ng from Debian's packages, Zig from PyPI.
+# Sets up what the larger examples need ("make examples-more"), on Debian 12: Nim, espeak-ng and libaom from Debian's packages, Zig from PyPI.
 # What is there is not done again.
 #
 #   TOOLS=DIR   where Zig goes (default: target/tools)
@@ -21,7 +21,7 @@ mkdir -p "$tools"
 exec 9>"$tools/lock"
 flock 9 # a second set-up at the same time waits here, then finds everything done
 
-need_packages nim libespeak-ng-dev libsonic-dev espeak-ng-data python3-pip
+need_packages nim libaom-dev libavif-dev libespeak-ng-dev libsonic-dev espeak-ng-data python3-pip
 
 fetch_zig() {
     rm -rf "$tools/zig" && /usr/bin/python3 -m pip install --no-compile --no-deps --target "$tools/zig" "ziglang==$zig"

@@ -27,6 +27,8 @@ enum Language {
     Cpp,
     /// Rust, with cargo
     Rust,
+    /// Rust, with the http crate's types and async handlers
+    RustHttp,
     /// Zig
     Zig,
 }
@@ -86,6 +88,18 @@ const CPP: &[Template] = &[
 const RUST: &[Template] = &[
     template!("src/main.rs", "rust/main.rs"),
     template!("Cargo.toml", "rust/Cargo.toml"),
+];
+
+const RUST_HTTP: &[Template] = &[
+    template!("src/main.rs", "rust-http/main.rs"),
+    template!("Cargo.toml", "rust-http/Cargo.toml"),
+    sdk!("sdk/http/Cargo.toml", "rust/http/Cargo.toml"),
+    sdk!("sdk/http/src/lib.rs", "rust/http/src/lib.rs"),
+    sdk!("sdk/http/examples/merged.rs", "rust/http/examples/merged.rs"),
+];
+
+/// What both have.
+const CARGO: &[Template] = &[
     template!(".cargo/config.toml", "rust/config.toml"),
     template!("Makefile", "rust/Makefile"),
     Template(".gitignore", "/@NAME@\n/target\n*.key\n", false),
@@ -121,13 +135,15 @@ const ZIG: &[Template] = &[
 ];
 
 impl Language {
-    fn templates(self) -> &'static [Template] {
-        match self {
-            Self::C => C,
-            Self::Cpp => CPP,
-            Self::Rust => RUST,
-            Self::Zig => ZIG,
-        }
+    fn templates(self) -> impl Iterator<Item = &'static Template> {
+        let (own, common): (_, &[Template]) = match self {
+            Self::C => (C, &[]),
+            Self::Cpp => (CPP, &[]),
+            Self::Rust => (RUST, CARGO),
+            Self::RustHttp => (RUST_HTTP, CARGO),
+            Self::Zig => (ZIG, &[]),
+        };
+        own.iter().chain(common)
     }
 }
 

@@ -80,12 +80,16 @@ struct Eye(PathBuf);
 
 impl Eye {
     fn new(folder: &Folder) -> Self {
-        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/pictures/look.c");
-        let program = folder.0.join("look");
+        Self::of(folder, "look", &["-lwebp", "-lpng16", "-lz", "-lm"])
+    }
+
+    fn of(folder: &Folder, name: &str, libraries: &[&str]) -> Self {
+        let sources = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/pictures");
+        let program = folder.0.join(name);
         let built = Command::new("cc")
             .args(["-O1", "-Wall", "-o"])
-            .args([&program, &source])
-            .args(["-lwebp", "-lpng16", "-lz", "-lm"])
+            .args([&program, &sources.join(name).with_extension("c")])
+            .args(libraries)
             .status();
         assert!(built.unwrap().success());
         Eye(program)
@@ -329,6 +333,39 @@ fn is_built(guest: &str) -> bool {
         eprintln!("SKIPPED, not built: {guest} (make examples-more)");
     }
     there
+}
+
+#[test]
+fn avif_of_a_posted_picture() {
+    kvm_or_skip!();
+    if !is_built("avif") {
+        return;
+    }
+    let folder = Folder::new("avif");
+    let (eye, other) = (Eye::new(&folder), Eye::of(&folder, "look_avif", &["-lavif"]));
+    // An odd number of pixels, whose last row and column have colours of their own.
+    let png = folder.file("a.png", &run("mandelbrot", &[], "/?size=201").2);
+    let answer = post("avif", &png, "/?quality=90");
+    assert_eq!(answer.0, "200", "{}", answer.1);
+    assert!(answer.1.contains("Content-Type: image/avif"), "{}", answer.1);
+    let avif = folder.file("a.avif", &answer.2);
+    let ((.., was), (width, height, is)) = (eye.look(&png), other.look(&avif));
+    assert_eq!((width, height), (201, 201));
+    assert!(alike(&was, &is), "{was:?} {is:?}");
+    assert!(post("avif", &png, "/?quality=10").2.len() < answer.2.len());
+    let jpeg = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/guests/red.jpg");
+    let red = folder.file("red.avif", &post("avif", &jpeg, "/?quality=100").2);
+    let (width, height, corners) = other.look(&red);
+    assert_eq!((width, height), (8, 4));
+    assert!(alike(&corners, &[[200, 30, 60]; 4]), "{corners:?}");
+    // What is no picture, or a broken one; a parameter out of bounds; too many pixels.
+    let bytes = std::fs::read(&png).unwrap();
+    let broken = folder.file("broken.png", &bytes[..bytes.len() / 2]);
+    assert_eq!(post("avif", &broken, "/").0, "415");
+    assert_eq!(post("avif", &folder.file("text", b"text"), "/").0, "415");
+    assert_eq!(post("avif", &png, "/?quality=101").0, "400");
+    let large = folder.file("large.png", &run("mandelbrot", &[], "/?size=1024").2);
+    assert_eq!(post("avif", &large, "/").0, "413");
 }
 
 #[test]

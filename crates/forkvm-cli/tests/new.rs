@@ -126,6 +126,12 @@ fn a_project_in_rust() {
 }
 
 #[test]
+fn a_project_in_rust_with_the_http_crate() {
+    kvm_or_skip!();
+    works("rust-http", "src/main.rs");
+}
+
+#[test]
 fn a_project_in_zig() {
     kvm_or_skip!();
     if Command::new("zig").arg("version").output().is_err() {
