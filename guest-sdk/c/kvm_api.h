@@ -546,7 +546,7 @@ struct kvm_regex_subst {
 KVM_ASSERT(regex_subst_size, sizeof(struct kvm_regex_subst) == 56);
 
 /* Copies `subject` to `out` with `with` in the place of the first match, or with KVM_REGEX_ALL of each, as VCL's regsub() and
- * regsuball() do: \0 and \& in it are all of the match, \1 to \9 its groups, a backslash before anything else is left out. Where
+ * regsuball() do: \0 in it is all of the match, \1 to \9 are its groups, a backslash before anything else is left out. Where
  * nothing matches it is the subject. Gives the result's length, at most 64 KiB; with out == NULL only that. Negative for an
  * error: -EMSGSIZE (-90) when it is longer than `room`, -E2BIG (-7) when it is longer than 64 KiB. */
 static inline long regex_subst(long regex, const char *subject, size_t len, const char *with, size_t with_len, char *out,

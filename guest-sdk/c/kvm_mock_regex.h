@@ -576,7 +576,7 @@ KVM_MOCK void kvm_mock_expand(struct kvm_mock_text *text, const char *subject, c
 			continue;
 		}
 		i++;
-		group = with[i] == '&' ? 0 : with[i] >= '0' && with[i] <= '9' ? with[i] - '0' : -1;
+		group = with[i] >= '0' && with[i] <= '9' ? with[i] - '0' : -1;
 		if (group < 0)
 			kvm_mock_more(text, &with[i], 1);
 		else if (groups[2 * group] >= 0 && groups[2 * group + 1] >= 0)

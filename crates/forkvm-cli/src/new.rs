@@ -95,7 +95,10 @@ const RUST_HTTP: &[Template] = &[
     template!("Cargo.toml", "rust-http/Cargo.toml"),
     sdk!("sdk/http/Cargo.toml", "rust/http/Cargo.toml"),
     sdk!("sdk/http/src/lib.rs", "rust/http/src/lib.rs"),
-    sdk!("sdk/http/examples/merged.rs", "rust/http/examples/merged.rs"),
+    sdk!(
+        "sdk/http/examples/merged.rs",
+        "rust/http/examples/merged.rs"
+    ),
 ];
 
 /// What both have.

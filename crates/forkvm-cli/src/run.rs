@@ -183,9 +183,8 @@ impl Run {
 
     fn elf(&self) -> Result<Vec<u8>, Problem> {
         if !self.is_from_stdin() {
-            let path = self.program.display();
             return std::fs::read(&self.program)
-                .map_err(|error| Problem(format!("{path}: {error}")));
+                .map_err(|error| Problem(self.settings.unreadable(&self.program, &error)));
         }
         let mut elf = Vec::new();
         let read = io::stdin().lock().read_to_end(&mut elf);

@@ -95,6 +95,20 @@ impl Settings {
         ))
     }
 
+    /// What is said of a program that can't be read.
+    pub fn unreadable(&self, program: &Path, error: &std::io::Error) -> String {
+        let is_absent = error.kind() == std::io::ErrorKind::NotFound;
+        let has_value = self.storage.is_some() || !self.allow_net.is_empty();
+        // What was meant as one may stand in the program's place.
+        let hint = match is_absent && has_value {
+            true => {
+                ". Values of --allow-net and --storage are written with =, as in --allow-net=HOST"
+            }
+            false => "",
+        };
+        format!("{}: {error}{hint}", program.display())
+    }
+
     /// As the engine takes them, for a program that is called so unless `--name` says otherwise.
     pub fn config(&self, name: String) -> Config {
         let mut config = Config::new(self.name.clone().unwrap_or(name));

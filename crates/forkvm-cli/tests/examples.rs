@@ -342,12 +342,19 @@ fn avif_of_a_posted_picture() {
         return;
     }
     let folder = Folder::new("avif");
-    let (eye, other) = (Eye::new(&folder), Eye::of(&folder, "look_avif", &["-lavif"]));
+    let (eye, other) = (
+        Eye::new(&folder),
+        Eye::of(&folder, "look_avif", &["-lavif"]),
+    );
     // An odd number of pixels, whose last row and column have colours of their own.
     let png = folder.file("a.png", &run("mandelbrot", &[], "/?size=201").2);
     let answer = post("avif", &png, "/?quality=90");
     assert_eq!(answer.0, "200", "{}", answer.1);
-    assert!(answer.1.contains("Content-Type: image/avif"), "{}", answer.1);
+    assert!(
+        answer.1.contains("Content-Type: image/avif"),
+        "{}",
+        answer.1
+    );
     let avif = folder.file("a.avif", &answer.2);
     let ((.., was), (width, height, is)) = (eye.look(&png), other.look(&avif));
     assert_eq!((width, height), (201, 201));

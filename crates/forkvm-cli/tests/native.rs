@@ -151,7 +151,7 @@ fn the_same_answers_as_in_a_virtual_machine() {
                 &[
                     "-H",
                     "X-Subject: aAbB",
-                    "/regsub?p=(%3fi)%5ba-b%5d%2b%3f(b)&w=%5c%26%5c%26%5c1&flags=1",
+                    "/regsub?p=(%3fi)%5ba-b%5d%2b%3f(b)&w=%5c0%5c%26%5c1&flags=1",
                 ],
                 &[
                     "-H",

@@ -341,6 +341,11 @@ fn what_is_no_program() {
     };
     failed("/no/such/program", &["/no/such/program", "No such file"]);
     failed("/", &["/", "directory"]);
+    // What was meant as an option's value.
+    let output = command(&["--allow-net", "example.com", "hello", "/"]);
+    let output = { output }.output().unwrap();
+    let message = stderr(&output);
+    assert!(message.contains("--allow-net=HOST"), "{message}");
     failed(
         guest_path("bad-text").to_str().unwrap(),
         &["tenant bad-text", "not an ELF program"],

@@ -1,5 +1,5 @@
-//! Substitution by regular expressions, as VCL's `regsub()` and `regsuball()` have it: in what takes the place of a match `\0` and
-//! `\&` are all of it, `\1` to `\9` its groups, and a backslash before anything else is left out.
+//! Substitution by regular expressions, as VCL's `regsub()` and `regsuball()` have it: in what takes the place of a match `\0` is
+//! all of it, `\1` to `\9` are its groups, and a backslash before anything else is left out.
 
 use regex_automata::util::iter::Searcher;
 use regex_automata::{Input, Match};
@@ -77,7 +77,6 @@ fn expand(
         let nth = match rest.get(at + 1) {
             // The last byte is only itself.
             None => return extend(result, b"\\"),
-            Some(b'&') => Some(0),
             Some(digit @ b'0'..=b'9') => Some(usize::from(digit - b'0')),
             Some(&other) => {
                 extend(result, &[other])?;
@@ -126,7 +125,7 @@ mod tests {
         };
         for (pattern, with, expected) in [
             ("be", &b"go"[..], "to go or not"),
-            ("(b)(e)", b"\\2\\1-\\0-\\&", "to eb-be-be or not"),
+            ("(b)(e)", b"\\2\\1-\\0-\\&", "to eb-be-& or not"),
             ("b(x)?e", b"[\\1\\9]", "to [] or not"),
             ("be", b"\\\\ \\n \\", "to \\ n \\ or not"),
             ("$", b"!", "to be or not!"),
@@ -181,7 +180,6 @@ mod tests {
         move |captures| {
             token
                 .replace_all(with, |token: &Captures<'_>| match token[1][0] {
-                    b'&' => captures[0].to_vec(),
                     digit @ b'0'..=b'9' => captures
                         .get((digit - b'0').into())
                         .map_or(Vec::new(), |group| group.as_bytes().to_vec()),
@@ -198,7 +196,7 @@ mod tests {
         let regex = regexes.get(1).unwrap();
         let same = substitute(regex, &subject, b"b", true, || false).unwrap();
         assert_eq!(same, Some(vec![b'b'; LONGEST_RESULT]));
-        for with in [&b"\\0\\0"[..], &b"\\&".repeat(1 << 20)] {
+        for with in [&b"\\0\\0"[..], &b"\\0".repeat(1 << 20)] {
             let refused = substitute(regex, &subject, with, true, || false);
             assert_eq!(refused, Err(NotSubstituted::TooLong));
         }

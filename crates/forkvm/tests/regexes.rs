@@ -80,7 +80,7 @@ fn substitution() {
         ("/subst?n=1&s=abbc&w=[%5c1]", "4 4 [bb]\n"),
         (
             "/subst?n=2&s=HOST:a+host:b+c&w=%5c1-%5c0-%5c%26",
-            "24 24 a-HOST:a-HOST:a host:b c\n",
+            "19 19 a-HOST:a-& host:b c\n",
         ),
         (
             "/subst?n=2&s=HOST:a+host:b+c&w=%3c%5c1%3e&flags=1",

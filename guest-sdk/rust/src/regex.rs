@@ -154,7 +154,6 @@ fn substituted(searches: &Searches, subject: &[u8], with: &[u8], all: bool) -> i
         let mut rest = with.iter();
         while let Some(&byte) = rest.next() {
             let referred = match (byte, rest.as_slice().first()) {
-                (b'\\', Some(b'&')) => group(0),
                 (b'\\', Some(digit @ b'0'..=b'9')) => group((digit - b'0').into()),
                 (b'\\', Some(_)) => rest.as_slice().get(..1),
                 _ => {
@@ -196,7 +195,7 @@ mod tests {
             let result = regex.substitute(b"to be", with.as_bytes(), all);
             String::from_utf8(result.expect("a result")).expect("a text")
         };
-        assert_eq!(replaced(r"[\1\2\0\&\\\x\", false), r"to [bbb\x\e");
+        assert_eq!(replaced(r"[\1\2\0\&\\\x\", false), r"to [bb&\x\e");
         assert_eq!(replaced("<\\0>", true), "to <b><e>");
         assert_eq!(regex.replace("xyz", "-").expect("it"), b"xyz");
         let empty = Regex::new("b*").expect("a pattern");

@@ -76,7 +76,7 @@ impl Dev {
         })?;
         let address = listener.local_addr().map_err(|error| error.to_string())?;
         if let Err(error) = std::fs::metadata(&self.program) {
-            return Err(format!("{}: {error}", self.program.display()));
+            return Err(self.settings.unreadable(&self.program, &error));
         }
         // A machine that can run nothing should say so before anybody asks for a page.
         forkvm::probe().map_err(|error| error.to_string())?;

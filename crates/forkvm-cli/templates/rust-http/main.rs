@@ -17,7 +17,7 @@ async fn handle(greeting: &str, request: Request) -> Answer {
 }
 
 /// Fetches two URLs at the same time: /both?URL,URL. The tenant's `allow_net` has to name them
-/// (make dev OPTIONS="--allow-net HOST").
+/// (make dev OPTIONS="--allow-net=HOST").
 async fn both(urls: &str) -> Answer {
     let (one, other) = urls.split_once(',').unwrap_or_default();
     match join(get(one), get(other)).await {
