@@ -64,7 +64,7 @@ static void on_get(const char *url, const char *arg)
 		const size_t len = http_find_value("X-Subject", subject, sizeof subject);
 		const long got = regex_subst(number, subject, len, with, strlen(with), out, sizeof out, flags);
 		http_appendf(KVM_RESPONSE, "X-Result: %.*s", got > 0 ? (int)got : 0, out);
-		say("%ld\n", got);
+		say("%ld %.*s\n", got, got > 0 ? (int)got : 0, out);
 	} else if (path_is(url, "/copyto")) {
 		// From one of the request's headers to another one of the response's.
 		static char from[300], to[300], with[300];
