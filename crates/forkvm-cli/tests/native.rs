@@ -163,6 +163,17 @@ fn the_same_answers_as_in_a_virtual_machine() {
                     "X-Subject: a.b:80/",
                     "/regsub?p=^(%5b^:%5d%2b):(%5cd%7b1,5%7d)%2f$&w=%5c2+%5c1+%5c9",
                 ],
+                &[
+                    "-H",
+                    "X-Subject: aaa bbb",
+                    "/regsub?p=(a%7b0,2%7d)(b%7b2,%7d)%3f(a%7b0%7d)&w=<%5c1%5c2%5c3>&flags=1",
+                ],
+                &[
+                    "-H",
+                    "X-Subject: xyzxyz",
+                    "/regsub?p=(x|y|z|xy)%2b%3f(z|$)&w=%5b%5c1%5c2%5d&flags=1",
+                ],
+                &["-H", "X-Subject: a-b]c", "/regsub?p=%5b]a-%5d&w=_&flags=1"],
                 &["/compile?p=a(&s=a"],
                 &["/compile?p=(a{99}){99}&s=a"],
                 &["/free"],
