@@ -37,6 +37,8 @@ pub struct Compiled {
     regex: meta::Regex,
     /// The longest subject that it is matched with, in bytes.
     longest: usize,
+    /// How many of [`Groups`] it has. A search that is given room for more than its own runs past its tables.
+    groups: usize,
 }
 
 impl Compiled {
@@ -86,6 +88,7 @@ impl Compiled {
         Ok(Self {
             regex,
             longest: LONGEST_SUBJECT.min(MOST_STEPS / states.max(1)),
+            groups: nfa.group_info().slot_len(),
         })
     }
 
@@ -103,7 +106,8 @@ impl Compiled {
     /// Where it matches first, and its groups.
     pub fn search(&self, input: &Input<'_>) -> Option<Groups> {
         let mut groups = Groups::default();
-        self.regex.search_slots(input, &mut groups)?;
+        let own = self.groups.min(groups.len());
+        self.regex.search_slots(input, &mut groups[..own])?;
         Some(groups)
     }
 }
