@@ -104,7 +104,7 @@ pub fn fetch(
 }
 
 /// What is posted, where no header says it: what the program has written where it finds a response's type, or a form.
-fn posted_type(op: &Structure<OP_LEN>) -> Result<Header<'static>, Failed> {
+fn posted_type(op: &Copied<OP_LEN>) -> Result<Header<'static>, Failed> {
     let text = &op.0[TYPE];
     let text = text.split(|&byte| byte == 0).next().unwrap_or_default();
     let text = match op.u32(44) as usize {
