@@ -128,7 +128,7 @@ pub enum NotReady {
 
 impl Tenant {
     /// A tenant whose program is about to be booted.
-    pub fn new(mut settings: Settings, identity: Option<Identity>) -> Self {
+    pub fn new(settings: Settings, identity: Option<Identity>) -> Self {
         static COUNT: AtomicU64 = AtomicU64::new(0);
         let config = &settings.config;
         let at_once = (config.concurrency as u64).saturating_add(1);
