@@ -379,7 +379,7 @@ fn fetches() {
     let endless = format!("/stream?url={}", upstream.url("/body/900000"));
     let long = format!("/parts?url={}", upstream.url("/chunked/300000"));
     // One that hangs has its fork for a second, whoever waits for it.
-    let mut slow = vec![("t", &*endless, 0), ("t", &long, 2000)].repeat(6);
+    let mut slow = [("t", &*endless, 0), ("t", &long, 2000)].repeat(6);
     slow.push(("t", &hangs, 0));
     soak("fetches", &init, &slow, |visitor| {
         let len = visitor.numbers.below(100_000);
