@@ -324,7 +324,8 @@ macro_rules! settings {
             update_without_state: Flag = false;
 
             /// Whether a change of the file at *path* is an update: it is noticed within
-            /// about two seconds. Otherwise it is picked up by the next VCL load only.
+            /// about two seconds. Otherwise it is picked up by the next VCL load only. Of a program that is
+            /// fetched that is the file that is kept; what *uri* has by now is not looked at.
             watch: Flag = false;
 
             /// Whether the program's responses have a header ``X-Program-Version`` with
