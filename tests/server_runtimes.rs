@@ -2,6 +2,8 @@
 //! React's whose browser's part works.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+// Another test has the screen of a phone.
+#[allow(dead_code)]
 #[path = "server_runtimes/browser.rs"]
 mod browser;
 mod common;
