@@ -56,7 +56,7 @@ fn those_who_wait_are_limited(varnish: &Varnishd, url: &str, next: (&str, &str))
     eventually("all are taken", || is_said(varnish, "forks=2 idle=0"));
     asked.extend(ask(WAIT + MORE as usize));
     eventually("the others are turned away", || {
-        varnish.counter("busy") == MORE
+        varnish.counter("busy") >= MORE
     });
     assert!(is_said(varnish, "forks=2 idle=0"));
     for _ in 0..10 {
@@ -104,11 +104,11 @@ fn who_waits_for_storage() {
     let varnish = Varnishd::start_with(
         &format!(
             r#"kvm.tenant("t", "GUESTS/test/storage", storage = true, concurrency = 2, max_queue = 3, max_wait = 20s,
-                max_request_time = 6s, max_storage_time = ENOUGH);{OTHER}"#
+                max_request_time = 20s, max_storage_time = ENOUGH);{OTHER}"#
         ),
         &THREADS,
     );
-    those_who_wait_are_limited(&varnish, "/call/nap?b=5000", ("/call/type", "11 storage"));
+    those_who_wait_are_limited(&varnish, "/call/nap?b=15000", ("/call/type", "11 storage"));
     assert_eq!(varnish.counter("storage_restarts"), 0);
 }
 
@@ -120,8 +120,8 @@ fn who_waits_for_fetches() {
     let upstream = Upstream::new();
     let varnish = Varnishd::start_with(
         &format!(
-            r#"kvm.tenant("t", "GUESTS/test/fetcher", concurrency = 2, max_queue = 3, max_wait = 20s, max_request_time = 8s,
-                max_fetch_time = 6s, max_fetches = 3, allow_net = "{}");{OTHER}"#,
+            r#"kvm.tenant("t", "GUESTS/test/fetcher", concurrency = 2, max_queue = 3, max_wait = 20s, max_request_time = 20s,
+                max_fetch_time = 15s, max_fetches = 3, allow_net = "{}");{OTHER}"#,
             upstream.rule()
         ),
         &THREADS,

@@ -49,7 +49,7 @@ const VERSION: &CStr =
         Err(_) => panic!("a version has no NUL"),
     };
 
-/// How long varnishd's child waits for storages at its end. It has `cli_timeout`, 60 s unless set, for that.
+/// How long varnishd's child waits for storages at its end, and no longer than half of the `cli_timeout` that it has for that.
 const SAVING: Duration = Duration::from_secs(30);
 
 /// The functions. Their types are those of vmod.vcc, so the compiler checks that they fit.
@@ -137,7 +137,7 @@ unsafe extern "C" fn event(ctx: *const vrt_ctx, vcl: *mut vmod_priv, event: VclE
 /// Has storages save when varnishd's child ends, which no event tells of. This file stays loaded (build.rs).
 fn save_at_exit() {
     extern "C" fn at_exit() {
-        let _ = guard(|| forkvm::save_storages(SAVING));
+        let _ = guard(|| forkvm::save_storages(SAVING.min(call::load_waits())));
     }
     static ONCE: Once = Once::new();
     // SAFETY: the function stays where it is, and lets no panic out.

@@ -181,6 +181,7 @@ fn warn(entry: &Entry, warnings: &mut Warnings) {
     for setting in &entry.settings {
         for (key, what, unknown) in meaningless(setting) {
             let line = setting.line;
+            let key = key.escape_debug();
             let text = format!("line {line}: {:?}: {key} {what}", entry.name);
             warnings.lines.push(text);
             warnings.unknown += usize::from(unknown);

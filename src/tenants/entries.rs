@@ -38,7 +38,7 @@ pub enum BadDocument {
     #[error("a / that begins no comment")]
     Slash,
     /// A value that JSON allows and we don't: a number that is too large, say.
-    #[error("line {line}: {key} has a value that can't be read: {problem}")]
+    #[error("line {line}: {} has a value that can't be read: {problem}", key.escape_debug())]
     Value {
         /// Where.
         line: usize,

@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 use std::collections::{BTreeMap, HashMap};
+use std::fs::File;
 use std::panic::{self, AssertUnwindSafe};
 use std::sync::Arc;
 
@@ -27,22 +28,31 @@ impl Published {
                 *of_name = tenant;
             }
         }
-        self.0.retain(|name, _| latest.contains_key(&**name));
-        // varnishd's shared memory may be full, of which the crate makes a panic; the next second may be better.
-        let _ = panic::catch_unwind(AssertUnwindSafe(|| self.share(&latest)));
-    }
-
-    fn share(&mut self, latest: &BTreeMap<&str, &Arc<Tenant>>) {
-        for (&name, tenant) in latest {
-            if !self.0.contains_key(name) {
-                let segment = Vsc::new("KVM", &shown(name));
-                self.0.insert(name.to_owned(), segment);
+        let is_same =
+            latest.len() == self.0.len() && latest.keys().all(|&name| self.0.contains_key(name));
+        if !is_same && has_descriptors() {
+            self.0.retain(|name, _| latest.contains_key(&**name));
+            for &name in latest.keys() {
+                let new = || Vsc::new("KVM", &shown(name));
+                self.0.entry(name.to_owned()).or_insert_with(new);
             }
+        }
+        for (&name, tenant) in &latest {
             if let Some(segment) = self.0.get(name) {
-                Measured::of(tenant).share(segment);
+                // One tenant's numbers are not to cost the others theirs.
+                let _ =
+                    panic::catch_unwind(AssertUnwindSafe(|| Measured::of(tenant).share(segment)));
             }
         }
     }
+}
+
+/// Whether there are some descriptors left: varnishd opens files to make or remove a segment, and asserts that it could. The next second
+/// may be better.
+fn has_descriptors() -> bool {
+    const WANTED: usize = 16;
+    let spare = (0..WANTED).map(|_| File::open("/dev/null"));
+    spare.collect::<Result<Vec<_>, _>>().is_ok()
 }
 
 /// A tenant's name, as it stands between dots. It is in lower case, so that no two are shown alike.

@@ -435,6 +435,16 @@ static void tick_ask(void *data, size_t len)
 	self_request("/task/tick-ask", 14, &op, NULL, NULL);
 }
 
+/* Takes its time, and counts at its end. */
+static void tick_slow(void *data, size_t len)
+{
+	const struct timespec time = { 0, 400 * 1000000 };
+
+	(void)data, (void)len;
+	nanosleep(&time, NULL);
+	counter++;
+}
+
 static void tick_crash(void *data, size_t len)
 {
 	tick(data, len);
@@ -481,6 +491,7 @@ static const struct function functions[] = {
 	{ "end-more", end_more, NULL, true }, { "type", type, NULL, true },	    { "protect", protect, NULL, true },
 	{ "allows", allows, NULL, true },   { "forbidden", forbidden, NULL, false },
 	{ "tick", NULL, tick, true },	    { "tick-again", NULL, tick_again, true },
+	{ "tick-slow", NULL, tick_slow, true },
 	{ "tick-crash", NULL, tick_crash, true }, { "tick-endless", NULL, tick_endless, true },
 	{ "secret-tick", NULL, secret_tick, false }, { "begin-ticks", begin_ticks, NULL, true },
 	{ "begin-secret", begin_secret, NULL, true }, { "save", save, NULL, true },

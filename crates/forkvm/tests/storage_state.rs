@@ -232,6 +232,13 @@ fn a_storage_saves_when_it_ends() {
     tenant.retire();
     end(tenant, &disk);
     assert_eq!(content(&disk), "43 ");
+    // A task that runs then comes to its end before.
+    let tenant = boot_saving(&disk, "counter");
+    assert_eq!(ask(&tenant, "/call/add"), "44");
+    ask(&tenant, "/task/tick-slow");
+    eventually("it runs", || tenant.stats().storage.unwrap().tasks == 1);
+    end(tenant, &disk);
+    assert_eq!(content(&disk), "45 ");
     // One that fails to has lost what it had.
     let tenant = boot_saving(&disk, "crash");
     let error = tenant.save().unwrap_err().to_string();
@@ -239,7 +246,7 @@ fn a_storage_saves_when_it_ends() {
         error.contains("on_storage_save of the program before: the storage failed: invalid"),
         "{error}"
     );
-    assert_eq!(ask(&tenant, "/call/add"), "44");
+    assert_eq!(ask(&tenant, "/call/add"), "46");
     end(tenant, &disk);
-    assert_eq!(content(&disk), "43 ");
+    assert_eq!(content(&disk), "45 ");
 }

@@ -265,6 +265,10 @@ impl Machine {
     /// Begins its account anew.
     pub fn begin_account(&mut self) {
         self.before = self.spent_ever();
+        // What a reset has put back is put back again when it is written again, and KVM tells of it once.
+        if !self.keeps_state {
+            self.before.pages = 0;
+        }
     }
 
     /// What it has cost since then, or since it was made. To be asked before a reset, for the pages.

@@ -44,14 +44,15 @@ pub fn conclude(
     if stopped || handlers.get(Handlers::ON_ERROR).is_none() {
         return Err(failure);
     }
-    // The reset begins its account anew.
-    lease.pool().account().spent(lease.usage().spent);
+    let spent = lease.usage().spent;
     if let Err(error) = lease.fork()?.reset() {
         return Err(failed_again(
             failure,
             &format!("on_error can't be called: {error}"),
         ));
     }
+    // The reset has begun its account anew.
+    lease.pool().account().spent(spent);
     let deadline = deadline.min(Instant::now()) + ON_ERROR_TIME;
     match lease
         .fork()?

@@ -9,6 +9,8 @@ use parking_lot::{Condvar, Mutex};
 pub trait Saves: Send + Sync {
     /// Saves, and says itself what comes of it.
     fn save_and_tell(&self);
+    /// It has, and nothing more is to run in it.
+    fn is_over(&self);
 }
 
 #[derive(Default)]
@@ -32,13 +34,13 @@ pub fn enter(storage: Weak<dyn Saves>) {
 /// Has one save on a thread of its own, since it ends.
 pub fn save(storage: Arc<dyn Saves>) {
     ALL.lock().saving += 1;
-    let saving = Saving;
+    let saving = Saving(storage);
     // Without a thread nothing is saved, as in a crash.
     let _ = std::thread::Builder::new()
         .name("forkvm-storage".into())
         .spawn(move || {
-            let _saving = saving;
-            storage.save_and_tell();
+            saving.0.save_and_tell();
+            drop(saving);
         });
 }
 
@@ -53,10 +55,11 @@ pub fn save_all(time: Duration) -> bool {
 }
 
 /// One that saves; also if it panics.
-struct Saving;
+struct Saving(Arc<dyn Saves>);
 
 impl Drop for Saving {
     fn drop(&mut self) {
+        self.0.is_over();
         ALL.lock().saving -= 1;
         SAVED.notify_all();
     }

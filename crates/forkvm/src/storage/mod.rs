@@ -48,7 +48,7 @@ pub struct Storage {
     tasks: Arc<Tasks>,
     is_in_service: AtomicBool,
     /// The state that it has from the storage before.
-    handed_over: Mutex<Option<Arc<[u8]>>>,
+    handed_over: Mutex<Option<Arc<Vec<u8>>>>,
     keeper: &'static Keeper,
     counters: Counters,
     me: Weak<Self>,
@@ -136,9 +136,12 @@ impl Storage {
 
     /// Its program is gone: its tasks are over, and if it was in service until now it saves.
     pub fn end(self: Arc<Self>) {
-        self.tasks.stop();
         if self.has(Handlers::ON_STORAGE_SAVE) && self.is_in_service.load(Ordering::SeqCst) {
+            // One that runs just now comes to its end first: stopped in its middle, it would take the machine with it.
+            self.tasks.set_paused(true);
             ending::save(self);
+        } else {
+            self.tasks.stop();
         }
     }
 
@@ -174,7 +177,7 @@ impl Storage {
         deadline: Instant,
         host: &mut dyn Host,
     ) -> Result<(), NotStored> {
-        let state: Arc<[u8]> = state.into();
+        let state = Arc::new(state);
         let (mut seat, mut live) = self.take(deadline)?;
         live.take_state(&state, deadline, host)
             .map_err(|cause| self.not_stored(cause))?;
@@ -218,7 +221,10 @@ impl Storage {
                 Err(NotStored::Late)
             }
             Err(cause) => {
-                self.has_failed(&cause);
+                // What was stopped with its program is no failure.
+                if cause != Cause::Stopped || !self.tasks.are_stopped() {
+                    self.has_failed(&cause);
+                }
                 self.start(&mut seat, Some(live));
                 Err(self.not_stored(cause))
             }
@@ -328,6 +334,13 @@ impl Storage {
 
     fn bring(&self, brought: Result<Box<Live>, String>) {
         let mut seat = self.seat.lock();
+        if !matches!(*seat, Seat::Away) {
+            // It was given up meanwhile.
+            if let Ok(live) = brought {
+                self.keeper.free(live);
+            }
+            return;
+        }
         *seat = match brought {
             Ok(live) => Seat::Ready(live),
             Err(why) => {
@@ -422,6 +435,10 @@ impl Saves for Storage {
         {
             self.event(&StorageEvent::NotSaved(why.to_string()));
         }
+    }
+
+    fn is_over(&self) {
+        self.tasks.stop();
     }
 }
 
