@@ -344,7 +344,7 @@ impl Director {
             let found = backends.iter().filter(|(name, _)| matches.is_match(name));
             let tenant = |backend: &Registered<Backend>| backend.director().tenant().clone();
             found
-                .map(|(name, backend)| (name.clone().into(), tenant(backend)))
+                .map(|(name, backend)| (name.clone(), tenant(backend)))
                 .collect()
         };
         let tenants = found.values().map(|tenant| &**tenant);
