@@ -112,13 +112,25 @@ pub struct BadSetting {
     pub problem: String,
 }
 
+/// What is said of a value may have the value in it.
+fn printable(text: &str) -> String {
+    let mut said = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c.is_control() && c != '\n' {
+            true => said.extend(c.escape_default()),
+            false => said.push(c),
+        }
+    }
+    said
+}
+
 impl BadSetting {
     /// Of the tenant of this name.
     pub fn new(tenant: &[u8], setting: &str, problem: String) -> Self {
         Self {
             tenant: tenant.escape_ascii().to_string(),
             setting: setting.into(),
-            problem,
+            problem: printable(&problem),
         }
     }
 

@@ -52,7 +52,11 @@ impl Machine {
     /// Whether the `out` that has just been made is a call's: one of our code's, or of the program's where it may have them in place
     /// of `syscall`.
     pub(super) fn may_call_here(&mut self) -> bool {
-        if self.host.calls_by_out || self.vcpu.synced_sregs().cs.selector & 3 == 0 {
+        // A program with handlers has no dispatcher, nor does its vCPU's run page have the selectors. It may make its calls wherever it is.
+        if self.host.calls_by_out
+            || self.memory.space().is_none()
+            || self.vcpu.synced_sregs().cs.selector & 3 == 0
+        {
             return true;
         }
         // RIP is at the `out` or behind it.
