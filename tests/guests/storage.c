@@ -409,14 +409,14 @@ static void tick_again(void *data, size_t len)
 	storage_task(tick, data, len, 0, 0);
 }
 
-/* Adds itself twice, as long as it is not told to end. */
+/* Adds itself twice, until there is no room for more. */
 static bool no_more;
 
 static void tick_more(void *data, size_t len)
 {
 	tick(data, len);
 	for (int i = 0; i < 2 && !no_more; i++)
-		storage_task(tick_more, data, len, 0, 0);
+		no_more = storage_task(tick_more, data, len, 0, 0) < 0;
 }
 
 static void end_more(size_t n, struct virtbuffer *b, size_t room)
