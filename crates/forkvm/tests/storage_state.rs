@@ -234,11 +234,11 @@ fn a_storage_saves_when_it_ends() {
     assert_eq!(content(&disk), "43 ");
     // A task that runs then comes to its end before.
     let tenant = boot_saving(&disk, "counter");
-    assert_eq!(ask(&tenant, "/call/add"), "44");
+    assert_eq!(ask(&tenant, "/call/add"), "45");
     ask(&tenant, "/task/tick-slow");
     eventually("it runs", || tenant.stats().storage.unwrap().tasks == 1);
     end(tenant, &disk);
-    assert_eq!(content(&disk), "45 ");
+    assert_eq!(content(&disk), "46 ");
     // One that fails to has lost what it had.
     let tenant = boot_saving(&disk, "crash");
     let error = tenant.save().unwrap_err().to_string();
@@ -246,7 +246,7 @@ fn a_storage_saves_when_it_ends() {
         error.contains("on_storage_save of the program before: the storage failed: invalid"),
         "{error}"
     );
-    assert_eq!(ask(&tenant, "/call/add"), "46");
+    assert_eq!(ask(&tenant, "/call/add"), "47");
     end(tenant, &disk);
-    assert_eq!(content(&disk), "45 ");
+    assert_eq!(content(&disk), "46 ");
 }
