@@ -16,6 +16,7 @@ use varnish::ffi::VCL_BACKEND;
 use varnish::vcl::{Ctx, LogTag, VclError};
 
 use crate::backend::{self, Backend};
+use crate::fetch::answer;
 use crate::fetch::due;
 use crate::fetch::pipe::Client;
 use crate::fetch::response::{Late, Response};
@@ -32,8 +33,7 @@ use crate::tenants::signature::Action;
 use crate::tenants::tenant::{State, Tenant};
 use crate::tenants::version::Version;
 use crate::tenants::waits::Waits;
-use crate::tenants::{boot, figures, name, page, prometheus, queue, registry, report};
-use crate::varnish::counters::count;
+use crate::tenants::{boot, name, page, prometheus, queue, registry, report};
 use crate::varnish::fetch::Fetch;
 use crate::varnish::logging;
 use crate::vdi::{self, Answer, Methods, Registered, Resolve, SICK, Vdi};
@@ -262,12 +262,9 @@ impl Director {
     /// Has the programs loaded anew whose tenants' names match a pattern, when somebody asks for them next, and says how many these
     /// are.
     pub fn invalidate(&self, pattern: &[u8]) -> Result<usize, String> {
-        let matches = regex(pattern)?;
-        let backends = self.backends.read();
-        let tenants = backends.values().map(|backend| backend.director().tenant());
-        let found = tenants.filter(|tenant| {
-            matches.is_match(tenant.name()) && matches!(tenant.state(), State::Ready(_))
-        });
+        let matching = self.matching(pattern)?;
+        let found = matching.values();
+        let found = found.filter(|tenant| matches!(tenant.state(), State::Ready(_)));
         Ok(found.inspect(|tenant| renew_later(tenant)).count())
     }
 
@@ -292,10 +289,9 @@ impl Director {
     pub fn has_room(&self, host: &[u8]) -> Result<(), String> {
         let tenant = name::of_host(host).and_then(|name| self.named(name.as_bytes()));
         let Some(tenant) = tenant else { return Ok(()) };
-        tenant.has_room().inspect_err(|_| {
-            count(|counters| &counters.busy);
-            figures::count(&tenant.figures.busy);
-        })
+        tenant
+            .has_room()
+            .inspect_err(|_| answer::count_busy(&tenant))
     }
 
     /// The tenant, to be asked without a fetch. As for one, what an operator says counts.
@@ -309,13 +305,23 @@ impl Director {
         }
     }
 
-    /// The figures of the tenants whose names match a pattern, as JSON: in one line, or with so many spaces for each level.
-    pub fn stats(&self, pattern: &[u8], indentation: Option<usize>) -> Result<Vec<u8>, String> {
+    /// The tenants whose names match a pattern, by these.
+    fn matching(&self, pattern: &[u8]) -> Result<BTreeMap<String, Arc<Tenant>>, String> {
         let matches = regex(pattern)?;
         let backends = self.backends.read();
         let found = backends.iter().filter(|(name, _)| matches.is_match(name));
-        let figures: BTreeMap<_, _> = found
-            .map(|(name, backend)| (name, report::figures(backend.director().tenant())))
+        let tenant = |backend: &Registered<Backend>| backend.director().tenant().clone();
+        Ok(found
+            .map(|(name, backend)| (name.clone(), tenant(backend)))
+            .collect())
+    }
+
+    /// The figures of the tenants whose names match a pattern, as JSON: in one line, or with so many spaces for each level.
+    pub fn stats(&self, pattern: &[u8], indentation: Option<usize>) -> Result<Vec<u8>, String> {
+        let found = self.matching(pattern)?;
+        let figures = found.iter();
+        let figures: BTreeMap<_, _> = figures
+            .map(|(name, tenant)| (name, report::figures(tenant)))
             .collect();
         let mut text = Vec::new();
         let written = match indentation {
@@ -338,15 +344,7 @@ impl Director {
                 text: self.stats(pattern, Some(2))?,
             });
         }
-        let matches = regex(pattern)?;
-        let found: BTreeMap<String, Arc<Tenant>> = {
-            let backends = self.backends.read();
-            let found = backends.iter().filter(|(name, _)| matches.is_match(name));
-            let tenant = |backend: &Registered<Backend>| backend.director().tenant().clone();
-            found
-                .map(|(name, backend)| (name.clone(), tenant(backend)))
-                .collect()
-        };
+        let found = self.matching(pattern)?;
         let tenants = found.values().map(|tenant| &**tenant);
         match form {
             b"page" => Ok(Shown {

@@ -97,10 +97,15 @@ pub fn turn_away(
     plain::busy(fetch)
 }
 
-/// Counts and logs a request that is turned away.
-pub fn log_busy(fetch: &mut Fetch<'_, '_>, tenant: &Tenant, why: &str) {
+/// Counts a request that is turned away.
+pub fn count_busy(tenant: &Tenant) {
     count(|counters| &counters.busy);
     figures::count(&tenant.figures.busy);
+}
+
+/// Counts and logs a request that is turned away.
+pub fn log_busy(fetch: &mut Fetch<'_, '_>, tenant: &Tenant, why: &str) {
+    count_busy(tenant);
     logging::log_in(fetch, LogTag::Error, tenant.name(), why);
 }
 

@@ -17,7 +17,6 @@ use crate::fetch::answer;
 use crate::fetch::plain::{BAD_REQUEST, BUSY, FAILED};
 use crate::fetch::request::{Asked, Input};
 use crate::order::Target;
-use crate::tenants::figures;
 use crate::tenants::tenant::Tenant;
 use crate::varnish::counters::count;
 use crate::varnish::fetch::Fetch;
@@ -65,11 +64,9 @@ pub fn serve(fetch: &mut Fetch<'_, '_>, tenant: &Tenant, client: Client<'_>) -> 
         ));
     }
     let Some(_place) = tenant.pipes.enter() else {
-        count(|counters| &counters.busy);
-        figures::count(&tenant.figures.busy);
         let most = tenant.pipes.limit();
         let text = format!("{most} connections are piped to it already (max_pipes)");
-        logging::log_in(fetch, LogTag::Error, tenant.name(), &text);
+        answer::log_busy(fetch, tenant, &text);
         tell(fd, UNAVAILABLE, BUSY);
         return Ok(());
     };

@@ -49,7 +49,7 @@ pub fn text<'t>(tenants: impl Iterator<Item = &'t Tenant>) -> String {
             "forks",
             format!(
                 "{} of {} busy",
-                sum(|of| of.forks) - sum(|of| of.forks_idle).min(sum(|of| of.forks)),
+                sum(|of| of.forks).saturating_sub(sum(|of| of.forks_idle)),
                 sum(|of| of.forks)
             ),
         ),

@@ -18,7 +18,7 @@ const LATENCY: &str = "latency_";
 /// The text of these tenants.
 pub fn text<'t>(tenants: impl Iterator<Item = &'t Tenant>) -> Result<Vec<u8>, String> {
     let tenants: Vec<_> = tenants
-        .map(|tenant| (tenant, Measured::of(tenant)))
+        .map(|tenant| (tenant, Measured::of(tenant).values()))
         .collect();
     let mut families = Vec::new();
     for (at, &(name, kind, help)) in Measured::ALL.iter().enumerate() {
@@ -35,10 +35,10 @@ pub fn text<'t>(tenants: impl Iterator<Item = &'t Tenant>) -> Result<Vec<u8>, St
             Kind::Counter => format!("kvm_{name}_total"),
             Kind::Gauge => format!("kvm_{name}"),
         });
-        for (tenant, measured) in &tenants {
+        for (tenant, values) in &tenants {
             let mut metric = of(tenant);
             // Exact up to 2^53.
-            let value = measured.values()[at] as f64;
+            let value = values[at] as f64;
             match kind {
                 Kind::Counter => {
                     let mut counter = Counter::default();
@@ -74,7 +74,7 @@ fn of(tenant: &Tenant) -> Metric {
     metric
 }
 
-fn latencies(tenants: &[(&Tenant, Measured)]) -> MetricFamily {
+fn latencies(tenants: &[(&Tenant, Vec<u64>)]) -> MetricFamily {
     let mut family = MetricFamily::default();
     family.set_name("kvm_latency_seconds".into());
     family.set_help("From a request to the head of its answer".into());

@@ -18,7 +18,6 @@ struct Counted {
     given_up: AtomicU64,
     waits: AtomicU64,
     waited: AtomicU64,
-    refused: AtomicU64,
     timeouts: AtomicU64,
     memory_limits: AtomicU64,
     faults: AtomicU64,
@@ -49,8 +48,6 @@ pub struct Totals {
     pub waits: u64,
     /// How long those waited that got one.
     pub waited: Duration,
-    /// Requests that got none, since all were busy or too many waited.
-    pub refused: u64,
     /// Requests that ran out of time.
     pub timeouts: u64,
     /// Requests that ran out of memory.
@@ -94,11 +91,6 @@ impl Account {
         add(&self.0.waited, nanos(time));
     }
 
-    /// It got none.
-    pub(crate) fn refused(&self) {
-        add(&self.0.refused, 1);
-    }
-
     /// A request ended so.
     pub(crate) fn failed(&self, cause: &Cause) {
         let kind = match cause {
@@ -132,7 +124,6 @@ impl Account {
             given_up: get(&counted.given_up),
             waits: get(&counted.waits),
             waited: Duration::from_nanos(get(&counted.waited)),
-            refused: get(&counted.refused),
             timeouts: get(&counted.timeouts),
             memory_limits: get(&counted.memory_limits),
             faults: get(&counted.faults),

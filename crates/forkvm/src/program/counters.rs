@@ -52,7 +52,6 @@ impl Counters {
     /// Counts a request that got no fork.
     pub fn refused(&self) {
         self.busy.fetch_add(1, Ordering::Relaxed);
-        self.account.refused();
     }
 
     /// Counts a request that the guest failed.
